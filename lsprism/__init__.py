@@ -1,0 +1,18 @@
+"""LS-PRISM: makes a causal language model smaller and faster, and shows what that costs.
+
+The public names are imported on first use: `import lsprism` takes milliseconds and no torch.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["compress", "events", "inspect", "load"]
+
+_HOMES = {"compress": "lsprism.api", "inspect": "lsprism.api", "load": "lsprism.api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lsprism' has no attribute {name!r}")

@@ -1,0 +1,86 @@
+"""The format: its number, the names of its files, and the checksums that tell a whole artifact from an altered one."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lsprism.errors import DamagedError
+
+FORMAT = 1
+QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
+NOTES = "lsprism"  # folder inside the artifact for everything that is ours
+MANIFEST, RECIPE, PLAN, REPORT, ENVIRONMENT = (
+    f"{NOTES}/{name}.json" for name in ("manifest", "recipe", "plan", "report", "environment")
+)
+
+
+class FileEntry(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Every file of the artifact except the manifest itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    files: dict[str, FileEntry]
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(folder: Path) -> Manifest:
+    """The manifest of all files below `folder` as they are now."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    entries = {p.relative_to(folder).as_posix(): FileEntry(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths}
+    entries.pop(MANIFEST, None)
+    return Manifest(format=FORMAT, files=entries)
+
+
+def check_format(number: object, where: Path) -> None:
+    """Refuse what a newer version wrote."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise DamagedError(f"{where}: {number!r} is not a format number.", "Compress the model again.")
+    if number > FORMAT:
+        raise DamagedError(
+            f"{where}: format {number} is newer than the {FORMAT} that this version reads.", "Update LS-PRISM."
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
+    check_format(manifest.format, path)
+    return manifest
+
+
+REMEDY = "Copy the artifact again from where it was whole, or compress the model again."
+
+
+def verify(folder: Path) -> Manifest:
+    """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing.", REMEDY)
+        if path.stat().st_size != entry.bytes:
+            raise DamagedError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}.", REMEDY)
+        if sha256_of(path) != entry.sha256:
+            raise DamagedError(f"{path} was altered: its checksum differs from the manifest's.", REMEDY)
+    return manifest
+
+
+def write_json(path: Path, value: BaseModel | dict) -> None:
+    text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")

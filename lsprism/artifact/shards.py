@@ -1,0 +1,75 @@
+"""Safetensors files: how they are cut, how large they will be, and writing one so that it is whole or absent."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lsprism.errors import DiskError
+
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
+
+OUTSIDE_SHARD_BYTES = 128 * 2**20  # tensors outside the blocks share files of this size: bounds the memory of a write
+# In the order in which safetensors lays them out.
+_CODES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+_ORDER = list(_CODES)
+
+
+def tensor_bytes(layout: Layout) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in layout.values())
+
+
+def file_bytes(layout: Layout) -> int:
+    """Size of the safetensors file that holds `layout`: 8 bytes, a JSON header padded to 8, the tensors."""
+    header: dict = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    # The writer sorts by dtype, then by name; the number of digits of the offsets depends on that order.
+    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (_ORDER.index(item[1][0]), item[0])):
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + offset
+
+
+def group_outside(layout: Layout) -> list[Layout]:
+    """Cut the tensors outside the blocks into files of at most OUTSIDE_SHARD_BYTES, or one tensor."""
+    groups: list[Layout] = []
+    for name, entry in layout.items():
+        if not groups or tensor_bytes({**groups[-1], name: entry}) > OUTSIDE_SHARD_BYTES:
+            groups.append({})
+        groups[-1][name] = entry
+    return groups
+
+
+def shard_name(number: int, of: int) -> str:
+    """`number` counts from 1."""
+    return f"model-{number:05d}-of-{of:05d}.safetensors"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A refused write becomes a DiskError that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        hint = "Free some space, then give the same command with --resume." if full else "Check the folder's rights."
+        raise DiskError(f"{path} cannot be written: {reason}.", hint) from None
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write beside, then rename: after a kill at any moment the file is whole or absent."""
+    half = path.with_suffix(".tmp")
+    with disk_errors(path):
+        save_file(tensors, half, metadata={"format": "pt", **(metadata or {})})
+        os.replace(half, path)

@@ -1,0 +1,31 @@
+"""What a form costs: parameters and bytes, and where compressing stops paying."""
+
+from lsprism.layers.forms import bitmap_columns
+from lsprism.reports import FormName, LayerBudget
+
+
+def form_bytes(form: FormName, rows: int, columns: int, budget: LayerBudget, itemsize: int) -> int:
+    """Stored bytes of a form that keeps `budget`, `itemsize` bytes a value; without bias."""
+    bitmap = rows * bitmap_columns(columns) if form in ("sparse", "sparse_low_rank") else 0
+    kept = rows * columns if form == "dense" else budget.kept
+    return kept * itemsize + bitmap
+
+
+def break_even_rank(rows: int, columns: int) -> int:
+    """The highest rank at which two factors are smaller than the matrix: below rows * columns / (rows + columns)."""
+    return max(0, (rows * columns - 1) // (rows + columns))
+
+
+def split(form: FormName, rows: int, columns: int, kept: int, rank_share: float) -> LayerBudget:
+    """Divide `kept` parameters of one matrix between non-zeros and factors.
+
+    Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
+    Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns), at least 1 where one can be paid.
+    """
+    if form == "sparse":
+        return LayerBudget(kept=kept)
+    affordable = min(kept // (rows + columns), rows, columns)
+    if form == "low_rank":
+        rank = max(1, affordable)
+        return LayerBudget(kept=rank * (rows + columns), rank=rank)
+    return LayerBudget(kept=kept, rank=min(affordable, max(1, round(rank_share * kept / (rows + columns)))))

@@ -1,0 +1,1 @@
+"""What the layers see: text becomes token windows, and hooks watch them pass block after block."""

@@ -1,0 +1,169 @@
+"""From a text source to token windows: seeded ones to calibrate on, consecutive ones to measure perplexity on."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lsprism.errors import CorpusError
+
+ASSETS = Path(__file__).parents[2] / "assets"
+SOURCES = "wikitext2, embedded, or a .txt, .jsonl or .parquet file"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text and the name by which reports cite it."""
+
+    name: str
+    text: str
+
+
+def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:
+    """The whole text of `wikitext2`, `embedded` or a local file; CorpusError if there is none.
+
+    `column` holds the text of a .jsonl or .parquet file; its rows are joined by blank lines. `split` chooses between
+    the texts of the first two sources; what is embedded for calibration is never given for another split than train.
+    """
+    if source == "wikitext2":
+        corpus = _wikitext2(split)
+    elif source == "embedded":
+        name = "calibration" if split == "train" else "evaluation"
+        corpus = Corpus(f"embedded {name} text", _read_file(ASSETS / f"{name}.txt", column))
+    else:
+        path = Path(os.path.expanduser(source))  # unlike Path.expanduser, lets an unknown ~name stand
+        corpus = Corpus(path.name, _read_file(path, column))
+    if not corpus.text.strip():
+        raise CorpusError(f"{source!r} holds no text.", f"Choose {SOURCES} that has some.")
+    return corpus
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Tokens [n] int64 of the whole text, with the tokenizer's own default special tokens."""
+    # Not verbose: that the text is longer than the model's context is no mistake here, windows are cut from it.
+    return tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0].long()
+
+
+def windows(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor:
+    """[samples, length] windows of tokens [n], at places uniform in [0, n - length]; they may overlap."""
+    _require(tokens, length, "--length")
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
+    return tokens.unfold(0, length, 1)[places]
+
+
+def consecutive(tokens: Tensor, context: int) -> Tensor:
+    """[n // context, context] windows of tokens [n], one after the other; the remainder is dropped."""
+    _require(tokens, context, "--context")
+    count = len(tokens) // context
+    return tokens[: count * context].view(count, context)
+
+
+def _require(tokens: Tensor, length: int, option: str) -> None:
+    if len(tokens) < length:
+        message = f"The text has {len(tokens)} tokens, too few for one window of {length}."
+        raise CorpusError(message, f"Choose a longer text, or {option} of at most {len(tokens)}.")
+
+
+def _wikitext2(split: str) -> Corpus:
+    # Imported here: the hub's libraries take a second to load, and most sources do without them.
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx
+
+    name = f"WikiText-2 raw ({split})"
+    try:
+        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
+    # OSError: no network, offline, HTTP status, not found. ValueError: a cache without this configuration or split.
+    except (OSError, ValueError, DatasetsError, httpx.HTTPError) as error:
+        raise CorpusError(
+            f"{name} could not be had from the Hugging Face hub: {_first_line(error)}.",
+            "Use --calibration embedded (--dataset embedded), or a .txt, .jsonl or .parquet file.",
+        ) from error
+    return Corpus(name, "\n\n".join(rows["text"]))
+
+
+def _read_file(path: Path, column: str) -> str:
+    try:
+        _require_file(path)
+        if path.suffix.lower() == ".txt":
+            return path.read_text(encoding="utf-8-sig")
+        rows = _jsonl_rows if path.suffix.lower() == ".jsonl" else _parquet_rows
+        return "\n\n".join(_texts(rows(path, column), column))
+    except UnicodeDecodeError as error:
+        message = f"'{path}' is not UTF-8 text: {error.reason} at byte {error.start}."
+        raise CorpusError(message, "Save it as UTF-8 and try again.") from error
+    except OSError as error:
+        message = f"'{path}' cannot be read: {error.strerror or error}."
+        raise CorpusError(message, "Check the path and your right to read it.") from error
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise CorpusError(f"'{path}' is a folder.", "Name one .txt, .jsonl or .parquet file in it.")
+    if not path.is_file():
+        raise CorpusError(f"There is no file '{path}'.", f"Choose {SOURCES}.")
+    if path.suffix.lower() not in (".txt", ".jsonl", ".parquet"):
+        raise CorpusError(f"'{path}' ends in '{path.suffix}', which is not read as text.", f"Choose {SOURCES}.")
+
+
+def _jsonl_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
+    """Yield where each row stands, for messages, and what it holds in `column`."""
+    # Split at "\n" alone: str.splitlines would also cut at the U+2028 that JSON allows inside a string.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"'{path}', line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where} is not JSON: {error}.", "Mend or remove that line.") from error
+        if not isinstance(row, dict):
+            raise CorpusError(f"{where} is not a JSON object.", f'Write every line as {{"{column}": "..."}}.')
+        if column not in row:
+            raise _no_column(where, column, list(row))
+        yield where, row[column]
+
+
+def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
+    """As _jsonl_rows."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with path.open("rb") as opened:
+        try:
+            file = parquet.ParquetFile(opened)
+            if column not in file.schema_arrow.names:
+                raise _no_column(f"'{path}'", column, file.schema_arrow.names)
+            values = file.read(columns=[column])[column].to_pylist()
+        # The file is open, so that an OSError here speaks of its content.
+        except (pa.ArrowException, OSError) as error:
+            message = f"'{path}' is not a whole parquet file: {_first_line(error)}."
+            raise CorpusError(message, "Write or download it again.") from error
+    for number, value in enumerate(values, start=1):
+        yield f"'{path}', row {number}", value
+
+
+def _texts(rows: Iterator[tuple[str, object]], column: str) -> Iterator[str]:
+    """What the rows hold; a missing value is left out, anything else that is not text is an error."""
+    for where, value in rows:
+        if isinstance(value, str):
+            # JSON can hold half of a surrogate pair, which is no character, and no tokenizer takes it.
+            yield value.encode("utf-8", "replace").decode("utf-8")
+        elif value is not None:
+            message = f"{where}: column '{column}' holds {type(value).__name__}, not text."
+            raise CorpusError(message, "Choose another column with --column.")
+
+
+def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
+    there = ", ".join(columns) or "none"
+    return CorpusError(f"{where} has no column '{column}'.", f"Choose with --column one of those there are: {there}.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,44 @@
+"""Measures what flows into the linear sites of a block, with hooks that a `with` takes away again."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+from lsprism.methods.stats import InputStats
+
+
+class Watch:
+    """Fills site name -> InputStats. Sites that are handed the very same tensor (q, k, v) share one."""
+
+    def __init__(self, stats: dict[str, InputStats], *, gram: bool, batches: int) -> None:
+        self.stats, self.gram, self.batches = stats, gram, batches
+        self._last: tuple[Tensor, int, str] | None = None  # tensor, its version, site that measured it
+
+    def see(self, name: str, x: Tensor) -> None:
+        if self._last is not None and self._last[0] is x and self._last[1] == x._version:
+            self.stats.setdefault(name, self.stats[self._last[2]])
+            if self.stats[name] is self.stats[self._last[2]]:
+                return
+        if name not in self.stats:
+            self.stats[name] = InputStats(x.shape[-1], gram=self.gram, batches=self.batches, device=x.device)
+        self.stats[name].add(x)
+        self._last = x, x._version, name
+
+    def forget_inputs(self) -> None:
+        """After a batch: hold no tensor of it."""
+        self._last = None
+
+
+@contextmanager
+def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram: bool, batches: int) -> Iterator[Watch]:
+    """While the `with` lasts, every forward of a site's module is measured into `stats`."""
+    watch = Watch(stats, gram=gram, batches=batches)
+    with ExitStack() as hooks:
+        for name, module in sites.items():
+
+            def hook(_module: nn.Module, args: tuple, name: str = name) -> None:
+                watch.see(name, args[0])
+
+            hooks.callback(module.register_forward_pre_hook(hook).remove)
+        yield watch

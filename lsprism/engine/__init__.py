@@ -1,0 +1,1 @@
+"""The work itself: plan a compression, then carry it out block by block."""

@@ -1,0 +1,110 @@
+"""Decides what becomes of every site, from the model's config alone, before anything is touched."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_name, tensor_bytes
+from lsprism.budgets import BUDGETS
+from lsprism.budgets.cost import form_bytes, split
+from lsprism.engine.memory import estimate
+from lsprism.layers.modules import empty_form
+from lsprism.methods import METHODS
+from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
+from lsprism.models.load import pick_device, pick_dtype
+from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
+from lsprism.specs import PlanSpec
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan and what it was made from; the run needs all of it."""
+
+    plan: Plan
+    model: PreTrainedModel  # skeleton
+    anatomy: Anatomy
+    device: torch.device
+    dtype: torch.dtype
+    outside: list[Layout]  # files before the blocks' own, in order
+    blocks: list[Layout]  # one file per block
+
+    def file_of_block(self, index: int) -> str:
+        return shard_name(len(self.outside) + index + 1, len(self.outside) + len(self.blocks))
+
+    def file_of_group(self, number: int) -> str:
+        return shard_name(number + 1, len(self.outside) + len(self.blocks))
+
+
+def draft(spec: PlanSpec, source: ModelSource) -> Draft:
+    """The whole plan. Raises SourceError for a model whose structure is not understood."""
+    device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
+    model = skeleton(source.folder, dtype)
+    anatomy = dissect(model)
+    kept = BUDGETS[spec.budget](anatomy.sites, spec.sparsity)
+    sites = [_site_plan(site, kept[site.name], spec, dtype) for site in anatomy.sites]
+    outside, blocks = _layouts(model, anatomy, sites, dtype)
+    parameters = parameter_count(model)
+    memory = estimate(spec, model, anatomy, dtype)
+    stored = sum(file_bytes(layout) for layout in outside + blocks)
+    plan = Plan(
+        source=source,
+        method=spec.method,
+        sparsity=spec.sparsity,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        sites=sites,
+        left_alone=anatomy.left_alone,
+        model_parameters=parameters,
+        kept_parameters=parameters - sum(p.site.parameters - p.kept for p in sites),
+        stored_bytes=stored,
+        resident_bytes=sum(tensor_bytes(layout) for layout in outside + blocks) + _computed_bytes(model),
+        dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
+        memory=memory,
+        disk_bytes=stored + memory.hidden_states * 2,
+    )
+    return Draft(plan, model, anatomy, device, dtype, outside, blocks)
+
+
+def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:
+    form = METHODS[spec.method].form
+    budget = split(form, site.rows, site.columns, kept, spec.rank_share)
+    if form == "sparse_low_rank" and budget.rank == 0:
+        form = "sparse"
+    dense_bytes = site.parameters * dtype.itemsize
+    stored = form_bytes(form, site.rows, site.columns, budget, dtype.itemsize)
+    note = ""
+    if stored >= dense_bytes:
+        note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
+        form, stored, budget = "dense", dense_bytes, LayerBudget(kept=site.parameters)
+    return SitePlan(
+        site=site, budget=budget, form=form, kept=budget.kept, stored_bytes=stored, dense_bytes=dense_bytes, note=note
+    )
+
+
+def _layouts(
+    model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan], dtype: torch.dtype
+) -> tuple[list[Layout], list[Layout]]:
+    """What each safetensors file will hold: groups outside the blocks, then one file per block."""
+    state = model.state_dict()
+    packed = {p.site.name: p for p in sites if p.form != "dense"}
+    outside: Layout = {}
+    blocks: list[Layout] = [{} for _ in range(anatomy.count)]
+    for name, shape in stored_shapes(model).items():
+        owner, _, leaf = name.rpartition(".")
+        inside = name.startswith(anatomy.blocks + ".")
+        layout = blocks[int(name.removeprefix(anatomy.blocks + ".").split(".")[0])] if inside else outside
+        if leaf == "weight" and owner in packed:
+            site = packed[owner]
+            for part, tensor in empty_form(site.site, site.form, site.budget, dtype).tensors().items():
+                layout[f"{owner}.{part}"] = (tensor.dtype, tuple(tensor.shape))
+        else:
+            own = state[name].dtype
+            layout[name] = (dtype if own.is_floating_point else own, tuple(shape))
+    return group_outside(outside), blocks
+
+
+def _computed_bytes(model: PreTrainedModel) -> int:
+    """Buffers that are made anew at load and stand in no file, such as rotary frequencies."""
+    stored = set(model.state_dict())
+    return sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)

@@ -1,0 +1,39 @@
+"""One site: its weight and statistics in, a form and its report out."""
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.errors import NumericError
+from lsprism.layers.forms import Dense, Form, nbytes
+from lsprism.methods import Method
+from lsprism.methods.stats import InputStats, relative_output_error
+from lsprism.models.surgery import weight_of
+from lsprism.reports import LayerReport, SitePlan
+
+
+def compress_site(
+    model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method
+) -> tuple[Form, Tensor | None, LayerReport]:
+    """The form that `plan` asks for, the site's bias, and what came of it. NaN or inf weights are a NumericError."""
+    site = plan.site
+    weight = weight_of(model, site)
+    if not torch.isfinite(weight).all():
+        raise NumericError(f"{site.name} holds weights that are not finite numbers.", "Download the model again.")
+    if plan.form == "dense" or stats is None:
+        form: Form = Dense(weight)
+    else:
+        form = method.compress(weight, stats, plan.budget)
+    error = 0.0 if isinstance(form, Dense) else relative_output_error(weight, form.dense(), stats.sample)
+    report = LayerReport(
+        name=site.name,
+        block=site.block,
+        rows=site.rows,
+        columns=site.columns,
+        form=form.name,
+        kept=form.kept,
+        rank=form.rank,
+        stored_bytes=nbytes(form),
+        dense_bytes=plan.dense_bytes,
+        error=error,
+    )
+    return form, model.get_submodule(site.name).bias, report

@@ -1,0 +1,70 @@
+"""Every error meant for a person: what is wrong, with the value, and a hint that names the next step.
+
+    LSPrismError
+    ├── RequestError            asked for the impossible; nothing was started          exit code 2
+    │   ├── SpecError           a value of the request is out of range or unknown
+    │   ├── SourceError         the model cannot be found, reached or understood
+    │   ├── CorpusError         the text cannot be found, read or is too short
+    │   ├── TargetError         the folder to write to is taken
+    │   └── ResourceError       not enough memory or disk by estimate
+    └── WorkError               failed while working; the source is untouched          exit code 1
+        ├── DamagedError        a file on disk is truncated, altered or of another format
+        ├── NumericError        weights or statistics that are not finite numbers
+        └── DiskError           the disk refused a write
+
+Anything else that is raised is a bug.
+"""
+
+
+class LSPrismError(Exception):
+    """Base of all errors meant for a person; `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class RequestError(LSPrismError):
+    exit_code = 2
+
+
+class SpecError(RequestError):
+    pass
+
+
+class SourceError(RequestError):
+    pass
+
+
+class CorpusError(RequestError):
+    pass
+
+
+class TargetError(RequestError):
+    pass
+
+
+class ResourceError(RequestError):
+    pass
+
+
+class WorkError(LSPrismError):
+    pass
+
+
+class DamagedError(WorkError):
+    pass
+
+
+class NumericError(WorkError):
+    pass
+
+
+class DiskError(WorkError):
+    pass

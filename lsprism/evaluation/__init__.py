@@ -1,0 +1,1 @@
+"""Measures of a model, each by its stated protocol."""

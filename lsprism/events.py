@@ -1,0 +1,91 @@
+"""What happens meanwhile: the closed set of events that every verb yields; the last one carries the report."""
+
+import time
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lsprism.reports import CompressionReport, LayerReport
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Stage(_Event):
+    """A new part of the work begins."""
+
+    kind: Literal["stage"] = "stage"
+    name: str
+    detail: str = ""
+
+
+class Notice(_Event):
+    """Something the user should know: a choice made for him, a layer left dense, statistics mended."""
+
+    kind: Literal["notice"] = "notice"
+    text: str
+
+
+class Progress(_Event):
+    """How far the work is. `block` counts from 1; `eta_s` is None until one block has been timed."""
+
+    kind: Literal["progress"] = "progress"
+    step: str
+    block: int
+    of: int
+    fraction: float
+    elapsed_s: float
+    eta_s: float | None = None
+
+
+class BlockDone(_Event):
+    """One block is compressed, written and noted."""
+
+    kind: Literal["block_done"] = "block_done"
+    block: int
+    of: int
+    layers: list[LayerReport]
+    seconds: float
+
+
+class Finished(_Event):
+    """The work is done."""
+
+    kind: Literal["finished"] = "finished"
+    report: CompressionReport
+
+
+Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discriminator="kind")]
+
+
+class BlockClock:
+    """Honest remaining time: the mean of the blocks timed so far in this process, nothing before the first."""
+
+    def __init__(self, blocks: int, done: int = 0) -> None:
+        self.blocks, self.done = blocks, done
+        self.started = self.block_started = time.monotonic()
+        self.timed: list[float] = []
+
+    def progress(self, step: str, part: float) -> Progress:
+        """`part` in [0, 1]: share of the current block that is done."""
+        eta = None
+        if self.timed:
+            mean = sum(self.timed) / len(self.timed)
+            inside = min(mean, time.monotonic() - self.block_started)
+            eta = max(0.0, mean * (self.blocks - self.done) - inside)
+        return Progress(
+            step=step,
+            block=min(self.done + 1, self.blocks),
+            of=self.blocks,
+            fraction=(self.done + part) / self.blocks,
+            elapsed_s=time.monotonic() - self.started,
+            eta_s=eta,
+        )
+
+    def block_done(self) -> float:
+        """Seconds that the block took."""
+        now = time.monotonic()
+        self.timed.append(now - self.block_started)
+        self.done, self.block_started = self.done + 1, now
+        return self.timed[-1]

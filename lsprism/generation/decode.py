@@ -1,0 +1,22 @@
+"""One call of the model at a time: the whole prompt, then one token after the other."""
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+
+def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
+    """Read the prompt [1, n]; logits [vocab] of the token after it, and the cache that `step` goes on with."""
+    return _forward(model, input_ids, None)
+
+
+def step(model: PreTrainedModel, token: int, cache: Cache) -> tuple[Tensor, Cache]:
+    """Read one more token; logits [vocab] of the token after it. The cache is changed in place where its kind can."""
+    return _forward(model, torch.tensor([[token]], device=model.device), cache)
+
+
+# The mode ends with the call: held over a yield it would leak into whatever the thread does between two tokens.
+@torch.inference_mode()
+def _forward(model: PreTrainedModel, input_ids: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+    output = model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return output.logits[0, -1], output.past_key_values

@@ -1,0 +1,1 @@
+"""How a compressed matrix is held and run. Knows torch, no model."""

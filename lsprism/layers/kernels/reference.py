@@ -1,0 +1,17 @@
+"""The reference path: plain torch, any device. The dense matrix exists only while one product is computed."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank
+
+
+def linear(x: Tensor, form: Form, bias: Tensor | None) -> Tensor:
+    """x [..., columns] -> [..., rows], in x's dtype: y = W x + bias."""
+    match form:
+        case Sparse() | Dense():
+            return F.linear(x, form.dense(), bias)
+        case LowRank(left, right):
+            return F.linear(F.linear(x, right), left, bias)
+        case SparseLowRank(sparse, low_rank):
+            return F.linear(x, sparse.dense(), bias) + F.linear(F.linear(x, low_rank.right), low_rank.left)

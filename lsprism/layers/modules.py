@@ -1,0 +1,83 @@
+"""The module that stands where a linear layer stood.
+
+On disk its tensors are `weight` (packed values, or the left factor of a low-rank layer), `bitmap`, `left`, `right` and
+`bias`. The packed tensor bears the name `weight` on purpose: its shape differs from the dense one, so a program that
+does not know this format fails at load instead of running with random weights.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns
+from lsprism.layers.kernels import reference
+from lsprism.reports import FormName, LayerBudget, LinearSite
+
+
+class PrismLinear(nn.Module):
+    """y = W x + bias, with W [out_features, in_features] held as a form."""
+
+    def __init__(self, form: Form, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.form_name: FormName = form.name
+        self.out_features, self.in_features = form_shape(form)
+        for name, tensor in form.tensors().items():
+            if tensor.is_floating_point():
+                self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            else:
+                self.register_buffer(name, tensor)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+
+    @property
+    def form(self) -> Form:
+        """The form over the tensors that the module holds now."""
+        match self.form_name:
+            case "sparse":
+                return Sparse(self.weight, self.bitmap, self.in_features)
+            case "low_rank":
+                return LowRank(self.weight, self.right)
+            case "sparse_low_rank":
+                return SparseLowRank(Sparse(self.weight, self.bitmap, self.in_features), LowRank(self.left, self.right))
+            case _:
+                return Dense(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        return reference.linear(x, self.form, self.bias)
+
+    def extra_repr(self) -> str:
+        form = self.form
+        kept = form.kept / (self.out_features * self.in_features)
+        return f"{self.in_features}, {self.out_features}, {form.name}, kept={kept:.1%}, rank={form.rank}"
+
+
+def form_shape(form: Form) -> tuple[int, int]:
+    """(rows, columns) of the matrix that the form stands for."""
+    match form:
+        case Sparse():
+            return form.bitmap.shape[0], form.columns
+        case LowRank():
+            return form.left.shape[0], form.right.shape[1]
+        case SparseLowRank():
+            return form_shape(form.sparse)
+        case Dense():
+            return form.weight.shape[0], form.weight.shape[1]
+
+
+def empty_form(site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype) -> Form:
+    """A form without values, on the meta device: the shapes and dtypes of what is stored for a site."""
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    rows, columns, rank = site.rows, site.columns, budget.rank
+    bitmap = empty(rows, bitmap_columns(columns), dtype=torch.uint8)
+    match form:
+        case "sparse":
+            return Sparse(empty(budget.kept), bitmap, columns)
+        case "low_rank":
+            return LowRank(empty(rows, rank), empty(rank, columns))
+        case "sparse_low_rank":
+            sparse = Sparse(empty(budget.kept - rank * (rows + columns)), bitmap, columns)
+            return SparseLowRank(sparse, LowRank(empty(rows, rank), empty(rank, columns)))
+        case _:
+            return Dense(empty(rows, columns))

@@ -1,0 +1,11 @@
+"""How a matrix gets smaller: pure tensor mathematics, no model, no files.
+
+To add a method: a file here, a line below, its name in specs.MethodName.
+"""
+
+from lsprism.methods.base import Method
+from lsprism.methods.hybrid import Hybrid
+from lsprism.methods.svd import SVD
+from lsprism.methods.wanda import Wanda
+
+METHODS: dict[str, Method] = {method.name: method for method in (Hybrid(), Wanda(), SVD())}

@@ -1,0 +1,54 @@
+"""What calibration leaves behind of the inputs X [tokens, columns] of one layer: sums, never the inputs themselves."""
+
+import torch
+from torch import Tensor
+
+SAMPLE_TOKENS = 256  # tokens kept as they are, to measure the relative output error of any method alike
+
+
+class InputStats:
+    """Running sums over the tokens that reached one layer; float32 on the device of the inputs.
+
+    squares: [columns] sum of x_j^2, accumulated in float64.
+    gram: [columns, columns] X^T X, only where the method asks for it.
+    sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration, in their own dtype.
+    """
+
+    def __init__(self, columns: int, *, gram: bool, batches: int, device: torch.device | str = "cpu") -> None:
+        self.tokens = 0
+        self.squares = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(columns, columns, dtype=torch.float32, device=device) if gram else None
+        self._picks: list[Tensor] = []
+        self._picks_per_batch = -(-SAMPLE_TOKENS // max(batches, 1))
+
+    def add(self, x: Tensor) -> None:
+        """x [..., columns]: one batch of inputs."""
+        x = x.detach().reshape(-1, x.shape[-1])
+        self.tokens += x.shape[0]
+        # The sample: evenly spaced tokens of every batch.
+        stride = max(1, x.shape[0] // self._picks_per_batch)
+        self._picks.append(x[::stride][: self._picks_per_batch].clone())
+        x = x.float()
+        if self.gram is None:
+            self.squares += torch.linalg.vector_norm(x, dim=0).double().square()
+        else:
+            self.gram.addmm_(x.T, x)
+            self.squares.copy_(self.gram.diagonal())
+
+    @property
+    def sample(self) -> Tensor:
+        return torch.cat(self._picks)[:SAMPLE_TOKENS]
+
+    @property
+    def norms(self) -> Tensor:
+        """[columns] ||X_j||_2, float32."""
+        return self.squares.sqrt().float()
+
+
+def relative_output_error(weight: Tensor, compressed: Tensor, sample: Tensor) -> float:
+    """||X (W - W')^T||_F / ||X W^T||_F for the tokens in `sample` [tokens, columns]; 0 where W x is 0."""
+    x = sample.float()
+    wanted = x @ weight.float().T
+    lost = x @ (weight.float() - compressed.float()).T
+    norm = torch.linalg.vector_norm(wanted)
+    return (torch.linalg.vector_norm(lost) / norm).item() if norm > 0 else 0.0

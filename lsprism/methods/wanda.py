@@ -1,0 +1,26 @@
+"""Wanda (Sun, Liu, Bair, Kolter: A Simple and Effective Pruning Approach for Large Language Models, 2023).
+
+Score of a weight: |W_ij| * ||X_j||_2. In every output row the lowest are removed; what stays is unchanged.
+"""
+
+from torch import Tensor
+
+from lsprism.layers.forms import Sparse
+from lsprism.methods.masks import keep_per_row
+from lsprism.methods.stats import InputStats
+from lsprism.reports import FormName, LayerBudget
+
+
+def scores(weight: Tensor, norms: Tensor) -> Tensor:
+    """weight [rows, columns], norms [columns] -> importance [rows, columns], float32."""
+    return weight.abs().float() * norms
+
+
+class Wanda:
+    name = "wanda"
+    label = "Wanda: magnitude times input norm, row by row"
+    form: FormName = "sparse"
+    needs_gram = False
+
+    def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
+        return Sparse.pack(weight, keep_per_row(scores(weight, stats.norms), budget.kept))

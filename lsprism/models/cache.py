@@ -1,0 +1,12 @@
+"""Where the models lie that are made here once and kept."""
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def cache_folder() -> Path:
+    """`$LSPRISM_HOME/cache`, or the user's cache folder; it need not exist yet."""
+    home = os.environ.get("LSPRISM_HOME")
+    return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")

@@ -1,0 +1,105 @@
+"""A model of the hub as a folder: from the local cache where it is whole, from the network otherwise."""
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+
+from lsprism.errors import SourceError
+from lsprism.models.checks import missing_weights
+
+WORDS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # config, tokenizer, chat template
+WEIGHTS = ("*.safetensors",)  # never pickle
+# Copies of the same weights for other programs: onnx/, original/, Mistral's consolidated.safetensors.
+COPIES = ("*/*", "consolidated*")
+
+
+def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
+    """The snapshot's folder, whose name is the commit. No token is passed: the hub's library finds the user's own."""
+    snapshot = partial(
+        huggingface_hub.snapshot_download,
+        repo_id,
+        revision=revision or None,
+        allow_patterns=[*WORDS, *(WEIGHTS if weights else ())],
+        ignore_patterns=[*COPIES],
+    )
+    try:
+        # Not hf_hub_download: it retries for 23 s where there is no network, snapshot_download asks once.
+        return _cached(snapshot, weights) or Path(snapshot())
+    except (OSError, HTTPError, XetDownloadError) as error:
+        raise _explain(error, repo_id, revision) from error
+
+
+def _cached(snapshot: Callable[..., str], weights: bool) -> Path | None:
+    try:
+        folder = Path(snapshot(local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    # A cache that an older library wrote does not know whether it is whole, so look.
+    whole = (folder / "config.json").is_file() and not (weights and missing_weights(folder))
+    return folder if whole else None
+
+
+def file_names(repo_id: str, folder: Path) -> list[str]:
+    """Names of the repository's top files at the commit of `folder`, fetched or not; without a network."""
+    try:
+        tree = huggingface_hub.get_cached_repo_tree(repo_id, revision=folder.name)
+    except CachedRepoTreeNotFoundError:
+        return [file.name for file in folder.iterdir()]
+    return [file.path for file in tree if "/" not in file.path]
+
+
+def _explain(error: Exception, repo_id: str, revision: str) -> SourceError:
+    page = f"https://huggingface.co/{repo_id}"
+    if isinstance(error, GatedRepoError):
+        return SourceError(
+            f"{repo_id!r} is gated, and this account has no access to it.",
+            f"Accept the licence on {page}, then run 'hf auth login' or set HF_TOKEN.",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return SourceError(
+            f"{repo_id!r} is neither a folder here nor a model on the hub.",
+            "Check the spelling; a private model needs 'hf auth login' or HF_TOKEN.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return SourceError(f"{repo_id!r} has no revision {revision!r}.", f"Choose one of {page}/commits/main.")
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return SourceError(
+            f"The disk is full: {repo_id!r} cannot be stored in {huggingface_hub.constants.HF_HUB_CACHE}.",
+            "Free some space, or set HF_HOME to a folder on another disk.",
+        )
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return _unreachable(error, repo_id)
+    return SourceError(f"The download of {repo_id!r} broke off: {_reason(error)}.", "Try again; it goes on from there.")
+
+
+def _unreachable(error: Exception, repo_id: str) -> SourceError:
+    if huggingface_hub.is_offline_mode():
+        return SourceError(
+            f"{repo_id!r} is not wholly in the local cache, and offline mode (HF_HUB_OFFLINE) forbids the network.",
+            "Unset HF_HUB_OFFLINE, or give a local folder or 'demo'.",
+        )
+    return SourceError(
+        f"{repo_id!r} is not wholly in the local cache, and the hub did not give it: {_reason(error)}.",
+        "Check the network and try again, or give a local folder or 'demo'.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The cause without its text: that may hold a signed address."""
+    cause = error.__cause__ or error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    strerror = getattr(cause, "strerror", None)
+    return f"HTTP status {status}" if status else strerror or type(cause).__name__

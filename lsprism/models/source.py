@@ -1,0 +1,95 @@
+"""What the user wrote as a model -> a folder on this machine, checked, with its kind.
+
+In this order: the word `demo`; a folder (a plain model or one of our artifacts); a .gguf file; a hub id.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from lsprism.errors import SourceError
+from lsprism.models import hub
+from lsprism.models.checks import check_config, check_tokenizer, check_weights, missing_weights, read_config
+from lsprism.models.demo import HUB_ID, demo_folder
+from lsprism.models.gguf import gguf_folder
+from lsprism.reports import ModelSource, SourceKind
+
+QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
+
+
+def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> ModelSource:
+    """Find the model, fetch what is needed of it, and refuse what cannot be compressed.
+
+    With `need_weights` False only config and tokenizer of a hub model are fetched. Raises SourceError.
+    """
+    path = os.path.expanduser(model_id)
+    here = model_id == "demo" or os.path.exists(path) or _looks_like_path(model_id)
+    if revision and here:
+        raise SourceError(f"{model_id!r} is local and has no revision {revision!r}.", "Leave the revision out.")
+    if not here:
+        return _from_hub(model_id, revision, need_weights)
+    if model_id == "demo":
+        folder, kind, base = demo_folder(), "demo", HUB_ID
+    elif os.path.isdir(path):
+        folder = Path(os.path.abspath(path))
+        kind, base = "folder", folder.name
+    else:
+        file = _gguf_file(path)
+        folder, kind, base = gguf_folder(file), "gguf", file.stem
+    source = ModelSource(model_id=model_id, kind=kind, folder=folder, base_model=base)
+    return _checked(source, need_weights, [file.name for file in folder.iterdir()])
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether `folder` holds a model in our own compressed format."""
+    try:
+        return _is_ours(read_config(folder))
+    except SourceError:
+        return False
+
+
+def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise SourceError(
+            f"{model_id!r} is neither a file or folder here nor a valid hub id.",
+            "A hub id looks like 'HuggingFaceTB/SmolLM2-135M'; a path begins with './' or '/'.",
+        ) from error
+    folder = hub.fetch(model_id, revision, weights=need_weights)
+    source = ModelSource(model_id=model_id, kind="hub", folder=folder, base_model=model_id, revision=folder.name)
+    return _checked(source, need_weights, hub.file_names(model_id, folder))
+
+
+def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> ModelSource:
+    """`source` with its final kind; `listed` names all files of its home."""
+    folder, name = source.folder, source.model_id
+    config = read_config(folder)
+    check_config(config, name)
+    if need_weights:
+        check_weights(folder, name, listed)
+        check_tokenizer(folder, name)
+    kind: SourceKind = "artifact" if _is_ours(config) else source.kind
+    return source.model_copy(update={"kind": kind, "config_only": bool(missing_weights(folder))})
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+
+
+def _looks_like_path(model_id: str) -> bool:
+    if "://" in model_id:
+        return False
+    return model_id.startswith((".", "/", "~")) or model_id.endswith(".gguf") or model_id.count(os.sep) > 1
+
+
+def _gguf_file(path: str) -> Path:
+    if not os.path.exists(path):
+        raise SourceError(f"{path!r} does not exist.", "Check the spelling, or give a hub id like 'org/name'.")
+    if not path.endswith(".gguf"):
+        raise SourceError(f"{path!r} is a file, but no .gguf.", "Give the folder that holds the model's config.json.")
+    return Path(os.path.abspath(path))  # not resolved: in the hub's cache a link has the name, its target has none

@@ -1,0 +1,154 @@
+"""What we answer with: frozen records of plain values with their units. Bytes are bytes, seconds end in `_s`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SourceKind = Literal["demo", "folder", "hub", "gguf", "artifact"]
+FormName = Literal["sparse", "low_rank", "sparse_low_rank", "dense"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class ModelSource(Record):
+    """Where a model comes from, resolved. `folder` holds config, tokenizer and (unless `config_only`) weights."""
+
+    model_id: str  # as the user wrote it
+    kind: SourceKind
+    folder: Path
+    base_model: str  # a name to cite: hub id or folder name
+    revision: str = ""
+    config_only: bool = False
+
+
+class LinearSite(Record):
+    """A place in the model that holds a linear layer with weight [rows, columns] = [out, in]."""
+
+    name: str  # path of the module in the model
+    block: int  # counts from 0
+    rows: int
+    columns: int
+    bias: bool
+    transposed: bool = False  # the module stores [in, out] (Conv1D)
+
+    @property
+    def parameters(self) -> int:
+        return self.rows * self.columns
+
+
+class LeftAlone(Record):
+    """A part of the model that is not compressed, and why."""
+
+    name: str
+    parameters: int
+    reason: str
+
+
+class LayerBudget(Record):
+    """What one site may keep. kept = non-zeros + rank * (rows + columns), in parameters."""
+
+    kept: int
+    rank: int = 0
+    pattern: tuple[int, int] | None = None  # (n, m): keep n of every m neighbours in a row; None: anywhere
+
+
+class SitePlan(Record):
+    """What will become of one site."""
+
+    site: LinearSite
+    budget: LayerBudget
+    form: FormName
+    kept: int  # parameters kept, factors included
+    stored_bytes: int  # weight only, without bias
+    dense_bytes: int
+    note: str = ""
+
+
+class Memory(Record):
+    """Peak of resident memory beyond an interpreter that has only imported the libraries, in bytes."""
+
+    hidden_states: int
+    block: int
+    statistics: int
+    workspace: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return self.hidden_states + self.block + self.statistics + self.workspace + self.other
+
+
+class Plan(Record):
+    """A table of decisions, made from the model's config alone."""
+
+    source: ModelSource
+    method: str
+    sparsity: float
+    dtype: str
+    device: str
+    sites: list[SitePlan]
+    left_alone: list[LeftAlone]
+    model_parameters: int  # tied weights once
+    kept_parameters: int  # of the whole model, what is left alone included
+    stored_bytes: int  # all safetensors files, headers included
+    resident_bytes: int  # all tensors after load
+    dense_stored_bytes: int  # the same model, uncompressed, in the same dtype
+    memory: Memory
+    disk_bytes: int  # needed in the target's file system while working
+
+    @property
+    def layer_stored_bytes(self) -> int:
+        return sum(p.stored_bytes for p in self.sites)
+
+    @property
+    def layer_dense_bytes(self) -> int:
+        return sum(p.dense_bytes for p in self.sites)
+
+
+class LayerReport(Record):
+    """What came of one site."""
+
+    name: str
+    block: int
+    rows: int
+    columns: int
+    form: FormName
+    kept: int
+    rank: int
+    stored_bytes: int
+    dense_bytes: int
+    error: float = Field(description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens")
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / (self.rows * self.columns)
+
+
+class CompressionReport(Record):
+    """The totals of one finished compression; all sizes counted from the artifact."""
+
+    save_path: Path
+    model_id: str
+    method: str
+    sparsity: float  # as asked
+    layers: list[LayerReport]
+    model_parameters: int
+    kept_parameters: int
+    stored_bytes: int
+    dense_stored_bytes: int
+    seconds: float  # work of all sessions, resumed ones included
+    peak_memory_bytes: int  # VmHWM of this process
+    calibration: str
+    device: str
+    dtype: str
+
+    @property
+    def layer_stored_bytes(self) -> int:
+        return sum(layer.stored_bytes for layer in self.layers)
+
+    @property
+    def layer_dense_bytes(self) -> int:
+        return sum(layer.dense_bytes for layer in self.layers)

@@ -1,0 +1,105 @@
+"""The house is kept by a test: imports go down, files fit on a few screens, words need no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = """errors reports | specs events | layers | methods | budgets | models | generation | calibration | artifact
+            | engine evaluation | api hf runs | cli ui"""
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
+FILES = sorted((ROOT / "lsprism").rglob("*.py"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "lsprism").parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "lsprism" and "." in name}
+
+
+@each_file
+def test_imports_go_down(path: Path):
+    here = room(path)
+    if here.startswith("__"):  # __init__ and __main__ are doors, not rooms
+        return
+    assert here in FLOOR, f"{here} is no room of the house"
+    there = {name.split(".")[1] for name in imported_modules(path)} & FLOOR.keys() - {here}
+    wrong = {other for other in there if FLOOR[other] >= FLOOR[here]} - ({"hf"} if here == "api" else set())
+    assert not wrong, f"{here} must not import {sorted(wrong)}: its floor is not below"
+
+
+def test_rooms_hold_no_import_cycle():
+    graph: dict[str, set[str]] = {}
+    names = {"lsprism." + ".".join(p.relative_to(ROOT / "lsprism").with_suffix("").parts): p for p in FILES}
+    for name, path in names.items():
+        graph[name] = {m for full in imported_modules(path) for m in (full, full.rpartition(".")[0]) if m in names}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@each_file
+def test_file_fits_on_a_few_screens(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@each_file
+def test_print_stands_only_in_the_command_line(path: Path):
+    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+    assert room(path) == "cli" or not prints, f"print in lines {prints}"
+
+
+@each_file
+def test_public_functions_are_typed(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            assert not bare and node.returns is not None, f"{node.name} in line {node.lineno}: {bare or 'return'}"
+
+
+@pytest.mark.parametrize("module", ["lsprism", "lsprism.specs", "lsprism.events", "lsprism.cli"])
+def test_words_need_no_torch(module: str):
+    code = f"import {module}, sys; sys.exit(bool({{'torch', 'transformers', 'gradio'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_tables_hold_what_the_specs_name():
+    from lsprism.budgets import BUDGETS
+    from lsprism.methods import METHODS
+    from lsprism.specs import BudgetName, MethodName
+
+    assert set(METHODS) == set(get_args(MethodName))
+    assert set(BUDGETS) == set(get_args(BudgetName))
+
+
+def test_readme_names_only_what_exists():
+    """Every path of README's tree is there."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
+    names = [line.split()[0] for line in lines.splitlines() if line.startswith("    ") and "/" in line.split()[0]]
+    assert names, "README has no tree"
+    missing = [name for name in names if not (ROOT / name).exists()]
+    assert not missing
