@@ -13,6 +13,7 @@ import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.artifact.manifest import verify
 from lsprism.artifact.staging import check_target
 from lsprism.calibration.corpus import read_text, tokenize, windows
+from lsprism.calibration.own_text import own_windows
 from lsprism.calibration.walk import BATCH_TOKENS
 from lsprism.engine.plan import Draft, draft
 from lsprism.engine.run import run
@@ -88,15 +89,23 @@ def generating(
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
 
 
-def _calibration(spec: CompressSpec, source: ModelSource) -> tuple[torch.Tensor, str, str]:
+def _calibration(spec: PlanSpec, source: ModelSource) -> tuple[torch.Tensor, str, str]:
     """Token windows [samples, length], the name of their text, and what the user should know of the choice."""
-    wanted, notice = spec.calibration.source, ""
+    asked, notice = spec.calibration, ""
+    wanted = asked.source
     if wanted == "auto" and source.kind == "demo":
         wanted, notice = "embedded", "Calibrating the demo model on the embedded text; --calibration chooses another."
-    corpus = read_text("wikitext2" if wanted == "auto" else wanted, spec.calibration.column)
+    if wanted == "self":
+        loaded = load_model(source, spec.device, spec.dtype)
+        special = loaded.tokenizer.all_special_ids
+        return (
+            own_windows(loaded.model, asked.samples, asked.length, asked.seed, special),
+            "text of the model's own",
+            "",
+        )
+    corpus = read_text("wikitext2" if wanted == "auto" else wanted, asked.column)
     tokens = tokenize(load_tokenizer(source), corpus.text)
-    picked = windows(tokens, spec.calibration.samples, spec.calibration.length, spec.calibration.seed)
-    return picked, corpus.name, notice
+    return windows(tokens, asked.samples, asked.length, asked.seed), corpus.name, notice
 
 
 def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:

@@ -1,12 +1,19 @@
 """Registers our format with transformers: after `import lsprism.hf` AutoModelForCausalLM.from_pretrained, pipelines
-and save_pretrained know artifacts. Nothing is decompressed: the packed tensors are what is in memory."""
+and save_pretrained know artifacts. Nothing is decompressed: the packed tensors are what is in memory.
 
+transformers only warns where a checkpoint lacks a tensor or holds one too many; for the packed modules that is refused
+here, before anything is loaded.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     register_quantization_config,
@@ -15,22 +22,28 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lsprism.artifact.manifest import FORMAT, QUANT_METHOD, check_format
+from lsprism.artifact.manifest import FORMAT, QUANT_METHOD, REMEDY, check_format
 from lsprism.errors import DamagedError
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
 from lsprism.models.surgery import place
 from lsprism.reports import LayerBudget, LinearSite
 
+PACKED = ("sparse", "low_rank", "sparse_low_rank")
+# Module -> its tensors in the files: shape, and whether they are bytes (a bitmap) or numbers.
+Stored = dict[str, dict[str, tuple[tuple[int, ...], bool]]]
+
 
 class PrismConfig(QuantizationConfigMixin):
     """`modules`: path -> {"form", "kept", "rank"}; `format`: number of the layout on disk."""
 
-    def __init__(self, modules: dict[str, dict[str, Any]] | None = None, format: int = FORMAT, **_: Any) -> None:
+    def __init__(self, modules: Any = None, format: Any = None, **_: Any) -> None:
         check_format(format, Path("config.json"))
+        if not isinstance(modules, dict):
+            raise DamagedError("config.json: quantization_config does not say which modules are packed.", REMEDY)
         self.quant_method = QUANT_METHOD
-        self.format = format
-        self.modules = modules or {}
+        self.format: int = format
+        self.modules: dict[str, dict[str, Any]] = modules
 
 
 class PrismQuantizer(HfQuantizer):
@@ -38,9 +51,32 @@ class PrismQuantizer(HfQuantizer):
 
     requires_calibration = True  # models are compressed by `lsprism.compress`, never while they load
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
+    ) -> PreTrainedModel:
+        stored = _stored(checkpoint_files) if checkpoint_files else None
+        self.transposed: set[str] = set()  # modules whose class stores [in, out]
+        known = {name for name, _ in model.named_modules()}
+        modules = {}
         for name, entry in self.quantization_config.modules.items():
-            place(model, name, _empty_module(model, name, entry))
+            spellings = _spellings(name, model.base_model_prefix)
+            here = next((path for path in spellings if path in known), name)
+            packed = _empty_module(model, here, entry)
+            if stored is not None:
+                _check_stored(name, packed, next((stored[path] for path in spellings if path in stored), {}))
+            if isinstance(model.get_submodule(here), Conv1D):
+                self.transposed.add(here)
+            place(model, here, packed)
+            modules[here] = entry
+        self.quantization_config.modules = modules  # as they are called in this model, so that it can be saved
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        for name in self.quantization_config.modules:
+            module = model.get_submodule(name)
+            bitmap = getattr(module, "bitmap", None)
+            if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
+                raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} places.", REMEDY)
         return model
 
     def is_serializable(self) -> bool:
@@ -55,38 +91,90 @@ class PrismQuantizer(HfQuantizer):
         return True
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        """Multiply every form out into a plain linear layer: loads anywhere, and is as large as the baseline."""
+        """Multiply every form out into the linear layer of the model's own code: as large as the baseline."""
         for name in self.quantization_config.modules:
-            place(model, name, dense_module(model.get_submodule(name), dtype))
+            place(model, name, dense_module(model.get_submodule(name), name in self.transposed))
+        if dtype not in (None, model.dtype):
+            for parameter in model.parameters():  # not model.to(): that would round the rotary frequencies too
+                parameter.data = parameter.data.to(dtype)
         return model
 
 
-def dense_module(packed: PrismLinear, dtype: torch.dtype | None = None) -> nn.Linear:
-    """The linear layer [rows, columns] that a packed module stands for."""
+def dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | Conv1D:
+    """The linear layer [rows, columns] that a packed module stands for; `transposed`: as Conv1D, [columns, rows]."""
     weight = packed.form.dense()
-    linear = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.to(dtype or weight.dtype), requires_grad=False)
+    linear: nn.Linear | Conv1D
+    with torch.device("meta"):
+        if transposed:
+            linear = Conv1D(packed.out_features, packed.in_features)
+        else:
+            linear = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
+    linear.weight = nn.Parameter(weight.T.contiguous() if transposed else weight, requires_grad=False)
     if packed.bias is not None:
-        linear.bias = nn.Parameter(packed.bias.to(dtype or packed.bias.dtype), requires_grad=False)
+        linear.bias = nn.Parameter(packed.bias.detach(), requires_grad=False)
     return linear
+
+
+def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+    """A module's path in one class of model or another: AutoModel leaves out a prefix that AutoModelForCausalLM has."""
+    return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"
 
 
 def _empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> PrismLinear:
     try:
         old = model.get_submodule(name)
         budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
-        form = entry["form"]
+        form_name = entry["form"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"config.json: the entry of {name} does not fit the model ({error}).", _REMEDY) from None
+        raise DamagedError(f"config.json: the entry of {name} does not fit the model ({error}).", REMEDY) from None
     if not is_linear(old):
-        raise DamagedError(f"config.json: {name} is a {type(old).__name__}, not a linear layer.", _REMEDY)
+        raise DamagedError(f"config.json: {name} is a {type(old).__name__}, not a linear layer.", REMEDY)
     rows, columns = old.weight.shape if isinstance(old, nn.Linear) else reversed(old.weight.shape)
+    nonzeros = budget.kept - budget.rank * (rows + columns)
+    if form_name not in PACKED or budget.rank < 0 or nonzeros < 0:
+        raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
     site = LinearSite(name=name, block=0, rows=rows, columns=columns, bias=old.bias is not None)
+    form = empty_form(site, form_name, budget, old.weight.dtype)
+    if (form.kept, form.rank) != (budget.kept, budget.rank):
+        raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
     bias = None if old.bias is None else torch.empty(rows, dtype=old.bias.dtype, device="meta")
-    return PrismLinear(empty_form(site, form, budget, old.weight.dtype), bias)
+    return PrismLinear(form, bias)
 
 
-_REMEDY = "Copy the artifact again, or compress the model again."
+def _stored(files: Iterable[str]) -> Stored:
+    """What the files say they hold; no tensor is read."""
+    found: Stored = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - not a dict
+                    owner, _, part = name.rpartition(".")
+                    tensor = opened.get_slice(name)
+                    found.setdefault(owner, {})[part] = tuple(tensor.get_shape()), tensor.get_dtype() == "U8"
+        except (OSError, SafetensorError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
+    return found
+
+
+def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[int, ...], bool]]) -> None:
+    """The files hold exactly the tensors of this module, in the shapes that config.json says."""
+    wanted = {part: (tuple(t.shape), t.dtype == torch.uint8) for part, t in packed.state_dict().items()}
+    if held == wanted:
+        return
+    part = min(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
+    if part not in held:
+        raise DamagedError(f"The weights lack {name}.{part}.", REMEDY)
+    if part not in wanted:
+        raise DamagedError(f"The weights hold {name}.{part}, which config.json does not know.", REMEDY)
+    raise DamagedError(f"{name}.{part} is {held[part][0]}, config.json asks for {wanted[part][0]}.", REMEDY)
+
+
+def _ones(bitmap: Tensor) -> int:
+    """How many bits of a uint8 tensor are set: neighbours are added in pairs, then in fours, then in eights."""
+    bits = bitmap - ((bitmap >> 1) & 0x55)
+    bits = (bits & 0x33) + ((bits >> 2) & 0x33)
+    return int(((bits + (bits >> 4)) & 0x0F).sum())
+
 
 if QUANT_METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # a second import of this file is harmless
     register_quantization_config(QUANT_METHOD)(PrismConfig)

@@ -29,7 +29,8 @@ class CalibrationSpec(Request):
     source: str = Field(
         "auto",
         min_length=1,
-        description="wikitext2, embedded, or a .txt/.jsonl/.parquet file; auto: embedded for demo, wikitext2 else",
+        description="wikitext2, embedded, self (the model writes the text), a hub dataset OWNER/NAME[:CONFIG], or a "
+        ".txt/.jsonl/.parquet file; auto: embedded for demo, wikitext2 for all others",
     )
     column: str = Field("text", min_length=1, description="column that holds the text")
     samples: int = Field(64, ge=1, le=65536, description="number of windows")

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from lsprism.errors import DamagedError
 
@@ -28,6 +28,9 @@ class Manifest(BaseModel):
 
     format: int
     files: dict[str, FileEntry]
+
+
+REMEDY = "Copy the artifact again from where it was whole, or compress the model again."
 
 
 def sha256_of(path: Path) -> str:
@@ -54,20 +57,25 @@ def check_format(number: object, where: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact; one that is absent, unreadable, newer or points outside is a DamagedError."""
     path = folder / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check_format(content.get("format"), path)  # first: a newer one may look different altogether
+        manifest = Manifest.model_validate(content)
+    except (OSError, ValueError, AttributeError) as error:
         raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
-    check_format(manifest.format, path)
+    for name in manifest.files:
+        if not _stays_inside(name):
+            raise DamagedError(f"{path} names {name!r}, which is no file of the artifact.", REMEDY)
     return manifest
 
 
-REMEDY = "Copy the artifact again from where it was whole, or compress the model again."
-
-
 def verify(folder: Path) -> Manifest:
-    """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it."""
+    """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it.
+
+    Files that the manifest does not name do no harm and are left alone.
+    """
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / name
@@ -75,9 +83,19 @@ def verify(folder: Path) -> Manifest:
             raise DamagedError(f"{path} is missing.", REMEDY)
         if path.stat().st_size != entry.bytes:
             raise DamagedError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}.", REMEDY)
-        if sha256_of(path) != entry.sha256:
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise DamagedError(f"{path} cannot be read: {error.strerror}.", REMEDY) from None
+        if digest != entry.sha256:
             raise DamagedError(f"{path} was altered: its checksum differs from the manifest's.", REMEDY)
     return manifest
+
+
+def _stays_inside(name: str) -> bool:
+    """A manifest may come from anywhere: no absolute path, no drive, no way up, on no system."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 
 
 def write_json(path: Path, value: BaseModel | dict) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
 
 ASSETS = Path(__file__).parents[2] / "assets"
-SOURCES = "wikitext2, embedded, or a .txt, .jsonl or .parquet file"
+SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a hub dataset"
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,19 @@ class Corpus:
 
 
 def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:
-    """The whole text of `wikitext2`, `embedded` or a local file; CorpusError if there is none.
+    """The text of `wikitext2`, `embedded`, a local file, or a dataset of the hub (OWNER/NAME or OWNER/NAME:CONFIG, its
+    first rows up to hub_text.MOST_CHARACTERS); CorpusError if there is none.
 
-    `column` holds the text of a .jsonl or .parquet file; its rows are joined by blank lines. `split` chooses between
-    the texts of the first two sources; what is embedded for calibration is never given for another split than train.
+    `column` holds the text of a file's or dataset's rows, which are joined by blank lines. `split` chooses between
+    the texts of a dataset; what is embedded for calibration is never given for another split than train.
     """
-    if source == "wikitext2":
-        corpus = _wikitext2(split)
-    elif source == "embedded":
+    if source == "embedded":
         name = "calibration" if split == "train" else "evaluation"
         corpus = Corpus(f"embedded {name} text", _read_file(ASSETS / f"{name}.txt", column))
+    elif source == "wikitext2":
+        corpus = Corpus(f"WikiText-2 raw ({split})", wikitext2(split))
+    elif HUB_NAME.fullmatch(source) and not Path(source).suffix and not Path(source).exists():
+        corpus = Corpus(f"{source} ({split})", hub_dataset(source, column, split))
     else:
         path = Path(os.path.expanduser(source))  # unlike Path.expanduser, lets an unknown ~name stand
         corpus = Corpus(path.name, _read_file(path, column))
@@ -68,24 +72,6 @@ def _require(tokens: Tensor, length: int, option: str) -> None:
     if len(tokens) < length:
         message = f"The text has {len(tokens)} tokens, too few for one window of {length}."
         raise CorpusError(message, f"Choose a longer text, or {option} of at most {len(tokens)}.")
-
-
-def _wikitext2(split: str) -> Corpus:
-    # Imported here: the hub's libraries take a second to load, and most sources do without them.
-    import datasets
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.utils import httpx
-
-    name = f"WikiText-2 raw ({split})"
-    try:
-        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
-    # OSError: no network, offline, HTTP status, not found. ValueError: a cache without this configuration or split.
-    except (OSError, ValueError, DatasetsError, httpx.HTTPError) as error:
-        raise CorpusError(
-            f"{name} could not be had from the Hugging Face hub: {_first_line(error)}.",
-            "Use --calibration embedded (--dataset embedded), or a .txt, .jsonl or .parquet file.",
-        ) from error
-    return Corpus(name, "\n\n".join(rows["text"]))
 
 
 def _read_file(path: Path, column: str) -> str:
@@ -143,7 +129,7 @@ def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
             values = file.read(columns=[column])[column].to_pylist()
         # The file is open, so that an OSError here speaks of its content.
         except (pa.ArrowException, OSError) as error:
-            message = f"'{path}' is not a whole parquet file: {_first_line(error)}."
+            message = f"'{path}' is not a whole parquet file: {first_line(error)}."
             raise CorpusError(message, "Write or download it again.") from error
     for number, value in enumerate(values, start=1):
         yield f"'{path}', row {number}", value
@@ -163,7 +149,3 @@ def _texts(rows: Iterator[tuple[str, object]], column: str) -> Iterator[str]:
 def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
     there = ", ".join(columns) or "none"
     return CorpusError(f"{where} has no column '{column}'.", f"Choose with --column one of those there are: {there}.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,85 +1,190 @@
-"""The tensors of a folder of safetensors, memory-mapped, opened and closed group by group. Never pickle."""
+"""The tensors of a folder of safetensors, memory-mapped, opened and closed group by group. Never pickle.
+
+A checkpoint may name and cut its tensors otherwise than the model does: without the base prefix (GPT-2 on the hub), or
+expert by expert where the model holds all in one. transformers has rules for each family; they are asked here, so that
+what is compressed is what `from_pretrained` would load.
+"""
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
+from lsprism.models.surgery import set_tensor
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
+REMEDY = "Download, copy or convert the model again."
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass
+class _Origin:
+    """Which tensors of the checkpoint one tensor of the model is made of, and how."""
+
+    keys: list[tuple[str, str]] = field(default_factory=list)  # key in the checkpoint, pattern that it matched
+    converter: WeightConverter | None = None  # None: the one tensor as it is
 
 
 class WeightFiles:
-    """Which file holds which tensor. Names are the model's; older checkpoints leave out or add the base prefix."""
+    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them.
 
-    def __init__(self, folder: Path, base_prefix: str = "model") -> None:
+    What the checkpoint holds beyond the model's tensors is left out, as `from_pretrained` leaves it out.
+    """
+
+    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
         self.folder = folder
-        self.base_prefix = base_prefix
-        self.file_of = _index(folder)
+        self.file_of = tensor_files(folder)
+        self.dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        self.origins = _origins(model, self.file_of)
 
-    def key(self, name: str) -> str | None:
-        """The checkpoint's key for a tensor of the model, or None."""
-        prefix = self.base_prefix + "."
-        for key in (name, name.removeprefix(prefix), prefix + name):
-            if key in self.file_of:
-                return key
-        return None
-
-    def read(self, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Tensors by the model's names, floating ones in `dtype`; views of the file while they live, so drop them."""
-        wanted: dict[str, list[tuple[str, str]]] = {}
-        for name in names:
-            key = self.key(name)
-            if key is None:
-                raise SourceError(
-                    f"The weights in {self.folder} hold no tensor for {name}.",
-                    "The checkpoint does not fit its config.json; download it again or save it anew with transformers.",
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors by the model's names; views of the file while they live, so drop them."""
+        names = list(names)
+        origins = {name: self._origin(name) for name in names}
+        stored = self._stored({key for origin in origins.values() for key, _ in origin.keys})
+        made: dict[str, Tensor] = {}
+        for name, origin in origins.items():
+            if name not in made:
+                made.update(_make(name, origin, stored))
+            if made[name].shape != self.shapes[name]:
+                raise DamagedError(
+                    f"{name} has shape {tuple(made[name].shape)} in {self.folder}, config.json asks for "
+                    f"{tuple(self.shapes[name])}.",
+                    "The weights do not fit config.json; download the model again.",
                 )
-            wanted.setdefault(self.file_of[key], []).append((name, key))
+        return {name: made[name].to(self.dtypes[name]) for name in names}
+
+    def _origin(self, name: str) -> _Origin:
+        if name not in self.origins:
+            raise DamagedError(
+                f"The weights in {self.folder} hold no tensor for {name}.",
+                "They do not fit config.json; download the model again, or save it anew with transformers.",
+            )
+        return self.origins[name]
+
+    def _stored(self, keys: set[str]) -> dict[str, Tensor]:
+        """Tensors by the checkpoint's keys, each file opened once."""
         found = {}
-        for file, pairs in wanted.items():
-            path = self.folder / file
-            try:
-                with safe_open(path, framework="pt") as opened:
-                    for name, key in pairs:
-                        tensor = opened.get_tensor(key)
-                        found[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-            except (SafetensorError, OSError) as error:
-                raise DamagedError(f"{path} cannot be read: {error}.", "Download or convert the model again.") from None
+        for file in sorted({self.file_of[key] for key in keys}):
+            with _opened(self.folder / file) as opened:
+                found |= {key: opened.get_tensor(key) for key in keys if self.file_of[key] == file}
         return found
 
 
-def _index(folder: Path) -> dict[str, str]:
-    index = folder / INDEX
+def tensor_files(folder: Path) -> dict[str, str]:
+    """Key of each tensor -> name of the file that holds it. Every file is looked at: one that is missing, cut short or
+    not what the index says is a DamagedError that names it."""
+    if (folder / SINGLE).is_file():
+        return dict.fromkeys(_keys(folder / SINGLE), SINGLE)
+    if not (folder / INDEX).is_file():
+        raise SourceError(
+            f"{folder} holds neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
+        )
+    listed = _read_index(folder / INDEX)
+    held = {file: set(_keys(folder / file)) for file in sorted(set(listed.values()))}
+    for key, file in listed.items():
+        if key not in held[file]:
+            raise DamagedError(f"{folder / file} does not hold {key}, which {INDEX} says it holds.", REMEDY)
+    return listed
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The dtype of the first floating tensor on disk; None where there are no weights (yet)."""
+    if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
+        return None
+    for key, file in tensor_files(folder).items():
+        with _opened(folder / file) as opened:
+            code = opened.get_slice(key).get_dtype()
+        if code in _DTYPES:
+            return _DTYPES[code]
+    return None
+
+
+def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.device) -> None:
+    """Give the module at path `prefix` its weights, in place of those on meta, and move its other buffers to `device`."""
+    names = list(module.state_dict())
+    tensors = weights.read(f"{prefix}.{name}" for name in names)
+    for name in names:
+        set_tensor(module, name, tensors[f"{prefix}.{name}"].to(device))
+    _move_computed(module, device)
+
+
+def release(module: nn.Module) -> None:
+    """Take the weights away again: what can be read goes to meta, what was computed when the model was built stays."""
+    for name, tensor in module.state_dict().items():
+        set_tensor(module, name, torch.empty_like(tensor, device="meta"))
+    _move_computed(module, torch.device("cpu"))
+
+
+def _move_computed(module: nn.Module, device: torch.device) -> None:
+    stored = module.state_dict().keys()
+    for name, buffer in list(module.named_buffers()):
+        if name not in stored:
+            set_tensor(module, name, buffer.to(device))
+
+
+def _origins(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, _Origin]:
+    """Name of a tensor in the model -> what it is made of, by transformers' own rules."""
+    state, prefix = model.state_dict(), model.base_model_prefix
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    origins: dict[str, _Origin] = {}
+    for key in sorted(keys, key=dot_natural_key):  # the order in which experts are stacked
+        name, pattern = rename_source_key(key, renamings, converters, prefix, state)
+        if name not in state and key in state:
+            name, pattern = key, None
+        if name in state:
+            origin = origins.setdefault(name, _Origin(converter=by_pattern.get(pattern)))
+            origin.keys.append((key, pattern or key))
+    for name, origin in list(origins.items()):
+        first, *others = origin.converter.target_patterns if origin.converter else [""]
+        origins |= {name.replace(first, other): origin for other in others}
+    # A tied tensor may have been stored under either of its names.
+    for name, stored_as in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        if stored_as not in origins and name in origins:
+            origins[stored_as] = origins[name]
+    return origins
+
+
+def _make(name: str, origin: _Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the model, `name` among them, from those of the checkpoint."""
+    if origin.converter is None:
+        return {name: stored[origin.keys[0][0]]}
+    converter = deepcopy(origin.converter)  # it collects what it converts
+    for key, pattern in origin.keys:
+        converter.add_tensor(name, key, pattern, stored[key])
+    made = converter.convert(name)
+    return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+
+
+def _read_index(path: Path) -> dict[str, str]:
     try:
-        if index.is_file():
-            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        found = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as opened:
-                found.update(dict.fromkeys(opened.keys(), path.name))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DamagedError(f"The weights in {folder} cannot be read: {error}.", "Download the model again.") from None
-    if not found:
-        raise SourceError(f"{folder} holds no *.safetensors.", "Save the model with transformers' save_pretrained.")
-    return found
+        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        pairs = [(str(key), str(file)) for key, file in listed.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path} is not readable as an index ({type(error).__name__}).", REMEDY) from None
+    for key, file in pairs:
+        if Path(file).name != file or "\\" in file:
+            raise DamagedError(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
+    return dict(pairs)
 
 
-def fill(module: nn.Module, prefix: str, weights: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
-    """Give the module at path `prefix` its weights, in place of those on meta."""
-    names = [f"{prefix}.{name}" for name in module.state_dict()]
-    tensors = weights.read(names, dtype)
-    state = {name.removeprefix(prefix + "."): tensor.to(device) for name, tensor in tensors.items()}
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    for name, tensor in state.items():
-        if tensor.shape != shapes[name]:
-            raise SourceError(
-                f"{prefix}.{name} has shape {tuple(tensor.shape)}, the config asks for {tuple(shapes[name])}.",
-                "The checkpoint does not fit its config.json; download it again.",
-            )
-    module.load_state_dict(state, assign=True)
-    module.requires_grad_(False)
+def _keys(path: Path) -> list[str]:
+    with _opened(path) as opened:
+        return list(opened.keys())
+
+
+class _opened:
+    """`safe_open` for reading, whose refusals name the file."""

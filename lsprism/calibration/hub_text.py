@@ -1,0 +1,63 @@
+"""Text from datasets of the Hugging Face hub. Knows no model and no file."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lsprism.errors import CorpusError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
+MOST_CHARACTERS = 20_000_000  # of a dataset read row by row: enough for any calibration, never all of a web crawl
+REMEDY = "Use --calibration embedded (--dataset embedded), or a .txt, .jsonl or .parquet file."
+
+
+def wikitext2(split: str) -> str:
+    """WikiText-2 raw as everybody measures on it: all rows joined by blank lines."""
+    import datasets  # here: the hub's libraries take a second to load, and most sources do without them
+
+    with _hub_errors(f"WikiText-2 raw ({split})"):
+        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
+    return "\n\n".join(rows["text"])
+
+
+def hub_dataset(name: str, column: str, split: str) -> str:
+    """The first rows of OWNER/NAME or OWNER/NAME:CONFIG, streamed, joined by blank lines, MOST_CHARACTERS at most."""
+    import datasets
+
+    path, _, config = name.partition(":")
+    texts, characters = [], 0
+    with _hub_errors(name):
+        for row in datasets.load_dataset(path, config or None, split=split, streaming=True):
+            text = _text(row, column, name)
+            texts.append(text)
+            characters += len(text)
+            if characters >= MOST_CHARACTERS:
+                break
+    return "\n\n".join(texts)
+
+
+def _text(row: dict[str, Any], column: str, name: str) -> str:
+    if column not in row:
+        raise CorpusError(f"{name} has no column {column!r}.", f"Choose with --column one of: {', '.join(row)}.")
+    if not isinstance(row[column], str):
+        message = f"{name}: column {column!r} holds {type(row[column]).__name__}, not text."
+        raise CorpusError(message, "Choose another column with --column.")
+    return row[column]
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    # OSError: no network, offline, HTTP status, not found. ValueError: a cache without this configuration or split.
+    except (OSError, ValueError, DatasetsError, httpx.HTTPError) as error:
+        message = f"{name} could not be had from the Hugging Face hub: {first_line(error)}."
+        raise CorpusError(message, REMEDY) from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

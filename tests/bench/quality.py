@@ -1,0 +1,90 @@
+"""Perplexity of a model compressed by several methods, under one protocol, one row at a time.
+
+    python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
+        --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5
+
+A row is `dense` or METHOD:SPARSITY[:PATTERN]. Every row is compressed with the same windows (64 x 512 by default) and
+evaluated on the same ones: the first --windows windows of --context tokens of the text, exp(mean NLL) over predicted
+tokens. Rows that stand in --out already are not measured again.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def perplexity_of(model: str, options: argparse.Namespace) -> dict:
+    from lsprism import api
+    from lsprism.calibration.corpus import consecutive, read_text, tokenize
+    from lsprism.evaluation.perplexity import perplexity
+
+    loaded = api.load(model)
+    corpus = read_text(options.text, split="test")
+    there = consecutive(tokenize(loaded.tokenizer, corpus.text), options.context)
+    windows = there[options.first : options.first + options.windows]
+    return {
+        "perplexity": perplexity(loaded.model, windows).perplexity,
+        "text": corpus.name,
+        "context": options.context,
+        "first_window": options.first,
+        "windows": len(windows),
+        "windows_there_are": len(there),
+        "dtype": str(loaded.dtype),
+        "device": str(loaded.device),
+    }
+
+
+def measure(row: str, options: argparse.Namespace) -> dict:
+    from lsprism import api
+
+    if row == "dense":
+        return perplexity_of(options.model, options)
+    method, sparsity, *pattern = row.split(":", 2)
+    calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
+    settings = {"method": method, "sparsity": sparsity, "calibration": calibration}
+    settings |= {"pattern": pattern[0]} if pattern else {}
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        report = api.compress(options.model, Path(work) / "artifact", **settings)
+        measured = perplexity_of(str(Path(work) / "artifact"), options)
+    return {
+        **measured,
+        "kept_parameters": report.kept_parameters,
+        "stored_bytes": report.stored_bytes,
+        "layer_bytes_of_dense": report.layer_stored_bytes / report.layer_dense_bytes,
+        "compress_seconds": report.seconds,
+        "calibration": f"{options.samples} x {options.length} of {report.calibration}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rows", default="dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.3")
+    parser.add_argument("--calibration", default="embedded", help="text to calibrate on, as for compress")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--text", default="embedded", help="text to evaluate on: wikitext2, embedded or a file")
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--first", type=int, default=0, help="number of the first window, from 0")
+    parser.add_argument("--work", type=Path, help="folder for the artifacts, which are deleted again")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
+    options = parser.parse_args()
+    rows = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for row in options.rows.split(","):
+        key = f"{options.model} {row}"
+        if key not in rows:
+            started = time.monotonic()
+            rows[key] = {**measure(row, options), "row_seconds": time.monotonic() - started}
+            options.out.write_text(json.dumps(rows, indent=2))
+        print(f"{key}: {rows[key]['perplexity']:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
