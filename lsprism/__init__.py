@@ -7,9 +7,9 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["compress", "events", "inspect", "load"]
+__all__ = ["compress", "events", "export", "inspect", "load"]
 
-_HOMES = {"compress": "lsprism.api", "inspect": "lsprism.api", "load": "lsprism.api"}
+_HOMES = dict.fromkeys(("compress", "export", "inspect", "load"), "lsprism.api")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,5 +3,9 @@
 import sys
 
 from lsprism.cli import main
+from lsprism.cli.follow import STOPPED, leave
 
-sys.exit(main())
+code = main()
+if code == STOPPED:  # a thread may still be at work
+    leave(code)
+sys.exit(code)

@@ -10,21 +10,26 @@ import torch
 
 import lsprism
 import lsprism.hf  # noqa: F401 - registers the artifact format
-from lsprism.artifact.manifest import verify
-from lsprism.artifact.staging import check_target
-from lsprism.calibration.corpus import read_text, tokenize, windows
+from lsprism.artifact.export import check_absent
+from lsprism.artifact.export import exporting as write_dense
+from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.artifact.push import check_repo
+from lsprism.artifact.push import push_to_hub as push
+from lsprism.artifact.target import check_target, staged_bytes
+from lsprism.calibration.corpus import Corpus, read_text, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.calibration.walk import BATCH_TOKENS
 from lsprism.engine.plan import Draft, draft
 from lsprism.engine.run import run
+from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.models.load import LoadedModel, load_tokenizer
+from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import is_artifact, resolve
-from lsprism.reports import CompressionReport, ModelSource, Plan
+from lsprism.reports import CompressionReport, ModelSource, Plan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
 
@@ -52,28 +57,47 @@ def compress(model_id: str, save_path: str | Path, **settings: Any) -> Compressi
 def compressing(spec: CompressSpec) -> Iterator[Event]:
     """The same as a stream of events; closing the iterator stops it and leaves a run to resume."""
     yield Stage(name="prepare", detail=spec.model_id)
-    if not spec.resume:
-        check_target(spec.save_path, force=spec.force)
-    source = resolve(spec.model_id, spec.revision)
-    if is_artifact(source.folder):
-        raise SourceError(
-            f"{spec.model_id} is compressed already.", f"Compress its base model, {source.base_model}, instead."
-        )
+    check_target(spec.save_path, resume=spec.resume, force=spec.force)
+    pick_device(spec.device)
+    corpus = _local_text(spec)
+    source = _fetch(spec)
     plan = draft(spec, source)
     _check_resources(plan, spec.save_path)
+    tokens, text, notice = _calibration(spec, source, corpus)
+    if notice:
+        yield Notice(text=notice)
+    notes: dict[str, list[str]] = {}
+    for site in plan.plan.sites:
+        notes.setdefault(site.note, []).append(site.site.name)
+    for note, (first, *others) in notes.items():
+        if note:
+            yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
+    yield from run(spec, plan, tokens, _recipe(spec, plan, tokens), text)
+
+
+def check_stats(spec: PlanSpec) -> Iterator[Event]:
+    """Measure what flows into every site of the uncompressed model; the last event carries a StatsReport."""
+    source = resolve(spec.model_id, spec.revision)
+    plan = draft(spec, source)
     tokens, text, notice = _calibration(spec, source)
     if notice:
         yield Notice(text=notice)
-    for site in plan.plan.sites:
-        if site.note:
-            yield Notice(text=f"{site.site.name} {site.note}.")
-    yield from run(spec, plan, tokens, _recipe(spec, plan, tokens), text)
+    sites = []
+    for item in survey(plan, tokens):
+        if isinstance(item, SiteStats):
+            sites.append(item)
+        else:
+            yield item
+    samples, length = tokens.shape
+    yield Finished(
+        report=StatsReport(model_id=spec.model_id, calibration=text, samples=samples, length=length, sites=sites)
+    )
 
 
 def load(model_id: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load any source; an artifact is first checked file by file against its manifest."""
     source = resolve(model_id)
-    if source.kind == "artifact":
+    if source.kind == "artifact" or (source.folder / MANIFEST).is_file():  # a config.json may have lost its entry
         verify(source.folder)
     return load_model(source, device, dtype)
 
@@ -89,7 +113,25 @@ def generating(
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
 
 
-def _calibration(spec: PlanSpec, source: ModelSource) -> tuple[torch.Tensor, str, str]:
+def _fetch(spec: CompressSpec) -> ModelSource:
+    """The model to compress, with its weights; what can be refused is refused before they are fetched."""
+    source = resolve(spec.model_id, spec.revision, need_weights=False)
+    if is_artifact(source.folder):
+        raise SourceError(
+            f"{spec.model_id} is compressed already.", f"Compress its base model, {source.base_model}, instead."
+        )
+    if source.config_only:
+        _check_resources(draft(spec, source), spec.save_path)
+    return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
+
+
+def _local_text(spec: PlanSpec) -> Corpus | None:
+    """The calibration text if it lies here, so that a missing one is noticed before a model is fetched."""
+    wanted = spec.calibration.source
+    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or Path(wanted).suffix else None
+
+
+def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[torch.Tensor, str, str]:
     """Token windows [samples, length], the name of their text, and what the user should know of the choice."""
     asked, notice = spec.calibration, ""
     wanted = asked.source
@@ -103,7 +145,7 @@ def _calibration(spec: PlanSpec, source: ModelSource) -> tuple[torch.Tensor, str
             "text of the model's own",
             "",
         )
-    corpus = read_text("wikitext2" if wanted == "auto" else wanted, asked.column)
+    corpus = corpus or read_text("wikitext2" if wanted == "auto" else wanted, asked.column)
     tokens = tokenize(load_tokenizer(source), corpus.text)
     return windows(tokens, asked.samples, asked.length, asked.seed), corpus.name, notice
 
@@ -133,9 +175,31 @@ def _check_resources(plan: Draft, target: Path) -> None:
             "Lower --samples or --length, or close other programs.",
         )
     existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
-    need, free = plan.plan.disk_bytes, psutil.disk_usage(str(existing)).free
+    need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:
         raise ResourceError(
             f"This needs about {need / 1e9:.1f} GB of disk in {existing}, {free / 1e9:.1f} GB are free.",
             "Free some space or choose another --save-path.",
         )
+
+
+def export(model_id: str, save_path: str | Path, push_to_hub: str = "", public: bool = False) -> Path:
+    """Write a plain dense copy of any source; `push_to_hub` names the repository of the hub that it is sent to."""
+    target = Path(save_path)
+    for _ in exporting(model_id, target, push_to_hub, public):
+        pass
+    return target
+
+
+def exporting(model_id: str, target: Path, push_to_hub: str = "", public: bool = False) -> Iterator[Event]:
+    """The same as a stream of events; what cannot be pushed is refused beforehand."""
+    check_absent(target)
+    source = resolve(model_id)
+    if source.kind == "artifact":
+        verify(source.folder)
+    if push_to_hub:
+        check_repo(push_to_hub, source.folder, source.base_model)
+    yield from write_dense(source, target)
+    if push_to_hub:
+        yield Stage(name="upload", detail=push_to_hub)
+        yield Notice(text=f"The copy is at {push(target, push_to_hub, public=public)}.")

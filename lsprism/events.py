@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.reports import CompressionReport, LayerReport, StatsReport
 
 
 class _Event(BaseModel):
@@ -53,7 +53,7 @@ class Finished(_Event):
     """The work is done."""
 
     kind: Literal["finished"] = "finished"
-    report: CompressionReport
+    report: CompressionReport | StatsReport
 
 
 Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discriminator="kind")]

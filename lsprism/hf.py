@@ -22,7 +22,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lsprism.artifact.manifest import FORMAT, QUANT_METHOD, REMEDY, check_format
+from lsprism.artifact.manifest import QUANT_METHOD, REMEDY, check_format
 from lsprism.errors import DamagedError
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
@@ -78,6 +78,10 @@ class PrismQuantizer(HfQuantizer):
             if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
                 raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} places.", REMEDY)
         return model
+
+    def update_weight_conversions(self, weight_conversions: list, model: PreTrainedModel) -> list:
+        """None: an artifact's tensors bear the model's own names, not those of the family's checkpoints."""
+        return []
 
     def is_serializable(self) -> bool:
         return True

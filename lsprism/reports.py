@@ -68,17 +68,21 @@ class SitePlan(Record):
 
 
 class Memory(Record):
-    """Peak of resident memory beyond an interpreter that has only imported the libraries, in bytes."""
+    """Peak of resident memory beyond an interpreter that has only imported the libraries, in bytes.
 
+    First what runs before the blocks is loaded and read once; then the blocks are compressed, one at a time.
+    """
+
+    fixed: int  # tokenizer, model code, scratch of the numerical libraries
+    outside: int  # embeddings and output head, while the model reads the calibration text
     hidden_states: int
-    block: int
+    block: int  # weights of one block, dense and compressed
     statistics: int
-    workspace: int
-    other: int
+    workspace: int  # activations of one batch, or the method's matrices
 
     @property
     def total(self) -> int:
-        return self.hidden_states + self.block + self.statistics + self.workspace + self.other
+        return self.fixed + max(self.outside, self.hidden_states + self.block + self.statistics + self.workspace)
 
 
 class Plan(Record):
@@ -125,6 +129,30 @@ class LayerReport(Record):
     @property
     def sparsity(self) -> float:
         return 1 - self.kept / (self.rows * self.columns)
+
+
+class SiteStats(Record):
+    """The inputs of one site over the calibration tokens of the uncompressed model."""
+
+    name: str
+    block: int
+    columns: int  # features
+    tokens: int  # that reached the site
+    mean: float  # of |x| over tokens and features
+    max: float  # of |x|
+    norm: float  # mean over features of ||X_j||_2
+    outlier_share: float  # of features whose norm exceeds five times that mean
+    dead: int  # features that are always zero
+
+
+class StatsReport(Record):
+    """Statistics of every site, in the order of the blocks."""
+
+    model_id: str
+    calibration: str
+    samples: int
+    length: int
+    sites: list[SiteStats]
 
 
 class CompressionReport(Record):

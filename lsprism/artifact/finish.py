@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shutil
 from pathlib import Path
 
 import psutil
@@ -11,16 +10,12 @@ import torch
 import transformers
 
 from lsprism.artifact.card import model_card
+from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, QUANT_METHOD, RECIPE, REPORT, write_json
 from lsprism.artifact.shards import disk_errors
 from lsprism.artifact.staging import Staging
+from lsprism.models.weights import INDEX
 from lsprism.reports import CompressionReport, LayerReport, Plan
-
-# What a transformers folder holds beside config and weights, and what a licence asks to hand on.
-COMPANIONS = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-    "generation_config.json", "*.model", "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
 
 
 def finish(
@@ -45,14 +40,15 @@ def finish(
         device=plan.device,
         dtype=plan.dtype,
     )
+    licence = licence_of(plan.source.folder, plan.source.base_model)
     with disk_errors(folder):
-        _copy_companions(plan.source.folder, folder)
+        copy_companions(plan.source.folder, folder, licence)
         write_json(folder / "config.json", artifact_config(plan, layers))
-        write_json(folder / "model.safetensors.index.json", _index(shards))
-        write_json(folder / PLAN, plan)
-        write_json(folder / REPORT, report)
+        write_json(folder / INDEX, index_of(shards))
+        write_json(folder / PLAN, _without_folders(plan))
+        write_json(folder / REPORT, report.model_copy(update={"save_path": Path(stage.target.name)}))
         write_json(folder / ENVIRONMENT, environment())
-        (folder / "README.md").write_text(model_card(plan, report, recipe), encoding="utf-8")
+        (folder / CARD).write_text(model_card(plan, report, recipe, licence), encoding="utf-8")
     assert (folder / RECIPE).is_file()
     stage.publish()
     return report
@@ -74,7 +70,14 @@ def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
     }
 
 
-def _index(shards: list[Path]) -> dict:
+def _without_folders(plan: Plan) -> Plan:
+    """An artifact is handed on: the maker's home and cache are nobody's business."""
+    folder = Path(plan.source.folder.name)
+    return plan.model_copy(update={"source": plan.source.model_copy(update={"folder": folder})})
+
+
+def index_of(shards: list[Path]) -> dict:
+    """model.safetensors.index.json: which file holds which tensor."""
     weight_map, total = {}, 0
     for path in shards:
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -82,13 +85,6 @@ def _index(shards: list[Path]) -> dict:
                 weight_map[name] = path.name
         total += path.stat().st_size
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-
-
-def _copy_companions(source: Path, folder: Path) -> None:
-    for pattern in COMPANIONS:
-        for path in source.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
 
 
 def environment() -> dict:

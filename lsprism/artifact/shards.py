@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -61,9 +61,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        hint = "Free some space, then give the same command with --resume." if full else "Check the folder's rights."
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
+        remedy = "Free some space" if full else "Check the disk and the folder's rights"
+        hint = f"{remedy}, then give the same command again; a compression goes on with --resume."
         raise DiskError(f"{path} cannot be written: {reason}.", hint) from None
 
 
@@ -71,5 +72,19 @@ def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     """Write beside, then rename: after a kill at any moment the file is whole or absent."""
     half = path.with_suffix(".tmp")
     with disk_errors(path):
-        save_file(tensors, half, metadata={"format": "pt", **(metadata or {})})
-        os.replace(half, path)
+        try:
+            save_file(tensors, half, metadata={"format": "pt", **(metadata or {})})
+            half.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes 0600; the folder knows what others may
+            os.replace(half, path)
+        except BaseException:
+            half.unlink(missing_ok=True)  # on a full disk its room is wanted for other things
+            raise
+
+
+def is_whole(path: Path, layout: Layout) -> bool:
+    """Whether the file can be opened and holds the tensors of `layout`, to its last byte; their values are not read."""
+    try:
+        with safe_open(path, framework="pt") as opened:  # compares the header with the length of the file
+            return set(opened.keys()) == set(layout)
+    except (OSError, SafetensorError):
+        return False

@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, REPORT, describe, write_json
+from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, describe, write_json
 from lsprism.artifact.shards import disk_errors, write_shard
+from lsprism.artifact.target import alone, beside, check_free, other_settings
 from lsprism.errors import TargetError
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.reports import LayerReport
 
-STREAM, LOCK = "stream.safetensors", ".lock"
+STREAM = "stream.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    next_block: int
+    next_block: int  # counts from 0
     hidden: list[Tensor]  # by batch
     layers: list[LayerReport]  # of the finished blocks
     seconds: float  # worked so far
@@ -37,16 +37,21 @@ class Staging:
     target: Path
     folder: Path
 
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier run left a checkpoint, readable or not."""
+        return (self.folder / STREAM).exists()
+
     def read_checkpoint(self) -> Checkpoint | None:
-        """The last one, or None where there is none or it cannot be read: then the work starts at block 0."""
+        """The last one, or None where there is none or it cannot be read."""
         try:
             with safe_open(self.folder / STREAM, framework="pt") as opened:
-                notes = opened.metadata()
+                notes = opened.metadata() or {}
                 hidden = [opened.get_tensor(str(n)).clone() for n in range(len(opened.keys()))]
-        except (OSError, SafetensorError):
+            layers = [LayerReport.model_validate(entry) for entry in json.loads(notes["layers"])]
+            return Checkpoint(int(notes["next_block"]), hidden, layers, float(notes["seconds"]))
+        except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        layers = [LayerReport.model_validate(entry) for entry in json.loads(notes["layers"])]
-        return Checkpoint(int(notes["next_block"]), hidden, layers, float(notes["seconds"]))
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         notes = {
@@ -57,95 +62,62 @@ class Staging:
         write_shard(self.folder / STREAM, {str(n): part for n, part in enumerate(checkpoint.hidden)}, notes)
 
     def publish(self) -> None:
-        """Drop what was only for the making, write the manifest, and rename the folder to its target."""
+        """Write the manifest, rename the folder to its target, drop what was only for the making.
+
+        The checkpoint goes last: if the rename is refused, nothing is lost.
+        """
+        replaced = beside(self.target, ".replaced")
         with disk_errors(self.target):
-            for name in (STREAM, LOCK):
-                (self.folder / name).unlink(missing_ok=True)
-            write_json(self.folder / MANIFEST, describe(self.folder))
-            if self.target.exists():  # an artifact of ours, to be replaced: it stays whole until the new one is
-                old = self.target.with_name(self.target.name + ".old")
-                os.replace(self.target, old)
-                os.replace(self.folder, self.target)
-                shutil.rmtree(old)
-            else:
-                os.replace(self.folder, self.target)
-
-
-def finished_report(target: Path, recipe: dict) -> CompressionReport | None:
-    """The report of an artifact that is complete and was made by this very recipe; else None."""
-    try:
-        made = json.loads((target / RECIPE).read_text(encoding="utf-8"))
-        report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return report if made == recipe and (target / MANIFEST).is_file() else None
-
-
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, unless it is an artifact of ours and `force` says to replace it."""
-    if not target.exists() and not target.is_symlink():
-        return
-    if not (target / MANIFEST).is_file():
-        raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", "Choose another --save-path.")
-    if not force:
-        raise TargetError(
-            f"{target} already holds an artifact.", "Choose another --save-path, or --force to replace it."
-        )
+            manifest = describe(self.folder)
+            manifest.files.pop(STREAM, None)
+            write_json(self.folder / MANIFEST, manifest)
+            if self.target.exists():  # an artifact of ours: it stays whole until the new one is
+                shutil.rmtree(replaced, ignore_errors=True)  # left by a kill between these lines
+                os.replace(self.target, replaced)
+            os.replace(self.folder, self.target)
+            (self.target / STREAM).unlink(missing_ok=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
 def staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterator[Staging]:
-    """Open OUT.part for one recipe, alone. It stays when the work ends early, so that --resume can go on."""
-    check_target(target, force=force)
-    folder = target.with_name(target.name + ".part")
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TargetError(f"Another run is writing {target}.", "Wait for it, or choose another --save-path.") from None
-    try:
+    """Open OUT.part for one recipe, alone. It stays when the work ends early, so that `resume` can go on.
+
+    `resume` and `force` together: go on if the recipe is the same, else start anew; either way a finished artifact at
+    the target is replaced.
+    """
+    with alone(target):
+        check_free(target, force=force)
+        folder = beside(target, ".part")
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
         _settle(folder, recipe, resume=resume, force=force)
         yield Staging(target, folder)
-    finally:
-        lock.release()
 
 
 def _settle(folder: Path, recipe: dict, *, resume: bool, force: bool) -> None:
     """Make the folder fit the recipe: fresh, or left by an earlier run of the very same recipe."""
-    path = folder / RECIPE
-    if path.is_file() and not force:
-        if not resume:
+    if (folder / RECIPE).is_file():
+        changed = other_settings(folder, recipe)
+        if resume and not changed:
+            return
+        if resume and not force:
             raise TargetError(
-                f"{folder} holds an unfinished run.", "Give --resume to go on with it, or --force to start anew."
+                f"{folder} was begun with {', '.join(changed)}.", "Give that again to resume, or --force to start anew."
             )
-        if changed := _differences(json.loads(path.read_text(encoding="utf-8")), recipe):
-            raise TargetError(
-                f"{folder} was begun with other settings ({', '.join(changed)}).",
-                "Give those again to resume, or --force to start anew.",
-            )
-        return
-    if not path.is_file() and {entry.name for entry in folder.iterdir()} - {LOCK, NOTES}:
+    elif {entry.name for entry in folder.iterdir()} - {NOTES}:
         raise TargetError(
             f"{folder} exists and is not an unfinished run.", "Move it away, or choose another --save-path."
         )
+    _empty(folder, recipe)
+
+
+def _empty(folder: Path, recipe: dict) -> None:
+    """The recipe is replaced last: a kill on the way leaves a folder that still passes for an unfinished run."""
     with disk_errors(folder):
         for entry in folder.iterdir():
-            if entry.name != LOCK:
+            if entry.name != NOTES:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        half = path.with_suffix(".tmp")
+        half = (folder / RECIPE).with_suffix(".tmp")
         write_json(half, recipe)
-        os.replace(half, path)
-
-
-def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """Names of the settings that differ."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found
+        os.replace(half, folder / RECIPE)

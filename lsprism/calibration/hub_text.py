@@ -16,7 +16,7 @@ def wikitext2(split: str) -> str:
     """WikiText-2 raw as everybody measures on it: all rows joined by blank lines."""
     import datasets  # here: the hub's libraries take a second to load, and most sources do without them
 
-    with _hub_errors(f"WikiText-2 raw ({split})"):
+    with hub_errors(f"WikiText-2 raw ({split})"):
         rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
     return "\n\n".join(rows["text"])
 
@@ -27,7 +27,7 @@ def hub_dataset(name: str, column: str, split: str) -> str:
 
     path, _, config = name.partition(":")
     texts, characters = [], 0
-    with _hub_errors(name):
+    with hub_errors(name):
         for row in datasets.load_dataset(path, config or None, split=split, streaming=True):
             text = _text(row, column, name)
             texts.append(text)
@@ -47,16 +47,18 @@ def _text(row: dict[str, Any], column: str, name: str) -> str:
 
 
 @contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
+def hub_errors(name: str, remedy: str = REMEDY) -> Iterator[None]:
+    """What the hub's libraries raise inside becomes a CorpusError of one sentence, with `remedy` as the next step."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx
 
     try:
         yield
     # OSError: no network, offline, HTTP status, not found. ValueError: a cache without this configuration or split.
-    except (OSError, ValueError, DatasetsError, httpx.HTTPError) as error:
+    # RuntimeError: a dataset that is a script of its own, which datasets no longer runs.
+    except (OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError) as error:
         message = f"{name} could not be had from the Hugging Face hub: {first_line(error)}."
-        raise CorpusError(message, REMEDY) from error
+        raise CorpusError(message, remedy) from error
 
 
 def first_line(error: Exception) -> str:

@@ -1,21 +1,22 @@
 """Block after block: the outputs of one block become the inputs of the next, and only one block is on the device.
 
 Each block is called whole, with the arguments that the model itself would hand to it: they are captured by letting the
-model run once over every batch with blocks that only take notes. Hidden states wait in host memory, in the model's own
-dtype.
+model run once over every batch with blocks that only take notes. Hidden states wait in host memory, in the dtype in
+which the model hands them on.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lsprism.calibration.watch import watching
-from lsprism.errors import NumericError
+from lsprism.calibration.watch import unreached, watching
+from lsprism.errors import NumericError, SourceError
 from lsprism.methods.stats import InputStats
 
 BATCH_TOKENS = 4096  # tokens per forward pass; part of the recipe, since sums depend on their order
@@ -30,7 +31,7 @@ class Call:
     keyword: str | None  # name under which the hidden states are passed; None: first positional argument
 
     def answer(self, block: Callable[..., Any], hidden: Tensor) -> Any:
-        """Whatever the block returns: a tensor, or a tuple with the hidden states first."""
+        """Whatever the block returns: a tensor, or a tuple or list with the hidden states first."""
         if self.keyword is None:
             return block(hidden, *self.args, **self.kwargs)
         return block(*self.args, **{self.keyword: hidden}, **self.kwargs)
@@ -38,20 +39,20 @@ class Call:
     def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """hidden [batch, length, width] -> the block's hidden states of the same shape."""
         output = self.answer(block, hidden)
-        return output[0] if isinstance(output, tuple) else output
-
-
-class _AllCaptured(Exception):
-    """Ends the model's forward once the last block has taken its notes."""
+        return output[0] if isinstance(output, tuple | list) else output
 
 
 @dataclass
 class Walk:
-    """hidden[batch] [samples, length, width]; calls[block][batch]."""
+    """hidden[batch] [samples, length, width]; calls[block][batch].
+
+    stateful: blocks leave results for later blocks in a mapping that all are given, so no walk can begin in the middle.
+    """
 
     device: torch.device
     hidden: list[Tensor] = field(default_factory=list)
     calls: list[list[Call]] = field(default_factory=list)
+    stateful: bool = False
 
     def collect(
         self, index: int, block: nn.Module, sites: dict[str, nn.Module], stats: dict[str, InputStats], gram: bool
@@ -60,15 +61,17 @@ class Walk:
         with watching(sites, stats, gram=gram, batches=len(self.hidden)) as watch:
             for n, (hidden, call) in enumerate(zip(self.hidden, self.calls[index], strict=True), start=1):
                 with torch.no_grad():
-                    call.run(block, hidden.to(self.device))
+                    call.run(block, hidden.to(self.device, copy=True))  # a block may work in place
                 watch.forget_inputs()
                 yield n / len(self.hidden)
+        for name in sites.keys() - stats.keys():
+            stats[name] = unreached(sites[name], gram=gram)  # methods go by the weights alone
 
     def propagate(self, index: int, block: nn.Module) -> Iterator[float]:
         """Second pass: replace the hidden states by the block's outputs. Yields the share done after each batch."""
         for n, call in enumerate(self.calls[index]):
             with torch.no_grad():
-                out = call.run(block, self.hidden[n].to(self.device)).to("cpu")
+                out = call.run(block, self.hidden[n].to(self.device, copy=True)).to("cpu")
             if not torch.isfinite(out).all():
                 raise NumericError(
                     f"Block {index} puts out numbers that are not finite.",
@@ -83,34 +86,98 @@ def capture(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor, devic
     """Run the model's own forward up to its blocks over tokens [samples, length] and note what each block is handed.
 
     Everything outside the blocks that runs before them, and the first block, must hold their weights; the first block
-    is run once, to learn whether blocks answer with a tensor or a tuple.
+    is run once, to learn whether blocks answer with a tensor or more. A model that does more between its blocks than
+    hand the hidden states on cannot be walked block by block: SourceError.
     """
-    walk = Walk(device, calls=[[] for _ in blocks])
-    template: list[Any] = []
-
-    def note(index: int, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        kwargs = dict(kwargs)
-        keyword = None if args else "hidden_states"
-        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        call = Call(args, kwargs, keyword)
-        walk.calls[index].append(call)
-        if index == 0:
-            walk.hidden.append(hidden.to("cpu"))
-        if not template:
-            original = type(block).forward.__get__(block)
-            template.append(call.answer(original, hidden))
-        if index == len(blocks) - 1:
-            raise _AllCaptured
-        return (hidden, *template[0][1:]) if isinstance(template[0], tuple) else hidden
-
-    try:
-        for index, block in enumerate(blocks):
-            block.forward = lambda *args, index=index, block=block, **kwargs: note(index, block, args, kwargs)
-        batch = max(1, BATCH_TOKENS // tokens.shape[1])
-        for part in tokens.split(batch):
+    notes = _Notes(model, blocks, Walk(device, calls=[[] for _ in blocks]))
+    with notes.instead_of_blocks():
+        for part in tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])):
+            notes.begin_batch()
             with torch.no_grad(), suppress(_AllCaptured):
                 model.base_model(input_ids=part.to(device), use_cache=False)
-    finally:
-        for block in blocks:
-            del block.forward
-    return walk
+            if notes.seen != len(blocks):
+                raise notes.refusal(f"runs only {notes.seen} of its {len(blocks)} blocks")
+    return notes.walk
+
+
+class _AllCaptured(Exception):
+    """Ends the model's forward once the last block has taken its notes."""
+
+
+class _Notes:
+    """Stands in for the forward of every block: writes down what it is handed, and hands the hidden states on."""
+
+    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, walk: Walk) -> None:
+        self.model, self.blocks, self.walk = model, blocks, walk
+        self.extras: tuple | None = None  # what a block returns beside the hidden states; None: it returns a tensor
+        self.begin_batch()
+
+    @contextmanager
+    def instead_of_blocks(self) -> Iterator[None]:
+        try:
+            for index, block in enumerate(self.blocks):
+                block.forward = partial(self.take, index)
+            yield
+        finally:
+            for block in self.blocks:
+                del block.forward
+
+    def begin_batch(self) -> None:
+        self.seen = 0  # blocks that took their notes
+        self.hidden: Tensor | None = None  # what all of them were handed
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # id -> argument, the equal one of the batch before or itself
+
+    def take(self, index: int, *args: Any, **kwargs: Any) -> Any:
+        keyword = None if args else "hidden_states"
+        if keyword and keyword not in kwargs:
+            raise self.refusal("hands its blocks no hidden states")
+        hidden, args = (kwargs.pop(keyword), ()) if keyword else (args[0], args[1:])
+        self._check(index, hidden, [*args, *kwargs.values()])
+        call = self._note(index, Call(args, kwargs, keyword))
+        if index == 0:
+            self.hidden = hidden
+            self.walk.hidden.append(hidden.to("cpu", copy=True))
+            if len(self.walk.hidden) == 1:
+                answer = call.answer(type(self.blocks[0]).forward.__get__(self.blocks[0]), hidden.clone())
+                self.extras = tuple(answer[1:]) if isinstance(answer, tuple | list) else None
+        self.seen += 1
+        # The first batch runs to the end: a model may go through its blocks again.
+        if self.seen == len(self.blocks) and (len(self.walk.hidden) > 1 or self.model.base_model is self.model):
+            raise _AllCaptured
+        return hidden if self.extras is None else (hidden, *self.extras)
+
+    def refusal(self, what: str) -> SourceError:
+        return SourceError(
+            f"{type(self.model).__name__} {what}, so its blocks cannot be compressed one after another.",
+            "Choose a model whose blocks hand on nothing but the hidden states, such as Llama, Mistral or Qwen.",
+        )
+
+    def _check(self, index: int, hidden: Tensor, others: list[Any]) -> None:
+        if index != self.seen:
+            raise self.refusal(f"does not run its {len(self.blocks)} blocks once each and in order")
+        if index and hidden is not self.hidden:
+            raise self.refusal("changes the hidden states between its blocks")
+        if any(other is extra for other in others for extra in self.extras or () if isinstance(extra, Tensor)):
+            raise self.refusal("hands results of one block to another")
+        # A mapping that is empty before the first block is there to be filled (key and value states of Gemma 4).
+        self.walk.stateful |= index == 0 and any(isinstance(o, MutableMapping) and not o for o in others)
+
+    def _note(self, index: int, call: Call) -> Call:
+        """Batches without padding are handed equal masks and positions: hold them once."""
+        calls = self.walk.calls[index]
+        if calls:
+            before = calls[-1]
+            call.args = tuple(self._keep(old, new) for old, new in zip(before.args, call.args, strict=True))
+            call.kwargs = {key: self._keep(before.kwargs.get(key), new) for key, new in call.kwargs.items()}
+        calls.append(call)
+        return call
+
+    def _keep(self, old: Any, new: Any) -> Any:
+        if isinstance(new, tuple) and isinstance(old, tuple) and len(new) == len(old):
+            return tuple(self._keep(*pair) for pair in zip(old, new, strict=True))
+        if not isinstance(new, Tensor):
+            return new
+        if id(new) not in self.kept:
+            equal = isinstance(old, Tensor) and old.dtype == new.dtype and torch.equal(old, new)
+            self.kept[id(new)] = new, old if equal else new
+        return self.kept[id(new)][1]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from lsprism.methods.stats import InputStats
@@ -37,8 +38,22 @@ def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram:
     with ExitStack() as hooks:
         for name, module in sites.items():
 
-            def hook(_module: nn.Module, args: tuple, name: str = name) -> None:
-                watch.see(name, args[0])
+            def hook(_module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
+                watch.see(name, args[0] if args else next(iter(kwargs.values())))
 
-            hooks.callback(module.register_forward_pre_hook(hook).remove)
+            hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield watch
+
+
+def unreached(site: nn.Module, *, gram: bool) -> InputStats:
+    """Stands for a layer that no calibration token reached (a rarely chosen expert): each feature once, 0 tokens.
+
+    X is the identity, so that methods go by the weights alone, and the output error is that of the weights.
+    """
+    columns, weight = site.in_features if isinstance(site, nn.Linear) else site.nx, site.weight
+    parts = torch.arange(columns, device=weight.device).split(512)
+    stats = InputStats(columns, gram=gram, batches=len(parts), device=weight.device)
+    for part in parts:
+        stats.add(nn.functional.one_hot(part, columns).to(weight.dtype))
+    stats.tokens = 0
+    return stats

@@ -1,21 +1,44 @@
 """Options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
 
 import argparse
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
+import annotated_types as at
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lsprism.errors import SpecError
+from lsprism.specs import Request, ask
 
-_YAML = "Give a YAML file of `option: value` lines."
 NAMES = {"source": "calibration"}  # a nested field's option, where its own name would say too little
+SAME = {"model_path": "model_id"}  # two names for one option
+
+R = TypeVar("R", bound=Request)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a spec as an option."""
+
+    name: str  # with underscores
+    path: tuple[str, ...]  # where it stands in the spec
+    field: FieldInfo
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
 
 
 class Parser(argparse.ArgumentParser):
     """Wrong options are one sentence and exit code 2."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise SpecError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
@@ -30,58 +53,123 @@ def dashed(argv: list[str]) -> list[str]:
     return plain
 
 
-def add_fields(parser: argparse.ArgumentParser, spec: type[BaseModel]) -> None:
-    """One option per field. Nothing is converted or defaulted here: the spec does that, for YAML alike."""
+def options_of(spec: type[BaseModel]) -> list[Option]:
+    """All fields, those of nested specs too, in order."""
+    found = []
     for name, field in spec.model_fields.items():
-        if _nested(field):
-            add_fields(parser, field.annotation)
-        elif name == "model_id":
-            parser.add_argument("--model-id", "--model-path", dest="model_id", metavar="MODEL", help=field.description)
-        elif field.annotation is bool:
-            parser.add_argument(_flag(name), action="store_true", default=None, help=field.description)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += [Option(o.name, (name, *o.path), o.field) for o in options_of(field.annotation)]
         else:
-            default = "" if field.is_required() or field.default == "" else f" (default {field.default})"
-            parser.add_argument(_flag(name), metavar="X", help=f"{field.description}{default}".replace("%", "%%"))
-
-
-def fields_of(options: argparse.Namespace, spec: type[BaseModel]) -> dict[str, Any]:
-    """What was given on the command line, over what the YAML file of --config says, nested as the spec is."""
-    config = getattr(options, "config", None)
-    return _merged(read_config(Path(config)) if config else {}, _given(options, spec))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"--config {path} cannot be read: {error}.", _YAML) from None
-    if not isinstance(content, dict):
-        raise SpecError(f"--config {path} holds no options.", _YAML)
-    return content
-
-
-def _given(options: argparse.Namespace, spec: type[BaseModel]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, field in spec.model_fields.items():
-        if _nested(field):
-            if inner := _given(options, field.annotation):
-                found[name] = inner
-        elif (value := getattr(options, NAMES.get(name, name), None)) is not None:
-            found[name] = value
+            found.append(Option(NAMES.get(name, name), (name,), field))
     return found
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    """Nothing is converted or defaulted here: the spec does that, for YAML alike."""
+    for option in options:
+        field = option.field
+        if option.name == "model_id":
+            parser.add_argument("--model-id", "--model-path", dest="model_id", metavar="MODEL", help=field.description)
+        elif field.annotation is bool:
+            parser.add_argument(option.flag, action="store_true", default=None, help=field.description)
+        else:
+            parser.add_argument(option.flag, metavar=_metavar(field), help=_help(field).replace("%", "%%"))
 
 
-def _nested(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
+    """What was said on the command line, over what the YAML file of --config says, nested as the spec is."""
+    config = getattr(options, "config", None)
+    said = read_config(Path(config), [option.name for option in known]) if config else {}
+    said |= {o.name: value for o in known if (value := getattr(options, o.name, None)) is not None}
+    nested: dict[str, Any] = {}
+    for option in known:
+        if option.name in said:
+            inner = nested
+            for step in option.path[:-1]:
+                inner = inner.setdefault(step, {})
+            inner[option.path[-1]] = said[option.name]
+    return nested
 
 
-def _flag(name: str) -> str:
-    return "--" + NAMES.get(name, name).replace("_", "-")
+def asked(spec: type[R], fields: dict[str, Any]) -> R:
+    """The request; what must be given and was not is named as an option."""
+    for option in options_of(spec):
+        if option.field.is_required() and option.name not in fields:
+            raise SpecError(f"{option.flag} is missing.", f"It takes a {option.field.description}.")
+    return ask(spec, **fields)
+
+
+def read_config(path: Path, names: list[str]) -> dict[str, str]:
+    """Options by name from a YAML file, with dashes or underscores; a key that is none of `names` is refused."""
+    hint = "Give a YAML file of lines 'option: value', such as 'sparsity: 0.5'."
+    try:
+        # Every value stays the text it is, as on the command line: YAML would read 2:4 as a number to base 60.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"--config {path} cannot be read: {_one_line(error)}.", hint) from None
+    if not isinstance(content, dict):
+        raise SpecError(f"--config {path} holds no options.", hint)
+    said = {}
+    for key, value in _flat(content):
+        name = str(key).replace("-", "_")
+        name = SAME.get(name, name)
+        if name not in names:
+            near = closest(name, names)
+            raise SpecError(
+                f"--config {path} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
+            )
+        if not isinstance(value, str):
+            raise SpecError(f"--config {path}: {key} takes one value, got {value!r}.", hint)
+        said[name] = value
+    return said
+
+
+def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of the calibration may stand under its name, as they do in the spec."""
+    for key, value in content.items():
+        if key in NAMES.values() and isinstance(value, dict):
+            yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
+        else:
+            yield key, value
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """A hint at the option that was probably meant, or nothing."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _one_line(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()).rstrip(".")
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    return {int: "N", float: "X"}.get(field.annotation)
+
+
+def _help(field: FieldInfo) -> str:
+    notes = [_range(field)] if _range(field) else []
+    if not field.is_required() and field.default != "":
+        notes.append(f"default {field.default}")
+    return field.description + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _range(field: FieldInfo) -> str:
+    """'1 to 65536', 'above 0, below 1', or nothing."""
+    low = high = ""
+    for bound in field.metadata:
+        match bound:
+            case at.Ge(ge=value):
+                low = f"{value}"
+            case at.Gt(gt=value):
+                low = f"above {value}"
+            case at.Le(le=value):
+                high = f"{value}"
+            case at.Lt(lt=value) if value < 2**63:
+                high = f"below {value}"
+    if low and high:
+        return f"{low} to {high}" if high.isdigit() else f"{low}, {high}"
+    return f"{low} or more" if low else high

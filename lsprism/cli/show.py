@@ -1,11 +1,14 @@
-"""Reports as text: pure functions from a report to rich renderables."""
+"""Reports as text: pure functions from a report to rich renderables that fit 80 columns."""
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from lsprism.reports import CompressionReport, LeftAlone, Plan, SitePlan
+from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
 
 
 def size(count: float) -> str:
@@ -18,77 +21,125 @@ def size(count: float) -> str:
 
 
 def plan(report: Plan) -> Group:
-    head = (
-        f"[bold]{report.source.model_id}[/bold]: {report.method} at sparsity {report.sparsity:g}, {report.dtype}, "
-        f"{report.device}"
+    head = f"{report.method} at sparsity {report.sparsity:g}, {report.dtype} on {report.device}"
+    first = report.sites[0].site
+    blocks = first.name.partition(f".{first.block}.")[0]  # 'model.layers'
+    count = 1 + max(p.site.block for p in report.sites)
+    rows = _same(report.sites, blocks)
+    return Group(
+        Text(report.source.model_id, style="bold").append(f"  {head}", style="not bold"),
+        Text(f"{count} blocks in {blocks}"),
+        _sites(rows, count),
+        *(Padding(f"{name} {group[0].note}.", (0, 1)) for name, group in rows if group[0].note),
+        _left_alone(report.left_alone, blocks),
+        _totals(report),
     )
-    return Group(head, _sites(report.sites), _left_alone(report.left_alone), _totals(report))
 
 
-def _sites(sites: list[SitePlan]) -> Table:
-    table = Table("site", "blocks", "out x in", "form", "kept", "rank", "stored", "of dense")
-    for name, group in _same(sites):
-        first = group[0]
-        table.add_row(
-            name,
-            str(len(group)),
-            f"{first.site.rows} x {first.site.columns}",
-            first.form.replace("_", "-"),
-            f"{first.kept:,}",
-            str(first.budget.rank or ""),
-            size(sum(p.stored_bytes for p in group)),
-            f"{first.stored_bytes / first.dense_bytes:.1%}",
-        )
-    for note in dict.fromkeys(p.note for p in sites if p.note):
-        table.caption = f"{table.caption or ''}{note}\n"
-    return table
-
-
-def _same(sites: list[SitePlan]) -> list[tuple[str, list[SitePlan]]]:
+def _same(sites: list[SitePlan], blocks: str) -> list[tuple[str, list[SitePlan]]]:
     """Sites of one name and one fate in all blocks, in one row."""
     rows: dict[tuple, list[SitePlan]] = {}
     for p in sites:
-        name = p.site.name.replace(f".{p.site.block}.", ".*.", 1)
+        name = p.site.name.removeprefix(f"{blocks}.{p.site.block}.")
         rows.setdefault((name, p.site.rows, p.site.columns, p.form, p.kept, p.budget.rank), []).append(p)
     return [(key[0], group) for key, group in rows.items()]
 
 
-def _left_alone(parts: Iterable[LeftAlone]) -> Table:
-    table = Table("left alone", "parameters", "reason")
+def _sites(rows: list[tuple[str, list[SitePlan]]], blocks: int) -> Table:
+    """How often a row occurs is said only where it is not once in each block."""
+    counted = any(len(group) != blocks for _, group in rows)
+    table = _columns("in each block", *[">blocks"] * counted, ">out x in", "form", ">kept", ">rank", ">of dense")
+    for name, group in rows:
+        first = group[0]
+        table.add_row(
+            name,
+            *[str(len(group))] * counted,
+            f"{first.site.rows} x {first.site.columns}",
+            first.form.replace("_", "-"),
+            f"{first.kept:,}",
+            str(first.budget.rank or ""),
+            f"{first.stored_bytes / first.dense_bytes:.1%}",
+        )
+    return table
+
+
+def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:
+    table = _columns("left alone", ">parameters", "because")
     for part in parts:
-        table.add_row(part.name, f"{part.parameters:,}", part.reason)
+        table.add_row(part.name.removeprefix(f"{blocks}."), f"{part.parameters:,}", part.reason)
     return table
 
 
 def _totals(report: Plan) -> Table:
-    memory = report.memory
-    table = Table("expected", "")
-    kept = report.kept_parameters / report.model_parameters
-    stored = report.stored_bytes / report.dense_stored_bytes
-    table.add_row("kept parameters", f"{report.kept_parameters:,} of {report.model_parameters:,} ({kept:.1%})")
-    table.add_row("stored bytes", f"{size(report.stored_bytes)} of {size(report.dense_stored_bytes)} ({stored:.1%})")
-    table.add_row("resident bytes", size(report.resident_bytes))
-    table.add_row(
-        "peak memory while compressing",
-        f"{size(memory.total)} = hidden states {size(memory.hidden_states)} + block {size(memory.block)} + statistics "
-        f"{size(memory.statistics)} + workspace {size(memory.workspace)} + other {size(memory.other)}",
+    return _pairs(
+        "expected",
+        ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
+        ("stored bytes, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
+        ("resident bytes once loaded", size(report.resident_bytes)),
+        ("disk while compressing", size(report.disk_bytes)),
+        ("peak memory while compressing", size(report.memory.total)),
+        *_parts(report.memory),
     )
-    table.add_row("disk while compressing", size(report.disk_bytes))
-    return table
+
+
+def _parts(memory: Memory) -> list[tuple[str, str]]:
+    return [(f"  {name.replace('_', ' ')}", size(count)) for name, count in memory.model_dump().items()]
 
 
 def compression(report: CompressionReport) -> Table:
-    table = Table(f"{report.save_path}", "", title_justify="left")
-    kept = report.kept_parameters / report.model_parameters
     error = sum(layer.error for layer in report.layers) / len(report.layers)
-    table.add_row("kept parameters", f"{report.kept_parameters:,} of {report.model_parameters:,} ({kept:.1%})")
-    for name, after, before in (
-        ("stored bytes, compressed layers", report.layer_stored_bytes, report.layer_dense_bytes),
-        ("stored bytes, whole model", report.stored_bytes, report.dense_stored_bytes),
-    ):
-        table.add_row(name, f"{size(after)} of {size(before)} ({after / before:.1%})")
-    table.add_row("mean relative output error of a layer", f"{error:.1%}")
-    table.add_row("calibration", f"{report.calibration}")
-    table.add_row("time", f"{report.seconds:.0f} s on {report.device}")
-    table.add_row("peak memory of the process", size(report.peak_memory_bytes))
+    return _pairs(
+        str(report.save_path),
+        ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
+        ("stored bytes, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
+        ("mean relative output error of a layer", f"{error:.1%}"),
+        ("calibrated on", report.calibration),
+        ("time", f"{report.seconds:.0f} s on {report.device}"),
+        ("peak memory of the process", size(report.peak_memory_bytes)),
+    )
+
+
+def stats(report: StatsReport) -> Group:
+    """One row per site. Sites that are handed the same tensor (q, k, v) have the same numbers."""
+    head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed"
+    table = _columns(">block", "inputs of", ">columns", ">mean |x|", ">max |x|", ">outliers", ">dead")
+    for site in report.sites:
+        table.add_row(
+            str(site.block),
+            site.name.partition(f".{site.block}.")[2],
+            str(site.columns),
+            f"{site.mean:.3g}",
+            f"{site.max:.3g}",
+            f"{site.outlier_share:.1%}",
+            str(site.dead),
+        )
+    note = "outliers: features whose norm exceeds five times the mean norm; dead: features that are always zero"
+    return Group(Text(report.model_id, style="bold").append(f"  {head}", style="not bold"), table, Text(note))
+
+
+def _bytes(after: int, before: int) -> str:
+    return f"{size(after)} of {size(before)} ({after / before:.1%})"
+
+
+def _share(shown: str, part: int, whole: int) -> str:
+    return f"{shown} of {whole:,} ({part / whole:.1%})"
+
+
+def _columns(*names: str) -> Table:
+    """A table with a line under its head; '>' before a name sets its column to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        right = name.startswith(">")
+        # Where it is too wide, the last column gives way.
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=name != names[-1])
+    return table
+
+
+def _pairs(title: str, *rows: tuple[str, str]) -> Table:
+    """Names and values under a title."""
+    table = Table(title, "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
     return table

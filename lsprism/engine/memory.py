@@ -1,28 +1,70 @@
 """What a compression needs at its peak, in bytes, beyond an interpreter that has only imported the libraries."""
 
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import PreTrainedModel
 
 from lsprism.calibration.walk import BATCH_TOKENS
+from lsprism.errors import WorkError
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
 from lsprism.reports import Memory
 from lsprism.specs import PlanSpec
 
 
-def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, dtype: torch.dtype) -> Memory:
-    config = model.config.get_text_config()
+def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: list[int]) -> Memory:
+    """`outside`: bytes of the files outside the blocks. Checked against the peak of real runs, see tests/bench."""
+    config, size = model.config.get_text_config(), model.dtype.itemsize
     tokens = spec.calibration.samples * spec.calibration.length
     batch = min(tokens, max(BATCH_TOKENS, spec.calibration.length))
-    width = config.hidden_size
     sites = anatomy.of_block(0)
-    largest = max(sites, key=lambda site: site.parameters)
-    widest = max(max(site.rows, site.columns) for site in sites)
+    largest = max(site.parameters for site in sites)
+    widest = max(site.columns for site in sites)
+    activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
     gram = METHODS[spec.method].needs_gram
+    matrices = GRAM_WORKSPACE * widest**2 + 16 * largest if gram else 12 * largest
     return Memory(
-        hidden_states=tokens * width * dtype.itemsize,
-        block=sum(site.parameters for site in sites) * dtype.itemsize,
-        statistics=sum({site.columns: site.columns**2 * 4 for site in sites}.values()) if gram else 0,
-        workspace=largest.parameters * 24 + batch * widest * dtype.itemsize * 3,
-        other=96 * 2**20,
+        fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size,
+        outside=sum(outside),
+        hidden_states=tokens * config.hidden_size * size,
+        block=2 * sum(site.parameters for site in sites) * size,
+        statistics=4 * sum({site.columns: site.columns**2 for site in sites}.values()) if gram else 0,
+        workspace=max(activations, matrices),
     )
+
+
+FIXED = 90_000_000
+TOKENIZER_ENTRY = 1250  # bytes per word of the vocabulary that a tokenizer takes in memory
+GRAM_WORKSPACE = 28  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
+
+
+def bound_heap() -> None:
+    """Have glibc give every block of a megabyte or more back to the system when it is freed.
+
+    By default it keeps freed blocks of up to 32 MB in its heap, where tensors of many sizes fragment them: measured on
+    the demo model, twice the memory at the end of a run. Other systems are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Memory that runs out, on the device or the host, becomes a WorkError that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        told = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not told:
+            raise
+        raise WorkError(
+            "The memory ran out.",
+            "Close other programs and go on with --resume, or begin anew with --force and fewer --samples.",
+        ) from None

@@ -43,9 +43,9 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     anatomy = dissect(model)
     kept = BUDGETS[spec.budget](anatomy.sites, spec.sparsity)
     sites = [_site_plan(site, kept[site.name], spec, dtype) for site in anatomy.sites]
-    outside, blocks = _layouts(model, anatomy, sites, dtype)
+    outside, blocks = _layouts(model, anatomy, sites)
     parameters = parameter_count(model)
-    memory = estimate(spec, model, anatomy, dtype)
+    memory = estimate(spec, model, anatomy, [tensor_bytes(layout) for layout in outside])
     stored = sum(file_bytes(layout) for layout in outside + blocks)
     plan = Plan(
         source=source,
@@ -82,9 +82,7 @@ def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) 
     )
 
 
-def _layouts(
-    model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan], dtype: torch.dtype
-) -> tuple[list[Layout], list[Layout]]:
+def _layouts(model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan]) -> tuple[list[Layout], list[Layout]]:
     """What each safetensors file will hold: groups outside the blocks, then one file per block."""
     state = model.state_dict()
     packed = {p.site.name: p for p in sites if p.form != "dense"}
@@ -94,6 +92,7 @@ def _layouts(
         owner, _, leaf = name.rpartition(".")
         inside = name.startswith(anatomy.blocks + ".")
         layout = blocks[int(name.removeprefix(anatomy.blocks + ".").split(".")[0])] if inside else outside
+        dtype = state[name].dtype
         if leaf == "weight" and owner in packed:
             site = packed[owner]
             for part, tensor in empty_form(site.site, site.form, site.budget, dtype).tensors().items():

@@ -14,15 +14,10 @@ from lsprism.reports import LayerReport, SitePlan
 def compress_site(
     model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method
 ) -> tuple[Form, Tensor | None, LayerReport]:
-    """The form that `plan` asks for, the site's bias, and what came of it. NaN or inf weights are a NumericError."""
+    """The form that `plan` asks for, the site's bias, and what came of it. What is not finite is a NumericError."""
     site = plan.site
     weight = weight_of(model, site)
-    if not torch.isfinite(weight).all():
-        raise NumericError(f"{site.name} holds weights that are not finite numbers.", "Download the model again.")
-    if plan.form == "dense" or stats is None:
-        form: Form = Dense(weight)
-    else:
-        form = method.compress(weight, stats, plan.budget)
+    form = _form(weight, plan, stats, method)
     error = 0.0 if isinstance(form, Dense) else relative_output_error(weight, form.dense(), stats.sample)
     report = LayerReport(
         name=site.name,
@@ -37,3 +32,23 @@ def compress_site(
         error=error,
     )
     return form, model.get_submodule(site.name).bias, report
+
+
+def _form(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
+    name = plan.site.name
+    if not weight.isfinite().all():
+        raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
+    if plan.form == "dense" or stats is None:  # without statistics: the calibration never came this way
+        return Dense(weight)
+    if not stats.norms.isfinite().all():
+        raise NumericError(
+            f"{name} is handed numbers that are not finite.",
+            "Choose --dtype float32 or bfloat16, or another calibration text.",
+        )
+    try:
+        return method.compress(weight, stats, plan.budget)
+    except torch.linalg.LinAlgError as error:
+        raise NumericError(
+            f"{name} cannot be factorised: {str(error).splitlines()[0].rstrip('.')}.",
+            "Choose --method wanda, or another calibration text.",
+        ) from None

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lsprism.errors import SourceError
 
+QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -49,6 +50,21 @@ def check_config(config: dict[str, Any], name: str) -> None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not headed:
         made_as = ", ".join(map(str, architectures)) or kind
         raise SourceError(f"{name} ({made_as}) is not a causal language model.", DECODERS)
+    method = quant_method(config)
+    if method not in ("", QUANT_METHOD):
+        raise SourceError(
+            f"{name} is quantised by {method} already.", "Choose the model that it was made from, unquantised."
+        )
+
+
+def quant_method(config: dict[str, Any]) -> str:
+    """Who quantised the model, by its config.json or that of its text part; empty where nobody did."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(found, dict):  # old bitsandbytes configs bear no name
+            return str(found.get("quant_method") or "bitsandbytes")
+    return ""
 
 
 def missing_weights(folder: Path) -> list[str]:

@@ -20,10 +20,14 @@ from huggingface_hub.errors import (
 from lsprism.errors import SourceError
 from lsprism.models.checks import missing_weights
 
-WORDS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # config, tokenizer, chat template
+# Config, tokenizer, chat template; card and licence, which go on with whatever is made of the model.
+WORDS = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
 WEIGHTS = ("*.safetensors",)  # never pickle
-# Copies of the same weights for other programs: onnx/, original/, Mistral's consolidated.safetensors.
-COPIES = ("*/*", "consolidated*")
+# Copies of the same weights for other programs: onnx/, original/, Mistral's consolidated.safetensors. So every folder
+# but the lsprism/ of our own artifacts, without which they cannot be verified.
+COPIES = ("[!l]*/*", "l[!s]*/*", "consolidated*")
 
 
 def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:

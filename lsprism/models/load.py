@@ -3,14 +3,18 @@
 Artifacts load through the same door: whoever calls must have imported `lsprism.hf`, which registers their format.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import DamagedError, SpecError
-from lsprism.models.anatomy import model_dtype, tied_names
+from lsprism.models.anatomy import tied_names
+from lsprism.models.weights import refuse_extras, stored_dtype, tensor_files
 from lsprism.reports import ModelSource
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,11 @@ class LoadedModel:
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: the first CUDA device if there is one, else the CPU. A device that is not there is a SpecError."""
+    """auto: the first CUDA device if there is one, else the CPU. One that is unknown or not there is a SpecError."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise SpecError(f"--device {name!r} is unknown.", "Choose auto, cpu, cuda or cuda:N.")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SpecError(
@@ -36,8 +42,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
-    """auto: the dtype the model was published in."""
-    return model_dtype(source.folder) if name == "auto" else getattr(torch, name)
+    """auto: the dtype that config.json names, or else that of the stored tensors, or else float32."""
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise SpecError(f"--dtype {name!r} is unknown.", f"Choose auto, {', '.join(DTYPES)}.")
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    dtype = config.get_text_config().dtype or config.dtype or stored_dtype(source.folder) or torch.float32
+    if dtype not in DTYPES.values():
+        raise SpecError(
+            f"{source.model_id} is held in {str(dtype).removeprefix('torch.')}.", f"Give --dtype {', '.join(DTYPES)}."
+        )
+    return dtype
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -45,20 +61,23 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load a model whole. Missing, unexpected or misshapen tensors are a DamagedError, never a warning."""
+    """Load a model whole. Tensors that are missing, misshapen or of no use are a DamagedError, never a warning."""
     place, kind = pick_device(device), pick_dtype(dtype, source)
+    tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
     model, info = AutoModelForCausalLM.from_pretrained(
-        source.folder, dtype=kind, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        source.folder,
+        dtype=kind,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below
+        output_loading_info=True,
     )
-    _refuse_wrong_keys(source, model, info)
-    return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)
-
-
-def _refuse_wrong_keys(source: ModelSource, model: PreTrainedModel, info: dict) -> None:
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+    for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:
             raise DamagedError(
                 f"{source.folder}: {len(names)} {what.replace('_', ' ')}, the first is {min(names)}.",
                 "The weights do not fit config.json; download or compress the model again.",
             )
+    refuse_extras(source.folder, model, info["unexpected_keys"])
+    return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)

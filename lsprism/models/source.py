@@ -5,19 +5,24 @@ In this order: the word `demo`; a folder (a plain model or one of our artifacts)
 
 import os
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from lsprism.errors import SourceError
 from lsprism.models import hub
-from lsprism.models.checks import check_config, check_tokenizer, check_weights, missing_weights, read_config
+from lsprism.models.checks import (
+    QUANT_METHOD,
+    check_config,
+    check_tokenizer,
+    check_weights,
+    missing_weights,
+    quant_method,
+    read_config,
+)
 from lsprism.models.demo import HUB_ID, demo_folder
 from lsprism.models.gguf import gguf_folder
 from lsprism.reports import ModelSource, SourceKind
-
-QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
 
 
 def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> ModelSource:
@@ -46,7 +51,7 @@ def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> Mod
 def is_artifact(folder: Path) -> bool:
     """Whether `folder` holds a model in our own compressed format."""
     try:
-        return _is_ours(read_config(folder))
+        return quant_method(read_config(folder)) == QUANT_METHOD
     except SourceError:
         return False
 
@@ -72,13 +77,8 @@ def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> Mode
     if need_weights:
         check_weights(folder, name, listed)
         check_tokenizer(folder, name)
-    kind: SourceKind = "artifact" if _is_ours(config) else source.kind
+    kind: SourceKind = "artifact" if quant_method(config) == QUANT_METHOD else source.kind
     return source.model_copy(update={"kind": kind, "config_only": bool(missing_weights(folder))})
-
-
-def _is_ours(config: dict[str, Any]) -> bool:
-    quantization = config.get("quantization_config")
-    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
 def _looks_like_path(model_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Takes the weight out of a linear site and puts a module in its place."""
+"""Takes weights out of a model and puts modules and tensors in their places."""
 
 from torch import Tensor, nn
 
@@ -7,10 +7,20 @@ from lsprism.reports import LinearSite
 
 def weight_of(model: nn.Module, site: LinearSite) -> Tensor:
     """[rows, columns], whichever way the module stores it."""
-    weight = model.get_submodule(site.name).weight
-    return weight.T.contiguous() if site.transposed else weight.detach()
+    weight = model.get_submodule(site.name).weight.detach()
+    return weight.T.contiguous() if site.transposed else weight
 
 
 def place(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` at the path `name`."""
     model.set_submodule(name, module)
+
+
+def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put `tensor` in the place of the parameter or buffer at the path `name`; shape, dtype and device may differ."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[leaf] = tensor

@@ -6,7 +6,8 @@ what is compressed is what `from_pretrained` would load.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,17 +36,15 @@ class _Origin:
 
 
 class WeightFiles:
-    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them.
-
-    What the checkpoint holds beyond the model's tensors is left out, as `from_pretrained` leaves it out.
-    """
+    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them."""
 
     def __init__(self, folder: Path, model: PreTrainedModel) -> None:
-        self.folder = folder
+        self.folder, self.model = folder, model
         self.file_of = tensor_files(folder)
-        self.dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        self.kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
         self.origins = _origins(model, self.file_of)
+        used = {key for origin in self.origins.values() for key, _ in origin.keys}
+        refuse_extras(folder, model, self.file_of.keys() - used)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors by the model's names; views of the file while they live, so drop them."""
@@ -55,14 +54,15 @@ class WeightFiles:
         made: dict[str, Tensor] = {}
         for name, origin in origins.items():
             if name not in made:
-                made.update(_make(name, origin, stored))
-            if made[name].shape != self.shapes[name]:
+                made |= self._make(name, origin, stored)
+            shape, dtype = self.kinds[name]
+            if made[name].shape != shape:
                 raise DamagedError(
-                    f"{name} has shape {tuple(made[name].shape)} in {self.folder}, config.json asks for "
-                    f"{tuple(self.shapes[name])}.",
+                    f"{name} in {self.folder} has shape {tuple(made[name].shape)}, not {tuple(shape)}.",
                     "The weights do not fit config.json; download the model again.",
                 )
-        return {name: made[name].to(self.dtypes[name]) for name in names}
+            made[name] = made[name].to(dtype)
+        return {name: made[name] for name in names}
 
     def _origin(self, name: str) -> _Origin:
         if name not in self.origins:
@@ -71,6 +71,16 @@ class WeightFiles:
                 "They do not fit config.json; download the model again, or save it anew with transformers.",
             )
         return self.origins[name]
+
+    def _make(self, name: str, origin: _Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the model, `name` among them, from those of the checkpoint."""
+        if origin.converter is None:
+            return {name: stored[origin.keys[0][0]]}
+        converter = deepcopy(origin.converter)  # it collects what it converts
+        for key, pattern in origin.keys:
+            converter.add_tensor(name, key, pattern, stored[key])
+        made = converter.convert(name, model=self.model, config=self.model.config)
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
     def _stored(self, keys: set[str]) -> dict[str, Tensor]:
         """Tensors by the checkpoint's keys, each file opened once."""
@@ -98,6 +108,19 @@ def tensor_files(folder: Path) -> dict[str, str]:
     return listed
 
 
+def refuse_extras(folder: Path, model: PreTrainedModel, keys: Iterable[str]) -> None:
+    """DamagedError if one of `keys`, which the model has no use for, is a further tensor of one of its layers: a bias,
+    say, that config.json denies. Others are harmless: heads for other tasks, buffers of older versions."""
+    layers = {name for name, module in model.named_modules() if not any(module.children())}
+    for key in sorted(keys):
+        owner = key.rpartition(".")[0]
+        if owner in layers or f"{model.base_model_prefix}.{owner}" in layers:
+            raise DamagedError(
+                f"The weights in {folder} hold {key}, of which config.json knows nothing.",
+                "They do not fit config.json; download the model again.",
+            )
+
+
 def stored_dtype(folder: Path) -> torch.dtype | None:
     """The dtype of the first floating tensor on disk; None where there are no weights (yet)."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
@@ -111,22 +134,23 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 
 def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.device) -> None:
-    """Give the module at path `prefix` its weights, in place of those on meta, and move its other buffers to `device`."""
+    """Give the module at path `prefix` its weights, in place of those on meta; all it holds is then on `device`."""
     names = list(module.state_dict())
     tensors = weights.read(f"{prefix}.{name}" for name in names)
     for name in names:
         set_tensor(module, name, tensors[f"{prefix}.{name}"].to(device))
-    _move_computed(module, device)
+    move_computed(module, device)
 
 
 def release(module: nn.Module) -> None:
     """Take the weights away again: what can be read goes to meta, what was computed when the model was built stays."""
     for name, tensor in module.state_dict().items():
         set_tensor(module, name, torch.empty_like(tensor, device="meta"))
-    _move_computed(module, torch.device("cpu"))
+    move_computed(module, torch.device("cpu"))
 
 
-def _move_computed(module: nn.Module, device: torch.device) -> None:
+def move_computed(module: nn.Module, device: torch.device) -> None:
+    """Move the buffers that stand in no file, such as rotary frequencies; a model is built with them on the CPU."""
     stored = module.state_dict().keys()
     for name, buffer in list(module.named_buffers()):
         if name not in stored:
@@ -158,17 +182,6 @@ def _origins(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, _Origin]:
     return origins
 
 
-def _make(name: str, origin: _Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the model, `name` among them, from those of the checkpoint."""
-    if origin.converter is None:
-        return {name: stored[origin.keys[0][0]]}
-    converter = deepcopy(origin.converter)  # it collects what it converts
-    for key, pattern in origin.keys:
-        converter.add_tensor(name, key, pattern, stored[key])
-    made = converter.convert(name)
-    return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
-
-
 def _read_index(path: Path) -> dict[str, str]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -186,5 +199,12 @@ def _keys(path: Path) -> list[str]:
         return list(opened.keys())
 
 
-class _opened:
-    """`safe_open` for reading, whose refusals name the file."""
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing.", REMEDY) from None
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,22 +21,24 @@ ROOT = Path(__file__).parents[2]
 
 def perplexity_of(model: str, options: argparse.Namespace) -> dict:
     from lsprism import api
-    from lsprism.calibration.corpus import consecutive, read_text, tokenize
+    from lsprism.calibration.corpus import read_text
     from lsprism.evaluation.perplexity import perplexity
+    from lsprism.evaluation.windows import windows_of
 
     loaded = api.load(model)
     corpus = read_text(options.text, split="test")
-    there = consecutive(tokenize(loaded.tokenizer, corpus.text), options.context)
-    windows = there[options.first : options.first + options.windows]
+    there = windows_of(loaded.tokenizer, corpus, options.context)
+    taken = replace(there, tokens=there.tokens[options.first : options.first + options.windows])
+    figure = perplexity(loaded.model, taken)
     return {
-        "perplexity": perplexity(loaded.model, windows).perplexity,
-        "text": corpus.name,
-        "context": options.context,
+        "perplexity": figure.value,
+        "text": figure.text,
+        "context": figure.context,
         "first_window": options.first,
-        "windows": len(windows),
-        "windows_there_are": len(there),
+        "windows": figure.windows,
+        "windows_there_are": figure.of,
         "dtype": str(loaded.dtype),
-        "device": str(loaded.device),
+        "device": figure.device,
     }
 
 

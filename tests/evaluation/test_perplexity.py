@@ -16,9 +16,15 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from lsprism.errors import NumericError
-from lsprism.evaluation import perplexity as room
-from lsprism.evaluation.perplexity import Perplexity, mean_of, nll_of_windows, perplexity
+from lsprism.calibration.corpus import Corpus, read_text
+from lsprism.errors import CorpusError, NumericError, SpecError
+from lsprism.evaluation import likelihood
+from lsprism.evaluation.likelihood import safe_exp
+from lsprism.evaluation.perplexity import measuring, nll_of_windows, perplexity
+from lsprism.evaluation.windows import Windows, first, usual_context, windows_of
+from lsprism.models.load import load as load_model
+from lsprism.models.load import load_tokenizer
+from lsprism.models.source import resolve
 
 VOCABULARY = 24  # as the tiny Llama has
 SHAPE = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
@@ -33,6 +39,10 @@ def llama(tiny_folder):
 @pytest.fixture
 def tokens():
     return torch.randint(0, VOCABULARY, (5, 40), generator=torch.Generator().manual_seed(3))
+
+
+def whole(tokens: torch.Tensor) -> Windows:
+    return Windows(tokens, of=len(tokens), text="random words", bos=False)
 
 
 def capped():
@@ -68,16 +78,17 @@ def plain_loop(model, tokens: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_equals_a_plain_loop_over_the_models_loss(llama, tokens, batch):
-    found = perplexity(llama, tokens, batch)
-    assert found.perplexity == pytest.approx(plain_loop(llama, tokens), rel=1e-4)
-    assert found.perplexity == pytest.approx(math.exp(found.nll), rel=1e-12)
-    assert (found.tokens, found.windows) == (5 * 39, 5)
+    found = perplexity(llama, whole(tokens), batch)
+    assert found.value == pytest.approx(plain_loop(llama, tokens), rel=1e-4)
+    assert found.value == pytest.approx(math.exp(found.nll), rel=1e-12)
+    assert (found.tokens, found.windows, found.of, found.context) == (5 * 39, 5, 5, 40)
+    assert (found.dtype, found.device, found.is_subset) == ("float32", "cpu", False)
 
 
 @pytest.mark.parametrize("build", [capped, scaled, multiplied, gpt2, mixture])
 def test_equals_a_plain_loop_whatever_follows_the_head(build, tokens):
     model = build()
-    assert perplexity(model, tokens, 2).perplexity == pytest.approx(plain_loop(model, tokens), rel=1e-4)
+    assert perplexity(model, whole(tokens), 2).value == pytest.approx(plain_loop(model, tokens), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -85,44 +96,44 @@ def test_equals_a_plain_loop_whatever_follows_the_head(build, tokens):
 )
 def test_sees_whether_anything_follows_the_head(build, plain, tokens):
     model = build()
-    assert room._is_plain(model, tokens[:1]) is plain
+    assert likelihood.is_plain(model, tokens) is plain
     assert not model.base_model._forward_hooks and not model.get_output_embeddings()._forward_hooks
 
 
 def test_uniform_logits_give_the_size_of_the_vocabulary(llama, tokens):
     llama.lm_head.weight.data.zero_()
-    assert perplexity(llama, tokens).perplexity == pytest.approx(VOCABULARY, rel=1e-6)
+    assert perplexity(llama, whole(tokens)).value == pytest.approx(VOCABULARY, rel=1e-6)
 
 
 def test_certainty_gives_one(llama, tokens):
     constant = torch.full_like(tokens, 7)
     llama.lm_head.weight.data.zero_()
     llama.lm_head.bias = torch.nn.Parameter(torch.eye(VOCABULARY)[7] * 100)
-    assert perplexity(llama, constant).perplexity == pytest.approx(1.0, abs=1e-6)
+    assert perplexity(llama, whole(constant)).value == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("build", [None, capped])
 def test_size_of_chunks_changes_nothing(llama, tokens, build, monkeypatch):
     model = build() if build else llama
-    whole = perplexity(model, tokens, 2).nll
-    monkeypatch.setattr(room, "LOGITS_BYTES", 4 * VOCABULARY * 7)
-    assert perplexity(model, tokens, 2).nll == pytest.approx(whole, rel=1e-6)
+    at_once = perplexity(model, whole(tokens), 2).nll
+    monkeypatch.setattr(likelihood, "LOGITS_BYTES", 4 * VOCABULARY * 7)
+    assert perplexity(model, whole(tokens), 2).nll == pytest.approx(at_once, rel=1e-6)
 
 
 def test_head_never_sees_more_positions_than_a_chunk_holds(llama, tokens, monkeypatch):
-    monkeypatch.setattr(room, "LOGITS_BYTES", 4 * VOCABULARY * 16)
+    monkeypatch.setattr(likelihood, "LOGITS_BYTES", 4 * VOCABULARY * 16)
     seen = []
     with llama.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel())):
-        perplexity(llama, tokens, batch=5)
+        perplexity(llama, whole(tokens), batch=5)
     assert max(seen) <= 16 * VOCABULARY
-    assert sum(seen) == (5 * 39 + room.PROBE_TOKENS) * VOCABULARY
+    assert sum(seen) == (5 * 39 + likelihood.PROBE_TOKENS) * VOCABULARY
 
 
 def test_windows_come_one_by_one_in_order(llama, tokens):
     sums = list(nll_of_windows(llama, tokens, batch=2))
     alone = [next(nll_of_windows(llama, window[None])) for window in tokens]
     assert sums == pytest.approx(alone, rel=1e-5)
-    assert mean_of(sums, 40) == perplexity(llama, tokens, 2)
+    assert math.fsum(sums) / (5 * 39) == perplexity(llama, whole(tokens), 2).nll
 
 
 def test_nothing_stays_switched_between_windows(llama, tokens):
@@ -133,8 +144,10 @@ def test_nothing_stays_switched_between_windows(llama, tokens):
 
 
 def test_low_precision_is_close_to_float32(llama, tokens):
-    exact = perplexity(llama, tokens).perplexity
-    assert perplexity(llama.to(torch.bfloat16), tokens).perplexity == pytest.approx(exact, rel=0.05)
+    exact = perplexity(llama, whole(tokens)).value
+    rounded = perplexity(llama.to(torch.bfloat16), whole(tokens))
+    assert rounded.dtype == "bfloat16"
+    assert rounded.value == pytest.approx(exact, rel=0.05)
 
 
 def test_not_a_number_stops_at_its_window(llama, tokens):
@@ -146,8 +159,67 @@ def test_not_a_number_stops_at_its_window(llama, tokens):
     with pytest.raises(NumericError, match="window 4 of 5"):
         next(walk)
     with pytest.raises(NumericError):
-        perplexity(llama, tokens, batch=5)
+        perplexity(llama, whole(tokens), batch=5)
 
 
 def test_beyond_float64_is_infinite_and_not_an_exception():
-    assert mean_of([1e6], context=2) == Perplexity(perplexity=math.inf, nll=1e6, tokens=1, windows=1)
+    assert safe_exp(1e6) == math.inf
+    assert safe_exp(2.0) == pytest.approx(math.exp(2), rel=1e-15)
+
+
+def test_progress_goes_from_nothing_to_all_and_the_figure_is_returned(llama, tokens):
+    steps, seen = measuring(llama, whole(tokens)), []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            figure = end.value
+            break
+    assert [p.fraction for p in seen] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert seen[0].eta_s is None and seen[1].eta_s > 0 and seen[-1].eta_s == 0
+    assert figure == perplexity(llama, whole(tokens))
+
+
+def test_windows_are_cut_once_and_the_rest_is_dropped(tiny_folder, text_file):
+    tokenizer, corpus = load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file))
+    windows = windows_of(tokenizer, corpus, 100)
+    assert (windows.tokens.shape, windows.of, windows.text, windows.bos) == ((40, 100), 40, "words.txt", False)
+    assert windows.tokens.flatten().tolist() == tokenizer(corpus.text)["input_ids"][:4000]
+    assert windows_of(tokenizer, Corpus("begun", "<s> " + corpus.text), 100).bos
+
+
+def test_the_first_windows_are_called_a_subset(llama, tiny_folder, text_file):
+    windows = windows_of(load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file)), 100)
+    few = first(windows, 3)
+    figure = perplexity(llama, few)
+    assert (figure.windows, figure.of, figure.is_subset) == (3, 40, True)
+    assert torch.equal(few.tokens, windows.tokens[:3])
+    assert "3 of 40 non-overlapping windows (a subset) of 100 tokens" in figure.protocol()
+    assert "subset" not in perplexity(llama, first(windows, 1000)).protocol()
+
+
+def test_what_cannot_be_measured_is_refused(llama, tokens, tiny_folder, text_file):
+    tokenizer, corpus = load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file))
+    assert usual_context(llama) == 256
+    with pytest.raises(SpecError, match="257: the model has positions for 256"):
+        perplexity(llama, windows_of(tokenizer, corpus, 257))
+    with pytest.raises(SpecError, match="--context 1 "):
+        windows_of(tokenizer, corpus, 1)
+    with pytest.raises(CorpusError, match="4000 tokens"):
+        windows_of(tokenizer, corpus, 4001)
+    with pytest.raises(SpecError, match="--windows 0"):
+        first(whole(tokens), 0)
+
+
+@pytest.mark.slow
+def test_the_demo_agrees_with_a_plain_loop_over_its_own_loss():
+    loaded, corpus = load_model(resolve("demo")), read_text("embedded", split="test")
+    figure = perplexity(loaded.model, first(windows_of(loaded.tokenizer, corpus, 1024), 4))
+    ids, losses = loaded.tokenizer(corpus.text, return_tensors="pt").input_ids, []
+    with torch.no_grad():
+        for begin in range(0, 4096, 1024):
+            window = ids[:, begin : begin + 1024]
+            losses.append(loaded.model(window, labels=window).loss.item())
+    assert figure.value == pytest.approx(math.exp(sum(losses) / 4), rel=0.005)
+    assert figure.text == "embedded evaluation text"
+    assert 2 < figure.value < 60

@@ -1,0 +1,79 @@
+"""What travels with the weights: tokenizer, chat template, and what the model's licence asks to hand on."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import metadata_load
+
+CARD = "README.md"
+# What a transformers folder holds beside config and weights, and what a licence asks to hand on.
+COMPANIONS = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+    "generation_config.json", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+
+# The Llama Community Licenses 3.1 to 3.3, 1.b.i and 1.b.iii, ask the same of whoever hands on a derived model: the
+# words BUILT_WITH, the notice, a copy of the licence, and a name that begins with "Llama".
+BUILT_WITH = "Built with Llama"
+_LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
+_NOTICE = (
+    "Llama {0} is licensed under the Llama {0} Community License, Copyright (c) Meta Platforms, Inc. "
+    "All Rights Reserved."
+)
+
+
+@dataclass(frozen=True)
+class Licence:
+    """`fields`: license, license_name and license_link, as far as the model's card has them."""
+
+    fields: dict[str, str]
+    llama: str = ""  # version, if the model is of the Llama 3.1 family
+
+    @property
+    def notice(self) -> str:
+        return _NOTICE.format(self.llama) if self.llama else ""
+
+    def name(self, base_model: str) -> str:
+        """A name for a model made of `base_model`."""
+        name = base_model.rpartition("/")[2]
+        if not self.llama:
+            return name
+        name = name.removeprefix("Meta-")
+        return name if name.startswith("Llama") else f"Llama {name}"
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The YAML front matter of a model's README.md; empty where there is none that can be read."""
+    try:
+        return metadata_load(folder / CARD) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+def licence_of(folder: Path, base_model: str = "") -> Licence:
+    """By the card of the model in `folder`, and by the names of what it was made of."""
+    card = read_card(folder)
+    fields = {key: str(card[key]) for key in ("license", "license_name", "license_link") if card.get(key)}
+    bases = card.get("base_model") or []
+    names = [*fields.values(), base_model, *([bases] if isinstance(bases, str) else map(str, bases))]
+    found = next((match for name in names if (match := _LLAMA.search(name))), None)
+    if found is None:
+        return Licence(fields)
+    return Licence(fields or {"license": f"llama{found[1]}"}, found[1])
+
+
+def copy_companions(source: Path, folder: Path, licence: Licence) -> None:
+    """Copy them from one model folder to another; under a Llama licence see to the notice as well."""
+    for pattern in COMPANIONS:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+    if licence.notice:
+        path = folder / "NOTICE"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if licence.notice not in text:
+            path.write_text(f"{text}\n{licence.notice}\n".lstrip(), encoding="utf-8")

@@ -1,0 +1,190 @@
+"""A plain dense copy of any source, which transformers loads without this package. Written file by file: never more of
+the model is in memory than one file's tensors."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lsprism.artifact.card import dense_card
+from lsprism.artifact.companions import CARD, copy_companions, licence_of
+from lsprism.artifact.finish import index_of
+from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
+from lsprism.artifact.shards import disk_errors, shard_name, write_shard
+from lsprism.artifact.target import ANOTHER, alone, beside
+from lsprism.errors import DamagedError, ResourceError, SourceError, TargetError
+from lsprism.events import BlockClock, Event, Stage
+from lsprism.layers.modules import PrismLinear, empty_form
+from lsprism.models.anatomy import dissect, skeleton
+from lsprism.models.checks import read_config
+from lsprism.models.weights import INDEX, SINGLE, tensor_files
+from lsprism.reports import LayerBudget, LinearSite, ModelSource
+
+FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
+UNFINISHED = "unfinished"  # marks a folder of ours that may be cleared away
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the tensors of one source file, which become one file of the copy."""
+
+    file: Path
+    sizes: dict[str, int]  # name in the copy -> bytes
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+@dataclass(frozen=True)
+class _Unpacker:
+    """Reads tensors as the copy holds them: those of packed modules are multiplied out, the others are left as is."""
+
+    entries: dict[str, dict]  # packed module -> its form, kept and rank; empty for a source that is dense
+    sites: dict[str, LinearSite]
+
+    def sizes(self, path: Path) -> dict[str, int]:
+        """Name -> bytes of what a source file becomes; its tensors are only mapped, not read."""
+        found = {}
+        with _opened(path) as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a dict
+                owner, _, part = key.rpartition(".")
+                tensor = stored.get_tensor(key)
+                if owner not in self.entries or part == "bias":
+                    found[key] = tensor.nbytes
+                elif part == "weight":
+                    found[key] = self.sites[owner].parameters * tensor.itemsize
+        return found
+
+    def read(self, part: _Part) -> dict[str, Tensor]:
+        with _opened(part.file) as stored:
+            return {name: self._tensor(stored, name) for name in part.sizes}
+
+    def _tensor(self, stored: safe_open, name: str) -> Tensor:
+        owner, _, part = name.rpartition(".")
+        if owner not in self.entries or part == "bias":
+            return stored.get_tensor(name)
+        site, entry = self.sites[owner], self.entries[owner]
+        budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
+        packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype()))
+        packed.load_state_dict({key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}, assign=True)
+        dense = packed.form.dense()
+        return dense.T.contiguous() if site.transposed else dense
+
+
+def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
+    """Write a dense copy of `source` to the folder `target`, which must not exist yet: whole or absent.
+
+    An artifact must have been verified. The last event is the Progress of the last file.
+    """
+    check_absent(target)
+    config, unpacker = _dense_config(source), _unpacker(source)
+    parts = list(_parts(source.folder, unpacker))
+    _check_disk(sum(part.bytes for part in parts), target)
+    with _unfinished(target) as folder:
+        yield Stage(name="export", detail=str(target))
+        clock = BlockClock(len(parts))
+        for number, part in enumerate(parts, start=1):
+            name = SINGLE if len(parts) == 1 else shard_name(number, len(parts))
+            write_shard(folder / name, unpacker.read(part))
+            clock.block_done()
+            yield clock.progress("write", 0.0)
+        with disk_errors(folder):
+            if len(parts) > 1:
+                write_json(folder / INDEX, index_of(sorted(folder.glob("model-*.safetensors"))))
+            write_json(folder / "config.json", config)
+            _describe(source, folder)
+
+
+def check_absent(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise TargetError(f"{target} exists already.", ANOTHER)
+
+
+def _check_disk(need: int, target: Path) -> None:
+    existing = next(folder for folder in beside(target, "").parents if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if need > free:
+        raise ResourceError(
+            f"This needs about {need / 1e9:.1f} GB of disk in {existing}, {free / 1e9:.1f} GB are free.",
+            f"Free some space, or: {ANOTHER}",
+        )
+
+
+def _dense_config(source: ModelSource) -> dict:
+    config = read_config(source.folder)
+    quantization = config.pop("quantization_config", None)
+    if quantization and source.kind != "artifact":
+        raise SourceError(
+            f"{source.model_id} is quantised ({quantization.get('quant_method')}) and has no dense weights to copy.",
+            "Give the model that it was made of.",
+        )
+    return config
+
+
+def _unpacker(source: ModelSource) -> _Unpacker:
+    if source.kind != "artifact":
+        return _Unpacker({}, {})
+    entries = read_config(source.folder)["quantization_config"]["modules"]
+    sites = {site.name: site for site in dissect(skeleton(source.folder, torch.bfloat16)).sites}
+    return _Unpacker(entries, sites)
+
+
+def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
+    """A file of the source becomes one of the copy, or several if it would be larger than FILE_BYTES."""
+    for file in dict.fromkeys(tensor_files(folder).values()):
+        part = _Part(folder / file, {})
+        for name, size in unpacker.sizes(folder / file).items():
+            if part.sizes and part.bytes + size > FILE_BYTES:
+                yield part
+                part = _Part(folder / file, {})
+            part.sizes[name] = size
+        yield part
+
+
+def _describe(source: ModelSource, folder: Path) -> None:
+    """Tokenizer, chat template, licence and card."""
+    recipe = None
+    if source.kind == "artifact":
+        recipe = json.loads((source.folder / RECIPE).read_text(encoding="utf-8"))
+    base = recipe["base_model"] if recipe else source.base_model
+    licence = licence_of(source.folder, base)
+    copy_companions(source.folder, folder, licence)
+    (folder / CARD).write_text(dense_card(base, recipe, licence), encoding="utf-8")
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` that becomes `target`; whatever ends the work early takes it away."""
+    with alone(target):
+        folder = beside(target, ".export")
+        if folder.exists() and not (folder / UNFINISHED).is_file():
+            raise TargetError(f"{folder} exists and is not an unfinished export.", f"Move it away, or: {ANOTHER}")
+        with disk_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed export
+            folder.mkdir()
+            (folder / UNFINISHED).touch()
+        try:
+            yield folder
+            with disk_errors(target):
+                (folder / UNFINISHED).unlink()
+                os.replace(folder, target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None

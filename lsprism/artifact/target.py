@@ -1,0 +1,133 @@
+"""The place a result goes to: OUT, with OUT.part and OUT.lock beside it while it is made. Refuses what is taken."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, verify
+from lsprism.artifact.shards import disk_errors
+from lsprism.errors import TargetError
+from lsprism.reports import CompressionReport
+
+ANOTHER = "Choose another --save-path."
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """OUT + suffix, in the same folder and so in the same file system."""
+    whole = Path(os.path.abspath(target))  # '.' has no name
+    return whole.with_name(whole.name + suffix)
+
+
+def check_target(target: Path, *, resume: bool, force: bool) -> None:
+    """Refuse at once, before anything is read or fetched, a target that cannot become what is asked."""
+    _check_parent(target)
+    check_free(target, force=force or resume)
+    if _is_locked(target):
+        raise _busy(target)
+    part = beside(target, ".part")
+    if (part / RECIPE).is_file() and not (resume or force):
+        raise TargetError(f"{part} holds an unfinished run.", "--resume goes on with it, --force starts anew.")
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Refuse a target that exists, unless it is an artifact of ours and `force` says to replace it."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not (target / MANIFEST).is_file():
+        raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", ANOTHER)
+    if not force:
+        raise TargetError(f"{target} already holds an artifact.", f"{ANOTHER[:-1]}, or --force to replace it.")
+    replaced = beside(target, ".replaced")  # where it will wait until the new one is in its place
+    if replaced.exists() and not (replaced / MANIFEST).is_file():
+        raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it away.")
+
+
+def _check_parent(target: Path) -> None:
+    """The nearest folder above that exists must be one, and writable."""
+    above = next(path for path in beside(target, "").parents if path.exists())
+    if not above.is_dir():
+        raise TargetError(f"{target} cannot be made: {above} is a file.", ANOTHER)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise TargetError(f"{target} cannot be made: {above} is not writable.", ANOTHER)
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Hold OUT.lock, or refuse if another process holds it. The system frees the lock of a killed process."""
+    path = beside(target, ".lock")
+    with disk_errors(target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)  # the stop button may be on another thread
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise _busy(target) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows lets no open file go
+            path.unlink()  # while it is held, so that it is ours
+        lock.release()
+
+
+def _is_locked(target: Path) -> bool:
+    path = beside(target, ".lock")
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def staged_bytes(target: Path) -> int:
+    """What an unfinished run has written already: it will be used again or overwritten."""
+    return sum(path.stat().st_size for path in beside(target, ".part").rglob("*") if path.is_file())
+
+
+def _busy(target: Path) -> TargetError:
+    return TargetError(f"Another run is writing {target}.", "Wait for it, or choose another --save-path.")
+
+
+def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
+    """The report of a finished artifact that this very recipe made, checked file by file; None if there is work to do.
+
+    One that other settings made is a TargetError that names them, unless `force` says to replace it; a damaged one is a
+    DamagedError.
+    """
+    if not (target / MANIFEST).is_file() or (beside(target, ".part") / RECIPE).is_file():
+        return None
+    if changed := other_settings(target, recipe):
+        if force:
+            return None
+        raise TargetError(
+            f"{target} already holds an artifact, made with {', '.join(changed)}.",
+            f"{ANOTHER[:-1]}, or --force to replace it.",
+        )
+    verify(target)
+    report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
+    return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
+
+
+def other_settings(folder: Path, recipe: dict) -> list[str]:
+    """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
+    try:
+        before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ["a recipe that cannot be read"]
+    was, now = _flat(before), _flat(recipe)
+    changed = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    named = [f"{name} {was.get(name)}, not {now.get(name)}" for name in changed if not name.endswith("_sha256")]
+    return named or [f"another {name.removesuffix('_sha256').replace('_', ' ')}" for name in changed]
+
+
+def _flat(recipe: dict) -> dict[str, object]:
+    """Settings by the names of their options; `calibration` is the source of its text."""
+    inner = dict(recipe.get("calibration", {}))
+    source = inner.pop("source", None)
+    return {**recipe, **inner, "calibration": source}

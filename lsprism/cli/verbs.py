@@ -1,0 +1,186 @@
+"""The verbs: each makes a spec of its options, calls one function of the API, and shows what comes of it.
+
+The API is imported inside, once the request is known to be sound: it takes seconds to load torch and transformers.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from lsprism.cli import show
+from lsprism.cli.display import Display, say
+from lsprism.cli.follow import follow
+from lsprism.cli.options import add_options, asked, given, options_of
+from lsprism.errors import SpecError
+from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
+
+OUTPUT = Path("output")
+PIPE_WIDTH = 120  # columns of a table that goes into a file or a pipe
+
+COMPRESS = options_of(CompressSpec)
+PLAN = options_of(PlanSpec)
+STATS = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype") or o.path[0] == "calibration"]
+LOAD = [o for o in PLAN if o.name in ("model_id", "device", "dtype")]
+GENERATE = options_of(GenerateSpec)
+
+
+@dataclass(frozen=True)
+class Verb:
+    summary: str
+    example: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+    resumable: bool = False
+
+
+def _compress_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, COMPRESS)
+    _config(parser)
+
+
+def _compress(options: argparse.Namespace) -> None:
+    fields = given(options, COMPRESS)
+    if "model_id" in fields:
+        name = Path(fields["model_id"]).name
+        fields.setdefault("save_path", OUTPUT / f"{name}-{fields.get('sparsity', 0.5)}")
+    spec = asked(CompressSpec, fields)
+    from lsprism import api
+
+    with Display() as display:
+        report = follow(lambda: api.compressing(spec), display.show)
+    _answer(options, report, show.compression)
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, PLAN)
+    _config(parser)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    spec = asked(PlanSpec, given(options, PLAN))
+    from lsprism import api
+
+    _answer(options, api.planning(spec), show.plan)
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, [o for o in COMPRESS if o.name in ("model_id", "save_path")])
+    parser.add_argument("--push-to-hub", metavar="REPO", default="", help="send the copy to the hub as USER/NAME")
+    parser.add_argument("--public", action="store_true", help="make that repository public; without this it is private")
+
+
+def _export(options: argparse.Namespace) -> None:
+    spec = asked(CompressSpec, given(options, COMPRESS))  # of which only the model and the folder are asked here
+    if options.public and not options.push_to_hub:
+        raise SpecError("--public says how to push, and --push-to-hub is missing.", "Name the repository.")
+    from lsprism import api
+
+    with Display() as display:
+        follow(lambda: api.exporting(spec.model_id, spec.save_path, options.push_to_hub, options.public), display.show)
+    if options.json:
+        _print_json({"save_path": str(spec.save_path), "repository": options.push_to_hub or None})
+    else:
+        print(spec.save_path)
+
+
+def _stats_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, STATS)
+
+
+def _stats(options: argparse.Namespace) -> None:
+    spec = asked(PlanSpec, given(options, STATS))
+    from lsprism import api
+
+    with Display() as display:
+        report = follow(lambda: api.check_stats(spec), display.show)
+    _answer(options, report, show.stats)
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, LOAD)
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer or to complete")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    parser.add_argument("--completion", action="store_true", help="complete the plain text: no chat template")
+    add_options(parser, GENERATE)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    model = asked(PlanSpec, given(options, LOAD))  # of which only the model, device and dtype are asked here
+    spec = asked(GenerateSpec, given(options, GENERATE))
+    from lsprism import api
+
+    loaded = api.load(model.model_id, model.device, model.dtype)
+    text = ""
+    try:
+        for piece in api.generating(loaded, options.prompt, spec, system=options.system, chat=not options.completion):
+            text += piece.text
+            if not options.json:
+                print(piece.text, end="", flush=True)
+    finally:
+        if not options.json:
+            print()
+    timing = piece.timing
+    if options.json:
+        _print_json({"text": text, "reason": piece.reason, **vars(timing), "tokens_per_s": timing.tokens_per_s})
+        return
+    speed = f", {timing.tokens_per_s:.1f} tokens/s after it" if timing.tokens_per_s else ""
+    say(f"{timing.tokens} tokens, the first after {timing.first_token_s:.2f} s{speed}; ended by {piece.reason}")
+
+
+VERBS = {
+    "compress": Verb(
+        "prune and factorise a model, block by block",
+        "--model-id demo --method hybrid --sparsity 0.5 --save-path output/demo-0.5",
+        _compress_options,
+        _compress,
+        resumable=True,
+    ),
+    "inspect": Verb(
+        "what a compression would do, before anything is touched",
+        "--model-id demo --sparsity 0.5",
+        _inspect_options,
+        _inspect,
+    ),
+    "generate": Verb(
+        "answer a prompt",
+        '--model-id output/demo-0.5 --prompt "Why is the sky blue?"',
+        _generate_options,
+        _generate,
+    ),
+    "export": Verb(
+        "plain dense safetensors of any source, which need no LS-PRISM",
+        "--model-id output/demo-0.5 --save-path output/demo-dense",
+        _export_options,
+        _export,
+    ),
+    "check-stats": Verb(
+        "what flows into every layer of a model",
+        "--model-id demo --samples 16",
+        _stats_options,
+        _stats,
+    ),
+}
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the same options; the command line overrides it")
+
+
+def _answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], Any]) -> None:
+    """The report on standard output, as JSON or as tables."""
+    if options.json:
+        print(report.model_dump_json(indent=2))
+        return
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table(report))
+
+
+def _print_json(value: dict) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

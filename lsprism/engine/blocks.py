@@ -1,0 +1,57 @@
+"""The model's blocks, one at a time: filled from disk, released again; nothing else of the model is held meanwhile."""
+
+from torch import Tensor, nn
+
+from lsprism.calibration.walk import Walk, capture
+from lsprism.engine.plan import Draft
+from lsprism.errors import NumericError
+from lsprism.models.surgery import set_tensor
+from lsprism.models.weights import WeightFiles, fill, move_computed, release
+
+
+class BlockFeed:
+    """At most one block of the draft's skeleton holds weights at any time."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.weights = WeightFiles(draft.plan.source.folder, draft.model)
+
+    def begin(self, tokens: Tensor) -> Walk:
+        """Capture what the blocks are handed when the model reads tokens [samples, length]."""
+        model = self.draft.model
+        self._assign_outside()
+        self.fill(0)
+        move_computed(model, self.draft.device)
+        walk = capture(model, model.get_submodule(self.draft.anatomy.blocks), tokens, self.draft.device)
+        release(model)
+        return walk
+
+    def fill(self, index: int) -> nn.Module:
+        """Block `index` with its weights on the device."""
+        name = self.draft.anatomy.block_name(index)
+        block = self.draft.model.get_submodule(name)
+        fill(block, name, self.weights, self.draft.device)
+        return block
+
+    def release(self, index: int) -> None:
+        release(self.draft.model.get_submodule(self.draft.anatomy.block_name(index)))
+
+    def _runs_before(self, name: str) -> bool:
+        """Whether a tensor outside the blocks may be wanted before them: all but the output head's own."""
+        head = self.draft.model.get_output_embeddings()
+        owner = self.draft.model.get_submodule(name.rpartition(".")[0])
+        return owner is not head or owner is self.draft.model.get_input_embeddings()
+
+    def _assign_outside(self) -> None:
+        """Look at everything outside the blocks, and load what runs before them."""
+        for layout in self.draft.outside:
+            for name, tensor in self.weights.read(layout).items():
+                if not _is_finite(tensor):
+                    raise NumericError(f"{name} holds numbers that are not finite.", "Download the model again.")
+                if self._runs_before(name):
+                    set_tensor(self.draft.model, name, tensor.to(self.draft.device))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """In parts: an embedding is large, and each part takes as much memory again."""
+    return all(part.isfinite().all() for part in tensor.reshape(-1).split(2**22))

@@ -1,0 +1,65 @@
+"""What flows into every site of the uncompressed model: one pass over the blocks, statistics only."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.engine.blocks import BlockFeed
+from lsprism.engine.memory import bound_heap
+from lsprism.engine.plan import Draft
+from lsprism.events import BlockClock, Event, Stage
+from lsprism.reports import SiteStats
+
+OUTLIER = 5.0  # a feature whose norm exceeds this many times the mean norm of its site is an outlier
+
+
+def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
+    """Yield events, and after each block the statistics of its sites. tokens [samples, length]."""
+    bound_heap()
+    feed, model = BlockFeed(draft), draft.model
+    walk = feed.begin(tokens)
+    clock = BlockClock(draft.anatomy.count)
+    yield Stage(name="measure", detail=f"{draft.anatomy.count} blocks, {tokens.shape[0]} x {tokens.shape[1]} tokens")
+    for index in range(draft.anatomy.count):
+        block = feed.fill(index)
+        meters = {site.name: _Meter(site.columns) for site in draft.anatomy.of_block(index)}
+        with ExitStack() as hooks:
+            for name, meter in meters.items():
+                hooks.callback(model.get_submodule(name).register_forward_pre_hook(meter.hook).remove)
+            for part in walk.propagate(index, block):
+                yield clock.progress("measure", part)
+        yield from (meter.result(name, index) for name, meter in meters.items())
+        feed.release(index)
+        clock.block_done()
+
+
+class _Meter:
+    """Sums over the inputs of one site."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.tokens, self.total, self.largest = columns, 0, 0.0, 0.0
+        self.squares = torch.zeros(columns, dtype=torch.float64)
+
+    def hook(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].detach().reshape(-1, self.columns).float()
+        self.tokens += len(x)
+        self.total += x.abs().mean(dim=1).double().sum().item()
+        self.largest = max(self.largest, x.abs().max().item())
+        self.squares += torch.linalg.vector_norm(x, dim=0).double().square().cpu()
+
+    def result(self, name: str, block: int) -> SiteStats:
+        norms = self.squares.sqrt()
+        mean = norms.mean().item()
+        return SiteStats(
+            name=name,
+            block=block,
+            columns=self.columns,
+            tokens=self.tokens,
+            mean=self.total / max(self.tokens, 1),
+            max=self.largest,
+            norm=mean,
+            outlier_share=(norms > OUTLIER * mean).double().mean().item(),
+            dead=int((norms == 0).sum()),
+        )

@@ -1,0 +1,72 @@
+"""Summarization datasets of the Hugging Face hub as rows of prompts, streamed: no dataset is downloaded whole."""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from lsprism.calibration.hub_text import hub_errors
+from lsprism.errors import CorpusError
+
+SPLIT = "test"
+LIMIT = 20  # rows, where nobody has said how many
+MOST_WORDS = 600  # of a text, so that prompt and answer fit into a context of 2048 tokens
+REMEDY = "Use the task summarization, whose prompts are here already, or a .jsonl file of your own."
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """Where a dataset lies, which columns hold text and summary, and what the model is asked to write."""
+
+    path: str
+    config: str | None
+    text: str
+    summary: str
+    ask: str
+    max_new_tokens: int
+
+    @property
+    def origin(self) -> str:
+        """To cite: dataset, split, and which part of it."""
+        return f"first rows of {self.path} ({SPLIT}), texts cut to {MOST_WORDS} words"
+
+
+HUB_TASKS = {
+    "cnn_dailymail": HubTask(
+        "abisee/cnn_dailymail", "3.0.0", "article", "highlights", "Summarize this article in three sentences.", 128
+    ),
+    "xsum": HubTask("EdinburghNLP/xsum", None, "document", "summary", "Summarize this article in one sentence.", 64),
+    "samsum": HubTask(
+        "knkarthick/samsum", None, "dialogue", "summary", "Summarize this conversation in two sentences.", 96
+    ),
+}
+
+
+def hub_rows(name: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first rows as fields of a TaskPrompt; CorpusError if the hub or the columns cannot be had."""
+    import datasets
+    import huggingface_hub
+
+    task = HUB_TASKS[name]
+    with hub_errors(task.path, REMEDY):
+        huggingface_hub.dataset_info(task.path, timeout=10)  # asks once; load_dataset would retry for half a minute
+        rows = datasets.load_dataset(task.path, task.config, split=SPLIT, streaming=True)
+        first = list(islice(rows, limit or LIMIT))
+    return [_fields(task, f"{name}-{n}", row) for n, row in enumerate(first, start=1)]
+
+
+def _fields(task: HubTask, identity: str, row: dict[str, Any]) -> dict[str, Any]:
+    for column in (task.text, task.summary):
+        if not isinstance(row.get(column), str):
+            raise CorpusError(f"{task.path}: {identity} has no text in the column {column!r}.", REMEDY)
+    return {
+        "id": identity,
+        "prompt": f"{task.ask}\n\n{_cut(row[task.text])}",
+        "reference": row[task.summary],
+        "max_new_tokens": task.max_new_tokens,
+    }
+
+
+def _cut(text: str) -> str:
+    """The first MOST_WORDS words, as they stand."""
+    words = text.split(" ")
+    return " ".join(words[:MOST_WORDS])

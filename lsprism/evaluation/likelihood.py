@@ -1,0 +1,101 @@
+"""What a model says of every next token, a chunk of positions at a time.
+
+The logits of a whole window would be large (2048 x 128k float32: 1 GB); here the output head sees only as many
+positions at once as fit into LOGITS_BYTES, whatever the vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lsprism.errors import NumericError
+
+LOGITS_BYTES = 64 * 2**20  # of one chunk of float32 logits [positions, vocabulary]
+PROBE_TOKENS = 16
+
+
+@torch.no_grad()
+def nll(model: PreTrainedModel, inputs: Tensor, targets: Tensor, plain: bool) -> list[float]:
+    """-log p of targets [rows, m], summed over each row, in nats: log-softmax in float32, sums in float64.
+
+    inputs [rows, n], n >= m: the last m of them stand each before its target. `plain`: what is_plain says.
+    """
+    wanted, losses, start = targets.flatten(), [], 0
+    for logits in logit_chunks(model, inputs, plain, skip=inputs.shape[1] - targets.shape[1]):
+        target = wanted[start : start + len(logits)].to(logits.device)
+        losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
+        start += len(logits)
+    return torch.cat(losses).cpu().double().view(len(targets), -1).sum(1).tolist()
+
+
+def logit_chunks(model: PreTrainedModel, inputs: Tensor, plain: bool, skip: int = 0) -> Iterator[Tensor]:
+    """Logits [<= positions, vocabulary] after each of inputs [rows, n] but the first `skip`, row after row."""
+    inputs = inputs.to(model.device)
+    return _chunks_of_head(model, inputs, skip) if plain else _chunks_of_forward(model, inputs, skip)
+
+
+@torch.no_grad()
+def _chunks_of_head(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
+    """Without ever holding the logits of a whole window."""
+    hidden = model.base_model(input_ids=inputs, use_cache=False)[0][:, skip:].flatten(0, 1)
+    for chunk in hidden.split(_positions(model)):
+        yield model.get_output_embeddings()(chunk)
+
+
+@torch.no_grad()
+def _chunks_of_forward(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
+    """From the model's own forward, which holds the logits of one whole window."""
+    for row in inputs.split(1):
+        yield from model(input_ids=row, use_cache=False).logits[0, skip:].split(_positions(model))
+
+
+def _positions(model: PreTrainedModel) -> int:
+    return max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
+
+
+@torch.no_grad()
+def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
+    """Whether the logits are the output embedding of the base model's states and nothing else (no soft cap, no scale).
+
+    Seen in one forward pass over a few of tokens [rows, n], not read from the config, so that it holds for any
+    architecture.
+    """
+    base, head = model.base_model, model.get_output_embeddings()
+    if base is model or head is None:
+        return False
+    seen: dict[str, Tensor] = {}
+
+    def states(module: torch.nn.Module, inputs: tuple, output: tuple) -> None:
+        seen["states"] = output[0]
+
+    def ends(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
+        seen["into head"], seen["out of head"] = inputs[0], output
+
+    with base.register_forward_hook(states), head.register_forward_hook(ends):
+        logits = model(input_ids=tokens[:1, :PROBE_TOKENS].to(model.device), use_cache=False).logits
+    if seen.keys() != {"states", "into head", "out of head"}:
+        return False
+    return _same(seen["states"], seen["into head"]) and _same(seen["out of head"], logits)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal to the bit after widening; not a number equals itself."""
+    return a.shape == b.shape and torch.allclose(a.float(), b.float().to(a.device), rtol=0, atol=0, equal_nan=True)
+
+
+def require_number(value: float, window: int, of: int) -> None:
+    """`window` counts from 1."""
+    if math.isnan(value):
+        raise NumericError(
+            f"The model's logits are not numbers in window {window} of {of}.",
+            "Load it in bfloat16 or float32; if that does not help, its weights are damaged.",
+        )
+
+
+def safe_exp(nll: float) -> float:
+    """exp, and infinity where the result is beyond float64 (math.exp raises there)."""
+    return torch.tensor(nll, dtype=torch.float64).exp().item()

@@ -1,0 +1,45 @@
+"""Token agreement: in how many places two greedy answers hold the same token, and where they part."""
+
+from collections.abc import Sequence
+
+from datasets import Features, Value
+from datasets import Sequence as ListOf
+
+from lsprism.evaluation.metrics.base import MetricInMemory, Score, scored
+
+AGREEMENT = "Share of positions that hold the same token, of those of the longer answer; mean over the pairs."
+DIVERGENCE = "Position, from 0, of the first token that differs or that one side lacks; mean over the pairs that part."
+
+
+class TokenAgreement(MetricInMemory):
+    """token_agreement in [0, 1]; first_divergence in tokens, None for a pair that is equal to its end."""
+
+    about = "Equal tokens in equal places, and the first place that differs."
+    inputs = Features({"prediction_tokens": ListOf(Value("int64")), "reference_tokens": ListOf(Value("int64"))})
+
+    def _compute(
+        self, prediction_tokens: list[list[int]], reference_tokens: list[list[int]], **_: object
+    ) -> dict[str, Score]:
+        pairs = list(zip(prediction_tokens, reference_tokens, strict=True))
+        empty = sum(not (a and b) for a, b in pairs)
+        notes = [f"{empty} of {len(pairs)} pairs have a side without tokens and score 0."] if empty else []
+        parts = [divergence(a, b) for a, b in pairs]
+        equal = [f"{parts.count(None)} of {len(pairs)} pairs are equal to the last token."]
+        return {
+            "token_agreement": scored("token_agreement", AGREEMENT, [agreement(a, b) for a, b in pairs], notes),
+            "first_divergence": scored("first_divergence", DIVERGENCE, parts, equal),
+        }
+
+
+def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
+    """Equal tokens in equal places / the longer length; 0 where both are empty."""
+    same = sum(a == b for a, b in zip(ours, theirs, strict=False))
+    return same / max(len(ours), len(theirs), 1)
+
+
+def divergence(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """Index of the first place that differs; where one text goes on, the length of the other."""
+    for n, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            return n
+    return None if len(ours) == len(theirs) else min(len(ours), len(theirs))

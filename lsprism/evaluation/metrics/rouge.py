@@ -1,0 +1,53 @@
+"""ROUGE-1, ROUGE-2, ROUGE-L (Lin: ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the words, pairs of
+words and the longest common subsequence that two texts share."""
+
+import re
+
+from datasets import Features, Value
+
+from lsprism.evaluation.metrics.base import MetricInMemory, Score, empty_pairs, scored
+
+LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that one side must have for there to be anything to share
+WORD = re.compile(r"[^\W_]+")
+
+
+class Words:
+    """Lower-case words of any script. rouge-score's own tokenizer knows ASCII alone, and agrees with this one there."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return WORD.findall(text.lower())
+
+
+class Rouge(MetricInMemory):
+    """rouge1, rouge2, rougeL: F-measure by rouge-score."""
+
+    about = "Overlap of words, of pairs of words, and longest common subsequence."
+    inputs = Features({"predictions": Value("string"), "references": Value("string")})
+
+    def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        words = Words()
+        scorer = RougeScorer(list(LEAST), tokenizer=words)
+        pairs = list(zip(predictions, references, strict=True))
+        found = [scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs]
+        longer = [max(len(words.tokenize(text)) for text in pair) for pair in pairs]
+        empty, notes = empty_pairs(predictions, references)
+        scores = {}
+        for name, least in LEAST.items():
+            undefined = {n for n, count in enumerate(longer) if count < least} - empty
+            values = [None if n in undefined else score[name].fmeasure for n, score in enumerate(found)]
+            scores[name] = scored(name, _protocol(name), values, [*notes, *_note(undefined, len(pairs), least)])
+        return scores
+
+
+def _protocol(name: str) -> str:
+    return (
+        f"ROUGE-{name.removeprefix('rouge')} F-measure of each pair by rouge-score, lower-case words of any script, "
+        "no stemming; mean over the pairs."
+    )
+
+
+def _note(undefined: set[int], pairs: int, least: int) -> list[str]:
+    words = "no word" if least == 1 else f"fewer than {least} words"
+    return [f"{len(undefined)} of {pairs} pairs have {words} on either side: left out."] if undefined else []

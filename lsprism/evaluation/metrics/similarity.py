@@ -1,0 +1,33 @@
+"""Semantic similarity: the cosine of the embeddings of two texts."""
+
+from datasets import Features, Value
+
+from lsprism.evaluation.judge import EMBEDDED, sentence_judge
+from lsprism.evaluation.metrics.base import MetricInMemory, Score, empty_pairs, scored
+
+
+class Similarity(MetricInMemory):
+    """similarity: cosine in [-1, 1]. SourceError, when computed, if there is no judge."""
+
+    about = "Cosine of sentence embeddings."
+    inputs = Features({"predictions": Value("string"), "references": Value("string")})
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
+
+    def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
+        judge = sentence_judge(self.device)
+        empty, notes = empty_pairs(predictions, references)
+        # [pairs, 384], of unit length
+        ours, theirs = (
+            judge.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).double()
+            for texts in (predictions, references)
+        )
+        cosines = (ours * theirs).sum(-1).tolist() if predictions else []
+        values = [0.0 if n in empty else cosine for n, cosine in enumerate(cosines)]
+        protocol = (
+            f"Cosine of the sentence embeddings of each pair by {EMBEDDED}, mean-pooled, "
+            f"the first {judge.max_seq_length} word pieces; mean over the pairs."
+        )
+        return {"similarity": scored("similarity", protocol, values, notes)}

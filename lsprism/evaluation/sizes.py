@@ -1,0 +1,31 @@
+"""Sizes of a model, counted from what it is: its modules, its files, its tensors in memory."""
+
+from lsprism.figures import SizeFigure
+from lsprism.layers.modules import PrismLinear
+from lsprism.models.load import LoadedModel
+from lsprism.models.weights import tensor_files
+
+
+def sizes(loaded: LoadedModel) -> SizeFigure:
+    """Of a dense model or an artifact. The files are those in its folder: for a .gguf the ones unpacked from it."""
+    packed = [module for module in loaded.model.modules() if isinstance(module, PrismLinear)]
+    inside = {id(parameter) for module in packed for parameter in module.parameters()}
+    around = sum(p.numel() for p in loaded.model.parameters() if id(p) not in inside)
+    around += sum(module.bias.numel() for module in packed if module.bias is not None)
+    files = {loaded.source.folder / name for name in tensor_files(loaded.source.folder).values()}
+    return SizeFigure(
+        kept_parameters=around + sum(module.form.kept for module in packed),
+        model_parameters=around + sum(module.out_features * module.in_features for module in packed),
+        stored_bytes=sum(path.stat().st_size for path in files),
+        resident_bytes=resident_bytes(loaded),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+    )
+
+
+def resident_bytes(loaded: LoadedModel) -> int:
+    """All parameters and buffers in memory; a storage that several of them share counts once."""
+    storages = {}
+    for tensor in [*loaded.model.parameters(), *loaded.model.buffers()]:
+        storage = tensor.untyped_storage()
+        storages[storage.device, storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

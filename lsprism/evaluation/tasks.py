@@ -1,0 +1,147 @@
+"""Prompts to measure on: our own under assets/tasks/, a user's file of the same form, or a dataset of the hub.
+
+A .jsonl file holds one prompt per line, a .json file a list of them:
+    {"id": "rain-1", "prompt": "...", "reference": "...", "checks": [{"kind": "number", "value": 4}]}
+Only `prompt` must be there. A summary has a reference; an answer that can be checked has checks (see checks.py).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator
+
+from lsprism.calibration.corpus import ASSETS
+from lsprism.errors import CorpusError, SpecError
+from lsprism.evaluation.checks import Check
+from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
+from lsprism.reports import Record
+from lsprism.specs import Request
+
+TaskName = Literal["summarization", "extraction", "creative", "logic"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+
+
+class TaskPrompt(Request):
+    """One prompt, and what is known of its answer."""
+
+    id: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+    reference: str | None = Field(None, min_length=1)
+    checks: tuple[Check, ...] = ()
+    max_new_tokens: int = Field(128, ge=1, le=131072)
+
+    @field_validator("prompt", "reference")
+    @classmethod
+    def _not_blank(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
+            raise ValueError("is blank")
+        return text
+
+
+class Task(Record):
+    """Prompts of one kind; `total` is how many there are to choose from, None where nobody has counted."""
+
+    name: str
+    origin: str
+    prompts: tuple[TaskPrompt, ...]
+    total: int | None
+
+    @property
+    def label(self) -> str:
+        """The name with the number of prompts; a part of them is called so."""
+        count = len(self.prompts)
+        of = "" if self.total == count else f" of {self.total}, a subset" if self.total else " of more, a subset"
+        return f"{self.name} ({count} prompt{'s' * (count != 1)}{of})"
+
+
+def load_task(name: str, limit: int | None = None) -> Task:
+    """The first `limit` prompts (None: all; of a hub dataset 20) of a task of ours, a .jsonl or .json file, or
+    cnn_dailymail, xsum, samsum.
+
+    SpecError if there is no such task; CorpusError, with the line, if a file cannot be read or a prompt is not right,
+    and if the hub cannot be reached.
+    """
+    if limit is not None and limit < 1:
+        raise SpecError(f"--limit: a task needs one prompt or more, got {limit}.", "Leave it out for all prompts.")
+    if name in HUB_TASKS:
+        rows = hub_rows(name, limit)
+        prompts = tuple(_prompt(f"{name}, row {n}", row, n) for n, row in enumerate(rows, start=1))
+        return Task(name=name, origin=HUB_TASKS[name].origin, prompts=prompts, total=None)
+    if name in TASKS:
+        path, origin = ASSETS / "tasks" / f"{name}.json", "prompts of LS-PRISM's own"
+    else:
+        path, origin = Path(name).expanduser(), f"file {Path(name).name}"
+    prompts = _read(path)
+    return Task(name=path.stem, origin=origin, prompts=prompts[:limit], total=len(prompts))
+
+
+def _read(path: Path) -> tuple[TaskPrompt, ...]:
+    prompts: dict[str, TaskPrompt] = {}
+    for number, (where, row) in enumerate(_rows(path), start=1):
+        prompt = _prompt(where, row, number)
+        if prompt.id in prompts:
+            raise CorpusError(f"{where}: the id {prompt.id!r} is there twice.", "Give every prompt an id of its own.")
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise CorpusError(f"'{path}' holds no prompt.", 'Write lines such as {"prompt": "..."}.')
+    return tuple(prompts.values())
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each prompt stands, and what stands there."""
+    text = _text(path)
+    if path.suffix.lower() == ".json":
+        rows = _json(f"'{path}'", text)
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
+            yield f"'{path}', prompt {number}", row
+        return
+    # Split at "\n" alone: str.splitlines would also cut at the U+2028 that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield (where := f"'{path}', line {number}"), _json(where, line)
+
+
+def _text(path: Path) -> str:
+    if path.suffix.lower() not in (".json", ".jsonl"):
+        known = ", ".join((*TASKS, *HUB_TASKS))
+        raise SpecError(f"There is no task {str(path)!r}.", f"Choose one of {known}, or a .jsonl file of prompts.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"'{path}' is not UTF-8 text: {error.reason} at byte {error.start}."
+        raise CorpusError(message, "Save it as UTF-8 and try again.") from error
+    except OSError as error:
+        message = f"'{path}' cannot be read: {error.strerror or error}."
+        raise CorpusError(message, "Check the path and your right to read it.") from error
+
+
+def _json(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{where} is not JSON: {error}.", "Mend or remove it.") from error
+
+
+def _prompt(where: str, row: Any, number: int) -> TaskPrompt:
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where} is not a JSON object.", 'Write {"prompt": "..."}.')
+    try:
+        return TaskPrompt(**{"id": str(number), **row})
+    except ValidationError as error:
+        raise CorpusError(f"{where}: {_sentence(error)}.", _fields()) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {field!r}"
+    if first["type"] == "missing":
+        return f"the field {field!r} is missing"
+    return f"{field}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def _fields() -> str:
+    return f"A prompt's fields are: {', '.join(TaskPrompt.model_fields)}."

@@ -1,0 +1,96 @@
+"""Word perplexity as lm-eval defines it for its `wikitext` task: it does not depend on how a tokenizer cuts words.
+
+Every document is scored alone, each of its tokens once, in windows of the whole context (`loglikelihood_rolling`); the
+sum is divided by the number of words that white space separates. lm-eval reads BOS twice where a tokenizer puts one
+itself, unless it is told add_bos_token=False; here it is read once.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lsprism.errors import CorpusError, SpecError
+from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_exp
+from lsprism.evaluation.steps import Steps, counted
+from lsprism.evaluation.windows import require_context
+from lsprism.figures import WordPerplexityFigure
+from lsprism.models.load import LoadedModel
+
+Window = tuple[list[int], list[int]]  # what the model reads, and what it has to predict at the end of it
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts that have nothing to do with each other."""
+
+    texts: Sequence[str]
+    name: str
+    of: int  # documents there are, of which these are some or all
+
+
+def measuring(loaded: LoadedModel, documents: Documents, context: int) -> Steps[WordPerplexityFigure]:
+    """Progress window by window, then the figure. SpecError if the model has not so many positions or no token to
+    begin with, CorpusError if there is no document, NumericError if a likelihood is not a number."""
+    require_context(loaded.model, context)
+    prefix, name = prefix_token(loaded.tokenizer)
+    encoded = [_encode(loaded.tokenizer, text) for text in documents.texts]
+    windows = [window for tokens in encoded for window in rolling_windows(tokens, prefix, context)]
+    if not windows:
+        raise CorpusError(f"{documents.name} holds no document with a word in it.", "Choose another text.")
+    sums = yield from counted("word perplexity", _nll_of_windows(loaded.model, windows), len(windows))
+    words = sum(map(count_words, documents.texts))
+    return WordPerplexityFigure(
+        value=safe_exp(math.fsum(sums) / words),
+        nll=math.fsum(sums) / words,
+        words=words,
+        tokens=sum(map(len, encoded)),
+        documents=len(documents.texts),
+        of=documents.of,
+        context=context,
+        prefix=name,
+        text=documents.name,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+    )
+
+
+def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterator[Window]:
+    """Windows that predict every token once. Each reads as much as fits of what stands before its last token: the
+    first begins with `prefix`, the last reaches back into the one before it so that it is full."""
+    sequence = [prefix, *tokens]
+    for start in range(0, len(tokens), context):
+        end = min(start + context, len(tokens))
+        yield sequence[max(0, end - context) : end], sequence[start + 1 : end + 1]
+
+
+def count_words(text: str) -> int:
+    """Pieces between white space; an empty text has one, as for lm-eval."""
+    return len(re.split(r"\s+", text))
+
+
+def prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
+    """The token that the first one of a document is predicted from, and its name: BOS, or EOS where there is none."""
+    for token, name in ((tokenizer.bos_token_id, "BOS"), (tokenizer.eos_token_id, "EOS")):
+        if token is not None:
+            return token, name
+    raise SpecError(
+        "This model's tokenizer has neither a BOS nor an EOS token to begin a document with.",
+        "Measure perplexity on windows instead.",
+    )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _nll_of_windows(model: PreTrainedModel, windows: list[Window]) -> Iterator[float]:
+    """Nats, summed over each window."""
+    plain = is_plain(model, torch.tensor([windows[0][0]]))
+    for number, (read, predicted) in enumerate(windows, start=1):
+        (value,) = nll(model, torch.tensor([read]), torch.tensor([predicted]), plain)
+        require_number(value, number, len(windows))
+        yield value

@@ -1,0 +1,250 @@
+"""What was measured: figures with their protocol.
+
+Every figure holds the settings that it was measured under, and `protocol()` says them in one sentence; where a figure
+is shown, so is that sentence. Bytes are bytes, seconds end in `_s`.
+"""
+
+from statistics import median
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+
+class Figure(BaseModel):
+    """Base of all figures. Infinity, for which JSON has no number, is written as the string "Infinity"."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), ser_json_inf_nan="strings")
+
+
+class WordPerplexityFigure(Figure):
+    """Perplexity per word: it can be compared between models with different tokenizers."""
+
+    value: float
+    nll: float  # nats per word
+    words: int  # separated by white space
+    tokens: int  # predicted
+    documents: int
+    of: int  # documents there are
+    context: int
+    prefix: Literal["BOS", "EOS"]  # the token before each document
+    text: str
+    dtype: str
+    device: str
+
+    @computed_field
+    @property
+    def is_subset(self) -> bool:
+        return self.documents < self.of
+
+    def protocol(self) -> str:
+        return (
+            f"Word perplexity as lm-eval defines it: exp(NLL / words) over {self.words:,} words separated by white"
+            f" space ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each"
+            f" document alone, after one {self.prefix}, in rolling windows of {self.context:,} tokens; {self.dtype} on"
+            f" {self.device}."
+        )
+
+
+class PerplexityFigure(Figure):
+    """exp of the mean negative log-likelihood over all predicted tokens of consecutive windows."""
+
+    value: float
+    nll: float  # mean, nats per predicted token
+    tokens: int  # predicted
+    windows: int
+    of: int  # windows there are
+    context: int  # tokens per window
+    text: str  # its name and split
+    bos: bool  # the tokenizer put a beginning-of-text token before the text
+    dtype: str
+    device: str
+    word_perplexity: WordPerplexityFigure | None = None  # of the same text, where asked for
+
+    @computed_field
+    @property
+    def is_subset(self) -> bool:
+        return self.windows < self.of
+
+    def protocol(self) -> str:
+        return (
+            f"Perplexity: exp(mean NLL) over {self.tokens:,} predicted tokens of {self.text},"
+            f" {_cut(self)}; {self.dtype} on {self.device}."
+        )
+
+
+class AgreementFigure(Figure):
+    """How close a model's next-token distributions are to the baseline's, on the same text."""
+
+    kl: float  # mean KL(baseline || model), nats per token
+    top1: float  # share of positions at which both have the same likeliest token
+    tokens: int  # positions compared
+    windows: int
+    of: int
+    context: int
+    text: str
+    bos: bool
+    baseline_dtype: str
+    dtype: str
+    device: str
+
+    @computed_field
+    @property
+    def is_subset(self) -> bool:
+        return self.windows < self.of
+
+    def protocol(self) -> str:
+        return (
+            f"Next-token agreement, teacher-forced on {self.tokens:,} tokens of {self.text}, {_cut(self)}:"
+            f" mean KL(baseline || model) in nats per token, and the share of equal likeliest tokens;"
+            f" baseline in {self.baseline_dtype}, model in {self.dtype}, on {self.device}."
+        )
+
+
+class SpeedFigure(Figure):
+    """How fast one model answers a prompt of one length."""
+
+    model: str
+    prompt_tokens: int
+    new_tokens: int
+    first_token_runs_s: list[float]  # one per repetition: prefill and the choice of the first token
+    tokens_per_s_runs: list[float]  # one per repetition: tokens after the first / their time
+    dtype: str
+    device: str
+    threads: int
+    peak_memory_bytes: int | None = None  # None: not measured
+
+    @computed_field
+    @property
+    def first_token_s(self) -> float:
+        return median(self.first_token_runs_s)
+
+    @computed_field
+    @property
+    def tokens_per_s(self) -> float:
+        return median(self.tokens_per_s_runs)
+
+    def protocol(self) -> str:
+        peak = "; peak memory in a process of its own, less one that only imports" if self.peak_memory_bytes else ""
+        if peak and self.device.startswith("cuda"):
+            peak = "; peak memory that PyTorch took on the device, in a process of its own"
+        return f"Speed: {_timing(self)}; {self.dtype} on {self.device}, {_count(self.threads, 'thread')}{peak}."
+
+
+class SpeedComparison(Figure):
+    """The speeds of two sides, measured in turn; above 1 the compressed side is the faster one."""
+
+    baseline: SpeedFigure
+    compressed: SpeedFigure
+    in_turn: bool = True  # A B A B in one process; False: each loaded alone, as both did not fit
+
+    @computed_field
+    @property
+    def ratios(self) -> list[float]:
+        """Decode speed, compressed / baseline, repetition by repetition."""
+        pairs = zip(self.compressed.tokens_per_s_runs, self.baseline.tokens_per_s_runs, strict=True)
+        return [ours / theirs for ours, theirs in pairs]
+
+    @computed_field
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+    @computed_field
+    @property
+    def lowest(self) -> float:
+        return min(self.ratios)
+
+    @computed_field
+    @property
+    def highest(self) -> float:
+        return max(self.ratios)
+
+    @computed_field
+    @property
+    def first_token_ratio(self) -> float:
+        """Time to first token, baseline / compressed, median over the pairs."""
+        pairs = zip(self.baseline.first_token_runs_s, self.compressed.first_token_runs_s, strict=True)
+        return median(theirs / ours for theirs, ours in pairs)
+
+    def protocol(self) -> str:
+        a, b = self.baseline, self.compressed
+        turn = "in turn (A B A B) in one process" if self.in_turn else "each loaded alone, as both did not fit"
+        return (
+            f"Ratio of decode speeds, compressed / baseline, median and spread of {len(self.ratios)} pairs measured"
+            f" {turn}: {_timing(b)}; {b.model} in {b.dtype} against {a.model} in {a.dtype} on {b.device},"
+            f" {_count(b.threads, 'thread')}."
+        )
+
+
+class DtypeSpeeds(Figure):
+    """How fast one dense model decodes in each dtype that the device offers for it; the baseline is the fastest."""
+
+    tokens_per_s: dict[str, float]  # dtype -> median
+    left_out: dict[str, str] = {}  # dtype in which the model does not run -> why
+    prompt_tokens: int
+    new_tokens: int
+    repetitions: int
+    device: str
+    threads: int
+
+    @computed_field
+    @property
+    def fastest(self) -> str:
+        return max(self.tokens_per_s, key=self.tokens_per_s.__getitem__)
+
+    def protocol(self) -> str:
+        speeds = ", ".join(
+            [f"{dtype} {speed:.1f} tok/s" for dtype, speed in self.tokens_per_s.items()]
+            + [f"{dtype} does not run" for dtype in self.left_out]
+        )
+        return (
+            f"The fastest dense dtype is {self.fastest} ({speeds}): batch 1, greedy, {self.new_tokens:,} tokens after"
+            f" a prompt of {self.prompt_tokens:,}, median of {self.repetitions} repetitions, each dtype loaded alone;"
+            f" on {self.device}, {_count(self.threads, 'thread')}."
+        )
+
+
+class SizeFigure(Figure):
+    """Three sizes that are never mixed."""
+
+    kept_parameters: int  # of the whole model: non-zeros, entries of factors, and all that was left alone
+    model_parameters: int  # before compression; tied weights once
+    stored_bytes: int  # of the safetensors files
+    resident_bytes: int  # of the tensors in memory
+    dtype: str  # as loaded
+
+    @computed_field
+    @property
+    def kept_share(self) -> float:
+        return self.kept_parameters / self.model_parameters
+
+    def protocol(self) -> str:
+        return (
+            "Sizes counted from the model itself: parameters kept of the whole model's, embeddings included and tied"
+            " weights once; bytes of its safetensors files on disk; bytes of all its tensors in memory, as loaded in"
+            f" {self.dtype}."
+        )
+
+
+def _part(count: int, of: int, what: str) -> str:
+    return f"all {of:,} {what}" if count == of else f"{count:,} of {of:,} {what} (a subset)"
+
+
+def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
+    """How the text became windows."""
+    return (
+        f"tokenised once {'with' if figure.bos else 'without'} BOS,"
+        f" {_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
+    )
+
+
+def _timing(figure: SpeedFigure) -> str:
+    return (
+        f"batch 1, greedy, prompt of {figure.prompt_tokens:,} tokens, {figure.new_tokens:,} new ones with end-of-text"
+        f" ignored, warm-up not counted, time to first token apart from decoding, median of"
+        f" {_count(len(figure.tokens_per_s_runs), 'repetition')}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

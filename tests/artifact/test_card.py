@@ -1,0 +1,163 @@
+"""The card says only what was counted or measured, hands on the licence, and its command is the run once more."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import make_model
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
+
+import lsprism
+from lsprism.artifact.companions import Licence, licence_of, read_card
+from lsprism.cli.main import main
+from lsprism.errors import WorkError
+from lsprism.models.hub import COPIES, WORDS
+from lsprism.specs import CompressSpec, ask
+
+NOTICE = (
+    "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright (c) Meta Platforms, Inc. "
+    "All Rights Reserved."
+)
+
+
+def write_readme(folder: Path, front: str, body: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(f"---\n{front}\n---\n{body}")
+    return folder
+
+
+def base(folder: Path, front: str = "") -> Path:
+    """A model folder whose card has this front matter, with licence texts and one file that is nobody's business."""
+    make_model(folder)
+    for name in ("LICENSE", "NOTICE.md", "USE_POLICY.md", "training.log"):
+        (folder / name).write_text(f"text of {name}")
+    return write_readme(folder, front) if front else folder
+
+
+def compress(folder: Path, text_file: Path, **settings) -> Path:
+    calibration = {"source": str(text_file), "samples": 4, "length": 16, "seed": 0}
+    out = folder.parent / "out"
+    lsprism.compress(str(folder), out, **{"method": "wanda", "calibration": calibration} | settings)
+    return out
+
+
+def test_licence_lines_and_texts_go_on(tmp_path, text_file):
+    front = "license: other\nlicense_name: forest-1\nlicense_link: LICENSE\ntags: [x]\nextra_gated_prompt: pay first"
+    out = compress(base(tmp_path / "tiny", front), text_file)
+    lsprism.export(str(out), tmp_path / "dense")
+    for folder in (out, tmp_path / "dense"):
+        card = ModelCard.load(folder / "README.md").data.to_dict()
+        assert (card["license"], card["license_name"], card["license_link"]) == ("other", "forest-1", "LICENSE")
+        assert card["library_name"] == "transformers" and "ls-prism" in card["tags"] and "x" not in card["tags"]
+        assert "extra_gated_prompt" not in card and "base_model" not in card, "a local folder is no hub id"
+        assert "forest-1" in (folder / "README.md").read_text()
+        for name in ("LICENSE", "NOTICE.md", "USE_POLICY.md"):
+            assert (folder / name).read_text() == f"text of {name}"
+        assert not (folder / "training.log").exists() and "Llama" not in (folder / "README.md").read_text()
+
+
+def test_figures_are_those_of_the_report(tmp_path, text_file):
+    out = tmp_path / "out"
+    settings = {"method": "svd", "calibration": {"source": str(text_file), "samples": 4, "length": 16}}
+    report = lsprism.compress(str(base(tmp_path / "tiny")), out, **settings)
+    text = (out / "README.md").read_text()
+    for figure in (report.stored_bytes, report.dense_stored_bytes, report.kept_parameters, report.layer_stored_bytes):
+        assert f"{figure:,}" in text
+    worst = max(report.layers, key=lambda layer: layer.error)
+    assert f"{worst.error:.3f} at most (`{worst.name}`)" in text
+    assert "Perplexity and tasks were not measured" in text
+    assert "low-rank factors" in text and "bitmap" not in text
+
+
+@pytest.mark.parametrize("method", ["wanda", "hybrid"])
+def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeypatch):
+    settings = {"method": method, "sparsity": 0.4, "dtype": "float32"}
+    out = compress(base(tmp_path / "tiny"), text_file, **settings)
+    text = (out / "README.md").read_text()
+    words = shlex.split(text.partition("```sh\n")[2].partition("```")[0].replace("\\\n", ""))
+    assert words[:4] == ["python", "-m", "lsprism", "compress"]
+    specs = []
+
+    def compressing(spec):
+        specs.append(spec)
+        raise WorkError("enough")
+
+    monkeypatch.setattr("lsprism.api.compressing", compressing)
+    assert main(words[3:]) == 1
+    calibration = {"source": text_file.name, "samples": 4, "length": 16, "seed": 0}
+    asked = ask(CompressSpec, model_id="tiny", save_path="OUT", device="cpu", calibration=calibration, **settings)
+    assert specs == [asked], "paths of this machine are left out, nothing else"
+    assert str(tmp_path) not in text
+
+
+def test_a_dense_copy_says_that_it_saves_nothing(tmp_path, text_file):
+    out = compress(base(tmp_path / "tiny"), text_file)
+    lsprism.export(str(out), tmp_path / "dense")
+    text = (tmp_path / "dense" / "README.md").read_text()
+    assert "as large as the uncompressed one" in text and "zeros" in text and "lsprism.hf" not in text
+    assert "--method wanda" in text
+    lsprism.export(str(tmp_path / "tiny"), tmp_path / "copy")
+    assert "A dense copy of tiny" in (tmp_path / "copy" / "README.md").read_text()
+
+
+# Llama
+
+
+@pytest.mark.parametrize(
+    "front", ["license: llama3.1", "base_model: meta-llama/Meta-Llama-3.1-8B", "base_model: [x/y, a/Llama-3.1-8B]"]
+)
+def test_a_model_of_the_llama_family(tmp_path, text_file, front):
+    out = compress(base(tmp_path / "forest", front), text_file)
+    lsprism.export(str(out), tmp_path / "dense")
+    for folder in (out, tmp_path / "dense"):
+        text = (folder / "README.md").read_text()
+        assert "Built with Llama" in text and NOTICE in text and read_card(folder)["license"] == "llama3.1"
+        title = next(line for line in text.splitlines() if line.startswith("# "))
+        assert title.startswith("# Llama forest, sparsity 0.5")
+        assert (folder / "NOTICE").read_text() == NOTICE + "\n"
+        assert (folder / "NOTICE.md").read_text() == "text of NOTICE.md"
+
+
+def test_a_notice_that_is_there_is_kept_and_not_doubled(tmp_path, text_file):
+    folder = base(tmp_path / "tiny", "license: llama3.1")
+    (folder / "NOTICE").write_text("Forest notice.\n")
+    out = compress(folder, text_file)
+    lsprism.export(str(out), tmp_path / "dense")
+    assert (tmp_path / "dense" / "NOTICE").read_text() == f"Forest notice.\n\n{NOTICE}\n"
+
+
+@pytest.mark.parametrize(
+    "base_model, version, name",
+    [
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "3.1", "Llama-3.1-8B-Instruct"),
+        ("meta-llama/Llama-3.1-70B", "3.1", "Llama-3.1-70B"),
+        ("meta-llama/Llama-3.2-1B", "3.2", "Llama-3.2-1B"),
+        ("x/Hermes-3-Llama-3.1-8B", "3.1", "Llama Hermes-3-Llama-3.1-8B"),
+        ("HuggingFaceTB/SmolLM2-135M", "", "SmolLM2-135M"),
+        ("TinyLlama/TinyLlama-1.1B-Chat", "", "TinyLlama-1.1B-Chat"),
+        ("huggyllama/llama-7b", "", "llama-7b"),
+    ],
+)
+def test_the_family_by_the_name_of_the_base_model(tmp_path, base_model, version, name):
+    licence = licence_of(tmp_path, base_model)
+    assert licence.llama == version and licence.name(base_model) == name
+    assert licence.fields == ({"license": f"llama{version}"} if version else {})
+
+
+@pytest.mark.parametrize("text", ["", "no front matter", "---\na: [\n---\n", "---\n- a\n---\n", "---\n---\n", "\udc80"])
+def test_a_readme_that_says_nothing(tmp_path, text):
+    (tmp_path / "README.md").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert licence_of(tmp_path) == Licence({})
+
+
+def test_no_readme_at_all(tmp_path):
+    assert licence_of(tmp_path, "org/model") == Licence({}) and licence_of(tmp_path).notice == ""
+
+
+def test_the_hub_is_asked_for_licences_and_for_our_notes():
+    """What a card carries on, and what `verify` reads, must be fetched in the first place."""
+    files = ["README.md", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", "config.json", "lsprism/manifest.json"]
+    others = ["onnx/config.json", "original/params.json", "lora/config.json", "pytorch_model.bin", "image.png"]
+    taken = filter_repo_objects(files + others, allow_patterns=[*WORDS], ignore_patterns=[*COPIES])
+    assert list(taken) == files

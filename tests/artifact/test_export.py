@@ -1,0 +1,234 @@
+"""A dense copy is a plain transformers folder that answers as its source does, whole or absent, made file by file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from filelock import FileLock
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+import lsprism
+from lsprism.api import exporting
+from lsprism.artifact import export as module
+from lsprism.errors import DamagedError, DiskError, ResourceError, SourceError, TargetError
+from lsprism.events import Progress, Stage
+
+IDS = torch.arange(3, 21).unsqueeze(0)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory, text_file) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("export")
+    base = make_model(root / "base", tied=True, bias=True)
+    calibration = {"source": str(text_file), "samples": 8, "length": 32}
+    for method in ("wanda", "svd", "hybrid"):
+        lsprism.compress(str(base), root / method, method=method, calibration=calibration)
+    return {name: root / name for name in ("base", "wanda", "svd", "hybrid")}
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    a, b = tensors(one), tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("method", ["wanda", "svd", "hybrid"])
+def test_an_artifact_multiplied_out(artifacts, method, tmp_path):
+    folder = lsprism.export(str(artifacts[method]), tmp_path / "dense")
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config and config["dtype"] == "bfloat16"
+    dense, info = LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    packed = lsprism.load(str(artifacts[method])).model
+    assert all(p.dtype == torch.bfloat16 for p in dense.parameters())
+    if method == "wanda":
+        assert torch.equal(logits(dense), logits(packed)), "the same matrices give the same bits"
+    for name, _, module_ in ((n, m, packed.get_submodule(n)) for n, m in dense.named_modules() if n.endswith("proj")):
+        assert torch.equal(dense.get_submodule(name).weight, module_.form.dense())
+        assert torch.equal(dense.get_submodule(name).bias, module_.bias)
+    torch.testing.assert_close(logits(dense), logits(packed), atol=0.15, rtol=0.05)
+    assert set(tensors(folder)) == set(tensors(artifacts["base"]))
+
+
+def test_zeros_are_where_the_artifact_has_none(artifacts, tmp_path):
+    folder = lsprism.export(str(artifacts["wanda"]), tmp_path / "dense")
+    before, after = tensors(artifacts["base"]), tensors(folder)
+    for name, weight in after.items():
+        if "proj.weight" in name:
+            assert (weight == 0).float().mean() == pytest.approx(0.5, abs=0.02)
+            assert torch.equal(weight[weight != 0], before[name][weight != 0])
+        else:
+            assert torch.equal(weight, before[name])
+
+
+def test_a_dense_source_is_copied_bit_for_bit(tiny_folder, tmp_path):
+    folder = lsprism.export(str(tiny_folder), tmp_path / "copy")
+    assert same_tensors(tiny_folder, folder)
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+    model = LlamaForCausalLM.from_pretrained(folder)
+    assert torch.equal(logits(model), logits(LlamaForCausalLM.from_pretrained(tiny_folder)))
+
+
+def test_tokenizer_and_chat_template_go_along(artifacts, tmp_path):
+    folder = lsprism.export(str(artifacts["hybrid"]), tmp_path / "dense")
+    before, after = (AutoTokenizer.from_pretrained(path) for path in (artifacts["base"], folder))
+    talk = [{"role": "user", "content": "red river"}]
+    assert before.apply_chat_template(talk) == after.apply_chat_template(talk)
+    assert (folder / "generation_config.json").is_file()
+    assert not (folder / "lsprism").exists()
+
+
+def test_names_of_an_older_checkpoint_stay(tmp_path):
+    """GPT-2's tensors lack the base prefix, and transformers knows: a copy must not think otherwise."""
+    config = GPT2Config(vocab_size=24, n_positions=64, n_embd=32, n_layer=1, n_head=4)
+    torch.manual_seed(0)
+    make_model(tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    folder = lsprism.export(str(tmp_path / "base"), tmp_path / "copy")
+    assert same_tensors(tmp_path / "base", folder)
+
+
+# Files
+
+
+def test_files_are_cut_at_the_limit(artifacts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FILE_BYTES", 10_000)
+    for source in ("base", "hybrid"):
+        folder = lsprism.export(str(artifacts[source]), tmp_path / source)
+        files = sorted(folder.glob("model-*.safetensors"))
+        assert len(files) > 3 and all(sum(t.nbytes for t in load_file(path).values()) <= 10_000 for path in files)
+        assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+        index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+        assert index == {name: path.name for path in files for name in load_file(path)}
+        LlamaForCausalLM.from_pretrained(folder)
+    assert same_tensors(artifacts["base"], tmp_path / "base")
+
+
+def test_a_tensor_above_the_limit_has_a_file_of_its_own(artifacts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FILE_BYTES", 1)
+    folder = lsprism.export(str(artifacts["base"]), tmp_path / "copy")
+    assert len(list(folder.glob("*.safetensors"))) == len(tensors(artifacts["base"]))
+    assert same_tensors(artifacts["base"], folder)
+
+
+def test_one_file_at_a_time_is_in_memory(artifacts, tmp_path, monkeypatch):
+    held = []
+    real = module.write_shard
+
+    def spy(path, content):
+        held.append(sum(t.nbytes for t in content.values()))
+        real(path, content)
+
+    monkeypatch.setattr(module, "write_shard", spy)
+    folder = lsprism.export(str(artifacts["wanda"]), tmp_path / "dense")
+    assert held == [sum(t.nbytes for t in load_file(path).values()) for path in sorted(folder.glob("*.safetensors"))]
+    assert len(held) == 3 and max(held) < sum(held) / 2
+
+
+def test_the_events_tell_how_far_it_is(artifacts, tmp_path):
+    stage, *steps = exporting(str(artifacts["wanda"]), tmp_path / "dense")
+    assert isinstance(stage, Stage) and all(isinstance(step, Progress) for step in steps)
+    assert [step.fraction for step in steps] == [pytest.approx(n / 3) for n in (1, 2, 3)]
+
+
+# Refusals, and nothing left behind
+
+
+def only(folder: Path, *names: str) -> bool:
+    return {path.name for path in folder.iterdir()} == set(names)
+
+
+@pytest.mark.parametrize("taken", ["folder", "file", "link"])
+def test_a_target_that_is_taken(tiny_folder, tmp_path, taken):
+    target = tmp_path / "out"
+    {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to("nowhere")}[taken]()
+    with pytest.raises(TargetError, match="exists already") as caught:
+        lsprism.export(str(tiny_folder), target)
+    assert caught.value.hint and only(tmp_path, "out")
+
+
+def test_a_damaged_artifact(artifacts, tmp_path):
+    folder = Path(shutil.copytree(artifacts["svd"], tmp_path / "artifact"))
+    path = max(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DamagedError, match=path.name):
+        lsprism.export(str(folder), tmp_path / "dense")
+    assert only(tmp_path, "artifact")
+
+
+def test_a_source_that_others_have_quantised(tiny_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "gptq"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(SourceError, match="gptq"):
+        lsprism.export(str(folder), tmp_path / "dense")
+    assert only(tmp_path, "gptq")
+
+
+def test_a_disk_too_small(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(ResourceError, match="GB are free"):
+        lsprism.export(str(tiny_folder), tmp_path / "deep" / "out")
+    assert only(tmp_path)
+
+
+def test_a_disk_that_fills_up_leaves_nothing(artifacts, tmp_path, monkeypatch):
+    real = module.write_shard
+
+    def full(path, content):
+        if "00002" in path.name:
+            raise DiskError("the disk is full.")
+        real(path, content)
+
+    monkeypatch.setattr(module, "write_shard", full)
+    with pytest.raises(DiskError):
+        lsprism.export(str(artifacts["wanda"]), tmp_path / "dense")
+    assert only(tmp_path)
+
+
+def test_stopped_on_the_way_it_leaves_nothing(artifacts, tmp_path):
+    events = exporting(str(artifacts["wanda"]), tmp_path / "dense")
+    assert [type(next(events)) for _ in range(2)] == [Stage, Progress]
+    assert (tmp_path / "dense.export").is_dir() and not (tmp_path / "dense").exists()
+    events.close()
+    assert only(tmp_path)
+
+
+def test_what_a_killed_export_left_is_cleared_away(tiny_folder, tmp_path):
+    left = tmp_path / "out.export"
+    left.mkdir()
+    (left / module.UNFINISHED).touch()
+    (left / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    lsprism.export(str(tiny_folder), tmp_path / "out")
+    assert only(tmp_path, "out") and not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists()
+    assert not (tmp_path / "out" / module.UNFINISHED).exists()
+
+
+def test_a_folder_of_the_user_is_not_cleared_away(tiny_folder, tmp_path):
+    mine = tmp_path / "out.export"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(TargetError, match="not an unfinished export"):
+        lsprism.export(str(tiny_folder), tmp_path / "out")
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_at_once(tiny_folder, tmp_path):
+    with FileLock(tmp_path / "out.lock"), pytest.raises(TargetError, match="writing"):
+        lsprism.export(str(tiny_folder), tmp_path / "out")

@@ -1,0 +1,271 @@
+"""A target in the making: alone, whole or absent, and never what is not ours."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from lsprism.artifact.manifest import MANIFEST, RECIPE, verify, write_json
+from lsprism.artifact.staging import STREAM, Checkpoint, Staging, staging
+from lsprism.artifact.target import (
+    alone,
+    beside,
+    check_target,
+    finished_report,
+    other_settings,
+    staged_bytes,
+)
+from lsprism.errors import DiskError, TargetError
+from lsprism.reports import CompressionReport, LayerReport
+
+RECIPE_A = {"sparsity": 0.5, "calibration": {"source": "auto", "seed": 0}, "calibration_sha256": "a1"}
+LAYER = LayerReport(
+    name="l", block=0, rows=2, columns=3, form="sparse", kept=3, rank=0, stored_bytes=8, dense_bytes=12, error=0.25
+)
+
+
+def begun(target, recipe=RECIPE_A, **how):
+    return staging(target, recipe, **{"resume": False, "force": False, **how})
+
+
+def publish(target, content: str = "first", **how) -> None:
+    with begun(target, **how) as stage:
+        (stage.folder / "file").write_text(content)
+        stage.publish()
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    hidden = [torch.arange(6, dtype=torch.bfloat16).view(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bfloat16)]
+    return Checkpoint(3, hidden, [LAYER, LAYER], 12.5)
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path, checkpoint):
+    stage = Staging(tmp_path / "out", tmp_path)
+    assert not stage.begun
+    assert stage.read_checkpoint() is None
+    stage.write_checkpoint(checkpoint)
+    back = stage.read_checkpoint()
+    assert stage.begun
+    assert (back.next_block, back.layers, back.seconds) == (3, [LAYER, LAYER], 12.5)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(back.hidden, checkpoint.hidden, strict=True))
+
+
+def test_the_hidden_states_come_back_in_order_of_their_batches(tmp_path):
+    stage = Staging(tmp_path / "out", tmp_path)
+    stage.write_checkpoint(Checkpoint(0, [torch.full((1,), n) for n in range(12)], [], 0.0))
+    assert [part.item() for part in stage.read_checkpoint().hidden] == list(range(12))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 100, -1])
+def test_a_checkpoint_cut_short_is_none(tmp_path, checkpoint, cut):
+    stage = Staging(tmp_path / "out", tmp_path)
+    stage.write_checkpoint(checkpoint)
+    path = tmp_path / STREAM
+    path.write_bytes(path.read_bytes()[:cut])
+    assert stage.read_checkpoint() is None
+    assert stage.begun
+
+
+def test_published_it_is_verified_alone_and_without_the_checkpoint(tmp_path, checkpoint):
+    with begun(tmp_path / "out") as stage:
+        stage.write_checkpoint(checkpoint)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.lock", "out.part"]
+        stage.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert set(verify(tmp_path / "out").files) == {RECIPE}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lsprism"}
+
+
+def test_a_rename_that_is_refused_keeps_the_checkpoint(tmp_path, checkpoint, monkeypatch):
+    with begun(tmp_path / "out") as stage:
+        stage.write_checkpoint(checkpoint)
+
+        def refuse(*_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(DiskError, match="Permission denied"):
+            stage.publish()
+    monkeypatch.undo()
+    with begun(tmp_path / "out", resume=True) as stage:
+        assert stage.read_checkpoint().next_block == 3
+        stage.publish()
+    verify(tmp_path / "out")
+
+
+def test_an_artifact_is_replaced_only_by_force(tmp_path):
+    publish(tmp_path / "out")
+    with pytest.raises(TargetError, match="already holds an artifact"):
+        publish(tmp_path / "out", "second")
+    assert (tmp_path / "out" / "file").read_text() == "first"
+    publish(tmp_path / "out", "second", force=True)
+    assert (tmp_path / "out" / "file").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_kill_between_the_two_renames_of_a_replacement_is_mended_by_resume(tmp_path):
+    publish(tmp_path / "out")
+    with begun(tmp_path / "out", force=True) as stage:
+        (stage.folder / "file").write_text("second")
+        os.replace(tmp_path / "out", tmp_path / "out.replaced")
+    with begun(tmp_path / "out", resume=True) as stage:
+        stage.publish()
+    assert (tmp_path / "out" / "file").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("mine")
+    for how in ({}, {"force": True}, {"resume": True}):
+        with pytest.raises(TargetError, match="is not an artifact of LS-PRISM"), begun(tmp_path / "out", **how):
+            pass
+        with pytest.raises(TargetError, match="is not an artifact of LS-PRISM"):
+            check_target(tmp_path / "out", **{"resume": False, "force": False, **how})
+    assert (tmp_path / "out" / "diary.txt").read_text() == "mine"
+
+
+def test_a_part_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "diary.txt").write_text("mine")
+    for how in ({}, {"force": True}, {"resume": True}):
+        with pytest.raises(TargetError, match="is not an unfinished run"), begun(tmp_path / "out", **how):
+            pass
+    assert (tmp_path / "out.part" / "diary.txt").read_text() == "mine"
+
+
+def test_a_folder_in_the_way_of_a_replacement_is_not_touched(tmp_path):
+    publish(tmp_path / "out")
+    (tmp_path / "out.replaced").mkdir()
+    with pytest.raises(TargetError, match="out.replaced exists"):
+        publish(tmp_path / "out", "second", force=True)
+    assert (tmp_path / "out.replaced").is_dir()
+
+
+def test_a_broken_link_is_not_overwritten(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TargetError, match="is not an artifact"):
+        check_target(tmp_path / "out", resume=False, force=True)
+
+
+def test_force_empties_what_another_recipe_left_and_keeps_nothing_of_it(tmp_path, checkpoint):
+    with begun(tmp_path / "out") as stage:
+        stage.write_checkpoint(checkpoint)
+        (stage.folder / "sub").mkdir()
+        (stage.folder / "sub" / "model-00001-of-00009.safetensors").touch()
+    with begun(tmp_path / "out", {**RECIPE_A, "sparsity": 0.3}, force=True) as stage:
+        assert {path.name for path in stage.folder.iterdir()} == {"lsprism"}
+        assert json.loads((stage.folder / RECIPE).read_text())["sparsity"] == 0.3
+
+
+def test_resume_with_force_goes_on_with_the_same_recipe_and_begins_anew_with_another(tmp_path, checkpoint):
+    with begun(tmp_path / "out") as stage:
+        stage.write_checkpoint(checkpoint)
+    with begun(tmp_path / "out", resume=True, force=True) as stage:
+        assert stage.read_checkpoint().next_block == 3
+    with begun(tmp_path / "out", {**RECIPE_A, "sparsity": 0.3}, resume=True, force=True) as stage:
+        assert stage.read_checkpoint() is None
+
+
+def test_a_recipe_that_cannot_be_read_is_another(tmp_path):
+    with begun(tmp_path / "out") as stage:
+        (stage.folder / RECIPE).write_text("{")
+    with pytest.raises(TargetError, match="a recipe that cannot be read"), begun(tmp_path / "out", resume=True):
+        pass
+    with begun(tmp_path / "out", force=True) as stage:
+        assert json.loads((stage.folder / RECIPE).read_text()) == RECIPE_A
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (RECIPE_A, []),
+        ({**RECIPE_A, "sparsity": 0.3}, ["sparsity 0.5, not 0.3"]),
+        ({**RECIPE_A, "calibration": {"source": "x.txt", "seed": 0}}, ["calibration auto, not x.txt"]),
+        (
+            {**RECIPE_A, "calibration": {"source": "auto", "seed": 1}, "calibration_sha256": "b2"},
+            ["seed 0, not 1"],  # which is why the tokens differ
+        ),
+        ({**RECIPE_A, "calibration_sha256": "b2"}, ["another calibration"]),
+        ({**RECIPE_A, "effort": "best"}, ["effort None, not best"]),
+    ],
+)
+def test_settings_that_differ_are_named_as_options(tmp_path, now, told):
+    write_json(tmp_path / RECIPE, RECIPE_A)
+    assert other_settings(tmp_path, now) == told
+
+
+def test_a_target_below_a_file_and_one_below_a_read_only_folder_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for below in ("file/out", "file/a/b/out"):
+        with pytest.raises(TargetError, match="is a file"):
+            check_target(tmp_path / below, resume=False, force=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # nothing is forbidden to root
+    with pytest.raises(TargetError, match="is not writable"):
+        check_target(tmp_path / "a" / "out", resume=False, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_folder_one_stands_in_has_a_place_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert beside(os.curdir, ".part") == tmp_path / "here.part"
+
+
+def test_alone_refuses_a_second_and_leaves_no_lock_behind(tmp_path):
+    with alone(tmp_path / "a" / "out"):
+        with pytest.raises(TargetError, match="Another run is writing"), alone(tmp_path / "a" / "out"):
+            pass
+        with pytest.raises(TargetError, match="Another run is writing"):
+            check_target(tmp_path / "a" / "out", resume=False, force=False)
+    with alone(tmp_path / "a" / "out"):
+        pass
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_lock_file_that_nobody_holds_does_not_count(tmp_path):
+    (tmp_path / "out.lock").touch()
+    check_target(tmp_path / "out", resume=False, force=False)
+    with alone(tmp_path / "out"):
+        pass
+    assert not (tmp_path / "out.lock").exists()
+
+
+def test_staged_bytes_are_those_of_the_unfinished_run(tmp_path):
+    assert staged_bytes(tmp_path / "out") == 0
+    (tmp_path / "out.part" / "lsprism").mkdir(parents=True)
+    (tmp_path / "out.part" / "a").write_bytes(bytes(10))
+    (tmp_path / "out.part" / "lsprism" / "b").write_bytes(bytes(5))
+    assert staged_bytes(tmp_path / "out") == 15
+
+
+def test_a_finished_report_names_the_place_it_is_found_in(tmp_path):
+    report = CompressionReport(
+        save_path="elsewhere",
+        model_id="m",
+        method="wanda",
+        sparsity=0.5,
+        layers=[LAYER],
+        model_parameters=6,
+        kept_parameters=3,
+        stored_bytes=8,
+        dense_stored_bytes=12,
+        seconds=1,
+        peak_memory_bytes=0,
+        calibration="text",
+        device="cpu",
+        dtype="bfloat16",
+    )
+    assert finished_report(tmp_path / "out", RECIPE_A, force=False) is None
+    with begun(tmp_path / "out") as stage:
+        write_json(stage.folder / "lsprism/report.json", report)
+        stage.publish()
+    assert (tmp_path / "out" / MANIFEST).is_file()
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    assert finished_report(moved, RECIPE_A, force=False) == report.model_copy(update={"save_path": moved})
+    other = {**RECIPE_A, "sparsity": 0.3}
+    with pytest.raises(TargetError, match="made with sparsity 0.5, not 0.3"):
+        finished_report(moved, other, force=False)
+    assert finished_report(moved, other, force=True) is None

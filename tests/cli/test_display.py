@@ -1,0 +1,107 @@
+"""Events on standard error, with and without a terminal; reports as tables."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lsprism.cli import display, show
+from lsprism.cli.display import Display, remaining, worst
+from lsprism.events import BlockDone, Notice, Progress, Stage
+from lsprism.reports import LayerReport
+
+
+def layer(name: str, error: float) -> LayerReport:
+    return LayerReport(
+        name=name,
+        block=0,
+        rows=2,
+        columns=3,
+        form="sparse",
+        kept=3,
+        rank=0,
+        stored_bytes=8,
+        dense_bytes=12,
+        error=error,
+    )
+
+
+EVENTS = [
+    Stage(name="compress", detail="30 blocks"),
+    Progress(step="measure", block=2, of=30, fraction=0.05, elapsed_s=9, eta_s=65),
+    Notice(text="A path with [/] and :smile: in it."),
+    BlockDone(block=2, of=30, layers=[layer("model.layers.1.mlp.up", 0.25), layer("x.down", 0.125)], seconds=2.25),
+]
+
+
+def shown(terminal: bool, monkeypatch, width: int = 80) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False, color_system=None
+    )
+    monkeypatch.setattr(display, "errors", console)
+    with Display() as view:
+        for event in EVENTS:
+            view.show(event)
+        if terminal:
+            view.bar.refresh()
+    return out.getvalue()
+
+
+def test_without_a_terminal_there_are_lines_only(monkeypatch):
+    assert shown(False, monkeypatch).splitlines() == [
+        "compress  30 blocks",
+        "  A path with [/] and :smile: in it.",
+        "  block 2/30  2.2 s  largest output error 25.0% at up  1 min 05 s left",
+    ]
+
+
+def test_without_a_terminal_no_line_is_broken(monkeypatch):
+    assert len(shown(False, monkeypatch, width=20).splitlines()) == 3
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_a_bar_tells_stage_blocks_share_and_time_in_one_line(monkeypatch, width):
+    text = shown(True, monkeypatch, width)
+    bar = next(line for line in text.replace("\r", "\n").splitlines() if "block 2/30" in line and "1 min" in line)
+    for word in ("compress", "block 2/30", "5%", "measure", "1 min 05 s left"):
+        assert word in bar
+    assert "A path with [/] and :smile: in it." in text, "a notice while the bar is live"
+
+
+def test_before_a_block_is_timed_the_bar_says_so(monkeypatch):
+    monkeypatch.setattr(display, "errors", Console(file=io.StringIO(), force_terminal=True, width=80))
+    with Display() as view:
+        view.show(Stage(name="compress"))
+        view.show(Progress(step="measure", block=1, of=30, fraction=0.01, elapsed_s=1))
+        assert "time left: after this one" in view.bar.tasks[0].fields["state"]
+
+
+def test_a_new_stage_has_no_share_yet(monkeypatch):
+    monkeypatch.setattr(display, "errors", Console(file=io.StringIO(), force_terminal=True, width=80))
+    with Display() as view:
+        for event in EVENTS:
+            view.show(event)
+        view.show(Stage(name="write"))
+        assert view.bar.tasks[0].total is None
+        assert view.bar.tasks[0].description == "write"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0, "0 s left"), (59.6, "1 min 00 s left"), (61, "1 min 01 s left"), (3900, "1 h 05 min left")],
+)
+def test_remaining(seconds, text):
+    assert remaining(seconds) == text
+
+
+def test_worst_names_the_layer_with_the_largest_error():
+    assert worst(EVENTS[3]) == "largest output error 25.0% at up"
+    assert worst(BlockDone(block=1, of=1, layers=[], seconds=1)) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.35 MB"), (5e12, "5000.00 GB")]
+)
+def test_size(count, text):
+    assert show.size(count) == text

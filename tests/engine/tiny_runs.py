@@ -1,0 +1,39 @@
+"""Tiny compressions for the tests of this room."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from lsprism import api
+from lsprism.events import BlockDone, Event
+from lsprism.specs import CompressSpec, ask
+
+
+def asked(model: Path, text: Path, out: Path, **settings: Any) -> CompressSpec:
+    """8 windows of 32 tokens; `seed`, `samples` and `length` are those of the calibration."""
+    calibration = {"source": str(text), "samples": 8, "length": 32}
+    calibration |= {name: settings.pop(name) for name in ("seed", "samples", "length") if name in settings}
+    return ask(CompressSpec, model_id=str(model), save_path=out, calibration=calibration, **settings)
+
+
+def done(spec: CompressSpec) -> list[Event]:
+    return list(api.compressing(spec))
+
+
+def stopped_after(spec: CompressSpec, blocks: int) -> None:
+    """Run until `blocks` blocks are done, then close the iterator, as the stop button does."""
+    with closing(api.compressing(spec)) as events:
+        for event in events:
+            if isinstance(event, BlockDone) and event.block == blocks:
+                return
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Name of each safetensors file -> sha256."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def notices(events: list[Event]) -> Iterator[str]:
+    return (event.text for event in events if event.kind == "notice")

@@ -1,0 +1,121 @@
+"""Agreement with the baseline: the divergence that torch computes, over the same positions, in bounded memory."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import make_model
+from torch.nn import functional as F
+
+from lsprism.calibration.corpus import read_text
+from lsprism.errors import NumericError, SpecError
+from lsprism.evaluation import likelihood
+from lsprism.evaluation.agreement import measuring, require_same_tokens
+from lsprism.evaluation.steps import finished
+from lsprism.evaluation.windows import first, windows_of
+from lsprism.models.load import load
+from lsprism.models.source import resolve
+
+
+@pytest.fixture(scope="module")
+def baseline(tiny_folder):
+    return load(resolve(str(tiny_folder)), dtype="float32")
+
+
+@pytest.fixture
+def altered(tiny_folder):
+    """The same model with noise on its weights."""
+    loaded = load(resolve(str(tiny_folder)), dtype="float32")
+    torch.manual_seed(5)
+    for parameter in loaded.model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def windows(baseline, text_file):
+    return first(windows_of(baseline.tokenizer, read_text(str(text_file)), 50), 6)
+
+
+@torch.no_grad()
+def by_torch(baseline, loaded, tokens) -> tuple[float, float]:
+    """KL(baseline || model) per token, and the share of equal likeliest tokens, from whole logits."""
+    p, q = (side.model(tokens).logits[:, :-1].float().log_softmax(-1).flatten(0, 1) for side in (baseline, loaded))
+    equal = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
+    return F.kl_div(q, p, reduction="batchmean", log_target=True).item(), equal
+
+
+def test_equals_what_torch_computes(baseline, altered, windows):
+    figure = finished(measuring(baseline, altered, windows))
+    kl, equal = by_torch(baseline, altered, windows.tokens)
+    assert figure.kl == pytest.approx(kl, rel=1e-4) and kl > 1e-3
+    assert figure.top1 == pytest.approx(equal) and 0 < equal < 1
+    assert (figure.tokens, figure.windows, figure.of, figure.context) == (6 * 49, 6, 80, 50)
+    assert figure.is_subset and figure.text == "words.txt"
+
+
+def test_the_direction_matters(baseline, altered, windows):
+    there, back = (finished(measuring(a, b, windows)).kl for a, b in ((baseline, altered), (altered, baseline)))
+    assert there != pytest.approx(back, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_agrees_with_itself(tiny_folder, windows, dtype):
+    one, other = (load(resolve(str(tiny_folder)), dtype=dtype) for _ in range(2))
+    figure = finished(measuring(one, other, windows))
+    assert 0 <= figure.kl < 1e-6 and figure.top1 == 1
+
+
+def test_a_rounded_model_is_close_but_never_below_zero(tiny_folder, baseline, windows):
+    figure = finished(measuring(baseline, load(resolve(str(tiny_folder)), dtype="bfloat16"), windows))
+    assert 0 <= figure.kl < 0.01 and figure.top1 > 0.9
+    assert (figure.baseline_dtype, figure.dtype) == ("float32", "bfloat16")
+
+
+def test_size_of_chunks_changes_nothing_and_bounds_what_is_held(baseline, altered, windows, monkeypatch):
+    at_once = finished(measuring(baseline, altered, windows))
+    monkeypatch.setattr(likelihood, "LOGITS_BYTES", 4 * 24 * 16)
+    seen = []
+    heads = [side.model.get_output_embeddings() for side in (baseline, altered)]
+    handles = [head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape)) for head in heads]
+    in_chunks = finished(measuring(baseline, altered, windows))
+    for handle in handles:
+        handle.remove()
+    assert max(shape[-2] for shape in seen) <= 16
+    assert in_chunks.kl == pytest.approx(at_once.kl, rel=1e-5) and in_chunks.top1 == at_once.top1
+
+
+def test_another_tokenizer_is_refused(baseline, tmp_path, windows):
+    other = load(resolve(str(make_model(tmp_path / "other"))), dtype="float32")
+    require_same_tokens(baseline, other)
+    other.tokenizer.add_tokens(["moon"])
+    with pytest.raises(SpecError, match="another tokenizer .* 'moon' is token 24 of one and None of the other"):
+        finished(measuring(baseline, other, windows))
+
+
+def test_another_size_of_vocabulary_is_refused(baseline, tmp_path, windows):
+    other = load(resolve(str(make_model(tmp_path / "other"))), dtype="float32")
+    other.model.resize_token_embeddings(30)
+    with pytest.raises(SpecError, match="30 against 24 tokens"):
+        finished(measuring(baseline, other, windows))
+
+
+def test_a_context_beyond_the_models_is_refused(baseline, text_file):
+    with pytest.raises(SpecError, match="positions for 256"):
+        finished(measuring(baseline, baseline, windows_of(baseline.tokenizer, read_text(str(text_file)), 300)))
+
+
+def test_not_a_number_stops_at_its_window(baseline, altered, windows):
+    altered.model.model.embed_tokens.weight.data[9] = float("nan")
+    tokens = windows.tokens.clone()
+    tokens[tokens == 9] = 10
+    tokens[2, 20] = 9
+    with pytest.raises(NumericError, match="window 3 of 6"):
+        finished(measuring(baseline, altered, dataclasses.replace(windows, tokens=tokens)))
+
+
+def test_nothing_stays_switched_between_windows(baseline, windows):
+    steps = measuring(baseline, baseline, windows)
+    assert next(steps).fraction == 0 and next(steps).fraction == pytest.approx(1 / 6)
+    assert torch.is_grad_enabled()
+    steps.close()

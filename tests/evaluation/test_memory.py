@@ -1,0 +1,84 @@
+"""Peak memory of a model at work: read in a process of its own, less that of one that only imports."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+import lsprism.hf  # noqa: F401 - registers the artifact format
+from lsprism.errors import WorkError
+from lsprism.evaluation import memory as room
+from lsprism.evaluation.memory import Work, peak_of, with_peak_memory
+from lsprism.figures import SpeedFigure
+from lsprism.models.source import resolve
+
+
+def figure(prompt_tokens: int = 8, dtype: str = "bfloat16", device: str = "cpu") -> SpeedFigure:
+    return SpeedFigure(
+        model="tiny",
+        prompt_tokens=prompt_tokens,
+        new_tokens=4,
+        first_token_runs_s=[1.0],
+        tokens_per_s_runs=[1.0],
+        dtype=dtype,
+        device=device,
+        threads=1,
+    )
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """Stands for the processes: what they are started with, and the peak that they print."""
+    started, said = [], {"idle": "300", "work": "noise\n1000", "code": 0, "stderr": ""}
+
+    def scripted(command, **settings):
+        started.append(command[3:])
+        text = said["work"] if len(command) > 3 else said["idle"]
+        return SimpleNamespace(returncode=said["code"], stdout=text + "\n", stderr=said["stderr"])
+
+    monkeypatch.setattr(subprocess, "run", scripted)
+    room._idle.cache_clear()
+    yield started, said
+    room._idle.cache_clear()
+
+
+def test_the_idle_process_is_taken_off(children, tiny_folder):
+    started, _ = children
+    found = with_peak_memory(figure(), resolve(str(tiny_folder)))
+    assert found.peak_memory_bytes == 700
+    assert found == figure().model_copy(update={"peak_memory_bytes": 700})
+    with_peak_memory(figure(), resolve(str(tiny_folder)))
+    assert [bool(arguments) for arguments in started] == [True, False, True]  # an idle one is measured once
+    work = Work.model_validate_json(started[0][0])
+    assert (work.prompt_tokens, work.new_tokens, work.dtype, work.device) == (8, 4, "bfloat16", "cpu")
+    assert work.source == resolve(str(tiny_folder))
+
+
+def test_a_devices_memory_stands_for_itself(children, tiny_folder):
+    assert with_peak_memory(figure(device="cuda:0"), resolve(str(tiny_folder))).peak_memory_bytes == 1000
+
+
+def test_a_system_that_does_not_tell_gives_none(children, tiny_folder):
+    children[1]["work"] = "0"
+    assert with_peak_memory(figure(), resolve(str(tiny_folder))).peak_memory_bytes is None
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1, "ValueError: broken"), (-9, "most likely for memory")])
+def test_a_process_that_fails_is_an_error_with_its_reason(children, tiny_folder, code, reason):
+    children[1].update(code=code, stderr="Traceback\nValueError: broken\n")
+    with pytest.raises(WorkError, match=reason):
+        with_peak_memory(figure(), resolve(str(tiny_folder)))
+
+
+def test_the_work_is_done_and_the_peak_of_this_process_read(tiny_folder):
+    work = Work(source=resolve(str(tiny_folder)), device="cpu", dtype="float32", prompt_tokens=200, new_tokens=3)
+    assert peak_of(work) > 2**26
+
+
+@pytest.mark.slow
+def test_real_processes_see_the_weights(tmp_path):
+    """float32 weights take at least twice the memory of the same in bfloat16: 135 M parameters are 269 MB or 538 MB."""
+    demo = resolve("demo")
+    short, long = (with_peak_memory(figure(dtype=dtype), demo).peak_memory_bytes for dtype in ("bfloat16", "float32"))
+    assert 269e6 < short < 269e6 * 3
+    assert long - short > 200e6

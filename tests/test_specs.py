@@ -1,0 +1,108 @@
+"""Requests that cannot be wrong: every refusal is one sentence with the value."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lsprism.errors import SpecError
+from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, PlanSpec, ask
+
+LEAST = {"model_id": "demo", "save_path": "out"}
+
+
+def refusal(**fields) -> str:
+    with pytest.raises(SpecError) as caught:
+        ask(CompressSpec, **{**LEAST, **fields})
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan"), float("inf"), "nan", "abc", "", None, "50%"])
+def test_a_sparsity_that_is_none_is_refused_with_its_value(value):
+    message = refusal(sparsity=value)
+    assert message.startswith("--sparsity: ")
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("value", [0.05, "0.5", 0.999])
+def test_a_sparsity_between_is_taken_from_numbers_and_texts_alike(value):
+    assert ask(CompressSpec, **LEAST, sparsity=value).sparsity == float(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fits"),
+    [
+        ("method", "magic", "'wanda'"),
+        ("pattern", "3:4", "'2:4'"),
+        ("dtype", "int8", "'bfloat16'"),
+        ("budget", "none", "'uniform'"),
+        ("device", "gpu", "cuda"),
+        ("device", "cuda:", "cuda"),
+        ("rank_share", 1, "less than 1"),
+    ],
+)
+def test_a_refusal_names_the_option_the_value_and_what_fits(field, value, fits):
+    message = refusal(**{field: value})
+    assert message.startswith(f"--{field.replace('_', '-')}: ")
+    assert repr(value) in message
+    assert fits in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("samples", 0), ("samples", 10**9), ("length", 7), ("seed", -1), ("seed", 2**63), ("samples", 1.5)],
+)
+def test_the_calibration_is_checked_too(field, value):
+    assert f"--{field}: " in refusal(calibration={field: value})
+
+
+def test_an_unknown_field_is_refused_by_its_name():
+    assert "sparsty" in refusal(sparsty=0.5)
+
+
+def test_a_model_must_be_named():
+    with pytest.raises(SpecError, match="--model-id"):
+        ask(PlanSpec)
+    with pytest.raises(SpecError, match="--model-id"):
+        ask(PlanSpec, model_id="")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method", "sparsity"), [("2:4", "hybrid", 0.5), ("4:8", "svd", 0.5), ("2:4", "wanda", 0.4)]
+)
+def test_a_pattern_wants_its_methods_and_its_sparsity(pattern, method, sparsity):
+    message = refusal(pattern=pattern, method=method, sparsity=sparsity)
+    assert message.startswith(f"Pattern {pattern} fits ")
+    assert (method if sparsity == 0.5 else f"{sparsity:g}") in message
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_a_pattern_that_fits_is_taken(pattern):
+    assert ask(CompressSpec, **LEAST, pattern=pattern, method="wanda", sparsity=0.5).pattern == pattern
+
+
+def test_a_request_is_frozen_and_goes_through_json_unchanged():
+    spec = ask(CompressSpec, **LEAST, sparsity=0.3, calibration={"source": "embedded", "seed": 7})
+    with pytest.raises(ValidationError):
+        spec.sparsity = 0.9
+    assert ask(CompressSpec, **json.loads(spec.model_dump_json())) == spec
+    assert spec.save_path == Path("out")
+
+
+@pytest.mark.parametrize("kind", [CalibrationSpec, PlanSpec, CompressSpec, GenerateSpec])
+def test_every_field_explains_itself(kind):
+    silent = [name for name, field in kind.model_fields.items() if not field.description and name != "calibration"]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", 0), ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("max_new_tokens", 0), ("repetition_penalty", 0)],
+)
+def test_a_generation_that_makes_no_sense_is_refused(field, value):
+    with pytest.raises(SpecError, match=f"--{field.replace('_', '-')}: .*got {value}"):
+        ask(GenerateSpec, **{field: value})
