@@ -6,7 +6,7 @@ A field's description is its help text. Nothing here knows torch: a form can be 
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lsprism.errors import SpecError
 
@@ -51,6 +51,11 @@ class PlanSpec(Request):
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+
+    @field_validator("model_id", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _pattern_fits(self) -> "PlanSpec":

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
+from contextlib import suppress
+from io import UnsupportedOperation
 
 from rich.logging import RichHandler
 
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         say("Stopped. The same command with --resume goes on where it was." if goes_on else "Stopped.")
         return STOPPED
     except BrokenPipeError:  # the reader of our output has gone; Python would complain once more when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(UnsupportedOperation):  # standard output may be no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

@@ -15,7 +15,6 @@ import lsprism.hf  # noqa: F401 - registers the format
 from lsprism.calibration import walk as walking
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.plan import draft
-from lsprism.errors import SourceError
 from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
 from lsprism.layers.modules import PrismLinear
 from lsprism.methods.stats import InputStats
