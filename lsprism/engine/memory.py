@@ -4,10 +4,12 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from lsprism.calibration.hub_text import MOST_CHARACTERS
 from lsprism.calibration.walk import BATCH_TOKENS
 from lsprism.errors import WorkError
 from lsprism.methods import METHODS
@@ -28,7 +30,7 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     gram = METHODS[spec.method].needs_gram
     matrices = GRAM_WORKSPACE * widest**2 + 16 * largest if gram else 12 * largest
     return Memory(
-        fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size,
+        fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
         hidden_states=tokens * config.hidden_size * size,
         block=2 * sum(site.parameters for site in sites) * size,
@@ -37,6 +39,24 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     )
 
 
+def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
+    """What reading and tokenising the calibration text takes; a text of the model's own needs the whole model."""
+    source = spec.calibration.source
+    path = Path(source)
+    if source == "self":
+        return sum(p.numel() for p in model.parameters()) * model.dtype.itemsize
+    if source == "embedded" or (source == "auto" and spec.model_id == "demo"):
+        return 0
+    if path.suffix in (".txt", ".jsonl"):
+        return TEXT_CHARACTER * path.stat().st_size if path.is_file() else 0
+    if path.suffix == ".parquet":
+        return ARROW + (TEXT_CHARACTER * 3 * path.stat().st_size if path.is_file() else 0)
+    return ARROW + TEXT_CHARACTER * (WIKITEXT2 if source in ("auto", "wikitext2") else MOST_CHARACTERS)
+
+
+TEXT_CHARACTER = 40  # bytes of memory per character while a text is tokenised
+WIKITEXT2 = 10_900_000  # characters of the train split
+ARROW = 45_000_000  # the library that reads parquet
 FIXED = 90_000_000
 TOKENIZER_ENTRY = 1250  # bytes per word of the vocabulary that a tokenizer takes in memory
 GRAM_WORKSPACE = 28  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
