@@ -19,6 +19,7 @@ from lsprism.errors import NumericError
 # of SparseGPT at 0.5 on text that was not calibrated on (demo model, mean of 9 layers): 0.1014 with 0.1, 0.1020 with
 # 0.01, 0.1022 with the paper's 0.01 of the mean.
 DAMPING = 0.1
+FLOOR = 1e-6  # a feature that was never seen counts as one of this square; the mean square is 1
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,24 @@ class Metric:
 
 
 def metric_of(gram: Tensor) -> Metric:
-    """gram [columns, columns] = X^T X, of any rank. A feature that was always zero counts as one of mean square 1.
+    """gram [columns, columns] = X^T X, of any rank. Should the damping not suffice, it is raised tenfold until it does.
 
     Raises NumericError where the gram matrix is not finite.
     """
     mean = gram.diagonal().mean()
-    if not torch.isfinite(mean):
-        raise NumericError("The inputs of a layer are too large for float32.", "Choose another calibration text.")
     gram = gram / mean if mean > 0 else gram.clone()
+    if not torch.isfinite(gram.sum()):
+        raise NumericError(
+            "The inputs of a layer are not finite numbers, or their products are not.",
+            "Choose another calibration text.",
+        )
     diagonal = gram.diagonal()
-    squares = torch.where(diagonal > 0, diagonal, 1.0)
-    diagonal.copy_(squares * (1 + DAMPING))
+    squares = diagonal.clamp(min=FLOOR)
     damping, failed = DAMPING, True
     while failed:
-        # Upper R from the lower factor of H turned by 180 degrees.
-        root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))
-        if failed:
-            diagonal.add_(squares * damping * 9)
-            damping *= 10
+        diagonal.copy_(squares * (1 + damping))
+        root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
+        damping *= 10
     root = root.flip(0, 1)
     inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
     return Metric(gram, root, inverse)
