@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lsprism.errors import SpecError
 
-MethodName = Literal["hybrid", "wanda", "svd"]
+MethodName = Literal["hybrid", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform"]

@@ -2,6 +2,7 @@
 
 from lsprism.layers.forms import bitmap_columns
 from lsprism.reports import FormName, LayerBudget
+from lsprism.specs import PatternName, PlanSpec
 
 
 def form_bytes(form: FormName, rows: int, columns: int, budget: LayerBudget, itemsize: int) -> int:
@@ -16,16 +17,25 @@ def break_even_rank(rows: int, columns: int) -> int:
     return max(0, (rows * columns - 1) // (rows + columns))
 
 
-def split(form: FormName, rows: int, columns: int, kept: int, rank_share: float) -> LayerBudget:
-    """Divide `kept` parameters of one matrix between non-zeros and factors.
+def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) -> LayerBudget:
+    """Divide `kept` parameters of one matrix between non-zeros and factors, as `spec` asks.
 
+    Sparse with a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns.
     Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
     Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns), at least 1 where one can be paid.
     """
     if form == "sparse":
-        return LayerBudget(kept=kept)
+        return patterned(rows, columns, spec.pattern) or LayerBudget(kept=kept)
     affordable = min(kept // (rows + columns), rows, columns)
     if form == "low_rank":
         rank = max(1, affordable)
         return LayerBudget(kept=rank * (rows + columns), rank=rank)
-    return LayerBudget(kept=kept, rank=min(affordable, max(1, round(rank_share * kept / (rows + columns)))))
+    return LayerBudget(kept=kept, rank=min(affordable, max(1, round(spec.rank_share * kept / (rows + columns)))))
+
+
+def patterned(rows: int, columns: int, pattern: PatternName) -> LayerBudget | None:
+    """The budget of a pattern such as 2:4: n of every m columns, and n of what is left over, if there are as many."""
+    if pattern == "unstructured":
+        return None
+    n, m = map(int, pattern.split(":"))
+    return LayerBudget(kept=rows * (n * (columns // m) + min(n, columns % m)), pattern=(n, m))

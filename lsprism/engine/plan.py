@@ -68,7 +68,7 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
 
 def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:
     form = METHODS[spec.method].form
-    budget = split(form, site.rows, site.columns, kept, spec.rank_share)
+    budget = split(form, site.rows, site.columns, kept, spec)
     if form == "sparse_low_rank" and budget.rank == 0:
         form = "sparse"
     dense_bytes = site.parameters * dtype.itemsize

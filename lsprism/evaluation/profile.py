@@ -5,6 +5,7 @@ The loop that is timed is the one that chat and command line decode with; end-of
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from lsprism.evaluation.steps import Steps, counted
 from lsprism.figures import DtypeSpeeds, SpeedFigure
 from lsprism.generation.clock import Timing
 from lsprism.generation.stream import context_length, generate
-from lsprism.models.load import DTYPES, LoadedModel, load
+from lsprism.models.load import DTYPES, LoadedModel, load, pick_device
 from lsprism.reports import ModelSource
 from lsprism.specs import GenerateSpec
 
@@ -100,7 +101,7 @@ def measuring_dtypes(
         prompt_tokens=settings.prompt_lengths[0],
         new_tokens=settings.new_tokens,
         repetitions=settings.repetitions,
-        device=device,
+        device=str(pick_device(device)),
         threads=torch.get_num_threads(),
     )
 
@@ -139,11 +140,10 @@ def _try_dtypes(source: ModelSource, device: str, tokens: Tensor, settings: Spee
 
 
 def _speed_in(dtype: str, source: ModelSource, device: str, tokens: Tensor, settings: SpeedSettings) -> float | str:
-    loaded = None  # the model before is gone by now: only one is in memory
     try:
         loaded = load(source, device, dtype)
         settings.check([loaded], tokens)
         timings = list(_in_turn([loaded], tokens[None, : settings.prompt_lengths[0]], settings))
     except (NumericError, RuntimeError) as error:  # numbers too large for it, no such kernel, not enough memory
         return str(error).partition("\n")[0]
-    return _figure(loaded, settings.prompt_lengths[0], settings, timings).tokens_per_s
+    return median(timing.tokens_per_s for timing in timings)

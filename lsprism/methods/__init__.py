@@ -5,7 +5,12 @@ To add a method: a file here, a line below, its name in specs.MethodName.
 
 from lsprism.methods.base import Method
 from lsprism.methods.hybrid import Hybrid
+from lsprism.methods.magnitude import Magnitude
+from lsprism.methods.sparsegpt import SparseGPT
 from lsprism.methods.svd import SVD
+from lsprism.methods.svd_plain import PlainSVD
 from lsprism.methods.wanda import Wanda
 
-METHODS: dict[str, Method] = {method.name: method for method in (Hybrid(), Wanda(), SVD())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (Hybrid(), SparseGPT(), Wanda(), Magnitude(), SVD(), PlainSVD())
+}

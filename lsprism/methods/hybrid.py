@@ -1,41 +1,76 @@
 """Sparse + low-rank in one budget: W ~ S + L, kept = non-zeros of S + entries of L's factors.
 
-Alternates as OATS does (Zhang, Papyan: Outlier-Aware Pruning Through Sparse and Low Rank Decomposition, 2024), but with
-the full Gram matrix H for the low-rank part:
-    L = best rank-r approximation of W - S in the metric of H (closed form, see metric.py)
-    S = entries of W - L with the highest |W - L|_ij * ||X_j||_2, row by row
+Minimises ||X (W - S - L)^T||_F with the full Gram matrix H, one part at a time:
+
+    1. places    S = the highest |W - L|_ij * ||X_j||_2;  L = best of rank r for W - S, by subspace iteration    ROUNDS
+       (the alternation of OATS: Zhang, Papyan, 2024, there with the diagonal of H only)
+    2. pruning   S = SparseGPT of W - L, which chooses its places anew and makes up for what it removes
+    3. polish    L = best of rank r for W - S in closed form;  S = least squares for W - L on its places         TWICE
+       (refitting the weights of a fixed support by conjugate gradients: ALPS, Meng et al., 2024)
 """
 
+import torch
 from torch import Tensor
 
 from lsprism.layers.forms import Sparse, SparseLowRank
-from lsprism.methods.masks import keep_per_row
-from lsprism.methods.metric import low_rank_in, metric_of
+from lsprism.methods.masks import keep_best
+from lsprism.methods.metric import Metric, low_rank_in, low_rank_step, metric_of
+from lsprism.methods.sparsegpt import SparseGPT, live, sparsified
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balanced
 from lsprism.methods.wanda import scores
 from lsprism.reports import FormName, LayerBudget
 
-ROUNDS = 8
+ROUNDS, POLISH, STEPS = 12, 2, 4
+TINY = 1e-30  # where a row is fitted exactly, steps of length 0 / 0 become 0
 
 
 class Hybrid:
     name = "hybrid"
-    label = "Sparse + low-rank: Wanda's places and factors in the metric of the inputs"
+    label = "Sparse + low-rank: SparseGPT and factors, fitted to each other in the metric of the inputs"
     form: FormName = "sparse_low_rank"
     needs_gram = True
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
         if budget.rank == 0:  # the budget cannot pay for one rank
-            return Sparse.pack(weight, keep_per_row(scores(weight, stats.norms), budget.kept))
-        full = weight.float()
+            return SparseGPT().compress(weight, stats, budget)
+        full = live(weight, stats)
         nonzeros = budget.kept - budget.rank * sum(weight.shape)
-        metric, norms = metric_of(stats.gram), stats.norms
-        rest = full  # W - L
-        for _ in range(ROUNDS):
-            mask = keep_per_row(scores(rest, norms), nonzeros)
-            left, right = low_rank_in(metric, full - rest * mask, budget.rank)
-            rest = full - left @ right
-        mask = keep_per_row(scores(rest, norms), nonzeros)
-        factors = balanced(left, right, weight.dtype)
-        return SparseLowRank(Sparse.pack((full - factors.dense().float()).to(weight.dtype), mask), factors)
+        metric = metric_of(stats.gram)
+        left, right = low_rank_beside(full, stats.norms, metric, nonzeros, budget.rank)
+        sparse, mask = sparsified(full - left @ right, metric.inverse, nonzeros)
+        for _ in range(POLISH):
+            left, right = low_rank_in(metric, full - sparse, budget.rank)
+            sparse = refitted(full - left @ right, sparse, mask, metric)
+        left, right = low_rank_in(metric, full - sparse, budget.rank)
+        return SparseLowRank(Sparse.pack(sparse.to(weight.dtype), mask), balanced(left, right, weight.dtype))
+
+
+def low_rank_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of the L that goes best with a sparse S of `nonzeros` entries: step 1 above."""
+    rest, right = full, None
+    for _ in range(ROUNDS):
+        target = full - rest * keep_best(scores(rest, norms), nonzeros)
+        left, right = low_rank_in(metric, target, rank) if right is None else low_rank_step(metric, target, right)
+        rest = torch.addmm(full, left, right, alpha=-1)
+    return left, right
+
+
+def refitted(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric) -> Tensor:
+    """A few steps of conjugate gradients from `sparse` towards the S on `mask` with the least error of target - S.
+
+    All [rows, columns]; every row is a problem of its own, preconditioned by the diagonal of H.
+    """
+    places, squares = mask.float(), metric.gram.diagonal()
+    residual = ((target - sparse) @ metric.gram).mul_(places)
+    direction = residual / squares
+    size = (residual * direction).sum(1, keepdim=True)
+    for _ in range(STEPS):
+        image = (direction @ metric.gram).mul_(places)
+        length = size / (direction * image).sum(1, keepdim=True).clamp_min(TINY)
+        sparse = sparse.addcmul(direction, length)
+        residual.addcmul_(image, length, value=-1)
+        downhill = residual / squares
+        before, size = size, (residual * downhill).sum(1, keepdim=True)
+        direction = downhill.addcmul_(direction, size / before.clamp_min(TINY))
+    return sparse

@@ -1,7 +1,16 @@
-"""From scores to the places that are kept."""
+"""From scores to the places that are kept: exact counts, and the same places every time."""
 
 import torch
 from torch import Tensor
+
+from lsprism.reports import LayerBudget
+
+CHUNK = 2**20  # scores looked at together: bounds the workspace of a large matrix to some 10 MB
+
+
+def keep(scores: Tensor, budget: LayerBudget) -> Tensor:
+    """scores [rows, columns] -> bool mask of the budget's pattern, or with exactly `kept` places, row by row."""
+    return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_per_row(scores, budget.kept)
 
 
 def keep_per_row(scores: Tensor, kept: int) -> Tensor:
@@ -11,10 +20,60 @@ def keep_per_row(scores: Tensor, kept: int) -> Tensor:
     """
     rows, columns = scores.shape
     base, rest = divmod(kept, rows)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    mask = torch.zeros(rows, columns, dtype=torch.bool, device=scores.device)
-    mask.scatter_(1, order[:, :base], True)
-    if rest:
-        richer = torch.arange(rest, device=scores.device) * rows // rest
-        mask[richer, order[richer, base]] = True
+    wanted = torch.full((rows,), base, device=scores.device)
+    wanted[torch.arange(rest, device=scores.device) * rows // max(rest, 1)] += 1
+    step = max(1, CHUNK // columns)
+    mask = torch.empty(rows, columns, dtype=torch.bool, device=scores.device)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        mask[part] = _highest(scores[part], wanted[part])
     return mask
+
+
+def keep_best(scores: Tensor, kept: int) -> Tensor:
+    """scores [rows, columns] -> bool mask with exactly `kept` places, the highest of the whole matrix."""
+    return _highest(scores.reshape(1, -1), torch.tensor([kept], device=scores.device)).view(scores.shape)
+
+
+def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """scores [rows, columns] -> bool mask with the n highest of every m neighbours in a row. Ties fall to the left.
+
+    Columns beyond the last whole group keep n as well, or all where they are fewer.
+    """
+    rows, columns = scores.shape
+    groups = torch.nn.functional.pad(scores, (0, -columns % m), value=-torch.inf).view(rows, -1, m)
+    places = torch.zeros(groups.shape, dtype=torch.int8, device=scores.device)  # how many of the group come first
+    for other in range(m):
+        score = groups[..., other : other + 1]
+        places[..., : other + 1] += groups[..., : other + 1] < score
+        places[..., other + 1 :] += groups[..., other + 1 :] <= score
+    return (places < n).view(rows, -1)[:, :columns]
+
+
+def _highest(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Bool mask of the wanted[i] highest scores of row i; wanted [rows] takes at most two values, c and c + 1."""
+    threshold = _nth_highest(scores, wanted).unsqueeze(1)
+    mask = scores > threshold
+    ties = scores == threshold
+    missing = (wanted - mask.sum(1)).unsqueeze(1)
+    if (ties.sum(1, keepdim=True) > missing).any():
+        ties &= ties.cumsum(1, dtype=torch.int32) <= missing
+    return mask.logical_or_(ties)
+
+
+def _nth_highest(scores: Tensor, wanted: Tensor) -> Tensor:
+    """[rows] the wanted[i]-th highest score of row i; infinity where none is wanted."""
+    columns = scores.shape[1]
+    found = torch.full(wanted.shape, torch.inf, dtype=scores.dtype, device=scores.device)
+    for count in wanted.unique().tolist():
+        if count == 0:
+            continue
+        rows = wanted == count
+        if scores.device.type == "cpu":
+            # numpy partitions 3 times faster than torch's kthvalue: 5 ms against 12 for 1536 x 576 (one core, AVX-512)
+            copy = scores[rows].numpy()
+            copy.partition(columns - count, axis=1)
+            found[rows] = torch.from_numpy(copy[:, columns - count])
+        else:
+            found[rows] = scores[rows].kthvalue(columns - count + 1, dim=1).values
+    return found

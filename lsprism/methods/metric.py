@@ -1,41 +1,65 @@
-"""The metric of the inputs: with H = X^T X, ||(W - W') X^T||_F^2 = tr((W - W') H (W - W')^T) = ||(W - W') R||_F^2 for
-any R with R R^T = H. A best low-rank approximation in that metric is a truncated SVD of W R, mapped back by R^-1
-(SVD-LLM: Wang, Zheng, Wan, Zhang, 2024, by Cholesky; here by the eigenvectors of H, which exist for any H)."""
+"""The metric of the inputs. With H = X^T X and any R with R R^T = H,
+
+    ||X (W - W')^T||_F^2 = tr((W - W') H (W - W')^T) = ||(W - W') R||_F^2,
+
+so a best low-rank approximation in that metric is a truncated SVD of W R, mapped back by R^-1 (SVD-LLM: Wang, Zheng,
+Wan, Zhang, 2024). R is taken upper triangular: then U = R^-1 is at once the upper Cholesky factor of H^-1 = U^T U that
+SparseGPT asks for, and one factorisation serves every method.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-DAMPING = 1e-4  # share of the mean diagonal added to H: keeps R invertible for dead or dependent features
+from lsprism.errors import NumericError
+
+# Share by which every feature's own square is raised: keeps H invertible, and trusts correlations less that were seen
+# on few tokens. Relative to the feature, not to the mean of all, a feature of huge scale drowns no other. Output error
+# of SparseGPT at 0.5 on text that was not calibrated on (demo model, mean of 9 layers): 0.1014 with 0.1, 0.1020 with
+# 0.01, 0.1022 with the paper's 0.01 of the mean.
+DAMPING = 0.1
+FLOOR = 1e-6  # a feature that was never seen counts as one of this square; the mean square is 1
 
 
 @dataclass(frozen=True)
 class Metric:
-    """root [columns, columns] = H^1/2 and its inverse, float32, symmetric."""
+    """float32 [columns, columns]: H, damped, in units of its mean diagonal; R upper triangular, R R^T = H; R^-1."""
 
+    gram: Tensor
     root: Tensor
     inverse: Tensor
 
 
 def metric_of(gram: Tensor) -> Metric:
-    """gram [columns, columns] = X^T X -> its symmetric root, damped. A zero matrix gives the identity."""
+    """gram [columns, columns] = X^T X, of any rank. Should the damping not suffice, it is raised tenfold until it does.
+
+    Raises NumericError where the gram matrix is not finite.
+    """
     mean = gram.diagonal().mean()
-    if not mean > 0:
-        eye = torch.eye(gram.shape[0], device=gram.device)
-        return Metric(eye, eye)
-    damped = gram / mean
-    damped.diagonal().add_(DAMPING)
-    values, vectors = torch.linalg.eigh(damped)
-    roots = values.clamp_min(DAMPING / 2).sqrt()  # rounding can push small eigenvalues below the damping
-    return Metric((vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T)
+    gram = gram / mean if mean > 0 else gram.clone()
+    if not torch.isfinite(gram.sum()):
+        raise NumericError(
+            "The inputs of a layer are not finite numbers, or their products are not.",
+            "Choose another calibration text.",
+        )
+    diagonal = gram.diagonal()
+    squares = diagonal.clamp(min=FLOOR)
+    damping, failed = DAMPING, True
+    while failed:
+        diagonal.copy_(squares * (1 + damping))
+        root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
+        damping *= 10
+    root = root.flip(0, 1)
+    inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
+    return Metric(gram, root, inverse)
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """matrix [rows, columns] -> left [rows, rank], right [rank, columns], the best rank-`rank` approximation.
 
-    Through the eigenvectors of the smaller Gram matrix: several times faster than an SVD. Small singular values lose
-    half the digits that way; those are the ones that are cut.
+    Through the eigenvectors of the smaller Gram matrix: several times faster than an SVD (576 x 576: 15 ms against
+    105). Small singular values lose half the digits that way; those are the ones that are cut.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -50,3 +74,9 @@ def low_rank_in(metric: Metric, weight: Tensor, rank: int) -> tuple[Tensor, Tens
     """Factors of the rank-`rank` matrix nearest to `weight` [rows, columns] in the metric: SVD_r(W R) R^-1."""
     left, right = truncated_svd(weight @ metric.root, rank)
     return left, right @ metric.inverse
+
+
+def low_rank_step(metric: Metric, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of subspace iteration from `right` [rank, columns] towards the same: a fraction of its time."""
+    left, _ = torch.linalg.qr(weight @ (metric.gram @ right.T))
+    return left, left.T @ weight

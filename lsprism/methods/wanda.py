@@ -6,7 +6,7 @@ Score of a weight: |W_ij| * ||X_j||_2. In every output row the lowest are remove
 from torch import Tensor
 
 from lsprism.layers.forms import Sparse
-from lsprism.methods.masks import keep_per_row
+from lsprism.methods.masks import keep
 from lsprism.methods.stats import InputStats
 from lsprism.reports import FormName, LayerBudget
 
@@ -23,4 +23,4 @@ class Wanda:
     needs_gram = False
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
-        return Sparse.pack(weight, keep_per_row(scores(weight, stats.norms), budget.kept))
+        return Sparse.pack(weight, keep(scores(weight, stats.norms), budget))

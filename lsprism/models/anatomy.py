@@ -70,8 +70,9 @@ def _kept_precise(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch
 def dissect(model: PreTrainedModel) -> Anatomy:
     """Find blocks and sites. A model without a list of blocks that hold linear layers is refused (SourceError).
 
-    A site is a linear layer in a block, unless it is tied to another, stands in several blocks, or is too small to be
-    worth it (as routers and gates are): fewer than MIN_ROWS outputs, or less than MIN_SHARE of the block's largest.
+    A site is a linear layer in a block, unless it is shared with another place, used without being called, kept in
+    float32 by its family, or too small to be worth it (as routers and gates are): fewer than MIN_ROWS outputs, or less
+    than MIN_SHARE of the block's largest.
     """
     blocks_name, blocks = _find_blocks(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
@@ -92,6 +93,11 @@ def dissect(model: PreTrainedModel) -> Anatomy:
                 refused[name] = "kept in float32 by its family"
             else:
                 sites.append(site)
+    if not sites:
+        raise SourceError(
+            f"{type(model).__name__} has no linear layers in its blocks that could be compressed.",
+            "Choose a larger model.",
+        )
     return Anatomy(blocks_name, len(blocks), sites, _left_alone(model, blocks_name, sites, refused))
 
 
@@ -127,7 +133,11 @@ def _used_bare(owner: nn.Module, leaf: str) -> bool:
 
 @cache
 def _source(kind: type[nn.Module]) -> str:
-    return inspect.getsource(kind)
+    """Empty for a class that was written in no file."""
+    try:
+        return inspect.getsource(kind)
+    except OSError:
+        return ""
 
 
 def _site(name: str, block: int, module: nn.Module) -> LinearSite:

@@ -6,6 +6,8 @@ what is compressed is what `from_pretrained` would load.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,6 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
+from lsprism.models.anatomy import tied_names
 from lsprism.models.surgery import set_tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
@@ -111,7 +114,7 @@ def tensor_files(folder: Path) -> dict[str, str]:
 def refuse_extras(folder: Path, model: PreTrainedModel, keys: Iterable[str]) -> None:
     """DamagedError if one of `keys`, which the model has no use for, is a further tensor of one of its layers: a bias,
     say, that config.json denies. Others are harmless: heads for other tasks, buffers of older versions."""
-    layers = {name for name, module in model.named_modules() if not any(module.children())}
+    layers = {name for name, part in model.named_modules() if part._parameters and not any(part.children())}
     for key in sorted(keys):
         owner = key.rpartition(".")[0]
         if owner in layers or f"{model.base_model_prefix}.{owner}" in layers:
@@ -122,15 +125,16 @@ def refuse_extras(folder: Path, model: PreTrainedModel, keys: Iterable[str]) -> 
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The dtype of the first floating tensor on disk; None where there are no weights (yet)."""
+    """The floating dtype that most numbers on disk have; None where there are no weights (yet)."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return None
-    for key, file in tensor_files(folder).items():
+    numbers: Counter[torch.dtype] = Counter()
+    for file in sorted(set(tensor_files(folder).values())):
         with _opened(folder / file) as opened:
-            code = opened.get_slice(key).get_dtype()
-        if code in _DTYPES:
-            return _DTYPES[code]
-    return None
+            for part in map(opened.get_slice, opened.keys()):
+                if part.get_dtype() in _DTYPES:
+                    numbers[_DTYPES[part.get_dtype()]] += math.prod(part.get_shape())
+    return max(numbers, key=numbers.__getitem__, default=None)
 
 
 def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.device) -> None:
@@ -176,7 +180,7 @@ def _origins(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, _Origin]:
         first, *others = origin.converter.target_patterns if origin.converter else [""]
         origins |= {name.replace(first, other): origin for other in others}
     # A tied tensor may have been stored under either of its names.
-    for name, stored_as in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+    for name, stored_as in tied_names(model).items():
         if stored_as not in origins and name in origins:
             origins[stored_as] = origins[name]
     return origins
@@ -189,7 +193,7 @@ def _read_index(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path} is not readable as an index ({type(error).__name__}).", REMEDY) from None
     for key, file in pairs:
-        if Path(file).name != file or "\\" in file:
+        if Path(file).name != file or file == ".." or "\\" in file:
             raise DamagedError(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
     return dict(pairs)
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import WORDS, make_tokenizer
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lsprism
@@ -15,58 +17,53 @@ import lsprism.hf  # noqa: F401 - registers the format
 from lsprism.calibration import walk as walking
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.plan import draft
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.errors import SourceError
+from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank
 from lsprism.layers.modules import PrismLinear
 from lsprism.methods.stats import InputStats
+from lsprism.models.anatomy import skeleton, stored_shapes
 from lsprism.models.source import resolve
+from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
 
 LENGTH, SLIDING = 32, 8  # tokens a window; a window of attention that is shorter
 COMMON = dict(
-    vocab_size=len(WORDS),
-    hidden_size=32,
-    num_attention_heads=4,
-    num_hidden_layers=2,
-    max_position_embeddings=64,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=2,
-)
+    vocab_size=len(WORDS), hidden_size=32, num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=64,
+    bos_token_id=1, eos_token_id=2, pad_token_id=2,
+)  # fmt: skip
 GATED = dict(num_key_value_heads=2, intermediate_size=48)
+MIXED = dict(sliding_window=SLIDING, layer_types=["sliding_attention", "full_attention"])
 MOE = GATED | dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
-# Family -> what its config says beyond COMMON. In brackets: what sets it apart.
+# Family -> what its config says beyond COMMON, and what sets it apart.
 FAMILIES = {
     "llama": GATED,
     "llama-biased": GATED | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "qwen2": GATED | dict(tie_word_embeddings=True),  # biases of q, k, v only
     "qwen3": GATED | dict(head_dim=16),  # heads wider than the hidden size
-    "mistral": GATED | dict(sliding_window=SLIDING),  # one mask, narrower than causal
-    "gemma2": GATED | dict(head_dim=8, sliding_window=SLIDING),  # masks by layer, soft caps, scaled embedding
-    "gemma3_text": GATED  # masks and rotary embeddings by layer
-    | dict(head_dim=8, sliding_window=SLIDING, layer_types=["sliding_attention", "full_attention"]),
-    "gemma3n_text": GATED  # hidden states of four dimensions, inputs by layer, keys shared between layers
+    "mistral": GATED | dict(sliding_window=SLIDING),  # a mask narrower than causal
+    "gemma2": GATED | MIXED | dict(head_dim=8),  # masks by layer, soft caps, a scaled embedding
+    "gemma3_text": GATED | MIXED | dict(head_dim=8),  # masks and rotary embeddings by layer
+    "gemma3n_text": GATED | MIXED  # hidden states of four dimensions, inputs by layer, keys shared by layers
     | dict(
         head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=len(WORDS), laurel_rank=4,
         num_hidden_layers=3, num_kv_shared_layers=1, intermediate_size=[48] * 3, activation_sparsity_pattern=[0.0] * 3,
-        layer_types=["sliding_attention", "full_attention", "full_attention"], sliding_window=SLIDING,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
     ),
     "phi3": GATED,  # fused q, k, v and gate, up
     "gpt2": {},  # weights stored transposed, learned positions, tied
     "opt": dict(ffn_dim=48, word_embed_proj_dim=32),  # the blocks' owner is not the base model
     "gpt_neox": dict(intermediate_size=48),
     "falcon": dict(new_decoder_architecture=False, multi_query=True),  # a linear class of its own
-    "bloom": {},  # alibi, and residuals handed in by the block
+    "bloom": {},  # alibi
     "olmo2": GATED,
     "starcoder2": GATED | dict(sliding_window=SLIDING, use_bias=True),
     "cohere": GATED | dict(use_qk_norm=True),
-    "stablelm": GATED | dict(use_qkv_bias=True),
-    "mixtral": MOE,  # experts as 3-D tensors, expert by expert in the checkpoint
+    "mixtral": MOE,  # experts as 3-D tensors, one by one in the checkpoint
     "qwen2_moe": MOE | dict(shared_expert_intermediate_size=24),
     "qwen3_moe": MOE | dict(head_dim=8),
-    "gpt_oss": MOE | dict(head_dim=8, sliding_window=SLIDING, layer_types=["sliding_attention", "full_attention"]),
+    "gpt_oss": MOE | MIXED | dict(head_dim=8),  # attention sinks
     "mamba": dict(state_size=8, time_step_rank=4),  # no attention at all
 }  # fmt: skip
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -96,29 +93,60 @@ def dense_of(folder_of):
 
 
 @pytest.fixture
-def compressed(folder_of, text_file, tmp_path):
+def compress(folder_of, text_file, tmp_path):
+    """Family, method, sparsity -> folder of the artifact."""
+
     def make(family: str, method: str, sparsity: float) -> Path:
-        out = tmp_path / "out"
-        lsprism.compress(
-            folder_of(family), out, method=method, sparsity=sparsity, dtype="float32", device="cpu",
-            calibration=dict(source=str(text_file), samples=6, length=LENGTH),
-        )  # fmt: skip
-        return out
+        calibration = dict(source=str(text_file), samples=6, length=LENGTH)
+        how = dict(method=method, sparsity=sparsity, dtype="float32", device="cpu", calibration=calibration)
+        return lsprism.compress(folder_of(family), tmp_path / "out", **how).save_path
 
     return make
 
 
-def logits_of(model) -> torch.Tensor:
-    tokens = torch.arange(48).reshape(2, 24) % (len(WORDS) - 3) + 3
-    with torch.no_grad():
-        return model(input_ids=tokens).logits
+@torch.no_grad()
+def logits_of(model: nn.Module) -> Tensor:
+    return model(input_ids=torch.arange(48).reshape(2, 24) % (len(WORDS) - 3) + 3).logits
 
 
-def walked(folder: Path, tokens: torch.Tensor) -> tuple[walking.Walk, dict[str, InputStats], str, int]:
-    """Walk all blocks as the engine does, with nothing compressed."""
-    made = draft(PlanSpec(model_id=str(folder), dtype="float32", device="cpu"), resolve(str(folder)))
-    feed, anatomy = BlockFeed(made), made.anatomy
-    walk, stats = feed.begin(tokens), {}
+def plan_of(artifact: Path) -> Plan:
+    return Plan.model_validate_json((artifact / "lsprism" / "plan.json").read_text())
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return tensors
+
+
+def forms_of(artifact: Path) -> dict[str, Form]:
+    """Name of a packed site -> its form, put together from the files by the words of the format."""
+    tensors, forms = stored(artifact), {}
+    columns = {plan.site.name: plan.site.columns for plan in plan_of(artifact).sites}
+    for name, entry in json.loads((artifact / "config.json").read_text())["quantization_config"]["modules"].items():
+        part = {leaf: tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bitmap", "left", "right")}
+        sparse = Sparse(part["weight"], part["bitmap"], columns[name])
+        forms[name] = {
+            "sparse": sparse,
+            "low_rank": LowRank(part["weight"], part["right"]),
+            "sparse_low_rank": SparseLowRank(sparse, LowRank(part["left"], part["right"])),
+        }[entry["form"]]
+    return forms
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_walk_sees_what_the_model_sees(family, folder_of, dense_of, monkeypatch):
+    """Hidden states after the last block and the statistics of every site are those of the model's own forward, bit for
+    bit: wrong masks, positions, names or dtypes would show here."""
+    monkeypatch.setattr(walking, "BATCH_TOKENS", 2 * LENGTH)
+    tokens = torch.randint(3, len(WORDS), (5, LENGTH), generator=torch.Generator().manual_seed(3))
+    made = draft(
+        PlanSpec(model_id=str(folder_of(family)), dtype="float32", device="cpu"), resolve(str(folder_of(family)))
+    )
+    feed, anatomy, stats = BlockFeed(made), made.anatomy, {}
+    walk = feed.begin(tokens)
     for index in range(anatomy.count):
         block = feed.fill(index)
         sites = {site.name: made.model.get_submodule(site.name) for site in anatomy.of_block(index)}
@@ -126,32 +154,7 @@ def walked(folder: Path, tokens: torch.Tensor) -> tuple[walking.Walk, dict[str, 
         list(walk.propagate(index, block))
         feed.release(index)
     assert all(parameter.is_meta for parameter in made.model.parameters())
-    return walk, stats, anatomy.blocks, anatomy.count
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_walk_sees_what_the_model_sees(family, folder_of, dense_of, monkeypatch):
-    """Hidden states after the last block and the statistics of every site: those of the model's own forward, bit for
-    bit. Wrong masks, positions, names or dtypes would show here."""
-    monkeypatch.setattr(walking, "BATCH_TOKENS", 2 * LENGTH)
-    tokens = torch.randint(3, len(WORDS), (5, LENGTH), generator=torch.Generator().manual_seed(3))
-    walk, stats, blocks, count = walked(folder_of(family), tokens)
-
-    model, last, own = dense_of(family), [], {}
-
-    def keep(_module, _args, output) -> None:
-        last.append(output[0] if isinstance(output, tuple) else output)
-
-    def measure(name: str):
-        own[name] = InputStats(len(stats[name].squares), gram=True, batches=3)
-        return lambda _module, args: own[name].add(args[0])
-
-    model.get_submodule(f"{blocks}.{count - 1}").register_forward_hook(keep)
-    for name in stats:
-        model.get_submodule(name).register_forward_pre_hook(measure(name))
-    with torch.no_grad():
-        for part in tokens.split(2):
-            model.base_model(input_ids=part, use_cache=False)
+    last, own = _own_forward(dense_of(family), f"{anatomy.blocks}.{anatomy.count - 1}", stats, tokens)
     for ours, theirs in zip(walk.hidden, last, strict=True):
         assert torch.equal(ours, theirs)
     assert own
@@ -161,55 +164,97 @@ def test_the_walk_sees_what_the_model_sees(family, folder_of, dense_of, monkeypa
         assert stat.tokens == stats[name].tokens == tokens.numel()
 
 
+def _own_forward(model, block: str, sites, tokens: Tensor) -> tuple[list[Tensor], dict[str, InputStats]]:
+    last, own = [], {}
+    model.get_submodule(block).register_forward_hook(lambda _, args, out: last.append(out if _is(out) else out[0]))
+    for name in sites:
+
+        def measure(_module, args, name=name) -> None:
+            own.setdefault(name, InputStats(args[0].shape[-1], gram=True, batches=3)).add(args[0])
+
+        model.get_submodule(name).register_forward_pre_hook(measure)
+    with torch.no_grad():
+        for part in tokens.split(2):
+            model.base_model(input_ids=part, use_cache=False)
+    return last, own
+
+
+def _is(output) -> bool:
+    return isinstance(output, Tensor)
+
+
 @pytest.mark.parametrize("method", ["wanda", "hybrid", "svd"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_artifact_loads_as_the_model_with_its_forms_in_place(family, method, compressed, dense_of):
-    out = compressed(family, method, 0.5)
-    loaded, model = AutoModelForCausalLM.from_pretrained(out).eval(), dense_of(family)
-    forms = forms_of(out)
-    assert forms and forms.keys() == {n for n, module in loaded.named_modules() if isinstance(module, PrismLinear)}
+def test_an_artifact_loads_as_the_model_with_its_forms_in_place(family, method, compress, dense_of):
+    out = compress(family, method, 0.5)
+    loaded, model, forms = AutoModelForCausalLM.from_pretrained(out).eval(), dense_of(family), forms_of(out)
+    assert forms and forms.keys() == {name for name, part in loaded.named_modules() if isinstance(part, PrismLinear)}
     state = loaded.state_dict()
     for name, tensor in model.state_dict().items():
         if name.removesuffix(".weight") not in forms:
             assert torch.equal(tensor, state[name]), name
+    transposed = {plan.site.name for plan in plan_of(out).sites if plan.site.transposed}
     for name, form in forms.items():
-        module = model.get_submodule(name)
-        dense = form.dense()
-        module.weight.data = dense.T.contiguous() if module.weight.shape != dense.shape else dense
-        if type(module).__name__ == "Conv1D":
-            module.weight.data = dense.T.contiguous()
         for part, tensor in form.tensors().items():
-            assert torch.equal(tensor, state[f"{name}.{part}"])
+            assert torch.equal(tensor, state[f"{name}.{part}"]), name
+        dense = form.dense()
+        model.get_submodule(name).weight.data = dense.T.contiguous() if name in transposed else dense
     torch.testing.assert_close(logits_of(loaded), logits_of(model), atol=1e-4, rtol=1e-4)
 
 
-def forms_of(artifact: Path) -> dict:
-    """Name of a site -> its form, read from the files by the format's own words."""
-    tensors = {}
-    for path in artifact.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    modules = json.loads((artifact / "config.json").read_text())["quantization_config"]["modules"]
-    shapes = {site.name: site for site in json_sites(artifact)}
-    return {name: _form(entry["form"], name, tensors, shapes[name].columns) for name, entry in modules.items()}
-
-
-def json_sites(artifact: Path) -> list:
-    from lsprism.reports import Plan
-
-    return [plan.site for plan in Plan.model_validate_json((artifact / "lsprism" / "plan.json").read_text()).sites]
-
-
-def _form(kind: str, name: str, tensors: dict, columns: int):
-    part = lambda leaf: tensors[f"{name}.{leaf}"]
-    if kind == "low_rank":
-        return LowRank(part("weight"), part("right"))
-    sparse = Sparse(part("weight"), part("bitmap"), columns)
-    return sparse if kind == "sparse" else SparseLowRank(sparse, LowRank(part("left"), part("right")))
-
-
 @pytest.mark.parametrize("family", ["llama-biased", "gemma3_text", "gpt2", "opt", "mixtral"])
-def test_what_would_be_larger_compressed_stays_as_it_was(family, compressed, dense_of):
-    out = compressed(family, "wanda", 0.01)
-    assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(out).eval()), logits_of(dense_of(family)))
+def test_what_would_be_larger_compressed_stays_as_it_was(family, compress, dense_of):
+    out = compress(family, "wanda", 0.01)
     assert not forms_of(out)
+    assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(out).eval()), logits_of(dense_of(family)))
+
+
+def test_a_structure_that_cannot_be_walked_is_refused(tmp_path, text_file):
+    config = AutoConfig.for_model("hrm_text", **COMMON | GATED | dict(head_dim=8))  # goes round its blocks
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "loop")
+    make_tokenizer().save_pretrained(tmp_path / "loop")
+    with pytest.raises(SourceError, match="once each and in order"):
+        lsprism.compress(
+            tmp_path / "loop", tmp_path / "out", method="wanda", calibration=dict(source=str(text_file), samples=1)
+        )
+
+
+# --- the real thing ---------------------------------------------------------------------------------------------------
+
+
+def write_llama_31(folder: Path) -> None:
+    """Llama-3.1-8B's config cut to two blocks, random bfloat16 weights, one file for each tensor outside the blocks."""
+    rope = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+    AutoConfig.for_model(
+        "llama", vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=2,
+        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131072, rope_theta=500000.0,
+        rope_scaling=rope | dict(rope_type="llama3"), rms_norm_eps=1e-5, tie_word_embeddings=False, dtype="bfloat16",
+        bos_token_id=1, eos_token_id=2, architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)  # fmt: skip
+    make_tokenizer().save_pretrained(folder)
+    pool = torch.randn(2**22 + 1, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    files: dict[str, list[str]] = {}
+    shapes = stored_shapes(skeleton(folder, torch.bfloat16))
+    for name in shapes:
+        files.setdefault(".".join(name.split(".")[:3]) + ".safetensors", []).append(name)
+    for file, names in files.items():  # a pool of an odd length, so that rows differ
+        parts = {n: pool.repeat(-(-shapes[n].numel() // len(pool)))[: shapes[n].numel()] for n in names}
+        save_file({n: part.reshape(shapes[n]).contiguous() for n, part in parts.items()}, folder / file)
+    index = {"weight_map": {name: file for file, names in files.items() for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.slow
+def test_llama_31_8b_cut_to_two_blocks(tmp_path, text_file):
+    folder, out = tmp_path / "llama", tmp_path / "out"
+    write_llama_31(folder)
+    calibration = dict(source=str(text_file), samples=2, length=64)
+    report = lsprism.compress(folder, out, method="wanda", sparsity=0.5, device="cpu", calibration=calibration)
+    assert len(report.layers) == 14 and {layer.form for layer in report.layers} == {"sparse"}
+    assert report.layer_stored_bytes == report.layer_dense_bytes * 9 // 16
+    assert report.stored_bytes == plan_of(out).stored_bytes
+    assert report.peak_memory_bytes < 4e9
+    name = "model.layers.1.mlp.down_proj"
+    kept, weight = forms_of(out)[name].dense(), stored(folder)[f"{name}.weight"]
+    assert (kept != 0).sum(dim=1).max() <= 14336 // 2
+    assert torch.equal(kept[kept != 0], weight[kept != 0])

@@ -214,12 +214,12 @@ def test_what_cannot_be_measured_is_refused(llama, tokens, tiny_folder, text_fil
 @pytest.mark.slow
 def test_the_demo_agrees_with_a_plain_loop_over_its_own_loss():
     loaded, corpus = load_model(resolve("demo")), read_text("embedded", split="test")
-    figure = perplexity(loaded.model, first(windows_of(loaded.tokenizer, corpus, 1024), 4))
+    figure = perplexity(loaded.model, first(windows_of(loaded.tokenizer, corpus, 512), 4))
     ids, losses = loaded.tokenizer(corpus.text, return_tensors="pt").input_ids, []
     with torch.no_grad():
-        for begin in range(0, 4096, 1024):
-            window = ids[:, begin : begin + 1024]
+        for begin in range(0, 2048, 512):
+            window = ids[:, begin : begin + 512]
             losses.append(loaded.model(window, labels=window).loss.item())
     assert figure.value == pytest.approx(math.exp(sum(losses) / 4), rel=0.005)
     assert figure.text == "embedded evaluation text"
-    assert 2 < figure.value < 60
+    assert 2 < figure.value < 100

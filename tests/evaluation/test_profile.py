@@ -10,7 +10,7 @@ from lsprism.evaluation.profile import SpeedSettings, answer, measuring, measuri
 from lsprism.evaluation.steps import finished
 from lsprism.figures import SpeedComparison
 from lsprism.generation.clock import Timing
-from lsprism.models.load import load
+from lsprism.models.load import load, pick_device
 from lsprism.models.source import resolve
 
 QUICK = SpeedSettings(prompt_lengths=(4, 9), new_tokens=5, repetitions=3)
@@ -107,7 +107,8 @@ def test_the_fastest_dtype_is_found(tiny_folder, tokens, monkeypatch):
         return Timing(new_tokens, 1.0, (new_tokens - 1) / speeds[str(loaded.dtype).removeprefix("torch.")])
 
     monkeypatch.setattr(room, "answer", scripted)
-    figure = finished(measuring_dtypes(resolve(str(tiny_folder)), "cpu", tokens))
+    figure = finished(measuring_dtypes(resolve(str(tiny_folder)), "auto", tokens))
+    assert figure.device == str(pick_device("auto"))
     assert figure.tokens_per_s == pytest.approx(speeds) and figure.fastest == "bfloat16"
 
 

@@ -1,0 +1,23 @@
+"""Plain truncated SVD (Eckart, Young: The approximation of one matrix by another of lower rank, 1936).
+
+W ~ U_r S_r V_r^T: of all matrices of rank r, the nearest in ||W - W'||_F. Looks at no input: the reference that
+whitened SVD is held against.
+"""
+
+from torch import Tensor
+
+from lsprism.layers.forms import LowRank
+from lsprism.methods.metric import truncated_svd
+from lsprism.methods.stats import InputStats
+from lsprism.methods.svd import balanced
+from lsprism.reports import FormName, LayerBudget
+
+
+class PlainSVD:
+    name = "svd-plain"
+    label = "Plain SVD: two factors nearest to the weights, whatever the inputs"
+    form: FormName = "low_rank"
+    needs_gram = False
+
+    def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
+        return balanced(*truncated_svd(weight.float(), budget.rank), weight.dtype)

@@ -1,0 +1,92 @@
+"""A form stands for the matrix it was made from, and its stated bytes are those of its tensors."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsprism.budgets.cost import form_bytes
+from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank, nbytes, pack_mask, unpack_mask
+from lsprism.layers.modules import empty_form, form_shape
+from lsprism.reports import LayerBudget, LinearSite
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+quick = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def masks(draw) -> torch.Tensor:
+    """Any shape, odd widths among them, with some rows empty and some full."""
+    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 35))
+    mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(draw(st.integers(0, 999)))) < 0.5
+    for row in range(rows):
+        match draw(st.sampled_from(["some", "none", "all"])):
+            case "none":
+                mask[row] = False
+            case "all":
+                mask[row] = True
+    return mask
+
+
+@quick
+@given(masks())
+def test_a_mask_comes_back_from_its_bitmap(mask: torch.Tensor):
+    bitmap = pack_mask(mask)
+    assert bitmap.shape == (mask.shape[0], -(-mask.shape[1] // 8)) and bitmap.dtype == torch.uint8
+    assert torch.equal(unpack_mask(bitmap, mask.shape[1]), mask)
+
+
+def test_the_lowest_bit_is_the_leftmost_column():
+    mask = torch.zeros(1, 10, dtype=torch.bool)
+    mask[0, [0, 3, 9]] = True
+    assert pack_mask(mask).tolist() == [[0b1001, 0b10]]
+
+
+@quick
+@given(masks(), st.sampled_from(DTYPES))
+def test_sparse_is_the_weight_where_it_is_kept_and_zero_elsewhere(mask: torch.Tensor, dtype: torch.dtype):
+    weight = torch.randn(mask.shape).to(dtype)
+    weight[:, 0] = 0  # a kept place may hold a zero
+    form = Sparse.pack(weight, mask)
+    assert form.dense().dtype == dtype
+    assert torch.equal(form.dense(), torch.where(mask, weight, torch.zeros((), dtype=dtype)))
+    assert form.kept == mask.sum()
+
+
+def forms(rows: int, columns: int, kept: int, rank: int, dtype: torch.dtype) -> list:
+    """One of every form; kept counts the factors in, as LayerBudget does."""
+    nonzeros = kept - rank * (rows + columns)
+
+    def sparse(count: int) -> Sparse:
+        mask = torch.zeros(rows * columns, dtype=torch.bool)
+        mask[torch.randperm(rows * columns)[:count]] = True
+        return Sparse.pack(torch.randn(rows, columns).to(dtype), mask.view(rows, columns))
+
+    factors = LowRank(torch.randn(rows, rank).to(dtype), torch.randn(rank, columns).to(dtype))
+    dense = Dense(torch.randn(rows, columns).to(dtype))
+    return [sparse(kept), factors, SparseLowRank(sparse(nonzeros), factors), dense]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "kept", "rank"), [(12, 20, 100, 2), (7, 13, 60, 1), (1, 9, 10, 1)])
+def test_stated_bytes_and_shapes_are_those_of_the_tensors(rows, columns, kept, rank, dtype):
+    site = LinearSite(name="x", block=0, rows=rows, columns=columns, bias=False)
+    for form in forms(rows, columns, min(kept, rows * columns + rank), rank, dtype):
+        budget = LayerBudget(kept=form.kept, rank=form.rank)
+        assert form_shape(form) == (rows, columns) == tuple(form.dense().shape)
+        assert nbytes(form) == sum(t.numel() * t.element_size() for t in form.tensors().values())
+        assert nbytes(form) == form_bytes(form.name, rows, columns, budget, dtype.itemsize)
+        planned = empty_form(site, form.name, budget, dtype).tensors()
+        real = form.tensors()
+        assert {k: (t.shape, t.dtype) for k, t in planned.items()} == {k: (t.shape, t.dtype) for k, t in real.items()}
+
+
+def test_sparse_and_low_rank_add_up():
+    sparse, factors, *_ = forms(6, 9, 40, 2, torch.float32)
+    both = SparseLowRank(sparse, factors)
+    assert torch.allclose(both.dense(), sparse.dense() + factors.left @ factors.right)
+    assert both.kept == 40 + 2 * (6 + 9) and both.rank == 2
+
+
+def test_half_of_bfloat16_is_nine_sixteenths_of_its_bytes():
+    assert form_bytes("sparse", 64, 64, LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16

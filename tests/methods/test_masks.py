@@ -1,0 +1,72 @@
+"""Masks keep exactly what they should, the highest scores, and leave what they are given alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsprism.methods import masks
+from lsprism.methods.masks import keep, keep_best, keep_n_of_m, keep_per_row
+from lsprism.reports import LayerBudget
+
+quick = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def scored(draw) -> tuple[torch.Tensor, int]:
+    """Scores of any shape, ties among them, and how many to keep."""
+    rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 40))
+    scores = torch.rand(rows, columns, generator=torch.Generator().manual_seed(draw(st.integers(0, 999))))
+    levels = draw(st.sampled_from([0, 1, 4, 10**6]))
+    return (scores * levels).round(), draw(st.integers(0, rows * columns))
+
+
+def by_sorting(scores: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+    """The definition: the first of every row in a stable descending order."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    mask = torch.zeros(scores.shape, dtype=torch.bool)
+    for row, count in enumerate(wanted):
+        mask[row, order[row, :count]] = True
+    return mask
+
+
+@quick
+@given(scored())
+def test_per_row_keeps_the_first_of_a_stable_order(case):
+    scores, kept = case
+    rows, before = len(scores), scores.clone()
+    mask = keep_per_row(scores, kept)
+    richer = {n * rows // max(kept % rows, 1) for n in range(kept % rows)}
+    assert torch.equal(mask, by_sorting(scores, [kept // rows + (row in richer) for row in range(rows)]))
+    assert mask.sum() == kept and torch.equal(scores, before)
+
+
+@quick
+@given(scored())
+def test_the_best_of_the_whole_matrix(case):
+    scores, kept = case
+    mask = keep_best(scores, kept)
+    assert torch.equal(mask.flatten(), by_sorting(scores.view(1, -1), [kept])[0])
+
+
+@quick
+@given(scored(), st.sampled_from([(2, 4), (4, 8), (1, 3)]))
+def test_n_of_m_keeps_the_first_n_of_every_group(case, pattern):
+    (scores, _), (n, m) = case, pattern
+    mask = keep_n_of_m(scores, n, m)
+    assert mask.shape == scores.shape
+    for group, kept in zip(scores.split(m, dim=1), mask.split(m, dim=1), strict=True):
+        assert torch.equal(kept, by_sorting(group, [min(n, group.shape[1])] * len(group)))
+
+
+def test_rows_are_looked_at_in_parts_without_a_trace(monkeypatch: pytest.MonkeyPatch):
+    scores = torch.rand(50, 37)
+    whole = keep_per_row(scores, 901)
+    monkeypatch.setattr(masks, "CHUNK", 37 * 7)
+    assert torch.equal(keep_per_row(scores, 901), whole)
+
+
+def test_a_budget_decides_the_pattern():
+    scores = torch.rand(6, 16)
+    assert torch.equal(keep(scores, LayerBudget(kept=48, pattern=(2, 4))), keep_n_of_m(scores, 2, 4))
+    assert torch.equal(keep(scores, LayerBudget(kept=47)), keep_per_row(scores, 47))

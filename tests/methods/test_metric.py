@@ -1,0 +1,103 @@
+"""The metric measures output error, and its low-rank approximation is the best one in it."""
+
+import pytest
+import torch
+from problems import inputs, random
+
+from lsprism.errors import NumericError
+from lsprism.methods import metric as room
+from lsprism.methods.metric import low_rank_in, low_rank_step, metric_of, truncated_svd
+
+
+def test_the_root_is_upper_triangular_and_its_inverse_gives_the_inverse_of_h():
+    metric = metric_of(inputs(40).T @ inputs(40))
+    assert torch.equal(metric.root, metric.root.triu()) and torch.equal(metric.inverse, metric.inverse.triu())
+    assert torch.allclose(metric.root @ metric.root.T, metric.gram, atol=1e-4)
+    inverse = torch.linalg.inv(metric.gram.double()).float()
+    assert torch.allclose(metric.inverse.T @ metric.inverse, inverse, rtol=1e-3, atol=1e-4)
+
+
+def test_it_measures_the_output_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "DAMPING", 0.0)
+    x, lost = inputs(30), random(8, 30)
+    metric = metric_of(x.T @ x)
+    by_output = (x @ lost.T).norm() / (x.square().sum() / 30).sqrt()
+    assert (lost @ metric.root).norm().item() == pytest.approx(by_output.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", [20, 50])
+def test_no_other_matrix_of_the_rank_is_nearer(rows: int):
+    x, weight = inputs(30), random(rows, 30, seed=1)
+    metric = metric_of(x.T @ x)
+
+    def error(matrix: torch.Tensor) -> float:
+        return ((weight - matrix) @ metric.root).norm().item()
+
+    left, right = low_rank_in(metric, weight, 6)
+    assert left.shape == (rows, 6) and right.shape == (6, 30)
+    best = torch.linalg.svdvals((weight @ metric.root).double())[6:].norm().item()
+    assert error(left @ right) == pytest.approx(best, rel=1e-3)
+    plain = truncated_svd(weight, 6)
+    assert error(left @ right) < error(plain[0] @ plain[1])
+
+
+def test_steps_of_subspace_iteration_come_to_the_same():
+    x, weight = inputs(30), random(20, 30, seed=1)
+    metric = metric_of(x.T @ x)
+    left, right = low_rank_in(metric, weight, 4)
+    near = random(4, 30, seed=2)
+    for _ in range(200):
+        _, near = (factors := low_rank_step(metric, weight, near))
+    assert torch.allclose(factors[0] @ factors[1], left @ right, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows", [9, 14, 14 * 5])
+def test_full_rank_is_exact(rows: int):
+    x, weight = inputs(14, spread=4), random(rows, 14, seed=1)
+    left, right = low_rank_in(metric_of(x.T @ x), weight, min(rows, 14))
+    assert torch.allclose(left @ right, weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [6, 30])
+def test_plain_svd_is_that_of_the_library(rows: int):
+    matrix = random(rows, 16)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    left, right = truncated_svd(matrix, 4)
+    assert torch.allclose(left @ right, u[:, :4] * s[:4] @ vh[:4], atol=1e-4)
+
+
+SINGULAR = {
+    "fewer tokens than columns": inputs(24, tokens=3),
+    "one token": inputs(24, tokens=1),
+    "nothing seen": torch.zeros(5, 24),
+    "dead features": inputs(24) * (torch.arange(24) % 3 > 0),
+    "all features alike": inputs(24)[:, :1].expand(-1, 24),
+    "twelve decades": inputs(24, spread=12),
+    "one feature": inputs(1),
+}
+
+
+@pytest.mark.parametrize("x", SINGULAR.values(), ids=SINGULAR)
+def test_any_gram_matrix_has_a_finite_root(x: torch.Tensor):
+    gram = x.T @ x
+    before = gram.clone()
+    metric = metric_of(gram)
+    assert torch.isfinite(metric.root).all() and torch.isfinite(metric.inverse).all()
+    assert (metric.root.diagonal() > 0).all()
+    assert torch.equal(gram, before)
+
+
+def test_damping_is_raised_until_a_root_exists(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "DAMPING", 1e-9)  # too little for float32
+    x = inputs(64, tokens=2)
+    metric = metric_of(x.T @ x)
+    raised = (metric.gram.diagonal() / (x.square().sum(0) / x.square().sum() * 64)).log10()
+    assert torch.isfinite(metric.inverse).all() and raised.mean() > 0
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_statistics_that_are_not_finite_are_refused(bad: float):
+    gram = torch.eye(4)
+    gram[1, 1] = bad
+    with pytest.raises(NumericError, match="not finite"):
+        metric_of(gram)

@@ -1,0 +1,48 @@
+"""SparseGPT's sweep against its definition, column by column, and its update against least squares."""
+
+import pytest
+import torch
+from problems import inputs, random
+
+from lsprism.methods import sparsegpt
+from lsprism.methods.masks import keep_best
+from lsprism.methods.metric import metric_of
+from lsprism.methods.sparsegpt import patterned, sparsified
+
+
+def by_definition(weight: torch.Tensor, inverse_h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Optimal brain surgery from left to right on a given mask: the inverse of H loses a column after each."""
+    weight, inverse_h = weight.double().clone(), inverse_h.double().clone()
+    for j in range(weight.shape[1]):
+        error = torch.where(mask[:, j], 0.0, weight[:, j] / inverse_h[0, 0])
+        weight[:, j:] -= error[:, None] * inverse_h[0]
+        inverse_h = (inverse_h - torch.outer(inverse_h[:, 0], inverse_h[0]) / inverse_h[0, 0])[1:, 1:]
+    return weight.float()
+
+
+@pytest.mark.parametrize("block", [4, 8, 128])
+def test_it_is_optimal_brain_surgery_from_left_to_right(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sparsegpt, "BLOCK", block)
+    weight, x = random(7, 26), inputs(26)
+    metric = metric_of(x.T @ x)
+    for sparse, mask in (sparsified(weight, metric.inverse, 90), patterned(weight, metric.inverse, (2, 4))):
+        wanted = by_definition(weight, torch.linalg.inv(metric.gram.double()), mask)
+        assert torch.allclose(sparse, wanted, atol=1e-3)
+        assert (sparse[~mask] == 0).all()
+
+
+def test_a_single_block_keeps_the_best_by_the_surgeons_score():
+    weight, x = random(7, 26), inputs(26)
+    inverse = metric_of(x.T @ x).inverse
+    _, mask = sparsified(weight, inverse, 90)
+    assert torch.equal(mask, keep_best(weight.abs() / inverse.diagonal(), 90))
+
+
+def test_blocks_keep_what_the_whole_matrix_would_keep_in_them():
+    weight, x = random(20, 300), inputs(300, tokens=900)
+    weight[:, :128] *= 4
+    inverse = metric_of(x.T @ x).inverse
+    _, mask = sparsified(weight, inverse, 2000)
+    wanted = keep_best(weight.abs() / inverse.diagonal(), 2000)
+    assert [part.sum() for part in mask.split(128, dim=1)] == [part.sum() for part in wanted.split(128, dim=1)]
+    assert mask[:, :128].sum() > mask[:, 128:].sum()

@@ -1,0 +1,166 @@
+"""A model is loaded whole, in the dtype and on the device that were asked for, or refused in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from safetensors.torch import load_file, save_file
+
+import lsprism
+from lsprism.errors import DamagedError, LSPrismError, SourceError, SpecError
+from lsprism.models.load import load, pick_device, pick_dtype
+from lsprism.models.source import resolve
+
+NORM = "model.norm.weight"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path) -> Path:
+    """A copy of the tiny model to spoil."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def configure(folder: Path, **changes) -> Path:
+    """Change config.json; None drops the entry."""
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return folder
+
+
+def rewrite(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def loaded(folder: Path, **how):
+    return load(resolve(str(folder)), **{"device": "cpu"} | how)
+
+
+# --- what is loaded ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_plain_folder_loads(tmp_path, tied):
+    made = loaded(make_model(tmp_path / "m", tied=tied))
+    assert (made.dtype, made.device) == (torch.bfloat16, torch.device("cpu"))
+    assert not made.model.training and not any(p.requires_grad for p in made.model.parameters())
+    assert (made.model.lm_head.weight is made.model.model.embed_tokens.weight) == tied
+
+
+def test_a_dense_source_and_its_artifact_load_through_one_door(folder, text_file, tmp_path):
+    calibration = dict(source=str(text_file), samples=4, length=16)
+    lsprism.compress(folder, tmp_path / "out", method="wanda", calibration=calibration, device="cpu")
+    dense, packed = lsprism.load(str(folder), device="cpu"), lsprism.load(str(tmp_path / "out"), device="cpu")
+    assert (dense.source.kind, packed.source.kind) == ("folder", "artifact")
+    tokens = torch.arange(3, 19).unsqueeze(0)
+    shapes = [made.model(input_ids=tokens).logits.shape for made in (dense, packed)]
+    assert shapes[0] == shapes[1]
+    assert sum(p.nbytes for p in packed.model.parameters()) < sum(p.nbytes for p in dense.model.parameters())
+
+
+# --- dtype and device -------------------------------------------------------------------------------------------------
+
+
+def test_the_dtype_is_that_of_the_config(folder):
+    assert pick_dtype("auto", resolve(str(configure(folder, dtype="float16")))) == torch.float16
+
+
+def test_a_silent_config_leaves_it_to_the_tensors(folder):
+    assert loaded(configure(folder, dtype=None, torch_dtype=None)).dtype == torch.bfloat16
+
+
+def test_the_dtype_that_is_asked_for_wins(folder):
+    made = loaded(folder, dtype="float32")
+    assert made.dtype == torch.float32 and {p.dtype for p in made.model.parameters()} == {torch.float32}
+
+
+def test_a_dtype_that_nothing_here_computes_in_is_refused(folder):
+    source = resolve(str(configure(folder, dtype="float64")))
+    with pytest.raises(SpecError, match="float64"):
+        pick_dtype("auto", source)
+    assert pick_dtype("float32", source) == torch.float32
+    with pytest.raises(SpecError, match="'int4' is unknown"):
+        pick_dtype("int4", source)
+
+
+def test_an_unknown_device_is_refused():
+    for name in ("tpu", "cuda:x", "cpu:1"):
+        with pytest.raises(SpecError, match=name):
+            pick_device(name)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pick_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(SpecError, match="sees 1 CUDA devices"):
+        pick_device("cuda:1")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_tensor_is_damage_not_a_random_weight(folder):
+    rewrite(folder, lambda tensors: tensors.pop(NORM))
+    with pytest.raises(DamagedError, match=f"1 missing keys, the first is {NORM}"):
+        loaded(folder)
+
+
+def test_a_misshapen_tensor_is_damage(folder):
+    rewrite(folder, lambda tensors: tensors.update({NORM: torch.ones(8)}))
+    with pytest.raises(DamagedError, match=f"1 mismatched keys, the first is {NORM}"):
+        loaded(folder)
+
+
+def test_a_bias_that_the_config_denies_is_damage(folder):
+    name = "model.layers.0.mlp.up_proj.bias"
+    rewrite(folder, lambda tensors: tensors.update({name: torch.ones(48)}))
+    with pytest.raises(DamagedError, match=name):
+        loaded(folder)
+
+
+def test_a_head_for_another_task_is_no_damage(folder):
+    rewrite(folder, lambda tensors: tensors.update({"score.weight": torch.ones(2, 32)}))
+    assert loaded(folder).dtype == torch.bfloat16
+
+
+def test_a_file_cut_short_is_named(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-64])
+    with pytest.raises(DamagedError, match=r"model\.safetensors cannot be read"):
+        loaded(folder)
+
+
+# --- what others have quantised ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
+        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"text_config": {"quantization_config": {"quant_method": "torchao"}}}, "torchao"),
+    ],
+)
+def test_a_model_quantised_by_others_is_refused_by_name(folder, entry, name):
+    with pytest.raises(SourceError, match=f"quantised by {name} already") as refused:
+        resolve(str(configure(folder, **entry)))
+    assert "unquantised" in refused.value.hint
+
+
+def test_every_refusal_names_a_next_step(folder):
+    for spoil in (
+        lambda: configure(folder, quantization_config={"quant_method": "hqq"}),
+        lambda: configure(folder, quantization_config=None, dtype="float64"),
+    ):
+        spoil()
+        with pytest.raises(LSPrismError) as refused:
+            loaded(folder)
+        assert refused.value.hint
