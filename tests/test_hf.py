@@ -203,6 +203,7 @@ def test_a_class_that_stores_its_weights_transposed(method, tmp_path, text_file)
 # Refusals
 
 
+@pytest.mark.slow
 def test_a_python_without_lsprism_refuses_every_form(artifacts, tmp_path):
     """In one process far from the project: neither the classes nor the pipeline may run with random weights; a dense
     export runs, and answers the same as here."""

@@ -26,6 +26,7 @@ from lsprism.models.source import resolve
 from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
 
+pytestmark = pytest.mark.slow
 LENGTH, SLIDING = 32, 8  # tokens a window; a window of attention that is shorter
 COMMON = dict(
     vocab_size=len(WORDS), hidden_size=32, num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=64,
