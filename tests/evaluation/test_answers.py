@@ -8,7 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsprism.errors import SpecError
 from lsprism.evaluation.answers import answer, manner
-from lsprism.evaluation.tasks import TaskPrompt
+from lsprism.evaluation.scoring import score_task
+from lsprism.evaluation.tasks import TaskPrompt, load_task
+from lsprism.models.load import load
+from lsprism.models.source import resolve
 
 PROMPTS = [
     TaskPrompt(id="first", prompt="the river sings", max_new_tokens=6),
@@ -66,3 +69,14 @@ def test_prompt_without_room_is_named_before_anything_is_generated(loaded, monke
     long = TaskPrompt(id="long-one", prompt="river " * 300)
     with pytest.raises(SpecError, match="Prompt long-one: .* context of 256.*Shorten"):
         answer(loaded, [PROMPTS[0], long])
+
+
+@pytest.mark.slow
+def test_demo_model_against_itself_is_one_in_every_measure():
+    model = load(resolve("demo"), dtype="float32")
+    task = load_task("extraction", 2)
+    first, second = (list(answer(model, task.prompts, max_new_tokens=8)) for _ in range(2))
+    scores = score_task(task, first, second).against_baseline.scores
+    assert scores.pop("first_divergence").values == [None] * 2
+    for score in scores.values():
+        assert score.mean == pytest.approx(1.0, abs=1e-5), score.metric
