@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.steps import finished
@@ -59,6 +60,16 @@ def test_equals_one_pass_per_token(tiny, context):
     assert figure.value == pytest.approx(math.exp(by_hand(tiny, texts, context) / 14), rel=1e-4)
     assert figure.value == pytest.approx(math.exp(figure.nll), rel=1e-12)
     assert figure.is_subset and figure.text == "three lines" and figure.context == context
+
+
+def test_a_tokenizer_that_begins_every_text_with_bos_does_not_double_it(tiny, tiny_folder):
+    begun = load(resolve(str(tiny_folder)), dtype="float32")
+    begun.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", begun.tokenizer.bos_token_id)]
+    )
+    assert begun.tokenizer("a river")["input_ids"][0] == begun.tokenizer.bos_token_id
+    documents = Documents(["a river walks"], "one", of=1)
+    assert finished(measuring(begun, documents, 8)) == finished(measuring(tiny, documents, 8))
 
 
 def test_words_are_counted_as_lm_eval_does():
