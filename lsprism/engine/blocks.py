@@ -1,7 +1,5 @@
 """The model's blocks, one at a time: filled from disk, released again; nothing else of the model is held meanwhile."""
 
-import gc
-
 from torch import Tensor, nn
 
 from lsprism.calibration.walk import Walk, capture
@@ -36,9 +34,7 @@ class BlockFeed:
         return block
 
     def release(self, index: int) -> None:
-        """Give the block's memory back at once: modules and hooks refer to each other, so it takes the collector."""
         release(self.draft.model.get_submodule(self.draft.anatomy.block_name(index)))
-        gc.collect()
 
     def _runs_before(self, name: str) -> bool:
         """Whether a tensor outside the blocks may be wanted before them: all but the output head's own."""
