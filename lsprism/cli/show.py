@@ -139,7 +139,9 @@ def _columns(*names: str) -> Table:
 
 def _pairs(title: str, *rows: tuple[str, str]) -> Table:
     """Names and values under a title."""
-    table = Table(title, "", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (title, ""):
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_name, tensor_bytes
 from lsprism.budgets import BUDGETS
 from lsprism.budgets.cost import form_bytes, split
-from lsprism.engine.memory import estimate
+from lsprism.engine.memory import bound_heap, estimate
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
@@ -38,6 +38,7 @@ class Draft:
 
 def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     """The whole plan. Raises SourceError for a model whose structure is not understood."""
+    bound_heap()  # before the skeleton: it is built of large tensors that are freed at once
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
     anatomy = dissect(model)

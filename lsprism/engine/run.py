@@ -11,7 +11,7 @@ from lsprism.artifact.staging import Checkpoint, Staging, staging
 from lsprism.artifact.target import finished_report
 from lsprism.calibration.walk import Walk
 from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.memory import bound_heap, memory_errors
+from lsprism.engine.memory import memory_errors
 from lsprism.engine.plan import Draft
 from lsprism.engine.site import compress_site
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
@@ -34,7 +34,6 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
-    bound_heap()
     started = time.monotonic()
     with memory_errors(), staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
         work = _Blocks(spec, draft, stage)

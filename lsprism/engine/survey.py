@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.memory import bound_heap
 from lsprism.engine.plan import Draft
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.reports import SiteStats
@@ -17,7 +16,6 @@ OUTLIER = 5.0  # a feature whose norm exceeds this many times the mean norm of i
 
 def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
     """Yield events, and after each block the statistics of its sites. tokens [samples, length]."""
-    bound_heap()
     feed, model = BlockFeed(draft), draft.model
     walk = feed.begin(tokens)
     clock = BlockClock(draft.anatomy.count)
