@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, random, stats_of
+from problems import inputs, low_rank_plus_sparse, one_thread, random, stats_of  # noqa: F401
 
 from lsprism.methods import hybrid
 from lsprism.methods.hybrid import Hybrid, refitted

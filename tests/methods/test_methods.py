@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
+from problems import inputs, low_rank_plus_sparse, one_thread, output_error, random, stats_of  # noqa: F401
 
 from lsprism.budgets.cost import split
 from lsprism.layers.forms import LowRank, Sparse, SparseLowRank

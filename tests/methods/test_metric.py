@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, random
+from problems import inputs, one_thread, random  # noqa: F401
 
 from lsprism.errors import NumericError
 from lsprism.methods import metric as room

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, random
+from problems import inputs, one_thread, random  # noqa: F401
 
 from lsprism.methods import sparsegpt
 from lsprism.methods.masks import keep_best
