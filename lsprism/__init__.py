@@ -7,9 +7,12 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["compress", "events", "export", "inspect", "load"]
+__all__ = ["compare", "compress", "evaluate", "events", "export", "inspect", "load", "study"]
 
-_HOMES = dict.fromkeys(("compress", "export", "inspect", "load"), "lsprism.api")
+_HOMES = {
+    **dict.fromkeys(("compress", "export", "inspect", "load"), "lsprism.api"),
+    **dict.fromkeys(("compare", "evaluate", "study"), "lsprism.measure"),
+}
 
 
 def __getattr__(name: str) -> Any:

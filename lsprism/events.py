@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LayerReport, StatsReport
 
 
@@ -53,7 +54,7 @@ class Finished(_Event):
     """The work is done."""
 
     kind: Literal["finished"] = "finished"
-    report: CompressionReport | StatsReport
+    report: CompressionReport | StatsReport | EvalReport | StudyReport
 
 
 Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discriminator="kind")]

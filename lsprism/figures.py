@@ -4,7 +4,7 @@ Every figure holds the settings that it was measured under, and `protocol()` say
 is shown, so is that sentence. Bytes are bytes, seconds end in `_s`.
 """
 
-from statistics import median
+from statistics import fmean, median
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -224,6 +224,29 @@ class SizeFigure(Figure):
             " weights once; bytes of its safetensors files on disk; bytes of all its tensors in memory, as loaded in"
             f" {self.dtype}."
         )
+
+
+class ZeroShotFigure(Figure):
+    """Accuracies on multiple-choice tasks, as lm-eval computes them."""
+
+    accuracy: dict[str, float]  # task -> acc_norm, or acc where a task has no other
+    stderr: dict[str, float]
+    metric: dict[str, str]  # task -> name of its metric
+    examples: dict[str, int]  # task -> number of examples
+    limit: int | None  # examples per task at most; None: all
+    version: str  # of lm-eval
+    dtype: str
+    device: str
+
+    @computed_field
+    @property
+    def mean(self) -> float:
+        return fmean(self.accuracy.values())
+
+    def protocol(self) -> str:
+        tasks = ", ".join(f"{task} ({self.metric[task]}, {self.examples[task]:,})" for task in self.accuracy)
+        limit = "all examples" if self.limit is None else f"the first {self.limit:,} examples of each (a subset)"
+        return f"Zero-shot accuracy by lm-eval {self.version}: {tasks}; {limit}; {self.dtype} on {self.device}."
 
 
 def _part(count: int, of: int, what: str) -> str:

@@ -4,9 +4,9 @@ A field's description is its help text. Nothing here knows torch: a form can be 
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
 
@@ -15,6 +15,24 @@ PatternName = Literal["unstructured", "2:4", "4:8"]
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
+MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
+USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
+JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
+
+
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
+
+def _split(value: object) -> object:
+    """'a,b,a' as on the command line -> ['a', 'b']."""
+    return list(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+Positive = Annotated[int, Field(ge=1, le=131072)]
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Request(BaseModel):
@@ -41,7 +59,7 @@ class CalibrationSpec(Request):
 class PlanSpec(Request):
     """What is to be compressed and how. Everything that decides the bytes of the result stands here."""
 
-    model_id: str = Field(min_length=1, description="hub id, folder, .gguf file, or demo")
+    model_id: Text = Field(min_length=1, description="hub id, folder, .gguf file, or demo")
     revision: str = Field("", description="branch, tag or commit of a hub model")
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     sparsity: float = Field(0.5, gt=0, lt=1, description="share of the layers' parameters that is removed")
@@ -49,13 +67,8 @@ class PlanSpec(Request):
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
     calibration: CalibrationSpec = CalibrationSpec()
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
-
-    @field_validator("model_id", mode="before")
-    @classmethod
-    def _path_as_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _pattern_fits(self) -> "PlanSpec":
@@ -75,6 +88,73 @@ class CompressSpec(PlanSpec):
     save_path: Path = Field(description="folder for the artifact")
     resume: bool = Field(False, description="go on where a stopped or killed run was")
     force: bool = Field(False, description="start anew; replace an artifact that is already there")
+
+
+class MeasureSpec(Request):
+    """What is measured of a model, and how. `quick` takes a part of everything, which the figures then say."""
+
+    measures: Listed[MeasureName] = Field(
+        USUAL, min_length=1, description="of sizes, perplexity, kl, text, speed, word-perplexity, zero-shot"
+    )
+    quick: bool = Field(False, description="a part of everything: 4 windows, 3 prompts a task, one length of prompt")
+    dataset: str = Field(
+        "auto",
+        min_length=1,
+        description="text for perplexity and kl: wikitext2, embedded, a hub dataset OWNER/NAME[:CONFIG], or a "
+        ".txt/.jsonl/.parquet file; auto: embedded for demo, wikitext2 for all others",
+    )
+    text_column: str = Field("text", min_length=1, description="column of the dataset that holds the text")
+    context: int = Field(0, ge=0, le=131072, description="tokens per window; 0: 2048 where the model allows it")
+    windows: int = Field(0, ge=0, description="windows at most; 0: all, with --quick 4")
+    tasks: Listed[str] = Field(
+        ("summarization", "extraction", "creative", "logic"),
+        min_length=1,
+        description="prompts for text: of these four, cnn_dailymail, xsum, samsum, or a .jsonl file",
+    )
+    limit: int = Field(0, ge=0, description="prompts per task at most; 0: all, with --quick 3")
+    answer_tokens: int = Field(0, ge=0, le=131072, description="tokens per answer at most; 0: as each prompt says")
+    judge: JudgeName = Field("all-MiniLM-L6-v2", description="judge of BERTScore; roberta-large needs the hub")
+    prompt_lengths: Listed[Positive] = Field((32, 256, 1024), min_length=1, description="tokens per timed prompt")
+    new_tokens: int = Field(64, ge=2, le=131072, description="tokens per timed answer")
+    repetitions: int = Field(3, ge=3, le=1000, description="how often each is timed, the sides in turn")
+    zero_shot_tasks: Listed[str] = Field(
+        ("arc_easy", "hellaswag", "piqa", "winogrande"), min_length=1, description="tasks of lm-eval"
+    )
+    zero_shot_limit: int = Field(0, ge=0, description="examples per task at most; 0: all")
+
+
+class EvaluateSpec(Request):
+    """One model to measure, beside its baseline."""
+
+    model_id: Text = Field(min_length=1, description="artifact, hub id, folder, .gguf file, or demo")
+    revision: str = Field("", description="branch, tag or commit of a hub model")
+    baseline: Text = Field(
+        "auto", min_length=1, description="model to compare with; auto: what an artifact was made of; none: alone"
+    )
+    measuring: MeasureSpec = MeasureSpec()
+    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
+    dtype: DtypeName = Field("auto", description="dtype of both sides; auto: the measured model's own")
+    save_path: Path | None = Field(None, description="folder for report.json, report.csv and report.html")
+    resume: bool = Field(False, description="keep what a stopped evaluation has measured already")
+    force: bool = Field(False, description="measure anew; replace a report that is already there")
+
+
+class StudySpec(Request):
+    """One model compressed to several sparsities, each compared with it."""
+
+    model_id: Text = Field(min_length=1, description="hub id, folder, .gguf file, or demo")
+    revision: str = Field("", description="branch, tag or commit of a hub model")
+    sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="shares that are removed")
+    method: MethodName = Field("hybrid", description="how a matrix gets smaller")
+    rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
+    budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    calibration: CalibrationSpec = CalibrationSpec()
+    measuring: MeasureSpec = MeasureSpec()
+    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
+    dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    save_path: Path = Field(description="folder for the artifacts, their reports and the page study.html")
+    resume: bool = Field(False, description="go on where a stopped or killed study was")
+    force: bool = Field(False, description="start anew; replace a study that is already there")
 
 
 class GenerateSpec(Request):
@@ -106,7 +186,8 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
     if not first["loc"]:  # two fields that do not fit each other
         reason = str(first["ctx"]["error"])
         return reason[:1].upper() + reason[1:] + ".", "See --help for what fits."
-    field = "--" + str(first["loc"][-1]).replace("_", "-")
+    name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a place in a list
+    field = "--" + name.replace("_", "-")
     return (
         f"{field}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}.",
         "See --help for what fits.",

@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """errors reports figures | specs events | layers | methods | budgets | models | generation | calibration
-            | artifact | engine evaluation | api hf runs | cli ui"""
+FLOORS = """errors reports figures | outcomes | specs events | charts | layers | methods | budgets | models | generation
+            | calibration | artifact | engine evaluation | api hf runs | measure | cli ui"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -55,6 +55,15 @@ def shard_name(number: int, of: int) -> str:
     return f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text so that it is there whole or, if the process dies, as it was before. Raises DiskError."""
+    half = path.with_name(path.name + ".part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, path)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """A refused write becomes a DiskError that says what to do."""

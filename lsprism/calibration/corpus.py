@@ -1,5 +1,6 @@
 """From a text source to token windows: seeded ones to calibrate on, consecutive ones to measure perplexity on."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ class Corpus:
 
     name: str
     text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode("utf-8", "replace")).hexdigest()
 
 
 def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:

@@ -152,8 +152,9 @@ def _metavar(field: FieldInfo) -> str | None:
 
 def _help(field: FieldInfo) -> str:
     notes = [_range(field)] if _range(field) else []
-    if not field.is_required() and field.default != "":
-        notes.append(f"default {field.default}")
+    if not field.is_required() and field.default not in ("", None):
+        value = field.default
+        notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return field.description + (f" ({'; '.join(notes)})" if notes else "")
 
 

@@ -1,6 +1,7 @@
 """Reports as text: pure functions from a report to rich renderables that fit 80 columns."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from rich import box
 from rich.console import Group
@@ -8,6 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lsprism.charts.table import DOUBT
+from lsprism.charts.table import Table as Comparison
+from lsprism.charts.table import comparison as compared
+from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
 
 
@@ -117,6 +122,35 @@ def stats(report: StatsReport) -> Group:
         )
     note = "outliers: features whose norm exceeds five times the mean norm; dead: features that are always zero"
     return Group(Text(report.model_id, style="bold").append(f"  {head}", style="not bold"), table, Text(note))
+
+
+def evaluation(report: EvalReport) -> Group:
+    return comparison(compared([report]), [*report.notes, *(note for task in report.tasks for note in task.notes)])
+
+
+def study(report: StudyReport) -> Group:
+    advice = report.advice
+    choice = f"Take {advice.choice}: {advice.reason}" if advice.choice else advice.reason
+    return Group(comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))
+
+
+def comparison(table: Comparison, notes: Iterable[str] = ()) -> Group:
+    """A row per figure and a column per model, so that several models fit a terminal; below it how it was measured."""
+    grid = _columns("", *(f">{row.label}" for row in table.rows))
+    for column in table.columns:
+        grid.add_row(table.title(column), *(table.cell(row, column) for row in table.rows))
+    doubts = [Text(f"{DOUBT} {doubt}", style="yellow") for doubt in table.doubts()]
+    protocols = [Text(f"[{number}] {text}") for number, text in enumerate(table.protocols, start=1)]
+    return Group(grid, *doubts, *map(Text, dict.fromkeys(notes)), *protocols)
+
+
+def as_plain(table: Comparison) -> dict:
+    """The same as plain values: models, each with its figures, their protocols and doubts."""
+    return {
+        "models": [
+            {"model": row.label, **{key: asdict(value) for key, value in row.values.items()}} for row in table.rows
+        ]
+    }
 
 
 def _bytes(after: int, before: int) -> str:

@@ -4,25 +4,18 @@ The API is imported inside, once the request is known to be sound: it takes seco
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
-from rich.console import Console
 
 from lsprism.cli import show
 from lsprism.cli.display import Display, say
 from lsprism.cli.follow import follow
+from lsprism.cli.measuring import MEASURING
 from lsprism.cli.options import add_options, asked, given, options_of
+from lsprism.cli.verb import Verb, answer, config_option, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
 
 OUTPUT = Path("output")
-PIPE_WIDTH = 120  # columns of a table that goes into a file or a pipe
 
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)
@@ -31,18 +24,9 @@ LOAD = [o for o in PLAN if o.name in ("model_id", "device", "dtype")]
 GENERATE = options_of(GenerateSpec)
 
 
-@dataclass(frozen=True)
-class Verb:
-    summary: str
-    example: str
-    options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
-    resumable: bool = False
-
-
 def _compress_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, COMPRESS)
-    _config(parser)
+    config_option(parser)
 
 
 def _compress(options: argparse.Namespace) -> None:
@@ -55,19 +39,19 @@ def _compress(options: argparse.Namespace) -> None:
 
     with Display() as display:
         report = follow(lambda: api.compressing(spec), display.show)
-    _answer(options, report, show.compression)
+    answer(options, report, show.compression)
 
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, PLAN)
-    _config(parser)
+    config_option(parser)
 
 
 def _inspect(options: argparse.Namespace) -> None:
     spec = asked(PlanSpec, given(options, PLAN))
     from lsprism import api
 
-    _answer(options, api.planning(spec), show.plan)
+    answer(options, api.planning(spec), show.plan)
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +69,7 @@ def _export(options: argparse.Namespace) -> None:
     with Display() as display:
         follow(lambda: api.exporting(spec.model_id, spec.save_path, options.push_to_hub, options.public), display.show)
     if options.json:
-        _print_json({"save_path": str(spec.save_path), "repository": options.push_to_hub or None})
+        print_json({"save_path": str(spec.save_path), "repository": options.push_to_hub or None})
     else:
         print(spec.save_path)
 
@@ -100,7 +84,7 @@ def _stats(options: argparse.Namespace) -> None:
 
     with Display() as display:
         report = follow(lambda: api.check_stats(spec), display.show)
-    _answer(options, report, show.stats)
+    answer(options, report, show.stats)
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +112,7 @@ def _generate(options: argparse.Namespace) -> None:
             print()
     timing = piece.timing
     if options.json:
-        _print_json({"text": text, "reason": piece.reason, **vars(timing), "tokens_per_s": timing.tokens_per_s})
+        print_json({"text": text, "reason": piece.reason, **vars(timing), "tokens_per_s": timing.tokens_per_s})
         return
     speed = f", {timing.tokens_per_s:.1f} tokens/s after it" if timing.tokens_per_s else ""
     say(f"{timing.tokens} tokens, the first after {timing.first_token_s:.2f} s{speed}; ended by {piece.reason}")
@@ -166,21 +150,5 @@ VERBS = {
         _stats_options,
         _stats,
     ),
+    **MEASURING,
 }
-
-
-def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the same options; the command line overrides it")
-
-
-def _answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], Any]) -> None:
-    """The report on standard output, as JSON or as tables."""
-    if options.json:
-        print(report.model_dump_json(indent=2))
-        return
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table(report))
-
-
-def _print_json(value: dict) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
+from transformers import AutoConfig
 
 from lsprism.errors import SpecError
 from lsprism.evaluation.likelihood import is_plain, logit_chunks, require_number
 from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.windows import Windows, require_context
 from lsprism.figures import AgreementFigure
-from lsprism.models.load import LoadedModel
+from lsprism.models.load import LoadedModel, load_tokenizer
+from lsprism.reports import ModelSource
 
 
 def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Steps[AgreementFigure]:
@@ -23,7 +25,7 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
     SpecError if their tokens do not mean the same or one has no positions for such windows, NumericError if logits
     are not numbers.
     """
-    require_same_tokens(baseline, loaded)
+    require_same_tokens(baseline.source, loaded.source)
     for side in (baseline, loaded):
         require_context(side.model, windows.context)
     sums = yield from counted("agreement", _sums_of_windows(baseline, loaded, windows), len(windows.tokens))
@@ -42,10 +44,10 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
     )
 
 
-def require_same_tokens(baseline: LoadedModel, loaded: LoadedModel) -> None:
+def require_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
     """SpecError unless a token means the same to both models, and both have logits for the same ones."""
-    ours, theirs = loaded.tokenizer.get_vocab(), baseline.tokenizer.get_vocab()
-    sizes = [side.model.config.get_text_config().vocab_size for side in (loaded, baseline)]
+    ours, theirs = (load_tokenizer(source).get_vocab() for source in (model, baseline))
+    sizes = [_logits(source) for source in (model, baseline)]
     if ours == theirs and sizes[0] == sizes[1]:
         return
     if sizes[0] != sizes[1]:
@@ -54,9 +56,13 @@ def require_same_tokens(baseline: LoadedModel, loaded: LoadedModel) -> None:
         word = min(word for word in ours.keys() | theirs.keys() if ours.get(word) != theirs.get(word))
         reason = f"{word!r} is token {ours.get(word)} of one and {theirs.get(word)} of the other"
     raise SpecError(
-        f"{loaded.source.model_id} has another tokenizer than the baseline {baseline.source.model_id}: {reason}.",
+        f"{model.model_id} has another tokenizer than the baseline {baseline.model_id}: {reason}.",
         "Give as --baseline the model that it was compressed from.",
     )
+
+
+def _logits(source: ModelSource) -> int:
+    return AutoConfig.from_pretrained(source.folder, trust_remote_code=False).get_text_config().vocab_size
 
 
 @torch.no_grad()

@@ -3,20 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from lsprism.errors import SpecError
+from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.tasks import TaskPrompt
 from lsprism.generation.prompt import encode
-from lsprism.generation.stream import Reason, generate
+from lsprism.generation.stream import generate
 from lsprism.models.load import LoadedModel
-from lsprism.reports import Record
+from lsprism.outcomes import Answer
 from lsprism.specs import GenerateSpec
-
-
-class Answer(Record):
-    """One answer; `tokens` holds its end token too, `text` shows no special tokens and may be empty."""
-
-    text: str
-    tokens: tuple[int, ...]
-    reason: Reason
 
 
 def answer(loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: int | None = None) -> Iterator[Answer]:
@@ -33,6 +26,13 @@ def answer(loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: i
         except SpecError as error:
             raise SpecError(f"Prompt {prompt.id}: {error.message}", error.hint) from error
     return map(_whole, streams)
+
+
+def answers(
+    loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: int | None = None
+) -> Steps[list[Answer]]:
+    """The same with progress, answer by answer."""
+    return (yield from counted("answers", answer(loaded, prompts, max_new_tokens), len(prompts)))
 
 
 def _whole(pieces: Iterator) -> Answer:

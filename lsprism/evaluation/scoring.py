@@ -2,66 +2,16 @@
 
 from collections.abc import Sequence
 
-from pydantic import computed_field
-
-from lsprism.evaluation.answers import Answer
 from lsprism.evaluation.checks import is_right
 from lsprism.evaluation.judge import EMBEDDED, JudgeName
 from lsprism.evaluation.metrics import answer_metrics, text_metrics
-from lsprism.evaluation.metrics.base import Score
 from lsprism.evaluation.tasks import Task
-from lsprism.reports import Record
+from lsprism.outcomes import Answer, Closeness, Row, Tally, TaskReport
 
 PROTOCOL = (
     "Greedy answers to the same prompts with the same token budget on both sides, chat template where the model has "
     "one; an answer is right if all checks of its prompt hold; an empty answer is wrong and scores 0."
 )
-
-
-class Row(Record):
-    """One prompt with its answers. `right` is None where nothing can be checked."""
-
-    id: str
-    prompt: str
-    reference: str | None
-    answer: Answer
-    right: bool | None
-    baseline: Answer | None
-    baseline_right: bool | None
-
-
-class Tally(Record):
-    """How many of the checkable answers are right."""
-
-    right: int
-    checkable: int
-
-    @computed_field
-    @property
-    def share(self) -> float:
-        return self.right / self.checkable
-
-
-class Closeness(Record):
-    """How close answers are to other texts; `values` of every score are in the order of `ids`."""
-
-    ids: list[str]
-    scores: dict[str, Score]
-
-
-class TaskReport(Record):
-    """A task's outcome. What needs a baseline is None without one, what needs references or checks likewise."""
-
-    task: str  # with the number of prompts, a subset called so
-    origin: str
-    protocol: str
-    rows: list[Row]
-    correct: Tally | None
-    baseline_correct: Tally | None
-    against_baseline: Closeness | None
-    against_reference: Closeness | None
-    baseline_against_reference: Closeness | None
-    notes: list[str]
 
 
 def score_task(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lsprism.calibration.corpus import Corpus
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_exp
 from lsprism.evaluation.steps import Steps, counted
@@ -20,6 +21,7 @@ from lsprism.evaluation.windows import require_context
 from lsprism.figures import WordPerplexityFigure
 from lsprism.models.load import LoadedModel
 
+ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
 Window = tuple[list[int], list[int]]  # what the model reads, and what it has to predict at the end of it
 
 
@@ -56,6 +58,14 @@ def measuring(loaded: LoadedModel, documents: Documents, context: int) -> Steps[
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
     )
+
+
+def documents_of(corpus: Corpus, most: int | None = None) -> Documents:
+    """The articles of WikiText, which begin with ` = Title = `; any other text is one document. `most`: at most."""
+    heads = [found.start() for found in ARTICLE.finditer(corpus.text)]
+    ends = [*heads[1:], len(corpus.text)]
+    texts = [corpus.text[start:end] for start, end in zip(heads, ends, strict=False)] or [corpus.text]
+    return Documents(texts[:most], corpus.name, len(texts))
 
 
 def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterator[Window]:

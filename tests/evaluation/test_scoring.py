@@ -6,10 +6,10 @@ import pytest
 from evaluate import combine
 
 from lsprism.evaluation import scoring
-from lsprism.evaluation.answers import Answer
 from lsprism.evaluation.metrics import Rouge, TokenAgreement
-from lsprism.evaluation.scoring import TaskReport, score_task
+from lsprism.evaluation.scoring import score_task
 from lsprism.evaluation.tasks import Task, TaskPrompt
+from lsprism.outcomes import Answer, TaskReport
 
 PROMPTS = (
     TaskPrompt(id="sum", prompt="2 + 2?", reference="It is 4", checks=[{"kind": "number", "value": 4}]),

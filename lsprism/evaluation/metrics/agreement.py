@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from lsprism.evaluation.metrics.base import MetricInMemory, Score, scored
+from lsprism.evaluation.metrics.base import MetricInMemory, scored
+from lsprism.outcomes import Score
 
 AGREEMENT = "Share of positions that hold the same token, of those of the longer answer; mean over the pairs."
 DIVERGENCE = "Position, from 0, of the first token that differs or that one side lacks; mean over the pairs that part."

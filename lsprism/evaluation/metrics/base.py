@@ -6,17 +6,7 @@ from statistics import fmean
 import evaluate
 from datasets import Features
 
-from lsprism.reports import Record
-
-
-class Score(Record):
-    """One measure of every pair of texts."""
-
-    metric: str
-    protocol: str  # one sentence: what is computed, by which judge, how it is averaged
-    values: list[float | None]  # one per pair; None: not defined for it
-    mean: float | None  # of the values that are defined
-    notes: list[str]
+from lsprism.outcomes import Score
 
 
 def scored(metric: str, protocol: str, values: Sequence[float | None], notes: Sequence[str] = ()) -> Score:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from datasets import Features, Value
 
 from lsprism.evaluation.judge import EMBEDDED, JudgeName, TokenJudge, token_judge
-from lsprism.evaluation.metrics.base import MetricInMemory, Score, empty_pairs, scored
+from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
+from lsprism.outcomes import Score
 
 
 class BertScore(MetricInMemory):

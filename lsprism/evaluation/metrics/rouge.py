@@ -5,7 +5,8 @@ import re
 
 from datasets import Features, Value
 
-from lsprism.evaluation.metrics.base import MetricInMemory, Score, empty_pairs, scored
+from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
+from lsprism.outcomes import Score
 
 LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that one side must have for there to be anything to share
 WORD = re.compile(r"[^\W_]+")

@@ -3,7 +3,8 @@
 from datasets import Features, Value
 
 from lsprism.evaluation.judge import EMBEDDED, sentence_judge
-from lsprism.evaluation.metrics.base import MetricInMemory, Score, empty_pairs, scored
+from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
+from lsprism.outcomes import Score
 
 
 class Similarity(MetricInMemory):

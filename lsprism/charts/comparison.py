@@ -1,0 +1,97 @@
+"""Charts of a comparison: quality, speed and size of every model, and all three in one."""
+
+from collections.abc import Iterator
+
+import plotly.graph_objects as go
+
+from lsprism.charts.table import CLOSENESS, Column, Table
+from lsprism.charts.theme import INK, PALETTE, styled
+
+
+def charts(table: Table) -> Iterator[go.Figure]:
+    """Those that the table has figures for."""
+    there = {column.key: column for column in table.columns}
+    if {"stored", "perplexity"} <= there.keys() and len(table.rows) > 1:
+        yield tradeoff(table)
+    for key in ("perplexity", "kl", "top1", "stored", "speed", "speedup", "correct"):
+        if key in there:
+            yield bars(table, there[key])
+    if scores := [there[key] for key in CLOSENESS if key in there]:
+        yield grouped(table, scores)
+
+
+def bars(table: Table, column: Column) -> go.Figure:
+    """One bar per model that has the figure; a flagged one is hatched."""
+    rows = [row for row in table.rows if column.key in row.values]
+    values = [row.values[column.key] for row in rows]
+    figure = go.Figure(
+        go.Bar(
+            x=[row.label for row in rows],
+            y=[value.number for value in values],
+            text=[table.cell(row, column) for row in rows],
+            textposition="outside",
+            cliponaxis=False,
+            marker={
+                "color": [_colour(table, row.label) for row in rows],
+                "pattern": {"shape": ["/" if value.doubts else "" for value in values]},
+            },
+            hovertemplate="%{x}: %{text}<extra></extra>",
+        )
+    )
+    percent = column.form.endswith("%}")
+    figure.update_yaxes(rangemode="tozero", tickformat=".0%" if percent else "")
+    better = f"{column.better} is better" if column.better else ""
+    return styled(figure, _capital(column.title), y=better)
+
+
+def grouped(table: Table, columns: list[Column]) -> go.Figure:
+    """Several scores between 0 and 1 side by side, one group per score."""
+    figure = go.Figure()
+    for row in table.rows:
+        there = [column for column in columns if column.key in row.values]
+        if there:
+            figure.add_bar(
+                name=row.label,
+                x=[column.title for column in there],
+                y=[row.values[column.key].number for column in there],
+                text=[table.cell(row, column) for column in there],
+                textposition="outside",
+                cliponaxis=False,
+                marker={"color": _colour(table, row.label)},
+            )
+    figure.update_yaxes(range=[0, 1.08])
+    return styled(figure, "Answers against the baseline's", y="1 is the same text")
+
+
+def tradeoff(table: Table) -> go.Figure:
+    """Size x quality, and speed as the size of the point where it was measured."""
+    rows = [row for row in table.rows if {"stored", "perplexity"} <= row.values.keys()]
+    speeds = [row.values["speed"].number if "speed" in row.values else None for row in rows]
+    top = max((speed for speed in speeds if speed), default=None)
+    sizes = [14 + 26 * speed / top if speed and top else 18 for speed in speeds]
+    figure = go.Figure(
+        go.Scatter(
+            x=[row.values["stored"].number for row in rows],
+            y=[row.values["perplexity"].number for row in rows],
+            mode="markers+text",
+            text=[row.label for row in rows],
+            textposition="top center",
+            textfont={"color": INK},
+            marker={"size": sizes, "color": [_colour(table, row.label) for row in rows], "opacity": 0.85},
+            customdata=[f"{speed:.1f} tok/s" if speed else "not timed" for speed in speeds],
+            hovertemplate="%{text}<br>%{x:.1f} MB<br>perplexity %{y:.2f}<br>%{customdata}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(rangemode="tozero")
+    note = "; larger points are faster" if top else ""
+    return styled(figure, f"Size against quality{note}", x="stored MB", y="perplexity, lower is better", height=420)
+
+
+def _colour(table: Table, label: str) -> str:
+    """Grey for baselines, then one after the other."""
+    names = [row.label for row in table.rows if not row.label.endswith("(baseline)")]
+    return PALETTE[1 + names.index(label) % (len(PALETTE) - 1)] if label in names else PALETTE[0]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

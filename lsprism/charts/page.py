@@ -1,0 +1,134 @@
+"""A report as one HTML file that needs no network: the table, the charts, the answers, the protocols."""
+
+from collections.abc import Sequence
+from html import escape
+
+from plotly.io import to_html
+
+from lsprism.charts.comparison import charts
+from lsprism.charts.table import DOUBT, Table, comparison
+from lsprism.outcomes import Advice, Answer, EvalReport, Row
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1c2024; --quiet: #60656c; --line: #e2e4e8; --ground: #fdfdfc; --mark: #b45309;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e9eb; --quiet: #9ba1a9; --line: #33373d; --ground: #16181b; --mark: #f5a524; }
+}
+body { font: 16px/1.5 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
+  background: var(--ground); max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 8px; }
+p.quiet, li, small { color: var(--quiet); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; color: var(--quiet); font-size: 14px; }
+.doubt { color: var(--mark); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; }
+.charts > div { min-width: 0; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 12px; }
+.answers pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0 0; font: inherit; }
+details { border-bottom: 1px solid var(--line); padding: 8px 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
+"""
+
+
+def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None) -> str:
+    """The whole file. Everything that a model or a user wrote is escaped."""
+    table = comparison(reports)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="quiet">Measured {escape(reports[-1].created)} with {_environment(reports[-1])}.</p>',
+        _advice(advice),
+        html_table(table),
+        _list("", [f"{DOUBT} {doubt}" for doubt in table.doubts()], "doubt"),
+        _charts(table),
+        *_answers(reports),
+        _list("How these figures were made", table.protocols, ordered=True),
+        _list("Notes", list(dict.fromkeys(note for report in reports for note in _notes(report)))),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
+    )
+
+
+def html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(table.title(column))}</th>" for column in table.columns)
+    rows = []
+    for row in table.rows:
+        cells = "".join(f"<td>{_marked(table.cell(row, column))}</td>" for column in table.columns)
+        rows.append(f"<tr><td>{escape(row.label)}</td>{cells}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _marked(cell: str) -> str:
+    return escape(cell).replace(DOUBT, f'<span class="doubt">{DOUBT}</span>')
+
+
+def _advice(advice: Advice | None) -> str:
+    if advice is None:
+        return ""
+    choice = f"Take {advice.choice}: {advice.reason}" if advice.choice else advice.reason
+    return f"<h2>Conservative or aggressive?</h2><p>{escape(choice)}</p><p class='quiet'>{escape(advice.rule)}</p>"
+
+
+def _charts(table: Table) -> str:
+    figures = list(charts(table))
+    pieces = []
+    for n, figure in enumerate(figures):
+        script = n == 0  # plotly.js itself, once
+        config = {"displaylogo": False, "responsive": True}
+        pieces.append(f"<div>{to_html(figure, config=config, include_plotlyjs=script, full_html=False)}</div>")
+    return f'<h2>Charts</h2><div class="charts">{"".join(pieces)}</div>' if pieces else ""
+
+
+def _answers(reports: Sequence[EvalReport]) -> list[str]:
+    parts = []
+    for report in reports:
+        for task in report.tasks:
+            rows = "".join(_answer(row, report) for row in task.rows)
+            parts.append(f"<h2>{escape(report.compressed.model.label)}: {escape(task.task)}</h2>{rows}")
+    return parts
+
+
+def _answer(row: Row, report: EvalReport) -> str:
+    sides = [(report.compressed.model.label, row.answer, row.right)]
+    if row.baseline is not None and report.baseline is not None:
+        sides.insert(0, (f"{report.baseline.model.label} (baseline)", row.baseline, row.baseline_right))
+    columns = "".join(_said(name, answer, right) for name, answer, right in sides)
+    expected = f"<small>Reference: {escape(row.reference)}</small>" if row.reference else ""
+    head = escape(" ".join(row.prompt.split())[:160])
+    return (
+        f"<details><summary>{head}</summary><pre>{escape(row.prompt)}</pre>{expected}"
+        f'<div class="answers">{columns}</div></details>'
+    )
+
+
+def _said(name: str, answer: Answer, right: bool | None) -> str:
+    verdict = {True: ", right", False: ", wrong", None: ""}[right]
+    text = escape(answer.text) if answer.text.strip() else "<em>no answer</em>"
+    return f"<div><small>{escape(name)}{verdict}</small><pre>{text}</pre></div>"
+
+
+def _notes(report: EvalReport) -> list[str]:
+    tasks = [f"{task.task}: {note}" for task in report.tasks for note in task.notes]
+    return [*report.notes, *(f"{report.compressed.model.label}, {note}" for note in tasks)]
+
+
+def _environment(report: EvalReport) -> str:
+    known = [f"{key} {value}" for key, value in report.environment.items() if value is not None]
+    return escape(", ".join(known))
+
+
+def _list(title: str, items: Sequence[str], kind: str = "", ordered: bool = False) -> str:
+    if not items:
+        return ""
+    tag = "ol" if ordered else "ul"
+    entries = "".join(f'<li class="{kind}">{escape(item)}</li>' for item in items)
+    return (f"<h2>{escape(title)}</h2>" if title else "") + f"<{tag}>{entries}</{tag}>"

@@ -1,0 +1,237 @@
+"""One table of any evaluations, like a paper's: a row per model, a column per figure, the protocols below it.
+
+A figure that is flagged carries the mark and its reason; figures of different protocols carry their number.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from lsprism.outcomes import EvalReport, Flag, SideReport, Tally, TaskReport
+
+DOUBT = "(!)"
+CLOSENESS = ("bertscore_f1", "rougeL", "similarity")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One figure: a number, how it is written, how it was made, and what speaks against it."""
+
+    number: float
+    protocol: str
+    doubts: tuple[str, ...] = ()
+    spread: tuple[float, float] | None = None  # lowest and highest of the repetitions
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str
+    title: str
+    form: str  # of str.format
+    better: str = ""  # "lower", "higher", or neither
+
+
+@dataclass(frozen=True)
+class TableRow:
+    label: str
+    values: dict[str, Value]  # by the key of the column
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[Column]  # those that some row has a figure for
+    rows: list[TableRow]
+    protocols: list[str] = field(default_factory=list)  # numbered from 1
+
+    def cell(self, row: TableRow, column: Column) -> str:
+        """'23.33', '23.33 (!)', or '23.33 [2]' where the column's figures were made in different ways."""
+        value = row.values.get(column.key)
+        if value is None:
+            return ""
+        mixed = len(self._numbers(column)) > 1
+        number = f" [{self.protocols.index(value.protocol) + 1}]" if mixed else ""
+        spread = " ({:.2f} to {:.2f})".format(*value.spread) if value.spread else ""
+        return column.form.format(value.number) + spread + number + (f" {DOUBT}" if value.doubts else "")
+
+    def title(self, column: Column) -> str:
+        """With the number of its protocol where all rows share it."""
+        numbers = self._numbers(column)
+        return f"{column.title} [{numbers[0]}]" if len(numbers) == 1 else column.title
+
+    def _numbers(self, column: Column) -> list[int]:
+        used = [row.values[column.key].protocol for row in self.rows if column.key in row.values]
+        return sorted({self.protocols.index(protocol) + 1 for protocol in used})
+
+    def doubts(self) -> list[str]:
+        """One sentence for each flag."""
+        names = {column.key: column.title for column in self.columns}
+        return [
+            f"{row.label}, {names[key]}: {reason}."
+            for row in self.rows
+            for key, value in row.values.items()
+            for reason in value.doubts
+        ]
+
+
+COLUMNS = [
+    Column("kept", "parameters kept", "{:.1%}", "lower"),
+    Column("stored", "stored MB", "{:.1f}", "lower"),
+    Column("resident", "resident MB", "{:.1f}", "lower"),
+    Column("perplexity", "perplexity", "{:.2f}", "lower"),
+    Column("word_perplexity", "word perplexity", "{:.2f}", "lower"),
+    Column("kl", "KL", "{:.3f}", "lower"),
+    Column("top1", "top-1", "{:.1%}", "higher"),
+    Column("bertscore_f1", "BERTScore", "{:.3f}", "higher"),
+    Column("rougeL", "ROUGE-L", "{:.3f}", "higher"),
+    Column("similarity", "similarity", "{:.3f}", "higher"),
+    Column("correct", "right answers", "{:.0%}", "higher"),
+    Column("zero_shot", "zero-shot", "{:.1%}", "higher"),
+    Column("speed", "tok/s", "{:.1f}", "higher"),
+    Column("speedup", "speed-up", "{:.2f}x", "higher"),
+    Column("speedup_as_shipped", "speed-up, as shipped", "{:.2f}x", "higher"),
+    Column("first_token", "first token s", "{:.3f}", "lower"),
+    Column("peak", "peak MB", "{:.0f}", "lower"),
+]
+
+
+def comparison(reports: Sequence[EvalReport]) -> Table:
+    """Baselines first, each once, then every measured model in the order of the reports."""
+    rows = [*_baselines(reports), *(_row(report) for report in reports)]
+    labels = [row.label for row in rows]
+    repeated = {label for label in labels if labels.count(label) > 1}
+    for n, report in enumerate(reports, start=len(rows) - len(reports)):
+        if rows[n].label in repeated:  # two artifacts of one method and sparsity
+            rows[n] = replace(rows[n], label=f"{rows[n].label} ({report.compressed.model.model_id})")
+    columns = [column for column in COLUMNS if any(column.key in row.values for row in rows)]
+    made = [row.values[column.key].protocol for column in columns for row in rows if column.key in row.values]
+    return Table(columns, rows, list(dict.fromkeys(made)))
+
+
+def _baselines(reports: Sequence[EvalReport]) -> Iterator[TableRow]:
+    seen = set()
+    for report in reports:
+        side = report.baseline
+        if side is None or side.model.fingerprint in seen:
+            continue
+        seen.add(side.model.fingerprint)
+        values = {**_own(side), **_right(report.tasks, lambda task: task.baseline_correct)}
+        yield TableRow(f"{side.model.label} (baseline)", _doubted(values, report.flags, "baseline"))
+
+
+def _row(report: EvalReport) -> TableRow:
+    values = {
+        **_own(report.compressed),
+        **_agreement(report),
+        **_texts(report.tasks),
+        **_right(report.tasks, lambda task: task.correct),
+        **_speedups(report),
+    }
+    return TableRow(report.compressed.model.label, _doubted(values, report.flags, "model"))
+
+
+def _own(side: SideReport) -> dict[str, Value]:
+    """The figures that need no other side; speeds are those of the first length of the prompt."""
+    values = {}
+    if sizes := side.sizes:
+        values["kept"] = Value(sizes.kept_share, sizes.protocol())
+        values["stored"] = Value(sizes.stored_bytes / 1e6, sizes.protocol())
+        values["resident"] = Value(sizes.resident_bytes / 1e6, sizes.protocol())
+    if side.likelihood:
+        values["perplexity"] = Value(side.likelihood.value, side.likelihood.protocol())
+    if side.words:
+        values["word_perplexity"] = Value(side.words.value, side.words.protocol())
+    if side.zero_shot:
+        values["zero_shot"] = Value(side.zero_shot.mean, side.zero_shot.protocol())
+    if side.speeds:
+        first = side.speeds[0]
+        values["speed"] = Value(first.tokens_per_s, first.protocol())
+        values["first_token"] = Value(first.first_token_s, first.protocol())
+        if first.peak_memory_bytes is not None:
+            values["peak"] = Value(first.peak_memory_bytes / 1e6, first.protocol())
+    return values
+
+
+def _agreement(report: EvalReport) -> dict[str, Value]:
+    figure = report.agreement
+    if figure is None:
+        return {}
+    return {"kl": Value(figure.kl, figure.protocol()), "top1": Value(figure.top1, figure.protocol())}
+
+
+def _texts(tasks: Sequence[TaskReport]) -> dict[str, Value]:
+    """Closeness to the baseline's answers, mean over the prompts of all tasks."""
+    values: dict[str, Value] = {}
+    for key in CLOSENESS:
+        scores = [task.against_baseline.scores[key] for task in tasks if task.against_baseline]
+        numbers = [number for score in scores for number in score.values if number is not None]
+        if numbers:
+            values[key] = Value(fmean(numbers), _text_protocol(tasks))
+    return values
+
+
+def _right(tasks: Sequence[TaskReport], tally: Callable[[TaskReport], Tally | None]) -> dict[str, Value]:
+    tallies = [found for task in tasks if (found := tally(task)) is not None]
+    if not tallies:
+        return {}
+    share = sum(found.right for found in tallies) / sum(found.checkable for found in tallies)
+    return {"correct": Value(share, _text_protocol(tasks))}
+
+
+def _text_protocol(tasks: Sequence[TaskReport]) -> str:
+    """One for all figures on text, so that it is read once."""
+    close = [task.against_baseline for task in tasks if task.against_baseline]
+    scores = [close[0].scores[key].protocol for key in CLOSENESS] if close else []
+    against = ["Closeness is that to the baseline's answers."] if close else []
+    checkable = sum(task.correct.checkable for task in tasks if task.correct)
+    right = [f"Right answers: of the {checkable} that can be checked."] if checkable else []
+    names = ", ".join(task.task for task in tasks)
+    return " ".join([f"Text: {names}.", tasks[0].protocol, *scores, *against, *right])
+
+
+def _speedups(report: EvalReport) -> dict[str, Value]:
+    named = {"speedup": report.speedups, "speedup_as_shipped": report.speedups_as_shipped}
+    return {
+        key: Value(found[0].ratio, found[0].protocol(), spread=(found[0].lowest, found[0].highest))
+        for key, found in named.items()
+        if found
+    }
+
+
+def _doubted(values: dict[str, Value], flags: Sequence[Flag], side: str) -> dict[str, Value]:
+    """With the reasons of the flags on this side."""
+    reasons: dict[str, list[str]] = {}
+    for flag in flags:
+        if flag.side == side:
+            reasons.setdefault(flag.figure, []).append(flag.reason)
+    return {key: replace(value, doubts=tuple(dict.fromkeys(reasons.get(key, ())))) for key, value in values.items()}
+
+
+def to_markdown(table: Table) -> str:
+    """The table, its doubts and its protocols, as README shows them."""
+    head = ["", *(table.title(column) for column in table.columns)]
+    lines = [head, ["---", *["---:"] * len(table.columns)]]
+    lines += [[row.label, *(table.cell(row, column) for column in table.columns)] for row in table.rows]
+    text = "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+    notes = [f"{number}. {protocol}" for number, protocol in enumerate(table.protocols, start=1)]
+    doubts = [f"{DOUBT} {doubt}" for doubt in table.doubts()]
+    return "\n\n".join(filter(None, [text, "\n".join(doubts), "\n".join(notes)])) + "\n"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def to_csv(table: Table) -> str:
+    """One line per figure, with its protocol and what speaks against it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "figure", "value", "better", "doubt", "protocol"])
+    for row in table.rows:
+        for column in table.columns:
+            if (value := row.values.get(column.key)) is not None:
+                doubt = "; ".join(value.doubts)
+                writer.writerow([row.label, column.title, value.number, column.better, doubt, value.protocol])
+    return out.getvalue()

@@ -1,0 +1,135 @@
+"""The verbs that measure: evaluate, benchmark, study, compare."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lsprism.cli import show
+from lsprism.cli.display import Display, say
+from lsprism.cli.follow import follow
+from lsprism.cli.options import add_options, asked, given, options_of
+from lsprism.cli.verb import Verb, answer, config_option, print_json, print_table
+from lsprism.errors import SpecError
+from lsprism.specs import EvaluateSpec, StudySpec
+
+OUTPUT = Path("output")
+EVALUATE = options_of(EvaluateSpec)
+STUDY = options_of(StudySpec)
+BENCHMARK = [
+    option
+    for option in EVALUATE
+    if option.path[0] != "measuring" or option.name in ("quick", "limit", "answer_tokens", "judge")
+]
+TASKS = ("summarization", "extraction", "creative", "logic")
+FORMATS = ("table", "markdown", "csv")
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, EVALUATE)
+    config_option(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    _run_evaluation(options, given(options, EVALUATE), "evaluation")
+
+
+def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        metavar="TASK",
+        required=True,
+        help=f"{', '.join(TASKS)}, all, cnn_dailymail, xsum, samsum, or a .jsonl",
+    )
+    add_options(parser, BENCHMARK)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    fields = given(options, BENCHMARK)
+    tasks = TASKS if options.task == "all" else options.task
+    fields["measuring"] = {**fields.get("measuring", {}), "measures": "text", "tasks": tasks}
+    _run_evaluation(options, fields, "benchmark")
+
+
+def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: str) -> None:
+    _set_save_path(fields, name)
+    spec = asked(EvaluateSpec, fields)
+    from lsprism import measure
+
+    with Display() as display:
+        report = follow(lambda: measure.evaluating(spec), display.show)
+    answer(options, report, show.evaluation)
+    say(f"The page: {spec.save_path / 'report.html'}")
+
+
+def _set_save_path(fields: dict[str, Any], name: str) -> None:
+    """Where nothing else was said: output/MODEL-NAME."""
+    if "model_id" in fields:
+        fields.setdefault("save_path", OUTPUT / f"{Path(fields['model_id']).name}-{name}")
+
+
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, STUDY)
+    config_option(parser)
+
+
+def _study(options: argparse.Namespace) -> None:
+    fields = given(options, STUDY)
+    _set_save_path(fields, "study")
+    spec = asked(StudySpec, fields)
+    from lsprism import measure
+
+    with Display() as display:
+        report = follow(lambda: measure.studying(spec), display.show)
+    answer(options, report, show.study)
+    say(f"The page: {spec.save_path / 'study.html'}")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder with one")
+    parser.add_argument("--format", metavar="{" + ",".join(FORMATS) + "}", default="table", help="default table")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    if options.format not in FORMATS:
+        raise SpecError(f"--format {options.format!r} is unknown.", f"Choose one of {', '.join(FORMATS)}.")
+    from lsprism import measure
+    from lsprism.charts.table import to_csv, to_markdown
+
+    table = measure.compare(options.reports)
+    if options.json:
+        print_json(show.as_plain(table))
+    elif options.format == "table":
+        print_table(show.comparison(table))
+    else:
+        print({"markdown": to_markdown, "csv": to_csv}[options.format](table), end="")
+
+
+MEASURING = {
+    "evaluate": Verb(
+        "measure a model beside its baseline: size, perplexity, agreement, text, speed",
+        "--model-path output/demo-0.5",
+        _evaluate_options,
+        _evaluate,
+        resumable=True,
+    ),
+    "benchmark": Verb(
+        "compare the answers of a model and its baseline to prompts",
+        "--model-path output/demo-0.5 --task summarization",
+        _benchmark_options,
+        _benchmark,
+        resumable=True,
+    ),
+    "study": Verb(
+        "compress to several sparsities, measure each, compare and advise",
+        "--model-id demo --sparsities 0.3,0.5",
+        _study_options,
+        _study,
+        resumable=True,
+    ),
+    "compare": Verb(
+        "one table of any reports",
+        "output/demo-study --format markdown",
+        _compare_options,
+        _compare,
+    ),
+}

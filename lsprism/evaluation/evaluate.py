@@ -1,0 +1,209 @@
+"""One evaluation: every measure that was asked for, of a model and its baseline, gathered into one report."""
+
+import datetime
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from lsprism.artifact.finish import environment
+from lsprism.calibration.corpus import Corpus, read_text
+from lsprism.evaluation import agreement, perplexity, words, zero_shot
+from lsprism.evaluation.answers import answers
+from lsprism.evaluation.guards import flags
+from lsprism.evaluation.judge import require_judges
+from lsprism.evaluation.ledger import Ledger
+from lsprism.evaluation.scoring import score_task
+from lsprism.evaluation.sides import Side, Sides
+from lsprism.evaluation.sizes import sizes
+from lsprism.evaluation.speeds import Speeds, timed
+from lsprism.evaluation.tasks import Task, load_task
+from lsprism.evaluation.windows import QUICK_WINDOWS, Windows, first, require_context, usual_context, windows_of
+from lsprism.events import Event, Notice, Stage
+from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
+from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
+from lsprism.specs import MeasureSpec
+
+QUICK_PROMPTS, QUICK_DOCUMENTS = 3, 2
+ONE_AT_A_TIME = (
+    "Both models do not fit into memory at once: each is loaded alone, in turn, and for the agreement the baseline is"
+    " read from disk layer by layer."
+)
+T = TypeVar("T")
+Part = Generator[Event, None, T]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is measured on: a text for perplexity and kl, prompts for text."""
+
+    text: Corpus | None
+    tasks: list[Task]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all measures need. `sides` may hold one model or two."""
+
+    asked: MeasureSpec
+    material: Material
+    sides: Sides
+    ledger: Ledger
+
+    def run(self) -> Part[EvalReport]:
+        """Events, then the report."""
+        if not self.sides.together:
+            yield Notice(text=ONE_AT_A_TIME)
+        sides = {}
+        for name, side in (("compressed", self.sides.model), ("baseline", self.sides.baseline)):
+            sides[name] = (yield from self._own(side)) if side is not None else None
+        compared = self.sides.baseline is not None
+        divergence = (yield from self._agreement()) if compared and self._wants("kl") else None
+        tasks = []
+        for task in self.material.tasks:
+            tasks.append((yield from self._task(task)))
+        speeds = (yield from self._speeds()) if self._wants("speed") else Speeds()
+        for name, figures in (("compressed", speeds.compressed), ("baseline", speeds.baseline)):
+            if sides[name] is not None:
+                sides[name] = sides[name].model_copy(update={"speeds": figures})
+        report = EvalReport(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            environment=environment(),
+            **sides,
+            agreement=divergence,
+            speedups=speeds.against_fastest,
+            speedups_as_shipped=speeds.against_shipped,
+            dtypes=speeds.dtypes,
+            tasks=tasks,
+            notes=[ONE_AT_A_TIME] if not self.sides.together else [],
+        )
+        return report.model_copy(update={"flags": flags(report)})
+
+    def _wants(self, *measures: str) -> bool:
+        return any(measure in self.asked.measures for measure in measures)
+
+    def _own(self, side: Side) -> Part[SideReport]:
+        """The figures that need no other side."""
+        size = likelihood = of_words = zero = None
+        yield Stage(name="load", detail=f"{side.source.model_id} in {side.dtype}")
+        if self._wants("sizes"):
+            size = yield from self._once(SizeFigure, "sizes", side, self._sizes)
+        if self._wants("perplexity"):
+            yield Stage(name="perplexity", detail=f"{side.source.model_id} on {self._text.name}")
+            likelihood = yield from self._once(PerplexityFigure, "perplexity", side, self._perplexity, **self._cut)
+        if self._wants("word-perplexity"):
+            yield Stage(name="word perplexity", detail=f"{side.source.model_id} on {self._text.name}")
+            of_words = yield from self._once(WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut)
+        if self._wants("zero-shot"):
+            yield Stage(name="zero-shot", detail=f"{side.source.model_id} on {', '.join(self.asked.zero_shot_tasks)}")
+            key = {"tasks": self.asked.zero_shot_tasks, "limit": self.asked.zero_shot_limit}
+            zero = yield from self._once(ZeroShotFigure, "zero-shot", side, self._zero_shot, **key)
+        return SideReport(model=side.subject(), sizes=size, likelihood=likelihood, words=of_words, zero_shot=zero)
+
+    def _once(
+        self, kind: type[T], measure: str, side: Side, steps: Callable[[Side], Part[T]], **key: object
+    ) -> Part[T]:
+        key |= {"measure": measure, "model": side.fingerprint, "dtype": side.dtype, "device": side.device}
+        return self.ledger.once(kind, key, lambda: steps(side))
+
+    @property
+    def _text(self) -> Corpus:
+        assert self.material.text is not None, "a measure that reads a text was given none"
+        return self.material.text
+
+    @property
+    def _cut(self) -> dict[str, object]:
+        """What a figure on the text depends on."""
+        asked = self.asked
+        key = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
+        return {"text": self._text.name, "sha256": self._text.sha256, **key}
+
+    def _windows(self, *sides: Side) -> Windows:
+        """Of the text, in the tokens of the first side, no longer than every side allows."""
+        loaded = [self.sides.load(side) for side in sides]
+        context = self.asked.context or min(usual_context(one.model) for one in loaded)
+        for one in loaded:
+            require_context(one.model, context)
+        there = windows_of(loaded[0].tokenizer, self._text, context)
+        count = self.asked.windows or (QUICK_WINDOWS if self.asked.quick else there.of)
+        return first(there, count)
+
+    def _sizes(self, side: Side) -> Part[SizeFigure]:
+        yield from ()
+        return sizes(self.sides.load(side))
+
+    def _perplexity(self, side: Side) -> Part[PerplexityFigure]:
+        return (yield from perplexity.measuring(self.sides.load(side).model, self._windows(side)))
+
+    def _words(self, side: Side) -> Part[WordPerplexityFigure]:
+        loaded = self.sides.load(side)
+        documents = words.documents_of(self._text, QUICK_DOCUMENTS if self.asked.quick else None)
+        context = self.asked.context or usual_context(loaded.model)
+        return (yield from words.measuring(loaded, documents, context))
+
+    def _zero_shot(self, side: Side) -> Part[ZeroShotFigure]:
+        return (
+            yield from zero_shot.measuring(
+                self.sides.load(side), self.asked.zero_shot_tasks, self.asked.zero_shot_limit or None
+            )
+        )
+
+    def _agreement(self) -> Part[AgreementFigure]:
+        model, baseline = self.sides.model, self.sides.baseline
+        assert baseline is not None
+        yield Stage(name="agreement", detail=f"{model.source.model_id} with {baseline.source.model_id}")
+
+        def steps(side: Side) -> Part[AgreementFigure]:
+            windows = self._windows(side)
+            with self.sides.both() as (theirs, ours):
+                return (yield from agreement.measuring(theirs, ours, windows))
+
+        beside = {"baseline": baseline.fingerprint, "baseline_dtype": baseline.dtype}
+        return (yield from self._once(AgreementFigure, "kl", model, steps, **beside, **self._cut))
+
+    def _task(self, task: Task) -> Part[TaskReport]:
+        model, baseline = self.sides.model, self.sides.baseline
+        ours = yield from self._answers(task, model)
+        theirs = (yield from self._answers(task, baseline)) if baseline is not None else None
+        return score_task(task, ours, theirs, self.asked.judge)
+
+    def _answers(self, task: Task, side: Side) -> Part[list[Answer]]:
+        yield Stage(name=task.name, detail=f"answers of {side.source.model_id}")
+        most = self.asked.answer_tokens or None
+        key = {"prompts": [prompt.model_dump(mode="json") for prompt in task.prompts], "most": most}
+
+        def steps(side: Side) -> Part[list[Answer]]:
+            return (yield from answers(self.sides.load(side), task.prompts, most))
+
+        return (yield from self._once(list[Answer], "answers", side, steps, **key))
+
+    def _speeds(self) -> Part[Speeds]:
+        lengths = self.asked.prompt_lengths[:1] if self.asked.quick else self.asked.prompt_lengths
+        asked = self.asked.model_copy(update={"prompt_lengths": lengths})
+        key = {"prompts": lengths, "new_tokens": asked.new_tokens, "repetitions": asked.repetitions}
+        other = self.sides.baseline
+        key |= {"baseline": other and other.fingerprint, "threads": torch.get_num_threads()}
+
+        def steps(side: Side) -> Part[Speeds]:
+            return (yield from timed(self.sides, asked))
+
+        return (yield from self._once(Speeds, "speed", self.sides.model, steps, **key))
+
+
+def gather(asked: MeasureSpec, embedded: bool) -> Material:
+    """Read what is measured on, so that a missing text, task, judge or library is noticed before any work.
+
+    `embedded`: what `--dataset auto` stands for. Raises CorpusError, SpecError, SourceError.
+    """
+    wanted, text = set(asked.measures), None
+    if wanted & {"perplexity", "kl", "word-perplexity"}:
+        auto = "embedded" if embedded else "wikitext2"
+        text = read_text(auto if asked.dataset == "auto" else asked.dataset, asked.text_column, split="test")
+    limit = asked.limit or (QUICK_PROMPTS if asked.quick else None)
+    tasks = [load_task(name, limit) for name in asked.tasks] if "text" in wanted else []
+    if tasks:
+        require_judges(asked.judge)
+    if "zero-shot" in wanted:
+        zero_shot.require_library()
+    return Material(text, tasks)

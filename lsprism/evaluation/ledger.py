@@ -1,0 +1,57 @@
+"""What has been measured already, one file per figure, so that a stopped evaluation goes on where it was.
+
+A figure is found again by everything that it depends on: which files the model has, and how it was measured.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from lsprism.artifact.shards import write_whole
+from lsprism.events import Event
+
+T = TypeVar("T")
+Measured = Generator[Event, None, T]
+
+
+class Ledger:
+    """Figures in memory, and in `folder` if there is one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.known: dict[str, str] = {}
+
+    def once(self, kind: Any, key: dict[str, Any], steps: Callable[[], Measured[T]]) -> Measured[T]:
+        """What stands under `key` as a `kind` (a type that pydantic knows), or else what steps() return.
+
+        key["measure"] names the measure.
+        """
+        name, adapter = _name(key), TypeAdapter(kind)
+        text = self._read(name)
+        if text is not None:
+            try:
+                return adapter.validate_json(text)
+            except ValidationError:
+                pass  # written by another version: measured again
+        value = yield from steps()
+        self._write(name, adapter.dump_json(value).decode())
+        return value
+
+    def _read(self, name: str) -> str | None:
+        if name not in self.known and self.folder is not None and (path := self.folder / name).is_file():
+            self.known[name] = path.read_text(encoding="utf-8")
+        return self.known.get(name)
+
+    def _write(self, name: str, text: str) -> None:
+        self.known[name] = text
+        if self.folder is not None:
+            write_whole(self.folder / name, text)
+
+
+def _name(key: dict[str, Any]) -> str:
+    text = json.dumps(key, sort_keys=True, default=str)
+    return f"{key['measure']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

@@ -1,0 +1,77 @@
+"""Zero-shot tasks through lm-eval (Gao et al.: A framework for few-shot language model evaluation) on the model that is
+in memory. The library is an extra that is installed by hand; its tasks come from the hub."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from lsprism.calibration.hub_text import hub_errors
+from lsprism.errors import SpecError
+from lsprism.evaluation.steps import Steps, counted
+from lsprism.figures import ZeroShotFigure
+from lsprism.models.load import LoadedModel
+
+EXTRA = "lm-eval~=0.4.13"
+METRICS = ("acc_norm,none", "acc,none")  # the first that a task has; length-normalised where it offers that
+
+
+def require_library() -> None:
+    """SpecError if lm-eval is not installed."""
+    if find_spec("lm_eval") is None:
+        raise SpecError("The measure zero-shot needs lm-eval.", f"Install it with: pip install '{EXTRA}'")
+
+
+def measuring(
+    loaded: LoadedModel, tasks: Sequence[str], limit: int | None = None, batch: int = 8, manager: Any = None
+) -> Steps[ZeroShotFigure]:
+    """Progress task by task, then accuracies in [0, 1]; `limit`: the first examples of each task only.
+
+    `manager`: a TaskManager of lm-eval that knows tasks beside the library's own. SpecError if lm-eval or a task is
+    not there, CorpusError if the hub cannot be reached.
+    """
+    require_library()
+    results = yield from counted("zero-shot", (_one(loaded, task, limit, batch, manager) for task in tasks), len(tasks))
+    found = dict(zip(tasks, results, strict=True))
+    return ZeroShotFigure(
+        accuracy={task: result["value"] for task, result in found.items()},
+        stderr={task: result["stderr"] for task, result in found.items()},
+        metric={task: result["metric"] for task, result in found.items()},
+        examples={task: result["examples"] for task, result in found.items()},
+        limit=limit,
+        version=_version(),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+    )
+
+
+def _one(loaded: LoadedModel, task: str, limit: int | None, batch: int, manager: Any) -> dict[str, Any]:
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = manager or TaskManager()
+    if task not in manager.all_tasks:
+        raise SpecError(f"lm-eval has no task {task!r}.", "List its tasks with: lm-eval ls tasks")
+    with hub_errors(task, "Choose another measure, or go online."):
+        examples = manager.load([task])
+    model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch)
+    outcome = evaluate(model, examples, limit=limit, log_samples=False)
+    scores = outcome["results"][task]
+    metric = next((name for name in METRICS if name in scores), None)
+    if metric is None:
+        raise SpecError(f"lm-eval's task {task!r} has no accuracy.", "Choose a task of multiple choice.")
+    stderr = scores.get(metric.replace(",", "_stderr,"), 0.0)
+    return {
+        "value": float(scores[metric]),
+        "stderr": stderr if isinstance(stderr, float) else 0.0,
+        "metric": metric.partition(",")[0],
+        "examples": int(outcome["n-samples"][task]["effective"]),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("lm-eval")
+    except PackageNotFoundError:
+        return "of unknown version"

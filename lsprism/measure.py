@@ -1,0 +1,222 @@
+"""The verbs that measure, as functions: evaluate one model, study several compressions of it, compare any reports."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lsprism.api import compressing
+from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.artifact.shards import disk_errors, write_whole
+from lsprism.charts.page import page
+from lsprism.charts.table import Table, comparison, to_csv
+from lsprism.errors import DamagedError, SourceError, SpecError, TargetError
+from lsprism.evaluation.advice import advise
+from lsprism.evaluation.agreement import require_same_tokens
+from lsprism.evaluation.evaluate import Evaluation, Material, gather
+from lsprism.evaluation.ledger import Ledger
+from lsprism.evaluation.sides import Sides, recipe_of, side_of
+from lsprism.events import Event, Finished, Notice, Stage
+from lsprism.models.demo import HUB_ID
+from lsprism.models.source import resolve
+from lsprism.outcomes import EvalReport, StudyReport
+from lsprism.reports import ModelSource
+from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, StudySpec, ask
+
+REPORT, STUDY = "report", "study"  # .json, .csv and .html
+FIGURES = "figures"  # folder of what has been measured already
+
+
+def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
+    """Measure a model beside its baseline; `settings` are those of EvaluateSpec, `measuring` those of MeasureSpec.
+
+    Perplexities are per token, sizes in bytes, speeds in tokens per second; every figure states its protocol.
+    Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError while at it.
+    """
+    return _last(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)))
+
+
+def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
+    """The same as a stream of events; closing it stops, and what was measured is kept where there is a save_path."""
+    yield Stage(name="prepare", detail=spec.model_id)
+    if spec.save_path is not None:
+        _check_target(spec.save_path, REPORT, spec)
+    source = _checked(resolve(spec.model_id, spec.revision))
+    baseline, notice = _baseline(spec, source)
+    if notice:
+        yield Notice(text=notice)
+    asked = _possible(spec.measuring, baseline)
+    material = gather(asked, _is_demo(source) or (baseline is not None and _is_demo(baseline)))
+    ledger = _ledger(spec.save_path, spec)
+    report = yield from _compared(spec, asked, material, (source, baseline), ledger)
+    if notice:
+        report = report.model_copy(update={"notes": [*report.notes, notice]})
+    if spec.save_path is not None:
+        _write(spec.save_path, REPORT, report, [report], f"{report.compressed.model.label}: what it costs")
+    yield Finished(report=report)
+
+
+def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> StudyReport:
+    """Compress a model to several sparsities and compare them; `settings` are those of StudySpec."""
+    return _last(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)))
+
+
+def studying(spec: StudySpec) -> Iterator[Event]:
+    """The same as a stream of events. Each artifact and each figure is kept as soon as it is there."""
+    yield Stage(name="prepare", detail=spec.model_id)
+    _check_target(spec.save_path, STUDY, spec)
+    source = resolve(spec.model_id, spec.revision, need_weights=False)
+    if source.kind == "artifact":
+        raise SourceError(f"{spec.model_id} is compressed already.", "Study the model that it was made of.")
+    asked = spec.measuring
+    material = gather(asked, source.kind == "demo")
+    ledger = _ledger(spec.save_path, spec)
+    reports = []
+    for number, sparsity in enumerate(spec.sparsities, start=1):
+        yield Notice(text=f"Row {number} of {len(spec.sparsities)}: {spec.method} at sparsity {sparsity:g}.")
+        target = spec.save_path / f"{spec.method}-{sparsity:g}"
+        for event in compressing(_compression(spec, sparsity, target)):
+            if not isinstance(event, Finished):
+                yield event
+        one = ask(EvaluateSpec, model_id=target, device=spec.device)
+        baseline = resolve(spec.model_id, spec.revision)
+        reports.append((yield from _compared(one, asked, material, (resolve(str(target)), baseline), ledger)))
+    result = StudyReport(model_id=spec.model_id, reports=reports, advice=advise(reports))
+    title = f"{source.base_model} at sparsity {', '.join(f'{sparsity:g}' for sparsity in spec.sparsities)}"
+    _write(spec.save_path, STUDY, result, reports, title)
+    yield Finished(report=result)
+
+
+def compare(paths: Sequence[str | Path]) -> Table:
+    """One table of any reports: report.json, study.json, or folders that hold one. SpecError, DamagedError."""
+    return comparison(read_reports(paths))
+
+
+def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:
+    """In the order of the paths; a study gives all of its own."""
+    return [report for path in paths for report in _read(Path(path).expanduser())]
+
+
+def _read(path: Path) -> list[EvalReport]:
+    files = [path / f"{name}.json" for name in (STUDY, REPORT)] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise SpecError(f"There is no report in '{path}'.", "Give a report.json or study.json, or a folder with one.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "reports" in content:
+            return StudyReport.model_validate(content).reports
+        return [EvalReport.model_validate(content)]
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedError(f"'{file}' is no report of LS-PRISM: {reason}.", "Evaluate the model again.") from None
+
+
+def _compared(
+    spec: EvaluateSpec,
+    asked: MeasureSpec,
+    material: Material,
+    sources: tuple[ModelSource, ModelSource | None],
+    ledger: Ledger,
+) -> Iterator[Event]:
+    """Measure (model, baseline), both loaded the same way; returns the report."""
+    model = side_of(sources[0], spec.device, spec.dtype)
+    other = None if sources[1] is None else side_of(sources[1], spec.device, model.dtype)
+    return (yield from Evaluation(asked, material, Sides(model, other), ledger).run())
+
+
+def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | None, str]:
+    """The model to compare with, and what the user should know where there is none."""
+    if spec.baseline == "none":
+        return None, ""
+    if spec.baseline != "auto":
+        baseline = _checked(resolve(spec.baseline))
+        require_same_tokens(baseline, source)
+        return baseline, ""
+    recipe = recipe_of(source.folder) if source.kind == "artifact" else {}
+    if not recipe:
+        return None, ""
+    name = recipe["model_id"]
+    try:
+        baseline = resolve(name, recipe.get("revision", "") if name == recipe.get("base_model") else "")
+    except SourceError as error:
+        return None, f"Measured alone: its base model {name} cannot be had. {error.message} --baseline names another."
+    require_same_tokens(baseline, source)
+    return baseline, ""
+
+
+def _possible(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
+    """Without the measures that need a baseline where there is none; SpecError if nothing is left."""
+    if baseline is not None:
+        return asked
+    left = tuple(measure for measure in asked.measures if measure != "kl")
+    if not left:
+        raise SpecError("kl compares with a baseline, and there is none.", "Name one with --baseline.")
+    return asked.model_copy(update={"measures": left})
+
+
+def _checked(source: ModelSource) -> ModelSource:
+    """The source; an artifact is first compared with its checksums."""
+    if source.kind == "artifact" or (source.folder / MANIFEST).is_file():
+        verify(source.folder)
+    return source
+
+
+def _is_demo(source: ModelSource) -> bool:
+    return source.kind == "demo" or (source.kind == "artifact" and recipe_of(source.folder).get("base_model") == HUB_ID)
+
+
+def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
+    fields = {name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget")}
+    return ask(
+        CompressSpec,
+        **fields,
+        sparsity=sparsity,
+        calibration=spec.calibration,
+        device=spec.device,
+        dtype=spec.dtype,
+        save_path=target,
+        resume=spec.resume,
+        force=spec.force,
+    )
+
+
+def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> None:
+    """Refuse a folder with a report or with half of one, unless told what to do with it."""
+    if folder.exists() and not folder.is_dir():
+        raise TargetError(f"{folder} is a file.", "Choose another --save-path.")
+    known = [folder / f"{name}.json", folder / FIGURES]
+    begun = next((path for path in known if path.exists()), None)
+    if begun is not None and not (spec.resume or spec.force):
+        raise TargetError(f"{begun} is there already.", "--resume goes on with it, --force measures anew.")
+
+
+def _ledger(folder: Path | None, spec: EvaluateSpec | StudySpec) -> Ledger:
+    """Of the figures measured so far; `force` forgets them."""
+    if folder is None:
+        return Ledger()
+    if spec.force and not spec.resume:
+        with disk_errors(folder):
+            for path in (folder / FIGURES).glob("*.json"):
+                path.unlink()
+    return Ledger(folder / FIGURES)
+
+
+def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: list[EvalReport], title: str) -> None:
+    """The page, the table and, last, the report that says that all is there."""
+    advice = result.advice if isinstance(result, StudyReport) else None
+    write_whole(folder / f"{name}.html", page(title, reports, advice))
+    write_whole(folder / f"{name}.csv", to_csv(comparison(reports)))
+    write_whole(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")
+
+
+def _last(events: Iterator[Event]) -> Any:
+    """The report of the last event."""
+    report = None
+    for event in events:
+        if isinstance(event, Finished):
+            report = event.report
+    assert report is not None
+    return report
