@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_tokenizer
 from torch.nn import functional as F
 
 from lsprism.calibration.corpus import read_text
@@ -86,16 +86,22 @@ def test_size_of_chunks_changes_nothing_and_bounds_what_is_held(baseline, altere
 
 
 def test_another_tokenizer_is_refused(baseline, tmp_path, windows):
-    other = load(resolve(str(make_model(tmp_path / "other"))), dtype="float32")
-    require_same_tokens(baseline, other)
-    other.tokenizer.add_tokens(["moon"])
+    folder = make_model(tmp_path / "other")
+    require_same_tokens(baseline.source, resolve(str(folder)))
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["moon"])
+    tokenizer.save_pretrained(folder)
+    other = load(resolve(str(folder)), dtype="float32")
     with pytest.raises(SpecError, match="another tokenizer .* 'moon' is token 24 of one and None of the other"):
         finished(measuring(baseline, other, windows))
 
 
 def test_another_size_of_vocabulary_is_refused(baseline, tmp_path, windows):
-    other = load(resolve(str(make_model(tmp_path / "other"))), dtype="float32")
-    other.model.resize_token_embeddings(30)
+    folder = make_model(tmp_path / "other")
+    model = load(resolve(str(folder)), dtype="float32").model
+    model.resize_token_embeddings(30)
+    model.save_pretrained(folder)
+    other = load(resolve(str(folder)), dtype="float32")
     with pytest.raises(SpecError, match="30 against 24 tokens"):
         finished(measuring(baseline, other, windows))
 

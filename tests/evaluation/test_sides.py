@@ -1,0 +1,85 @@
+"""Two models in memory where both fit, one after the other where they do not; each known by its files."""
+
+import os
+
+import pytest
+import torch
+from conftest import make_model
+
+from lsprism.api import compress
+from lsprism.evaluation import sides as room
+from lsprism.evaluation.sides import Sides, fit, offloaded, side_of
+from lsprism.models.source import resolve
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return [side_of(resolve(str(make_model(tmp_path / name))), "cpu", "auto") for name in ("a", "b")]
+
+
+def test_auto_is_what_the_model_is_held_in(pair):
+    assert (pair[0].device, pair[0].dtype) == ("cpu", "bfloat16")
+
+
+def test_bytes_are_those_of_the_files_in_the_dtype_it_is_loaded_in(pair):
+    stored = sum(path.stat().st_size for path in pair[0].source.folder.glob("*.safetensors"))
+    assert pair[0].bytes() == stored
+    assert pair[0].in_dtype("float32").bytes() == 2 * stored
+
+
+def test_both_stay_loaded_where_they_fit(pair):
+    sides = Sides(*pair)
+    assert sides.together
+    first = sides.load(pair[0])
+    sides.load(pair[1])
+    assert sides.load(pair[0]) is first
+
+
+def test_one_goes_before_the_other_comes_where_they_do_not_fit(pair, monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device: room.BESIDE + pair[0].bytes())
+    sides = Sides(*pair)
+    assert not sides.together
+    first = sides.load(pair[0])
+    sides.load(pair[1])
+    assert sides.load(pair[0]) is not first
+
+
+def test_a_model_alone_is_together(pair, monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device: 0)
+    assert Sides(pair[0], None).together
+
+
+@pytest.mark.parametrize("room_bytes", [10**9, 20_000])
+def test_offloaded_to_disk_it_says_the_same(pair, room_bytes):
+    tokens = torch.arange(20)[None]
+    expected = pair[0].load().model(tokens).logits
+    with offloaded(pair[0], room_bytes) as loaded:
+        assert torch.equal(loaded.model(tokens).logits, expected)
+
+
+def test_fit_adds_up(pair, monkeypatch):
+    need = room.BESIDE + room.ROOM * 2 * pair[0].bytes()
+    monkeypatch.setattr(room, "free_bytes", lambda device: int(need) - 1)
+    assert not fit(*pair)
+    monkeypatch.setattr(room, "free_bytes", lambda device: int(need) + 2)
+    assert fit(*pair)
+
+
+def test_the_fingerprint_tells_models_apart_and_notices_a_change(pair):
+    first = pair[0].fingerprint
+    assert first != pair[1].fingerprint
+    assert pair[0].fingerprint == first
+    (shard,) = pair[0].source.folder.glob("*.safetensors")
+    os.utime(shard, ns=(1, 1))
+    assert pair[0].fingerprint != first
+
+
+def test_an_artifact_says_how_it_was_made(tiny_folder, text_file, tmp_path):
+    calibration = {"source": str(text_file), "samples": 2, "length": 16}
+    compress(str(tiny_folder), tmp_path / "out", method="wanda", sparsity=0.5, calibration=calibration)
+    subject = side_of(resolve(str(tmp_path / "out")), "cpu", "auto").subject()
+    assert (subject.label, subject.kind, subject.calibration) == ("wanda 0.5", "artifact", text_file.name)
+    assert subject.base_model == tiny_folder.name
+    assert subject.packed_layers == 14
+    dense = side_of(resolve(str(tiny_folder)), "cpu", "auto").subject()
+    assert (dense.label, dense.packed_layers, dense.sparsity) == (str(tiny_folder), 0, None)
