@@ -104,7 +104,7 @@ def compression(report: CompressionReport) -> Table:
 def stats(report: StatsReport) -> Group:
     """One row per site. Sites that are handed the same tensor (q, k, v) have the same numbers."""
     head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed"
-    table = _columns(">block", "inputs of", ">columns", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
+    table = _columns(">block", "inputs of", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
     for site in report.sites:
         table.add_row(
             str(site.block),
