@@ -34,7 +34,7 @@ from lsprism.reports import CompressionReport, ModelSource, Plan, SiteStats, Sta
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
 
-def inspect(model_id: str, **settings: Any) -> Plan:
+def inspect(model_id: str | Path, **settings: Any) -> Plan:
     """What a compression would do, from the model's config alone: nothing is written, no weight is read.
 
     `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
@@ -51,7 +51,7 @@ def planning(spec: PlanSpec) -> Plan:
     return draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))).plan
 
 
-def compress(model_id: str, save_path: str | Path, **settings: Any) -> CompressionReport:
+def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:
     """Compress a model into the folder `save_path`, which is whole afterwards, or absent.
 
     `settings` are the fields of CompressSpec, `calibration` a dict of those of CalibrationSpec; sparsity is the share
@@ -118,7 +118,7 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     )
 
 
-def load(model_id: str, device: str = "auto", dtype: str = "auto", revision: str = "") -> LoadedModel:
+def load(model_id: str | Path, device: str = "auto", dtype: str = "auto", revision: str = "") -> LoadedModel:
     """Load any source whole, with its tokenizer; an artifact is first checked file by file against its manifest.
 
     An artifact stays packed: its `model` takes the artifact's bytes in memory, not those of the dense model.
@@ -126,7 +126,7 @@ def load(model_id: str, device: str = "auto", dtype: str = "auto", revision: str
     be found or understood, SpecError for a device or dtype that is not there, DamagedError, which names the file, for
     an artifact or weights that are not whole.
     """
-    source = resolve(model_id, revision)
+    source = resolve(str(model_id), revision)
     if source.kind == "artifact" or (source.folder / MANIFEST).is_file():  # a config.json may have lost its entry
         verify(source.folder)
     return load_model(source, device, dtype)
@@ -222,7 +222,7 @@ def _check_resources(plan: Draft, target: Path) -> None:
 
 
 def export(
-    model_id: str, save_path: str | Path, push_to_hub: str = "", public: bool = False, revision: str = ""
+    model_id: str | Path, save_path: str | Path, push_to_hub: str = "", public: bool = False, revision: str = ""
 ) -> Path:
     """Write a dense copy of any source, which transformers loads by itself, into the folder `save_path`; return it.
 
@@ -238,11 +238,11 @@ def export(
 
 
 def exporting(
-    model_id: str, target: Path, push_to_hub: str = "", public: bool = False, revision: str = ""
+    model_id: str | Path, target: Path, push_to_hub: str = "", public: bool = False, revision: str = ""
 ) -> Iterator[Event]:
     """The same as a stream of events; what cannot be pushed is refused beforehand."""
     check_absent(target)
-    source = resolve(model_id, revision)
+    source = resolve(str(model_id), revision)
     if source.kind == "artifact":
         verify(source.folder)
     if push_to_hub:
