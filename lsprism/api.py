@@ -12,7 +12,7 @@ import lsprism
 import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.artifact.export import check_absent
 from lsprism.artifact.export import exporting as write_dense
-from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.artifact.manifest import MANIFEST, base_model, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, staged_bytes
@@ -26,25 +26,42 @@ from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
+from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
 from lsprism.models.load import load as load_model
-from lsprism.models.source import is_artifact, resolve
+from lsprism.models.source import resolve
 from lsprism.reports import CompressionReport, ModelSource, Plan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
 
-def inspect(model_id: str, **settings: Any) -> Plan:
-    """What a compression would do, from the model's config alone; `settings` are those of PlanSpec."""
+def inspect(model_id: str | Path, **settings: Any) -> Plan:
+    """What a compression would do, from the model's config alone: nothing is written, no weight is read.
+
+    `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
+    (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in
+    memory and at the peak of the work (see reports.Plan). kept = round((1 - sparsity) * rows * columns) parameters of
+    every site, by budgets/. Raises SpecError for a setting out of range, SourceError for a model that cannot be found
+    or understood, or is compressed already.
+    """
     return planning(ask(PlanSpec, model_id=model_id, **settings))
 
 
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
-    return draft(spec, resolve(spec.model_id, spec.revision, need_weights=False)).plan
+    return draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))).plan
 
 
-def compress(model_id: str, save_path: str | Path, **settings: Any) -> CompressionReport:
-    """Compress a model into the folder `save_path`; `settings` are those of CompressSpec."""
+def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:
+    """Compress a model into the folder `save_path`, which is whole afterwards, or absent.
+
+    `settings` are the fields of CompressSpec, `calibration` a dict of those of CalibrationSpec; sparsity is the share
+    in (0, 1) of the parameters of the compressed layers that is removed. Each weight [rows, columns] becomes a form
+    that keeps its budget; the papers of the methods stand in methods/. The report counts bytes from the files, and
+    gives each layer's ||(W - W')X||_F / ||WX||_F (see reports.CompressionReport).
+
+    Raises a RequestError (SpecError, SourceError, CorpusError, TargetError, ResourceError) before anything starts; a
+    WorkError (DamagedError, NumericError, DiskError) while working, after which `resume=True` goes on.
+    """
     spec = ask(CompressSpec, model_id=model_id, save_path=save_path, **settings)
     report = None
     for event in compressing(spec):
@@ -55,7 +72,10 @@ def compress(model_id: str, save_path: str | Path, **settings: Any) -> Compressi
 
 
 def compressing(spec: CompressSpec) -> Iterator[Event]:
-    """The same as a stream of events; closing the iterator stops it and leaves a run to resume."""
+    """The same as a stream of events; closing the iterator stops it and leaves a run to resume.
+
+    The last event is a Finished with the report.
+    """
     yield Stage(name="prepare", detail=spec.model_id)
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
     pick_device(spec.device)
@@ -76,8 +96,12 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:
-    """Measure what flows into every site of the uncompressed model; the last event carries a StatsReport."""
-    source = resolve(spec.model_id, spec.revision)
+    """Measure what flows into every site of the uncompressed model; the last event carries a StatsReport.
+
+    For the inputs X [tokens, columns] of a site: mean and maximum of |x|, mean of the features' norms ||X_j||_2, and
+    the share of features whose norm is far above it (see reports.SiteStats). Raises as `compressing` does.
+    """
+    source = _uncompressed(resolve(spec.model_id, spec.revision))
     plan = draft(spec, source)
     tokens, text, notice = _calibration(spec, source)
     if notice:
@@ -94,9 +118,15 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     )
 
 
-def load(model_id: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load any source; an artifact is first checked file by file against its manifest."""
-    source = resolve(model_id)
+def load(model_id: str | Path, device: str = "auto", dtype: str = "auto", revision: str = "") -> LoadedModel:
+    """Load any source whole, with its tokenizer; an artifact is first checked file by file against its manifest.
+
+    An artifact stays packed: its `model` takes the artifact's bytes in memory, not those of the dense model.
+    `dtype` auto: the model's own; `revision`: branch, tag or commit of a hub model. Raises SourceError for what cannot
+    be found or understood, SpecError for a device or dtype that is not there, DamagedError, which names the file, for
+    an artifact or weights that are not whole.
+    """
+    source = resolve(str(model_id), revision)
     if source.kind == "artifact" or (source.folder / MANIFEST).is_file():  # a config.json may have lost its entry
         verify(source.folder)
     return load_model(source, device, dtype)
@@ -115,14 +145,22 @@ def generating(
 
 def _fetch(spec: CompressSpec) -> ModelSource:
     """The model to compress, with its weights; what can be refused is refused before they are fetched."""
-    source = resolve(spec.model_id, spec.revision, need_weights=False)
-    if is_artifact(source.folder):
-        raise SourceError(
-            f"{spec.model_id} is compressed already.", f"Compress its base model, {source.base_model}, instead."
-        )
+    source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
+        check_tokenizer(source.folder, spec.model_id)
         _check_resources(draft(spec, source), spec.save_path)
     return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
+
+
+def _uncompressed(source: ModelSource) -> ModelSource:
+    """`source`, unless it is an artifact: what was removed from one cannot be weighed any more."""
+    if source.kind != "artifact":
+        return source
+    base = base_model(source.folder)
+    raise SourceError(
+        f"{source.model_id} is compressed already: the weights that a second compression would weigh are gone.",
+        f"Give the model that it was made of{f', {base},' if base else ''} instead.",
+    )
 
 
 def _local_text(spec: PlanSpec) -> Corpus | None:
@@ -183,18 +221,28 @@ def _check_resources(plan: Draft, target: Path) -> None:
         )
 
 
-def export(model_id: str, save_path: str | Path, push_to_hub: str = "", public: bool = False) -> Path:
-    """Write a plain dense copy of any source; `push_to_hub` names the repository of the hub that it is sent to."""
+def export(
+    model_id: str | Path, save_path: str | Path, push_to_hub: str = "", public: bool = False, revision: str = ""
+) -> Path:
+    """Write a dense copy of any source, which transformers loads by itself, into the folder `save_path`; return it.
+
+    Packed weights are multiplied out to [out, in] in their dtype: the copy is as large as the uncompressed model.
+    `push_to_hub`: the repository OWNER/NAME of the hub that the copy is sent to, private unless `public`. Raises
+    TargetError where the folder exists or the name will not do, SourceError, ResourceError (disk); DamagedError,
+    DiskError or, if the hub refuses, WorkError while working.
+    """
     target = Path(save_path)
-    for _ in exporting(model_id, target, push_to_hub, public):
+    for _ in exporting(model_id, target, push_to_hub, public, revision):
         pass
     return target
 
 
-def exporting(model_id: str, target: Path, push_to_hub: str = "", public: bool = False) -> Iterator[Event]:
+def exporting(
+    model_id: str | Path, target: Path, push_to_hub: str = "", public: bool = False, revision: str = ""
+) -> Iterator[Event]:
     """The same as a stream of events; what cannot be pushed is refused beforehand."""
     check_absent(target)
-    source = resolve(model_id)
+    source = resolve(str(model_id), revision)
     if source.kind == "artifact":
         verify(source.folder)
     if push_to_hub:

@@ -71,6 +71,14 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def base_model(folder: Path) -> str:
+    """What the artifact in `folder` was made of, by its recipe; empty where that cannot be read."""
+    try:
+        return str(json.loads((folder / RECIPE).read_text(encoding="utf-8"))["base_model"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
 def verify(folder: Path) -> Manifest:
     """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it.
 

@@ -22,7 +22,8 @@ def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) ->
 
     Sparse with a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns.
     Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
-    Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns), at least 1 where one can be paid.
+    Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0: in a small budget one rank
+    would take most of it, at many times the error.
     """
     if form == "sparse":
         return patterned(rows, columns, spec.pattern) or LayerBudget(kept=kept)
@@ -30,7 +31,7 @@ def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) ->
     if form == "low_rank":
         rank = max(1, affordable)
         return LayerBudget(kept=rank * (rows + columns), rank=rank)
-    return LayerBudget(kept=kept, rank=min(affordable, max(1, round(spec.rank_share * kept / (rows + columns)))))
+    return LayerBudget(kept=kept, rank=min(affordable, round(spec.rank_share * kept / (rows + columns))))
 
 
 def patterned(rows: int, columns: int, pattern: PatternName) -> LayerBudget | None:

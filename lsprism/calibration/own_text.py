@@ -40,5 +40,6 @@ def _write(model: PreTrainedModel, starts: Tensor, length: int, special: list[in
         top_p=1.0,
         suppress_tokens=special or None,
         pad_token_id=special[0] if special else 0,
+        remove_invalid_values=True,  # of a model with broken weights, which the walk over its blocks will name
     )
     return texts[:, :length].cpu()

@@ -109,7 +109,7 @@ def compression(report: CompressionReport) -> Table:
 def stats(report: StatsReport) -> Group:
     """One row per site. Sites that are handed the same tensor (q, k, v) have the same numbers."""
     head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed"
-    table = _columns(">block", "inputs of", ">columns", ">mean |x|", ">max |x|", ">outliers", ">dead")
+    table = _columns(">block", "inputs of", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
     for site in report.sites:
         table.add_row(
             str(site.block),
@@ -117,10 +117,11 @@ def stats(report: StatsReport) -> Group:
             str(site.columns),
             f"{site.mean:.3g}",
             f"{site.max:.3g}",
+            f"{site.norm:.3g}",
             f"{site.outlier_share:.1%}",
             str(site.dead),
         )
-    note = "outliers: features whose norm exceeds five times the mean norm; dead: features that are always zero"
+    note = "norm: mean of ||X_j||_2 over the features j; outliers: features above five times it; dead: always zero"
     return Group(Text(report.model_id, style="bold").append(f"  {head}", style="not bold"), table, Text(note))
 
 

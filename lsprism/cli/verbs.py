@@ -20,7 +20,7 @@ OUTPUT = Path("output")
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)
 STATS = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype") or o.path[0] == "calibration"]
-LOAD = [o for o in PLAN if o.name in ("model_id", "device", "dtype")]
+LOAD = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype")]
 GENERATE = options_of(GenerateSpec)
 
 
@@ -55,7 +55,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, [o for o in COMPRESS if o.name in ("model_id", "save_path")])
+    add_options(parser, [o for o in COMPRESS if o.name in ("model_id", "revision", "save_path")])
     parser.add_argument("--push-to-hub", metavar="REPO", default="", help="send the copy to the hub as USER/NAME")
     parser.add_argument("--public", action="store_true", help="make that repository public; without this it is private")
 
@@ -67,7 +67,8 @@ def _export(options: argparse.Namespace) -> None:
     from lsprism import api
 
     with Display() as display:
-        follow(lambda: api.exporting(spec.model_id, spec.save_path, options.push_to_hub, options.public), display.show)
+        how = (options.push_to_hub, options.public, spec.revision)
+        follow(lambda: api.exporting(spec.model_id, spec.save_path, *how), display.show)
     if options.json:
         print_json({"save_path": str(spec.save_path), "repository": options.push_to_hub or None})
     else:
@@ -96,11 +97,11 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    model = asked(PlanSpec, given(options, LOAD))  # of which only the model, device and dtype are asked here
+    model = asked(PlanSpec, given(options, LOAD))  # of which only these are asked here
     spec = asked(GenerateSpec, given(options, GENERATE))
     from lsprism import api
 
-    loaded = api.load(model.model_id, model.device, model.dtype)
+    loaded = api.load(model.model_id, model.device, model.dtype, model.revision)
     text = ""
     try:
         for piece in api.generating(loaded, options.prompt, spec, system=options.system, chat=not options.completion):

@@ -75,8 +75,11 @@ def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) 
     dense_bytes = site.parameters * dtype.itemsize
     stored = form_bytes(form, site.rows, site.columns, budget, dtype.itemsize)
     note = ""
-    if stored >= dense_bytes:
+    if kept >= site.parameters:  # two factors of as many parameters would still lose something
+        note = "stays as it is: the budget keeps all of it"
+    elif stored >= dense_bytes:
         note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
+    if note:
         form, stored, budget = "dense", dense_bytes, LayerBudget(kept=site.parameters)
     return SitePlan(
         site=site, budget=budget, form=form, kept=budget.kept, stored_bytes=stored, dense_bytes=dense_bytes, note=note

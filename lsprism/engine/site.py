@@ -34,10 +34,15 @@ def compress_site(
     return form, model.get_submodule(site.name).bias, report
 
 
-def _form(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
-    name = plan.site.name
+def check_weight(name: str, weight: Tensor) -> None:
+    """Refuse a weight of the site `name` that is not finite throughout."""
     if not weight.isfinite().all():
         raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
+
+
+def _form(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
+    name = plan.site.name
+    check_weight(name, weight)
     if plan.form == "dense" or stats is None:  # without statistics: the calibration never came this way
         return Dense(weight)
     if not stats.norms.isfinite().all():

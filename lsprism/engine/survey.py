@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.plan import Draft
+from lsprism.engine.site import check_weight
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.reports import SiteStats
 
@@ -25,7 +26,9 @@ def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
         meters = {site.name: _Meter(site.columns) for site in draft.anatomy.of_block(index)}
         with ExitStack() as hooks:
             for name, meter in meters.items():
-                hooks.callback(model.get_submodule(name).register_forward_pre_hook(meter.hook).remove)
+                site = model.get_submodule(name)
+                check_weight(name, site.weight)
+                hooks.callback(site.register_forward_pre_hook(meter.hook, with_kwargs=True).remove)
             for part in walk.propagate(index, block):
                 yield clock.progress("measure", part)
         yield from (meter.result(name, index) for name, meter in meters.items())
@@ -40,8 +43,8 @@ class _Meter:
         self.columns, self.tokens, self.total, self.largest = columns, 0, 0.0, 0.0
         self.squares = torch.zeros(columns, dtype=torch.float64)
 
-    def hook(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0].detach().reshape(-1, self.columns).float()
+    def hook(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        x = (args[0] if args else next(iter(kwargs.values()))).detach().reshape(-1, self.columns).float()
         self.tokens += len(x)
         self.total += x.abs().mean(dim=1).double().sum().item()
         self.largest = max(self.largest, x.abs().max().item())

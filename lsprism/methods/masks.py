@@ -16,18 +16,24 @@ def keep(scores: Tensor, budget: LayerBudget) -> Tensor:
 def keep_per_row(scores: Tensor, kept: int) -> Tensor:
     """scores [rows, columns] -> bool mask with exactly `kept` places, the highest of each row.
 
-    Every row keeps kept // rows places; the remainder goes, one each, to evenly spaced rows. Ties fall to the left.
+    Every row keeps kept // rows places; the remainder goes, one each, to rows spread by the golden ratio, so that a
+    larger `kept` keeps all that a smaller one does. Ties fall to the left.
     """
     rows, columns = scores.shape
     base, rest = divmod(kept, rows)
     wanted = torch.full((rows,), base, device=scores.device)
-    wanted[torch.arange(rest, device=scores.device) * rows // max(rest, 1)] += 1
+    wanted[_spread(rows)[:rest].to(scores.device)] += 1
     step = max(1, CHUNK // columns)
     mask = torch.empty(rows, columns, dtype=torch.bool, device=scores.device)
     for start in range(0, rows, step):
         part = slice(start, start + step)
         mask[part] = _highest(scores[part], wanted[part])
     return mask
+
+
+def _spread(rows: int) -> Tensor:
+    """The rows in an order of which every beginning lies spread over all of them."""
+    return (torch.arange(rows, dtype=torch.float64) * 0.6180339887498949).frac().argsort()
 
 
 def keep_best(scores: Tensor, kept: int) -> Tensor:

@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from lsprism.errors import SourceError
+from lsprism.models.checks import config_errors
 from lsprism.models.surgery import set_tensor
 from lsprism.reports import LeftAlone, LinearSite
 
@@ -44,10 +45,11 @@ class Anatomy:
 def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model of the folder's config without weights: parameters on meta, small computed buffers real.
 
-    Every tensor has the dtype that `from_pretrained` would give it: some families keep a few in float32.
+    Every tensor has the dtype that `from_pretrained` would give it: some families keep a few in float32. SourceError
+    where the config describes nothing that can be built.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False), no_init_weights():
+    with config_errors(folder), init_empty_weights(include_buffers=False), no_init_weights():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # Buffers are computed outside the constructor, as `from_pretrained` does it: inside, `dtype` is the default dtype.
     for parameter in model.parameters():

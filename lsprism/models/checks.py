@@ -1,13 +1,18 @@
 """What a model folder must hold before work begins; each refusal is one sentence and a next step."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from lsprism.errors import SourceError
 
@@ -45,9 +50,11 @@ def check_config(config: dict[str, Any], name: str) -> None:
         )
     if config.get("is_encoder_decoder"):
         raise SourceError(f"{name} ({kind}) is an encoder-decoder, not a causal language model.", DECODERS)
-    # A type may have a causal class and yet be an encoder (BERT), so what the checkpoint was saved as counts too.
+    # A type may have a causal class and yet be an encoder (BERT), so what the checkpoint was saved as counts too, and
+    # whether such a type was told to look only back.
     headed = not architectures or any(str(a).endswith(CAUSAL) for a in architectures)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not headed:
+    both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not headed or both_ways:
         made_as = ", ".join(map(str, architectures)) or kind
         raise SourceError(f"{name} ({made_as}) is not a causal language model.", DECODERS)
     method = quant_method(config)
@@ -55,6 +62,22 @@ def check_config(config: dict[str, Any], name: str) -> None:
         raise SourceError(
             f"{name} is quantised by {method} already.", "Choose the model that it was made from, unquantised."
         )
+
+
+@contextmanager
+def config_errors(folder: Path) -> Iterator[None]:
+    """What transformers raises while it reads a config or builds a model by it becomes a SourceError."""
+    try:
+        yield
+    except (
+        StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
+    ) as error:  # fmt: skip
+        text = " ".join(str(error).split()).rstrip(".")
+        reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
+        raise SourceError(
+            f"{folder / 'config.json'} describes no model that can be built: {reason}.",
+            "Correct it, or download the model again.",
+        ) from error
 
 
 def quant_method(config: dict[str, Any]) -> str:

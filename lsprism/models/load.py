@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lsprism.errors import DamagedError, SpecError
+from lsprism.errors import DamagedError, SourceError, SpecError
 from lsprism.models.anatomy import tied_names
+from lsprism.models.checks import config_errors
 from lsprism.models.weights import refuse_extras, stored_dtype, tensor_files
 from lsprism.reports import ModelSource
 
@@ -47,7 +48,8 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
         return DTYPES[name]
     if name != "auto":
         raise SpecError(f"--dtype {name!r} is unknown.", f"Choose auto, {', '.join(DTYPES)}.")
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    with config_errors(source.folder):
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     dtype = config.get_text_config().dtype or config.dtype or stored_dtype(source.folder) or torch.float32
     if dtype not in DTYPES.values():
         raise SpecError(
@@ -57,21 +59,29 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    """SourceError if its files cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise SourceError(
+            f"The tokenizer in {source.folder} cannot be read: {type(error).__name__}.",
+            "Copy its files again from the model it comes from.",
+        ) from error
 
 
 def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a model whole. Tensors that are missing, misshapen or of no use are a DamagedError, never a warning."""
     place, kind = pick_device(device), pick_dtype(dtype, source)
     tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
-    model, info = AutoModelForCausalLM.from_pretrained(
-        source.folder,
-        dtype=kind,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # refused below
-        output_loading_info=True,
-    )
+    with config_errors(source.folder):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=kind,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below
+            output_loading_info=True,
+        )
     for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:

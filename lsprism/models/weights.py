@@ -22,7 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.anatomy import tied_names
+from lsprism.models.anatomy import stored_shapes, tied_names
 from lsprism.models.surgery import set_tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
@@ -46,6 +46,8 @@ class WeightFiles:
         self.file_of = tensor_files(folder)
         self.kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
         self.origins = _origins(model, self.file_of)
+        for name in stored_shapes(model):  # now, not when its block's turn comes
+            self._origin(name)
         used = {key for origin in self.origins.values() for key, _ in origin.keys}
         refuse_extras(folder, model, self.file_of.keys() - used)
 

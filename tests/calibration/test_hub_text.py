@@ -1,5 +1,7 @@
 """Any dataset of the hub: streamed, by its text column, with one sentence where it cannot be had."""
 
+import time
+
 import datasets
 import pytest
 
@@ -66,3 +68,32 @@ def test_a_path_with_an_ending_is_never_taken_for_a_dataset(hub, tmp_path):
     with pytest.raises(CorpusError, match="There is no file"):
         read_text("folder/missing.txt")
     assert not hub
+
+
+def test_rows_without_a_text_are_left_out(hub, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"text": "one"}, {"text": None}, {"text": "two"}])
+    assert read_text("someone/texts").text == "one\n\ntwo"
+
+
+def test_without_a_network_the_library_looks_into_its_cache_alone_and_does_not_stall(monkeypatch, tmp_path):
+    """The real library against a port that nobody listens on."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    started = time.monotonic()
+    for source in ("someone/texts", "wikitext2"):
+        with pytest.raises(CorpusError, match="no network, and it is not in the cache[.].*embedded"):
+            read_text(source)
+    assert time.monotonic() - started < 5
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def test_a_hub_that_answers_is_asked(hub, monkeypatch):
+    asked_offline = []
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_text, "_hub_answers", lambda endpoint: endpoint.startswith("https://"))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: asked_offline.append(datasets.config.HF_HUB_OFFLINE) or ROWS
+    )
+    read_text("someone/texts", column="body")
+    assert asked_offline == [False]

@@ -148,7 +148,7 @@ def test_generate_streams_the_same_text_to_standard_output_and_its_speed_to_stan
     assert err.endswith("ended by length\n")
 
 
-def test_check_stats_json_has_every_site(run):
+def test_check_stats_has_every_site_as_json_and_as_a_table(run):
     code, out, err = run("check-stats", "--json")
     report = StatsReport.model_validate_json(out)
     assert code == 0
@@ -156,7 +156,10 @@ def test_check_stats_json_has_every_site(run):
     assert report.sites[0].tokens == 4 * 16
     code, out, _ = run("check-stats")
     assert code == 0
-    assert "outliers" in out
+    assert out.splitlines()[2].split() == "block inputs of width mean |x| max |x| norm outliers dead".split()
+    first = report.sites[0]
+    wanted = [f"{first.mean:.3g}", f"{first.max:.3g}", f"{first.norm:.3g}", f"{first.outlier_share:.1%}", "0"]
+    assert out.splitlines()[4].split() == ["0", "self_attn.q_proj", "32", *wanted]
 
 
 def test_export_writes_a_plain_copy(run, tmp_path, tiny_folder):
@@ -192,7 +195,7 @@ def hybrid(tiny_folder, text_file, tmp_path_factory) -> dict[str, str]:
 SITTING = {
     "fetching": ("lsprism.api.resolve", signal.SIGINT),
     "tokenising": ("lsprism.api.tokenize", signal.SIGTERM),
-    "factorising": ("torch.linalg.eigh", signal.SIGINT),
+    "factorising": ("scipy.linalg.eigh", signal.SIGINT),
     "writing a shard": ("lsprism.engine.run.write_shard", signal.SIGTERM),
     "writing a checkpoint": ("lsprism.artifact.staging.write_shard", signal.SIGINT),
     "finishing": ("lsprism.engine.run.finish", signal.SIGTERM),

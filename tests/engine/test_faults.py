@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import scipy.linalg
 import torch
 from conftest import make_model
 from safetensors import SafetensorError
@@ -101,11 +102,16 @@ def test_hidden_states_that_overflow_are_told(model, text_file, tmp_path):
     assert "float32" in error.hint
 
 
-def test_a_factorisation_that_does_not_converge_is_named_by_its_site(model, text_file, tmp_path, monkeypatch):
-    refusing = Mock(side_effect=torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge."))
-    monkeypatch.setattr("torch.linalg.eigh", refusing)
+@pytest.mark.parametrize(
+    ("method", "library", "error"),
+    [("svd", "torch", torch.linalg.LinAlgError), ("hybrid", "scipy", scipy.linalg.LinAlgError)],  # of few vectors
+)
+def test_a_factorisation_that_does_not_converge_is_named_by_its_site(
+    model, text_file, tmp_path, monkeypatch, method, library, error
+):
+    monkeypatch.setattr(f"{library}.linalg.eigh", Mock(side_effect=error("eigh: The algorithm failed to converge.")))
     match = "^model.layers.0.self_attn.q_proj cannot be factorised: .*converge[.]"
-    assert_fails(NumericError, match, model, text_file, tmp_path / "out", method="hybrid")
+    assert_fails(NumericError, match, model, text_file, tmp_path / "out", method=method)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

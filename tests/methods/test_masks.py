@@ -34,11 +34,26 @@ def by_sorting(scores: torch.Tensor, wanted: list[int]) -> torch.Tensor:
 @given(scored())
 def test_per_row_keeps_the_first_of_a_stable_order(case):
     scores, kept = case
-    rows, before = len(scores), scores.clone()
+    before = scores.clone()
     mask = keep_per_row(scores, kept)
-    richer = {n * rows // max(kept % rows, 1) for n in range(kept % rows)}
-    assert torch.equal(mask, by_sorting(scores, [kept // rows + (row in richer) for row in range(rows)]))
-    assert mask.sum() == kept and torch.equal(scores, before)
+    counts = mask.sum(1)
+    assert counts.max() - counts.min() <= 1 and counts.sum() == kept and torch.equal(scores, before)
+    assert torch.equal(mask, by_sorting(scores, counts.tolist()))
+
+
+@quick
+@given(scored(), st.integers(0, 360))
+def test_per_row_a_larger_budget_keeps_all_that_a_smaller_one_does(case, more):
+    scores, kept = case
+    larger = keep_per_row(scores, min(kept + more, scores.numel()))
+    assert (larger | ~keep_per_row(scores, kept)).all()
+
+
+def test_rows_that_keep_one_more_are_spread_over_the_matrix():
+    for rest in (10, 25, 50):
+        richer = (keep_per_row(torch.rand(100, 9), 300 + rest).sum(1) == 4).nonzero()[:, 0]
+        gaps = richer.diff()
+        assert len(richer) == rest and gaps.max() <= 3 * 100 / rest
 
 
 @quick

@@ -101,3 +101,26 @@ def test_statistics_that_are_not_finite_are_refused(bad: float):
     gram[1, 1] = bad
     with pytest.raises(NumericError, match="not finite"):
         metric_of(gram)
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_a_few_eigenvectors_are_those_of_all(count: int):
+    """The library that is quicker for few finds the same as that for many."""
+    matrix = random(40, 60) @ random(60, 40) + 60 * torch.diag(torch.arange(40.0))
+    symmetric = matrix @ matrix.T
+    vectors = room._top_eigenvectors(symmetric, count)
+    wanted = torch.linalg.eigh(symmetric).eigenvectors.flip(1)[:, :count]
+    assert vectors.shape == (40, count)
+    assert torch.allclose((vectors * wanted).sum(0).abs(), torch.ones(count), atol=1e-4)
+
+
+def test_eigenvectors_that_are_not_found_are_an_error():
+    with pytest.raises(torch.linalg.LinAlgError):
+        room._top_eigenvectors(torch.full((40, 40), torch.nan), 2)
+
+
+def test_the_inverse_of_the_root_is_one():
+    x = inputs(50)
+    metric = metric_of(x.T @ x)
+    assert torch.allclose(metric.inverse @ metric.root, torch.eye(50), atol=1e-5)
+    assert torch.equal(metric.inverse.tril(-1), torch.zeros(50, 50))

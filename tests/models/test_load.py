@@ -164,3 +164,38 @@ def test_every_refusal_names_a_next_step(folder):
         with pytest.raises(LSPrismError) as refused:
             loaded(folder)
         assert refused.value.hint
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"added_tokens": []}', '{"added_tokens": [], "model": 7}'])
+def test_a_tokenizer_that_cannot_be_read(folder, content):
+    (folder / "tokenizer.json").write_text(content)
+    error = refused(folder, SourceError)
+    assert f"The tokenizer in {folder} cannot be read" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": "abc"}, "hidden_size"),
+        ({"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
+        ({"hidden_act": "zilu"}, "'zilu'"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
+    ],
+)
+def test_a_config_that_describes_no_model(folder, changes, said):
+    configure(folder, **changes)
+    error = refused(folder, SourceError)
+    assert f"{folder / 'config.json'} describes no model" in error.message and said in error.message
+    with pytest.raises(SourceError, match="describes no model"):
+        lsprism.inspect(folder)
+
+
+def refused(folder: Path, kind: type[LSPrismError]) -> LSPrismError:
+    """From `lsprism.load`, which takes a path as well as a name: one sentence with the next step."""
+    with pytest.raises(kind) as caught:
+        lsprism.load(folder, device="cpu")
+    assert caught.value.message.endswith(".") and "\n" not in caught.value.message and caught.value.hint
+    return caught.value
