@@ -10,13 +10,13 @@ Whoever wants to know how a run is reads its folder; nothing is kept in memory t
 (lsprism.runs.keeper) stands between the starter and the command: it waits for the turn, and sees how the command ends.
 """
 
+from lsprism.runs.ending import ask_to_stop, stop
 from lsprism.runs.home import state_folder
 from lsprism.runs.journal import Moment, Tail
 from lsprism.runs.launch import resume, start
 from lsprism.runs.record import ENDED, GOES_ON, LIVE, Order, Run, State
 from lsprism.runs.recording import Recording
 from lsprism.runs.runs import Runs
-from lsprism.runs.stop import ask_to_stop, stop
 
 __all__ = [
     "ENDED",

@@ -46,7 +46,8 @@ def keep(folder: Path, program: list[str], asked: threading.Event) -> None:
         sys.stderr.write(f"{SAID}{program[0]} cannot be started: {error.strerror}.\n")
         return _note_end(runs, run_id, 1)
     spare_others(worker.pid)
-    _note_end(runs, run_id, _attend(worker, stopped))
+    code = _attend(worker, stopped)
+    _note_end(runs, run_id, STOPPED if code and asked.is_set() else code)
 
 
 def _wait_for_turn(runs: Runs, run_id: str, stopped: Callable[[], bool]) -> Run | None:
@@ -80,10 +81,10 @@ def _note_end(runs: Runs, run_id: str, code: int) -> None:
         if run.state in ENDED:
             return run.but(exit_code=code)
         ended = run.but(exit_code=code, ended=time.time())
-        if run.state == "stopping" or code == STOPPED:
-            return ended.but(state="stopped")
         if code == 0:
             return ended.but(state="done")
+        if run.state == "stopping" or code == STOPPED:
+            return ended.but(state="stopped")
         message, hint = _reason(code, runs.log(run_id))
         return ended.but(state="failed", message=message, hint=hint)
 
