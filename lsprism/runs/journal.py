@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from lsprism.events import Event, Progress
+from lsprism.events import Event
 
 EVENTS, LOG = "events.jsonl", "log"
 LAST_BYTES = 16384  # in which the newest progress is looked for
@@ -74,11 +74,11 @@ def read_events(folder: Path, offset: int = 0) -> Tail:
     return Tail(tuple(moment for moment in found if moment is not None), offset + len(whole))
 
 
-def newest_progress(folder: Path) -> Progress | None:
-    """How far the run is, from the end of its events alone."""
+def newest_progress(folder: Path) -> Moment | None:
+    """The last moment that tells how far the run is, from the end of its events alone."""
     for line in reversed(_last_bytes(folder / EVENTS, LAST_BYTES).split(b"\n")):
         if b'"kind":"progress"' in line and (moment := _moment(line)):
-            return moment.event
+            return moment
     return None
 
 

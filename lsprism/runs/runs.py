@@ -78,8 +78,12 @@ class Runs:
         return read_events(self.path(self.get(run_id).id), offset)
 
     def progress(self, run_id: str) -> Progress | None:
-        """How far it is."""
-        return newest_progress(self.path(self.get(run_id).id))
+        """How far it is; after a resume, what was left before it is no longer foretold."""
+        run = self.get(run_id)
+        moment = newest_progress(self.path(run.id))
+        if moment is None or (run.begun is not None and moment.at >= run.begun):
+            return moment and moment.event
+        return moment.event.model_copy(update={"eta_s": None})
 
     def log(self, run_id: str, last_bytes: int = 65536) -> str:
         """The end of what the command said; nothing for a run from the command line, which said it there."""

@@ -96,7 +96,7 @@ def test_the_log_of_a_run_from_the_terminal_is_what_its_events_say(runs, say):
 
 def test_the_state_tells_how_far_it_is_and_what_it_waits_for(runs):
     me = [identify(os.getpid())]
-    running = made(runs, state="running", processes=me, device="cpu")
+    running = made(runs, state="running", processes=me, device="cpu", begun=1.0)
     journal = Journal(runs.path(running.id))
     journal.add(Progress(step="s", block=2, of=4, fraction=0.25, elapsed_s=1.0, eta_s=130))
     journal.close()

@@ -95,7 +95,7 @@ def test_the_newest_progress_is_found_from_the_end(tmp_path):
 
     assert newest_progress(tmp_path) is None
     write(tmp_path, *noted("x" * journal.LAST_BYTES), step(1), step(2), *noted("a"))
-    assert newest_progress(tmp_path) == step(2)
+    assert newest_progress(tmp_path).event == step(2)
 
 
 def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path):

@@ -49,7 +49,7 @@ def done(runs: Runs, run_id: str) -> bool:
 def test_a_run_is_started_in_its_own_folder_at_lower_priority_with_the_token_in_its_environment_only(runs):
     started = time.perf_counter()
     run = start(runs, "compress", SPEC, token=" hf_secret ", program=TELLS)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1
     until(lambda: done(runs, run.id))
     words, token, cwd, nice = json.loads(runs.log(run.id))
     place = runs.path(run.id) / "artifact"
