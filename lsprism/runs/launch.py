@@ -19,7 +19,7 @@ from lsprism.runs.record import Order, Run
 from lsprism.runs.runs import ENDING_S, Runs
 from lsprism.specs import CompressSpec, PlanSpec
 
-ARTIFACT = "artifact"  # the result's name in the folder of the run
+ARTIFACT, REPORT = "artifact", "report"  # the result's name in the folder of the run
 # -P: a file of the user's that is named like a module is not taken for it.
 PYTHON = (sys.executable, "-P")
 PROGRAM = (*PYTHON, "-m", "lsprism")
@@ -28,12 +28,15 @@ PROGRAM = (*PYTHON, "-m", "lsprism")
 def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
     """Start `verb` as a child process; it begins when its device is free.
 
-    A PlanSpec to compress has no place for its result: that goes into the folder of the run. `token` of the hub reaches
-    the child through its environment and stands nowhere else. DiskError: the state folder cannot be written.
+    A spec that names no place for its result (a PlanSpec to compress, an evaluation) has it in the folder of the run.
+    `token` of the hub reaches the child through its environment and stands nowhere else. DiskError: the state folder
+    cannot be written.
     """
     run_id = runs.new_id()
     if verb == "compress" and type(spec) is PlanSpec:
         spec = CompressSpec(**dict(spec), save_path=runs.path(run_id) / ARTIFACT)
+    elif getattr(spec, "save_path", "") is None:
+        spec = spec.model_copy(update={"save_path": runs.path(run_id) / REPORT})
     order = order_of(verb, spec)
     _check_token(order, token)
     return _launch(runs, runs.create(run_id, order), token.strip(), program)

@@ -4,7 +4,7 @@ import pytest
 
 from lsprism.cli.options import Parser, add_options, asked, given, options_of
 from lsprism.runs.command import line_of, order_of, words_of
-from lsprism.specs import CompressSpec, PlanSpec
+from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec, StudySpec
 
 SPECS = [
     CompressSpec(model_id="demo", save_path="out"),
@@ -20,14 +20,24 @@ SPECS = [
         calibration={"source": "wikitext2", "column": "text_", "samples": 3, "length": 9, "seed": 7},
     ),
 ]
+MEASURING = [
+    EvaluateSpec(model_id="out"),
+    EvaluateSpec(
+        model_id="out",
+        baseline="none",
+        save_path="there",
+        measuring={"measures": "sizes,kl", "quick": True, "prompt_lengths": "8,16", "dataset": "a.txt"},
+    ),
+    StudySpec(model_id="demo", sparsities="0.2,0.4", save_path="study", calibration={"source": "embedded"}),
+]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS + MEASURING)
 def test_the_words_say_the_spec(spec):
-    known = options_of(CompressSpec)
+    known = options_of(type(spec))
     parser = Parser()
     add_options(parser, known)
-    assert asked(CompressSpec, given(parser.parse_args(words_of(spec)), known)) == spec
+    assert asked(type(spec), given(parser.parse_args(words_of(spec)), known)) == spec
 
 
 def test_only_what_differs_from_the_defaults_is_said():

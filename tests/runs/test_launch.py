@@ -14,7 +14,7 @@ from fake_runs import fake, made, until
 from lsprism.errors import RequestError, WorkError
 from lsprism.runs import Runs, ask_to_stop, resume, start, stop
 from lsprism.runs.process import FIRST_TO_GO, NICE, any_alive, end_for_certain
-from lsprism.specs import CompressSpec, PlanSpec
+from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec
 
 ROOT = Path(__file__).parents[2]
 SLEEPS = fake("import time; time.sleep(60)")
@@ -61,6 +61,14 @@ def test_a_run_is_started_in_its_own_folder_at_lower_priority_with_the_token_in_
     for path in runs.home.rglob("*"):
         if path.is_file() and path.name != "log":  # into which our own fake has told it
             assert b"hf_secret" not in path.read_bytes()
+
+
+def test_a_report_without_a_place_goes_into_the_folder_of_the_run_too(runs):
+    run = start(runs, "evaluate", EvaluateSpec(model_id="demo", device="cpu"), program=TELLS)
+    until(lambda: done(runs, run.id))
+    place = runs.path(run.id) / "report"
+    assert json.loads(runs.log(run.id))[0][-2:] == ["--save-path", str(place)]
+    assert runs.get(run.id).artifact == place
 
 
 def test_a_token_among_the_settings_is_refused(runs):

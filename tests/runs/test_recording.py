@@ -69,6 +69,17 @@ def test_a_compression_is_a_run_in_the_list(compress, tmp_path):
     assert kinds[-1] == "finished"
 
 
+def test_an_evaluation_is_one_too(tiny_folder, tmp_path, capsys):
+    words = (
+        f"--model-id {tiny_folder} --dataset {text_file} --baseline none --measures sizes --save-path {tmp_path}/out"
+    )
+    assert main(["evaluate", *words.split()]) == 0, capsys.readouterr().err
+    [run] = Runs().all()
+    assert (run.verb, run.state, run.artifact) == ("evaluate", "done", tmp_path / "out")
+    assert run.figures
+    assert Runs().tail(run.id).moments[-1].event.kind == "finished"
+
+
 def test_what_was_refused_leaves_no_run(compress):
     compress()
     assert compress()[0] == 2
