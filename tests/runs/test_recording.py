@@ -70,10 +70,8 @@ def test_a_compression_is_a_run_in_the_list(compress, tmp_path):
 
 
 def test_an_evaluation_is_one_too(tiny_folder, tmp_path, capsys):
-    words = (
-        f"--model-id {tiny_folder} --dataset {text_file} --baseline none --measures sizes --save-path {tmp_path}/out"
-    )
-    assert main(["evaluate", *words.split()]) == 0, capsys.readouterr().err
+    words = f"--model-id {tiny_folder} --baseline none --measures sizes --save-path {tmp_path}/out".split()
+    assert main(["evaluate", *words]) == 0, capsys.readouterr().err
     [run] = Runs().all()
     assert (run.verb, run.state, run.artifact) == ("evaluate", "done", tmp_path / "out")
     assert run.figures
