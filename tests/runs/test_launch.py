@@ -98,6 +98,7 @@ def test_the_arguments_of_no_process_show_the_token(runs):
         assert Path(f"/proc/{command.pid}/oom_score_adj").read_text().strip() == FIRST_TO_GO
 
 
+@pytest.mark.slow
 def test_two_quick_starts_are_one_at_work_and_one_that_waits(runs):
     first, second = (start(runs, "compress", SPEC, program=SLEEPS) for _ in range(2))
     until(lambda: runs.get(first.id).state == "running")
@@ -154,6 +155,7 @@ def test_a_full_disk_is_no_obstacle_to_stopping(runs, monkeypatch):
     until(lambda: runs.get(run.id).state == "stopped")
 
 
+@pytest.mark.slow
 def test_it_lives_on_when_its_starter_is_killed(runs):
     code = f"""
 import os
