@@ -60,6 +60,14 @@ def make_model(folder: Path, *, blocks: int = 2, tied: bool = False, bias: bool 
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory):
+    """No test writes into the user's own list of runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSPRISM_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lsprism.cli import show
-from lsprism.cli.display import Display, say
+from lsprism.cli.display import say
 from lsprism.cli.follow import follow
 from lsprism.cli.options import add_options, asked, given, options_of
+from lsprism.cli.recorded import recorded
 from lsprism.cli.verb import Verb, answer, config_option, print_json, print_table
 from lsprism.errors import SpecError
 from lsprism.specs import EvaluateSpec, StudySpec
@@ -53,10 +54,10 @@ def _benchmark(options: argparse.Namespace) -> None:
 def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: str) -> None:
     _set_save_path(fields, name)
     spec = asked(EvaluateSpec, fields)
-    from lsprism import measure
+    with recorded("evaluate", spec) as take:
+        from lsprism import measure
 
-    with Display() as display:
-        report = follow(lambda: measure.evaluating(spec), display.show)
+        report = follow(lambda: measure.evaluating(spec), take)
     answer(options, report, show.evaluation)
     say(f"The page: {spec.save_path / 'report.html'}")
 
@@ -76,10 +77,10 @@ def _study(options: argparse.Namespace) -> None:
     fields = given(options, STUDY)
     _set_save_path(fields, "study")
     spec = asked(StudySpec, fields)
-    from lsprism import measure
+    with recorded("study", spec) as take:
+        from lsprism import measure
 
-    with Display() as display:
-        report = follow(lambda: measure.studying(spec), display.show)
+        report = follow(lambda: measure.studying(spec), take)
     answer(options, report, show.study)
     say(f"The page: {spec.save_path / 'study.html'}")
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lsprism.errors import SpecError
+from lsprism.runs.command import NAMES
 from lsprism.specs import Request, ask
 
-NAMES = {"source": "calibration"}  # a nested field's option, where its own name would say too little
 SAME = {"model_path": "model_id"}  # two names for one option
 
 R = TypeVar("R", bound=Request)

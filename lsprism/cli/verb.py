@@ -39,5 +39,5 @@ def print_table(table: RenderableType) -> None:
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
-def print_json(value: dict) -> None:
+def print_json(value: dict | list) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -11,6 +11,8 @@ from lsprism.cli.display import Display, say
 from lsprism.cli.follow import follow
 from lsprism.cli.measuring import MEASURING
 from lsprism.cli.options import add_options, asked, given, options_of
+from lsprism.cli.recorded import recorded
+from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import Verb, answer, config_option, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
@@ -35,10 +37,10 @@ def _compress(options: argparse.Namespace) -> None:
         name = Path(fields["model_id"]).name
         fields.setdefault("save_path", OUTPUT / f"{name}-{fields.get('sparsity', 0.5)}")
     spec = asked(CompressSpec, fields)
-    from lsprism import api
+    with recorded("compress", spec) as take:
+        from lsprism import api
 
-    with Display() as display:
-        report = follow(lambda: api.compressing(spec), display.show)
+        report = follow(lambda: api.compressing(spec), take)
     answer(options, report, show.compression)
 
 
@@ -152,4 +154,5 @@ VERBS = {
         _stats,
     ),
     **MEASURING,
+    "runs": RUNS,
 }

@@ -1,0 +1,177 @@
+"""The verb `runs`: what was started here or from the dashboard, how it is, and how to end it."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from lsprism.cli.display import remaining, say
+from lsprism.cli.verb import Verb, answer, print_json, print_table
+from lsprism.errors import SpecError
+from lsprism.events import Notice, Stage
+from lsprism.runs import Run, Runs, resume, stop
+from lsprism.runs.command import line_of
+
+LAST_LINES = 20  # of the log of a run that failed
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", default="list", choices=list(ACTIONS), help="list without one")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name in the list, or how it begins")
+    parser.add_argument(
+        "--artifact", metavar="FOLDER", help="delete: the artifact too, which lies outside of the run's own folder"
+    )
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    """One action on one run, or the list of all."""
+    runs = Runs()
+    if options.artifact and options.action != "delete":
+        raise SpecError("--artifact says what to delete.", "Give it with: runs delete RUN.")
+    if options.action == "list":
+        return _list(runs, options)
+    run = _named(runs, options)
+    changed = ACTIONS[options.action](runs, run, options)
+    if changed is not None:
+        answer(options, changed, lambda run: _one(runs, run))
+
+
+def _named(runs: Runs, options: argparse.Namespace) -> Run:
+    if not options.run:
+        raise SpecError(f"runs {options.action} takes the name of a run.", "'runs list' shows them.")
+    found = [run for run in runs.all() if run.id.startswith(options.run)]
+    if len(found) > 1:
+        raise SpecError(f"{options.run!r} begins {len(found)} names.", "Give more of it.")
+    return found[0] if found else runs.get(options.run)
+
+
+def _list(runs: Runs, options: argparse.Namespace) -> None:
+    found = runs.all()
+    if options.json:
+        print_json([run.model_dump(mode="json") for run in found])
+    elif not found:
+        say(f"There are no runs in {runs.folder}.")
+    else:
+        print_table(_table(runs, found))
+
+
+def _log(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
+    """Of a run from the command line, what its events say."""
+    text = runs.log(run.id) or "\n".join(_said(runs, run))
+    if options.json:
+        print_json({"id": run.id, "log": text})
+    else:
+        print(text.rstrip("\n"))
+    return None
+
+
+def _said(runs: Runs, run: Run) -> Iterable[str]:
+    for moment in runs.tail(run.id).moments:
+        match moment.event:
+            case Stage(name=name, detail=detail):
+                yield f"{name}  {detail}"
+            case Notice(text=text):
+                yield f"  {text}"
+
+
+def _delete(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
+    runs.delete(run.id, options.artifact)
+    if options.json:
+        print_json({"id": run.id, "deleted": True})
+        return None
+    say(f"Run {run.id} is deleted.")
+    if run.artifact and run.artifact.exists():
+        say(f"Its artifact stays at {run.artifact}.")
+    return None
+
+
+ACTIONS: dict[str, Callable[[Runs, Run, argparse.Namespace], Run | None]] = {
+    "list": lambda runs, run, options: None,  # which takes no run
+    "show": lambda runs, run, options: run,
+    "log": _log,
+    "stop": lambda runs, run, options: stop(runs, run.id),
+    "resume": lambda runs, run, options: resume(runs, run.id),
+    "delete": _delete,
+}
+
+
+def _table(runs: Runs, found: Iterable[Run]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "state", "what", "result"):
+        table.add_column(name, no_wrap=name in ("run", "state"), overflow="fold")
+    for run in found:
+        table.add_row(run.id, state_of(runs, run), _what(run), _place(run.artifact))
+    return table
+
+
+def state_of(runs: Runs, run: Run) -> str:
+    """'running 40%, 2 min 10 s left', 'queued behind 2', 'done'."""
+    if run.state == "queued":
+        return f"queued behind {len(runs.ahead(run))}"
+    if run.state == "running" and (progress := runs.progress(run.id)):
+        left = remaining(progress.eta_s)
+        return f"running {progress.fraction:.0%}" + (f", {left}" if left else "")
+    return run.state
+
+
+def _what(run: Run) -> str:
+    if run.state == "damaged":
+        return run.message
+    said = [run.settings.get(name) for name in ("model_id", "method", "sparsity")]
+    return " ".join([run.verb, *(str(word) for word in said if word is not None)])
+
+
+def _place(path: Path | None) -> str:
+    """As short as it can be said from here."""
+    if path is None:
+        return ""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _one(runs: Runs, run: Run) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (run.id, ""):
+        table.add_column(name, overflow="fold")
+    log = runs.log(run.id).splitlines()[-LAST_LINES:] if run.state in ("failed", "lost") else []
+    rows = {
+        "state": state_of(runs, run),
+        "because": " ".join(filter(None, (run.message, run.hint))),
+        "command": line_of(run) if run.verb else "",
+        "in": str(run.cwd),
+        "started": _time(run.begun or run.created),
+        "ended": _time(run.ended),
+        "result": str(run.artifact or ""),
+        "folder": str(runs.path(run.id)),
+        "notes": run.notes,
+        "last lines": "\n".join(log),
+        **{
+            name.replace("_", " "): _value(value)
+            for name, value in run.figures.items()
+            if value != run.settings.get(name)
+        },
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _time(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+RUNS = Verb(
+    "what was started here or from the dashboard: list, show, log, stop, resume, delete",
+    "--json\n  python -m lsprism runs stop 20260818-0930",
+    _options,
+    _carry_out,
+)

@@ -1,0 +1,122 @@
+"""What happened during a run: events.jsonl, a line for each event, only ever appended, and the log beside it."""
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from lsprism.events import Event
+
+EVENTS, LOG = "events.jsonl", "log"
+LAST_BYTES = 16384  # in which the newest progress is looked for
+
+
+class Moment(BaseModel):
+    """An event, and when it happened in seconds since 1970: one line of the file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    event: Event
+
+
+class Tail(NamedTuple):
+    moments: tuple[Moment, ...]
+    offset: int  # in bytes, from which to read on
+
+
+class Journal:
+    """The one writer of a run's events."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = (folder / EVENTS).open("ab+", buffering=0)
+        size = self.file.seek(0, os.SEEK_END)
+        if size:
+            self.file.seek(size - 1)
+            if self.file.read(1) != b"\n":  # a kill cut the last line short
+                self._write(b"\n")
+
+    def add(self, event: Any) -> None:
+        """Append one event; OSError where the disk refuses."""
+        body = event.model_dump_json()
+        self._write(f'{{"at":{time.time():.3f},"event":{body}}}\n'.encode())
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _write(self, line: bytes) -> None:
+        if self.file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_events(folder: Path, offset: int = 0) -> Tail:
+    """Events from `offset` on; where nothing was added this is one look at the file's size.
+
+    A line that is damaged, or that a later version wrote, is passed over; one that is being written is left for later.
+    """
+    path = folder / EVENTS
+    try:
+        size = path.stat().st_size
+        if size == offset:
+            return Tail((), offset)
+        if size < offset:  # begun anew
+            offset = 0
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            content = stream.read()
+    except OSError:
+        return Tail((), 0)
+    whole = content[: content.rfind(b"\n") + 1]
+    found = (_moment(line) for line in whole.split(b"\n") if line)
+    return Tail(tuple(moment for moment in found if moment is not None), offset + len(whole))
+
+
+def newest_progress(folder: Path) -> Moment | None:
+    """The last moment that tells how far the run is, from the end of its events alone."""
+    for line in reversed(_last_bytes(folder / EVENTS, LAST_BYTES).split(b"\n")):
+        if b'"kind":"progress"' in line and (moment := _moment(line)):
+            return moment
+    return None
+
+
+def read_log(folder: Path, last_bytes: int) -> str:
+    """The end of what the command said, from a whole line on."""
+    content = _last_bytes(folder / LOG, last_bytes + 1)
+    if len(content) > last_bytes:
+        content = content[content.find(b"\n") + 1 :]
+    return content.decode(errors="replace")
+
+
+def plain_values(report: Any) -> dict[str, JsonValue]:
+    """The single values of a report of any kind by their dotted names; its lists are left out."""
+    return dict(_flat(report.model_dump(mode="json")))
+
+
+def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, JsonValue]]:
+    found: list[tuple[str, JsonValue]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{before}{name}.")
+        elif not isinstance(value, list):
+            found.append((before + name, value))
+    return found
+
+
+def _moment(line: bytes) -> Moment | None:
+    try:
+        return Moment.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - count))
+            return stream.read()
+    except OSError:
+        return b""

@@ -1,0 +1,135 @@
+"""python -m lsprism.runs.keeper FOLDER PROGRAM...: keeps one run, in a small process of its own.
+
+It waits until the device is free, starts the command, ends it when that is asked for or the run's folder is gone, and
+writes down how it ended. So a crash or an out-of-memory kill is seen though whoever started the run has long gone.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from lsprism.errors import LSPrismError
+from lsprism.runs.process import WINDOWS, end_for_certain, end_group, give_way, identify, spare_others
+from lsprism.runs.record import ENDED, Run
+from lsprism.runs.recording import RUN
+from lsprism.runs.runs import Runs
+
+POLL_S = 0.25
+PATIENCE_S = 6.0  # for a command that was asked to end
+STOPPED = 130
+SAID = "error "  # how a line of the command begins that says why it failed
+
+
+def keep(folder: Path, program: list[str], asked: threading.Event) -> None:
+    """Keep the run in `folder`, whose command `program` carries out; `asked` is set when it is to stop."""
+    runs, run_id = Runs(folder.parents[1]), folder.name
+
+    def stopped() -> bool:
+        try:
+            return asked.is_set() or runs.get(run_id).state == "stopping"
+        except LSPrismError:
+            return True  # its folder is gone
+
+    run = _wait_for_turn(runs, run_id, stopped)
+    if run is None:
+        return _note_end(runs, run_id, STOPPED)
+    environment = {**os.environ, RUN: str(folder)}
+    try:
+        worker = subprocess.Popen([*program, run.verb, *run.words], stdin=subprocess.DEVNULL, env=environment)
+    except OSError as error:  # too many processes, no memory for one more
+        sys.stderr.write(f"{SAID}{program[0]} cannot be started: {error.strerror}.\n")
+        return _note_end(runs, run_id, 1)
+    spare_others(worker.pid)
+    code = _attend(worker, stopped)
+    _note_end(runs, run_id, STOPPED if code and asked.is_set() else code)
+
+
+def _wait_for_turn(runs: Runs, run_id: str, stopped: Callable[[], bool]) -> Run | None:
+    while not stopped():
+        with suppress(LSPrismError):  # a disk that is full may have room again
+            if runs.take_turn(run_id):
+                return runs.get(run_id)
+        time.sleep(POLL_S)
+    return None
+
+
+def _attend(worker: subprocess.Popen, stopped: Callable[[], bool]) -> int:
+    """The exit code; where it is to stop, first politely, then for certain."""
+    process = identify(worker.pid)
+    deadline = None
+    while True:
+        try:
+            return worker.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if deadline is None and stopped():
+                deadline = time.monotonic() + PATIENCE_S
+                worker.terminate()
+            elif deadline is not None and time.monotonic() > deadline:
+                end_for_certain(process)
+
+
+def _note_end(runs: Runs, run_id: str, code: int) -> None:
+    """What the command has not written down itself."""
+
+    def how(run: Run) -> Run | None:
+        if run.state in ENDED:
+            return run.but(exit_code=code)
+        ended = run.but(exit_code=code, ended=time.time())
+        if code == 0:
+            return ended.but(state="done")
+        if run.state == "stopping" or code == STOPPED:
+            return ended.but(state="stopped")
+        message, hint = _reason(code, runs.log(run_id))
+        return ended.but(state="failed", message=message, hint=hint)
+
+    try:
+        runs.change(run_id, how)
+    except LSPrismError as error:
+        sys.stderr.write(f"{error}\n")  # into the log, the one place left
+
+
+def _reason(code: int, log: str) -> tuple[str, str]:
+    """Why it failed, and what to do next."""
+    if code == -getattr(signal, "SIGKILL", 9):
+        said = "The system ended it (SIGKILL), most likely because memory ran out."
+        return said, "Close other programs or lower --samples and --length, then resume it."
+    if code < 0:
+        return f"It crashed ({_name(-code)}).", "The end of its log may say where. Resume it to try again."
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for place in range(len(lines) - 1, -1, -1):
+        if lines[place].startswith(SAID):
+            return lines[place].removeprefix(SAID), " ".join(lines[place + 1 :])
+    last = f": {lines[-1]}" if lines else "."
+    return f"It ended with exit code {code}{last}", "Its log may say more."
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _sweep() -> None:
+    """End what the command left behind in our process group."""
+    if not WINDOWS and os.getpgrp() == os.getpid():
+        end_group(os.getpid())
+
+
+def main() -> None:
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    give_way()
+    keep(Path(sys.argv[1]), sys.argv[2:], asked)
+    _sweep()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""How a command writes down what it does: in the run that a keeper started it for, or in one that it opens itself."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lsprism.errors import LSPrismError, RequestError
+from lsprism.events import Finished
+from lsprism.runs.journal import Journal, plain_values
+from lsprism.runs.process import identify
+from lsprism.runs.record import Order, Run
+from lsprism.runs.runs import Runs
+
+RUN = "LSPRISM_RUN"  # in the environment of a command that a keeper started: the folder of its run
+STOPPED = 130
+
+
+class Recording:
+    """A `with` around one command. Where it cannot write, it says so once, and the command goes on without it."""
+
+    def __init__(self, order: Order, warn: Callable[[str], None]) -> None:
+        self.order, self.warn = order, warn
+        self.runs: Runs | None = None
+        self.run_id = ""
+        self.journal: Journal | None = None
+        self.own = False  # opened here, and not for something that was begun before
+        self.report: Any = None
+
+    def __enter__(self) -> "Recording":
+        try:
+            self._open()
+        except (LSPrismError, OSError, psutil.Error) as error:
+            self.runs = None
+            self._give_up(error)
+        return self
+
+    def add(self, event: Any) -> None:
+        """Write one event down."""
+        if isinstance(event, Finished):
+            self.report = event.report
+        if self.journal is None:
+            return
+        try:
+            self.journal.add(event)
+        except OSError as error:
+            self._give_up(error)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if self.journal:
+            self.journal.close()
+        if self.runs is None:
+            return
+        try:
+            if self.own and isinstance(error, RequestError):  # said to the user, and nothing was begun
+                self.runs.change(self.run_id, lambda run: self._end(run, error))
+                self.runs.delete(self.run_id)
+            else:
+                self.runs.change(self.run_id, lambda run: self._end(run, error))
+        except LSPrismError as refusal:
+            self._give_up(refusal)
+
+    def _open(self) -> None:
+        me = identify(os.getpid())
+        if folder := os.environ.pop(RUN, ""):  # popped: a command that this one starts is not the run
+            self.runs, self.run_id = Runs(Path(folder).parents[1]), Path(folder).name
+            self.runs.change(self.run_id, lambda run: run.but(processes=[*run.processes, me]))
+        else:
+            self.runs = Runs()
+            before = self._before(self.runs)
+            self.own = before is None
+            run = before or self.runs.create(self.runs.new_id(), self.order)
+            self.run_id = run.id
+            self.runs.change(run.id, lambda run: self._begin(run).but(processes=[me]))
+        self.journal = Journal(self.runs.path(self.run_id))
+
+    def _before(self, runs: Runs) -> Run | None:
+        """The run that this command resumes."""
+        if not self.order.settings.get("resume"):
+            return None
+        same = (run for run in runs.all() if (run.verb, run.artifact) == (self.order.verb, self.order.artifact))
+        newest = next(same, None)
+        return newest if newest is not None and newest.goes_on else None
+
+    def _begin(self, run: Run) -> Run:
+        return run.but(
+            **dict(self.order), state="running", begun=time.time(), ended=None, exit_code=None, message="", hint=""
+        )
+
+    def _end(self, run: Run, error: BaseException | None) -> Run:
+        ended = run.but(ended=time.time())
+        match error:
+            case None:
+                figures = plain_values(self.report) if self.report is not None else {}
+                return ended.but(state="done", exit_code=0, figures=figures)
+            case KeyboardInterrupt():
+                return ended.but(state="stopped", exit_code=STOPPED)
+            case LSPrismError():
+                return ended.but(state="failed", exit_code=error.exit_code, message=error.message, hint=error.hint)
+        return ended.but(state="failed", exit_code=1, message=f"{type(error).__name__}: {error}")
+
+    def _give_up(self, error: Exception) -> None:
+        if self.journal:
+            self.journal.close()
+            self.journal = None
+        self.warn(f"This run is not recorded: {error}")

@@ -1,0 +1,251 @@
+"""All runs of one state folder: read, listed, changed under one lock, noted on, deleted."""
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lsprism.errors import DamagedError, DiskError, RequestError, SpecError
+from lsprism.events import Progress
+from lsprism.runs.home import refusals, state_folder
+from lsprism.runs.journal import Tail, newest_progress, read_events, read_log
+from lsprism.runs.process import any_alive
+from lsprism.runs.record import RECORD, Order, Run, read_record, write_record
+
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+STARTING_S = 20.0  # a new run may be without a process that long
+ENDING_S = 10.0  # for which a process may outlive the end of its work
+LOCK_S = 10.0  # a record is changed in milliseconds; whoever holds the lock longer hangs
+
+MANIFEST, RECIPE = Path("lsprism/manifest.json"), Path("lsprism/recipe.json")  # by which an artifact is known as ours
+
+
+class Runs:
+    """The runs in `home` (else the state folder). Any number of processes may look and change at the same time."""
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        self.home = Path(home).expanduser().absolute() if home else state_folder()
+        self.folder = self.home / "runs"
+        self._seen: dict[str, tuple[tuple, Run]] = {}  # by id: what the file looked like, and the record in it
+        self._shown: dict[str, Run] = {}
+        self._all: tuple[Run, ...] = ()
+
+    def all(self) -> tuple[Run, ...]:
+        """The newest first. As long as nothing changes this is the very same tuple, of the very same records."""
+        try:
+            names = [entry.name for entry in self.folder.iterdir() if ID.fullmatch(entry.name)]
+        except OSError:
+            names = []
+        found = [run for name in names if (run := self._look(name)) is not None]
+        found.sort(key=lambda run: (run.created, run.id), reverse=True)
+        if len(found) != len(self._all) or any(a is not b for a, b in zip(found, self._all, strict=True)):
+            self._all = tuple(found)
+        return self._all
+
+    def get(self, run_id: str) -> Run:
+        """One run; RequestError where there is none of that name."""
+        run = self._look(run_id) if ID.fullmatch(run_id) else None
+        if run is None:
+            raise SpecError(f"There is no run {run_id!r}.", "See the list of runs.")
+        return run
+
+    def path(self, run_id: str) -> Path:
+        """The folder of a run, which may be gone."""
+        assert ID.fullmatch(run_id)
+        return self.folder / run_id
+
+    def ahead(self, run: Run) -> list[Run]:
+        """Those that a queued run waits for: at work on its device, or queued there before it."""
+        if not run.device:
+            return []
+        mine = (run.queued, run.id)
+        return [
+            other
+            for other in self.all()
+            if other.id != run.id
+            and _same_device(other.device, run.device)
+            and (other.live or _ending(other))
+            and (other.state != "queued" or (other.queued, other.id) < mine)
+        ]
+
+    def tail(self, run_id: str, offset: int = 0) -> Tail:
+        """Events from `offset` on, and the offset for the next time."""
+        return read_events(self.path(self.get(run_id).id), offset)
+
+    def progress(self, run_id: str) -> Progress | None:
+        """How far it is; after a resume, what was left before it is no longer foretold."""
+        run = self.get(run_id)
+        moment = newest_progress(self.path(run.id))
+        if moment is None or (run.begun is not None and moment.at >= run.begun):
+            return moment and moment.event
+        return moment.event.model_copy(update={"eta_s": None})
+
+    def log(self, run_id: str, last_bytes: int = 65536) -> str:
+        """The end of what the command said; nothing for a run from the command line, which said it there."""
+        return read_log(self.path(self.get(run_id).id), last_bytes)
+
+    def note(self, run_id: str, text: str) -> Run:
+        """Replace the notes of a run."""
+        return self.change(run_id, lambda run: run.but(notes=text))
+
+    def new_id(self) -> str:
+        """Sorted by time, and of the kind that can be said aloud."""
+        return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+    def create(self, run_id: str, order: Order) -> Run:
+        """Make the folder and the record of a new run; nothing is left where the disk refuses."""
+        now = time.time()
+        run = Run(**dict(order), id=run_id, state="queued", created=now, queued=now)
+        with refusals(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = self.path(run_id)
+            folder.mkdir()
+            try:
+                write_record(folder, run)
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        return run
+
+    def change(self, run_id: str, how: Callable[[Run], Run | None]) -> Run:
+        """Read, change and write one record, alone; `how` may answer None to leave it as it is."""
+        self.get(run_id)  # without a run there is nothing to lock
+        with self.alone():
+            run = self.get(run_id)
+            if run.state == "damaged":
+                raise DamagedError(run.message, run.hint)
+            changed = how(run)
+            if changed is not None and changed != run:
+                with refusals(self.path(run_id)):
+                    write_record(self.path(run_id), changed)
+        return self.get(run_id)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process changes a record meanwhile."""
+        with refusals(self.folder):
+            lock = FileLock(self.home / "runs.lock")
+            try:
+                lock.acquire(timeout=LOCK_S, poll_interval=0.01)
+            except Timeout:
+                raise DiskError(f"{lock.lock_file} is held by another process.", "End it, and try again.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def take_turn(self, run_id: str) -> bool:
+        """Let a queued run begin, unless another is ahead of it; asked often, so the lock is taken only if it may."""
+
+        def begin(run: Run) -> Run | None:
+            if run.state != "queued" or self.ahead(run):
+                return None
+            return run.but(state="running", begun=time.time())
+
+        return begin(self.get(run_id)) is not None and self.change(run_id, begin).state == "running"
+
+    def delete(self, run_id: str, artifact: Path | str | None = None) -> None:
+        """Remove a run's folder; an artifact elsewhere too, where `artifact` names the very place of the record."""
+        with self.alone():
+            run = self.get(run_id)
+            if run.live:
+                raise RequestError(f"Run {run_id} is {run.state}.", "Stop it first.")
+            if artifact is not None:
+                self._delete_artifact(run, Path(artifact).absolute())
+            hidden = self.folder / f".deleted-{run_id}"  # a kill on the way leaves no half run in the list
+            with refusals(self.folder):
+                self.path(run_id).replace(hidden)
+                shutil.rmtree(hidden)
+
+    def _delete_artifact(self, run: Run, artifact: Path) -> None:
+        if artifact != run.artifact:
+            raise RequestError(f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Name that.")
+        if users := [r.id for r in self.all() if r.live and r.artifact == artifact]:
+            raise RequestError(f"Run {users[0]} is writing {artifact}.", "Stop it first.")
+        part = artifact.with_name(artifact.name + ".part")
+        places = [path for path, mark in ((artifact, MANIFEST), (part, RECIPE)) if (path / mark).is_file()]
+        if not places and artifact.exists():
+            raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "Delete it yourself, if you mean to.")
+        for place in places:
+            with refusals(place):
+                shutil.rmtree(place)
+
+    def _look(self, run_id: str) -> Run | None:
+        """The run as it is now, or None where its folder is gone."""
+        run = self._read(run_id)
+        if run is not None and run.live and not _carried_out(run):
+            run = self._read(run_id)  # what a process wrote before it ended stands there by now
+            if run is not None and run.live:
+                run = _without_process(run)
+        if run is None:
+            self._shown.pop(run_id, None)
+        elif (shown := self._shown.get(run_id)) is not run and shown != run:
+            self._shown[run_id] = run
+        return self._shown.get(run_id)
+
+    def _read(self, run_id: str) -> Run | None:
+        """The record, parsed again only where the file has changed."""
+        folder = self.folder / run_id
+        try:
+            state = (folder / RECORD).stat()
+            mark = (state.st_ino, state.st_mtime_ns, state.st_size)
+        except OSError:
+            mark = ()
+        if mark and (seen := self._seen.get(run_id)) and seen[0] == mark:
+            return seen[1]
+        try:
+            run = read_record(folder)
+        except FileNotFoundError:
+            self._seen.pop(run_id, None)
+            return None
+        except DamagedError as error:
+            run = _damaged(folder, error)
+        self._seen[run_id] = (mark, run)
+        return run
+
+
+def _carried_out(run: Run) -> bool:
+    """Whether a process is at work on it, or about to be."""
+    if run.processes:
+        return any_alive(run.processes)
+    return time.time() - run.queued < STARTING_S
+
+
+def _ending(run: Run) -> bool:
+    """Whether a run that has just noted its end still holds its memory."""
+    return run.ended is not None and time.time() - run.ended < ENDING_S and any_alive(run.processes)
+
+
+def _without_process(run: Run) -> Run:
+    """What became of a run whose processes are gone without a word."""
+    if run.state == "stopping":
+        return run.but(state="stopped")
+    said = "Its process ended without a word: it was killed, it crashed, or the machine was restarted."
+    return run.but(state="lost", message=said, hint="Resume it; the log may say more.")
+
+
+def _damaged(folder: Path, error: DamagedError) -> Run:
+    try:
+        created = folder.stat().st_mtime
+    except OSError:
+        created = 0.0
+    return Run(
+        id=folder.name,
+        verb="",
+        state="damaged",
+        created=created,
+        queued=created,
+        message=error.message,
+        hint=error.hint,
+    )
+
+
+def _same_device(one: str, other: str) -> bool:
+    """'auto' may turn out to be any device; 'cuda' is the first card."""
+    names = {"cuda:0" if name == "cuda" else name for name in (one, other)}
+    return "" not in names and (len(names) == 1 or "auto" in names)

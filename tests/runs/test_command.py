@@ -1,0 +1,53 @@
+"""A spec becomes words that the command line reads back as the same spec."""
+
+import pytest
+
+from lsprism.cli.options import Parser, add_options, asked, given, options_of
+from lsprism.runs.command import line_of, order_of, words_of
+from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec, StudySpec
+
+SPECS = [
+    CompressSpec(model_id="demo", save_path="out"),
+    CompressSpec(model_id="-odd name", save_path="a b", sparsity=0.3, method="svd", resume=True, force=True),
+    CompressSpec(
+        model_id="me/model",
+        revision="main",
+        save_path="out",
+        method="wanda",
+        pattern="2:4",
+        device="cuda:1",
+        dtype="float16",
+        calibration={"source": "wikitext2", "column": "text_", "samples": 3, "length": 9, "seed": 7},
+    ),
+]
+MEASURING = [
+    EvaluateSpec(model_id="out"),
+    EvaluateSpec(
+        model_id="out",
+        baseline="none",
+        save_path="there",
+        measuring={"measures": "sizes,kl", "quick": True, "prompt_lengths": "8,16", "dataset": "a.txt"},
+    ),
+    StudySpec(model_id="demo", sparsities="0.2,0.4", save_path="study", calibration={"source": "embedded"}),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS + MEASURING)
+def test_the_words_say_the_spec(spec):
+    known = options_of(type(spec))
+    parser = Parser()
+    add_options(parser, known)
+    assert asked(type(spec), given(parser.parse_args(words_of(spec)), known)) == spec
+
+
+def test_only_what_differs_from_the_defaults_is_said():
+    assert words_of(PlanSpec(model_id="demo", sparsity=0.5)) == ["--model-id", "demo"]
+    assert words_of(SPECS[0]) == ["--model-id", "demo", "--save-path", "out"]
+
+
+def test_the_line_can_be_copied_into_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = order_of("compress", CompressSpec(model_id="demo", save_path="a b"))
+    assert line_of(order) == "python -m lsprism compress --model-id demo --save-path 'a b'"
+    assert (order.artifact, order.cwd, order.device) == (tmp_path / "a b", tmp_path, "auto")
+    assert order.settings["calibration"]["samples"] == 64
