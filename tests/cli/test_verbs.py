@@ -120,7 +120,7 @@ def test_inspect_json_is_the_plan_and_touches_nothing(run, tmp_path, monkeypatch
 
 
 def test_tables_fit_80_columns(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("lsprism.cli.verbs.PIPE_WIDTH", 80)
+    monkeypatch.setattr("lsprism.cli.verb.PIPE_WIDTH", 80)
     monkeypatch.chdir(tmp_path)
     for verb, *words in (("inspect",), ("check-stats",), ("compress", "--save-path", "out")):
         out = run(verb, *words)[1]
@@ -265,7 +265,7 @@ def test_every_verb_explains_itself(verb, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert f"usage: python -m lsprism {verb} [options]" in said.out
-    assert f"  python -m lsprism {verb} --" in said.out
+    assert f"example:\n  python -m lsprism {verb} " in said.out
     assert "--json" in said.out
 
 
