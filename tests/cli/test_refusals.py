@@ -93,6 +93,7 @@ CASES = {
     "no tokenizer": ("--model-id {home}/no-tokenizer", "no-tokenizer holds no tokenizer"),
     "encoder": ("--model-id {home}/encoder", "BertModel. is not a causal language model"),
     "artifact again": ("--model-id {home}/artifact", "artifact is compressed already"),
+    "revision of a folder": ("--revision v1", "is local and has no revision 'v1'"),
     "name of nothing": ("--model-id a/b/c", "'a/b/c'"),
     "no text": ("--calibration {home}/nothing.txt", "There is no file .*nothing.txt"),
     "empty text": ("--calibration {home}/empty.txt", "empty.txt' holds no text"),
@@ -172,6 +173,27 @@ def test_generate_refuses_too(tiny_folder, capsys, words, says):
     said = capsys.readouterr()
     assert says in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize("verb", ["inspect", "check-stats", "generate", "export"])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--model-id {home}/encoder", "is not a causal language model"),
+        ("--model-id {home}/nothing", "does not exist"),
+        ("--model-id {home}/no-config", "holds no config.json"),
+        ("--revision v1", "has no revision 'v1'"),
+        ("--model-id {home}/artifact", "is compressed already"),
+    ],
+)
+def test_every_verb_refuses_what_is_no_model_for_it(home, tiny_folder, tmp_path, capsys, verb, words, says):
+    own = {"generate": ["--prompt", "the"], "export": ["--save-path", str(tmp_path / "out")]}.get(verb, [])
+    if own and "artifact" in words:
+        return  # these take one
+    said = ["--model-id", str(tiny_folder), *own, *(word.format(home=home) for word in words.split())]
+    assert main([verb, *said]) == 2
+    assert says in capsys.readouterr().err.splitlines()[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_to_what_exists_is_refused(home, tiny_folder, capsys):

@@ -1,0 +1,95 @@
+"""The Python API: one door for every source, its settings checked, its promises written down."""
+
+import inspect
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+import lsprism
+from lsprism.errors import SourceError, SpecError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads only wait for each other on matrices this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def hub(monkeypatch, tiny_folder, tmp_path) -> list[dict]:
+    """A hub that holds the tiny model as org/tiny; what it was asked."""
+    snapshot, asked = shutil.copytree(tiny_folder, tmp_path / COMMIT), []
+
+    def download(repo_id: str, **how) -> str:
+        if how.get("local_files_only"):
+            raise LocalEntryNotFoundError("not in the cache")
+        asked.append({"repo_id": repo_id, **how})
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["compress", "load", "inspect", "export"])
+def test_every_function_says_what_it_returns_and_raises(name):
+    text = inspect.getdoc(getattr(lsprism, name))
+    assert "Raises" in text and "SourceError" in text
+    assert "[out, in]" in text or "[rows, columns]" in text or "bytes" in text
+
+
+def test_a_model_may_be_a_path(tiny_folder, text_file, tmp_path):
+    calibration = {"source": str(text_file), "samples": 2, "length": 16}
+    report = lsprism.compress(tiny_folder, tmp_path / "out", method="wanda", calibration=calibration)
+    assert lsprism.load(report.save_path).source.kind == "artifact"
+    assert lsprism.inspect(tiny_folder).model_parameters == report.model_parameters
+    assert (lsprism.export(report.save_path, tmp_path / "dense") / "model.safetensors.index.json").is_file()
+
+
+def test_a_revision_reaches_the_hub_from_every_function(hub, text_file, tmp_path):
+    calibration = {"source": str(text_file), "samples": 2, "length": 16}
+    report = lsprism.compress("org/tiny", tmp_path / "out", method="wanda", revision="v1", calibration=calibration)
+    lsprism.inspect("org/tiny", revision="v1")
+    assert lsprism.load("org/tiny", revision="v1").source.revision == COMMIT
+    lsprism.export("org/tiny", tmp_path / "dense", revision="v1")
+    assert len(hub) >= 4 and {asked["revision"] for asked in hub} == {"v1"}
+    assert f'"revision": "{COMMIT}"' in (report.save_path / "lsprism" / "recipe.json").read_text()
+
+
+def test_a_hub_model_without_a_tokenizer_is_refused_before_its_weights_are_fetched(hub, monkeypatch, tmp_path):
+    folder = tmp_path / COMMIT
+    for path in (*folder.glob("tokenizer*"), folder / "model.safetensors"):
+        path.unlink()
+    with pytest.raises(SourceError, match="org/tiny holds no tokenizer"):
+        lsprism.compress("org/tiny", tmp_path / "out", calibration={"source": "embedded"})
+    assert not any("*.safetensors" in asked["allow_patterns"] for asked in hub)
+
+
+def test_text_of_the_models_own_makes_the_same_bytes_again(tiny_folder, tmp_path):
+    def made(name: str, seed: int) -> tuple[bytes, str]:
+        calibration = {"source": "self", "samples": 4, "length": 16, "seed": seed}
+        report = lsprism.compress(tiny_folder, tmp_path / name, method="sparsegpt", calibration=calibration)
+        return b"".join(
+            path.read_bytes() for path in sorted(report.save_path.glob("*.safetensors"))
+        ), report.calibration
+
+    (first, text), (again, _), (other, _) = made("a", 0), made("b", 0), made("c", 1)
+    assert text == "text of the model's own"
+    assert first == again != other
+
+
+def test_a_wrong_setting_is_named_as_its_option(tiny_folder, tmp_path):
+    for settings in ({"sparsity": 1.5}, {"methud": "wanda"}, {"calibration": {"samples": 0}}):
+        with pytest.raises(SpecError, match=r"^--\S+: "):
+            lsprism.compress(tiny_folder, tmp_path / "out", **settings)
+    assert not Path(tmp_path / "out").exists()
