@@ -57,9 +57,9 @@ def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
 TEXT_CHARACTER = 40  # bytes of memory per character while a text is tokenised
 WIKITEXT2 = 10_900_000  # characters of the train split
 ARROW = 45_000_000  # the library that reads parquet
-FIXED = 90_000_000
-TOKENIZER_ENTRY = 1250  # bytes per word of the vocabulary that a tokenizer takes in memory
-GRAM_WORKSPACE = 28  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
+FIXED = 80_000_000
+TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
+GRAM_WORKSPACE = 13  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
 
 
 def bound_heap() -> None:
