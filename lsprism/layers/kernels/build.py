@@ -76,7 +76,15 @@ def _key(level: str, sanitize: bool) -> str:
 
 def _flags(level: str, sanitize: bool) -> list[str]:
     # GCC 12 warns of uninitialised values inside its own headers for AVX-512: -w.
-    flags = ["-std=c++17", "-O3", "-w", "-fPIC", "-shared", f"-DLEVEL={list(LEVELS).index(level)}"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fno-tree-slp-vectorize",
+        "-w",
+        "-fPIC",
+        "-shared",
+        f"-DLEVEL={list(LEVELS).index(level)}",
+    ]
     if sanitize:
         flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     return flags + list(LEVELS[level].values())

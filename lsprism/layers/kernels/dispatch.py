@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, Sparse, SparseLowRank
+from lsprism.layers.forms import Form, SparseLowRank
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.cpu import Packed, readable

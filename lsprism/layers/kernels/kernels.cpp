@@ -28,10 +28,7 @@ constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a s
 
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
-template <class T>
-int64_t bitmap_stride(const T& layer) {
-    return (layer.columns + 7) / 8;
-}
+int64_t bitmap_stride(int64_t columns) { return (columns + 7) / 8; }
 
 // `count` <= 32 bits of a bitmap row from column `first` on, a multiple of 8; no byte is read that holds none of them.
 inline uint32_t some_places(const uint8_t* row, int64_t first, int count) {
@@ -53,58 +50,64 @@ inline uint32_t whole_places(const uint8_t* row, int64_t first) {
     return places;
 }
 
-// R neighbouring rows of a sparse matrix, read from left to right. Safe: W values after each row are in the buffer.
-template <class T, int R, bool Safe>
-struct SparseRows {
+// A row of a sparse matrix, read from left to right. Safe: W values after it are in the buffer.
+template <class T, bool Safe>
+struct SparseRow {
     using L = Lanes<T>;
-    const T* next[R];
-    const uint8_t* bitmap[R];
+    const T* next;
     const T* end;
+    const uint8_t* bitmap;
 
-    SparseRows(const Layer& layer, int64_t row) : end(static_cast<const T*>(layer.values) + layer.nonzeros) {
-        for (int r = 0; r < R; ++r) {
-            next[r] = static_cast<const T*>(layer.values) + layer.offsets[row + r];
-            bitmap[r] = layer.bitmap + (row + r) * bitmap_stride(layer);
-        }
-    }
-    typename L::V spread(int r, uint32_t places) {
-        auto packed = Safe ? L::load(next[r]) : L::load_some(next[r], int(std::min<int64_t>(L::W, end - next[r])));
-        next[r] += __builtin_popcount(places);
+    SparseRow(const Layer& layer, int64_t row)
+        : next(static_cast<const T*>(layer.values) + layer.offsets[row]),
+          end(static_cast<const T*>(layer.values) + layer.nonzeros),
+          bitmap(layer.bitmap + row * bitmap_stride(layer.columns)) {}
+    typename L::V spread(uint32_t places) {
+        auto packed = Safe ? L::load(next) : L::load_some(next, int(std::min<int64_t>(L::W, end - next)));
+        next += __builtin_popcount(places);
         return L::expand(packed, places);
     }
-    typename L::V whole(int r, int64_t first) { return spread(r, whole_places<L::W>(bitmap[r], first)); }
-    typename L::V some(int r, int64_t first, int count) { return spread(r, some_places(bitmap[r], first, count)); }
+    typename L::V whole(int64_t first) { return spread(whole_places<L::W>(bitmap, first)); }
+    typename L::V some(int64_t first, int count) { return spread(some_places(bitmap, first, count)); }
 };
 
-// R neighbouring rows of a dense matrix.
-template <class T, int R>
-struct DenseRows {
+template <class T>
+struct DenseRow {
     using L = Lanes<T>;
-    const T* at[R];
+    const T* at;
 
-    DenseRows(const void* matrix, int64_t columns, int64_t row) {
-        for (int r = 0; r < R; ++r) at[r] = static_cast<const T*>(matrix) + (row + r) * columns;
-    }
-    typename L::V whole(int r, int64_t first) { return L::load(at[r] + first); }
-    typename L::V some(int r, int64_t first, int count) { return L::load_some(at[r] + first, count); }
+    DenseRow(const void* matrix, int64_t columns, int64_t row) : at(static_cast<const T*>(matrix) + row * columns) {}
+    typename L::V whole(int64_t first) { return L::load(at + first); }
+    typename L::V some(int64_t first, int count) { return L::load_some(at + first, count); }
 };
 
-// sums[r][n] += rows[r] . x[n]; x [N, stride], zero from `columns` to the next multiple of W.
-template <class T, int R, int N, class Rows>
-inline void add_products(Rows rows, int64_t columns, const typename Lanes<T>::X* x, int64_t stride,
-                         typename Lanes<T>::F (&sums)[R][N]) {
+// sums[n] += row . x[n]; x [N, stride], zero from `columns` to the next multiple of W. One row after the other is read,
+// since the hardware prefetches one long stream better than several; U sums each hide the latency of adding.
+template <class T, int N, class Row>
+inline void add_products(Row row, int64_t columns, const typename Lanes<T>::X* x, int64_t stride,
+                         typename Lanes<T>::F (&sums)[N]) {
     using L = Lanes<T>;
+    constexpr int U = N == 1 ? 4 : N <= 4 ? 2 : 1;
+    typename L::F parts[U][N];
+    for (int u = 0; u < U; ++u)
+        for (int n = 0; n < N; ++n) parts[u][n] = L::zero();
     int64_t first = 0;
-    for (; first + L::W <= columns; first += L::W)
-        for (int r = 0; r < R; ++r) {
-            auto w = rows.whole(r, first);
-            for (int n = 0; n < N; ++n) sums[r][n] = L::multiply_add(w, x + n * stride + first, sums[r][n]);
+    for (; first + U * L::W <= columns; first += U * L::W)
+        for (int u = 0; u < U; ++u) {
+            auto w = row.whole(first + u * L::W);
+            for (int n = 0; n < N; ++n)
+                parts[u][n] = L::multiply_add(w, x + n * stride + first + u * L::W, parts[u][n]);
         }
-    if (first == columns) return;
-    for (int r = 0; r < R; ++r) {
-        auto w = rows.some(r, first, int(columns - first));
-        for (int n = 0; n < N; ++n) sums[r][n] = L::multiply_add(w, x + n * stride + first, sums[r][n]);
+    for (; first + L::W <= columns; first += L::W) {
+        auto w = row.whole(first);
+        for (int n = 0; n < N; ++n) sums[n] = L::multiply_add(w, x + n * stride + first, sums[n]);
     }
+    if (first < columns) {
+        auto w = row.some(first, int(columns - first));
+        for (int n = 0; n < N; ++n) sums[n] = L::multiply_add(w, x + n * stride + first, sums[n]);
+    }
+    for (int u = 0; u < U; ++u)
+        for (int n = 0; n < N; ++n) sums[n] = L::add(sums[n], parts[u][n]);
 }
 
 // N vectors in the format that Lanes<T> wants: each begins at a multiple of `stride` and ends with zeros.
@@ -130,29 +133,23 @@ struct Inputs {
     }
 };
 
-// Rows `row` to `row + R` of one layer for N tokens, of which `tokens` are real; t = right x.
-template <class T, int R, int N>
-inline void rows_of_layer(const Layer& layer, int64_t row, const Inputs<T>& x, const Inputs<T>& t, T* y, int tokens) {
+// One row of a layer for N tokens, of which `tokens` are real; t = right x.
+template <class T, int N>
+inline void row_of_layer(const Layer& layer, int64_t row, const Inputs<T>& x, const Inputs<T>& t, T* y, int tokens) {
     using L = Lanes<T>;
-    typename L::F sums[R][N];
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) sums[r][n] = L::zero();
-    if (layer.bitmap) {
-        if (layer.offsets[row + R] + L::W <= layer.nonzeros)
-            add_products<T, R, N>(SparseRows<T, R, true>(layer, row), layer.columns, x.data, x.stride, sums);
-        else
-            add_products<T, R, N>(SparseRows<T, R, false>(layer, row), layer.columns, x.data, x.stride, sums);
-    } else if (layer.values) {
-        add_products<T, R, N>(DenseRows<T, R>(layer.values, layer.columns, row), layer.columns, x.data, x.stride, sums);
-    }
+    typename L::F sums[N];
+    for (int n = 0; n < N; ++n) sums[n] = L::zero();
+    if (layer.bitmap && layer.offsets[row + 1] + L::W <= layer.nonzeros)
+        add_products<T, N>(SparseRow<T, true>(layer, row), layer.columns, x.data, x.stride, sums);
+    else if (layer.bitmap)
+        add_products<T, N>(SparseRow<T, false>(layer, row), layer.columns, x.data, x.stride, sums);
+    else if (layer.values)
+        add_products<T, N>(DenseRow<T>(layer.values, layer.columns, row), layer.columns, x.data, x.stride, sums);
     if (layer.rank)
-        add_products<T, R, N>(DenseRows<T, R>(layer.left, layer.rank, row), layer.rank, t.data, t.stride, sums);
-    const T* bias = static_cast<const T*>(layer.bias);
-    for (int r = 0; r < R; ++r) {
-        float shift = bias ? to_float(bias[row + r]) : 0.0f;
-        for (int n = 0; n < N; ++n)
-            if (n < tokens) y[n * layer.rows + row + r] = from_float<T>(L::total(sums[r][n]) + shift);
-    }
+        add_products<T, N>(DenseRow<T>(layer.left, layer.rank, row), layer.rank, t.data, t.stride, sums);
+    float shift = layer.bias ? to_float(static_cast<const T*>(layer.bias)[row]) : 0.0f;
+    for (int n = 0; n < N; ++n)
+        if (n < tokens) y[n * layer.rows + row] = from_float<T>(L::total(sums[n]) + shift);
 }
 
 int64_t multiplications(const Layer& layer) {
@@ -163,7 +160,6 @@ int64_t multiplications(const Layer& layer) {
 // Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
 template <class T, int N>
 void multiply_block(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
-    constexpr int R = LEVEL == LEVEL_PORTABLE || N == 8 ? 1 : N == 4 ? 2 : 4;  // so that sums stay in registers
     static thread_local std::vector<typename Lanes<T>::X> rooms[1 + 4];
     Inputs<T> inputs(rooms[0], layers[0].columns, N);
     inputs.copy(x, layers[0].columns, tokens);
@@ -180,11 +176,11 @@ void multiply_block(const Layer* layers, int64_t count, const T* x, T* const* y,
             const Layer& layer = layers[i];
 #pragma omp for schedule(static) nowait
             for (int64_t row = 0; row < layer.rank; ++row) {
-                typename Lanes<T>::F sums[1][N];
-                for (int n = 0; n < N; ++n) sums[0][n] = Lanes<T>::zero();
-                add_products<T, 1, N>(DenseRows<T, 1>(layer.right, layer.columns, row), layer.columns, inputs.data,
-                                      inputs.stride, sums);
-                for (int n = 0; n < N; ++n) middle[i].set(n, row, Lanes<T>::total(sums[0][n]));
+                typename Lanes<T>::F sums[N];
+                for (int n = 0; n < N; ++n) sums[n] = Lanes<T>::zero();
+                add_products<T, N>(DenseRow<T>(layer.right, layer.columns, row), layer.columns, inputs.data,
+                                   inputs.stride, sums);
+                for (int n = 0; n < N; ++n) middle[i].set(n, row, Lanes<T>::total(sums[n]));
             }
         }
         if (ranks) {
@@ -192,18 +188,10 @@ void multiply_block(const Layer* layers, int64_t count, const T* x, T* const* y,
         }
         for (int64_t i = 0; i < count; ++i) {
             const Layer& layer = layers[i];
-            const int64_t groups = (layer.rows + R - 1) / R;
-            const int64_t chunk = std::max<int64_t>(1, groups / (threads * 8));
+            const int64_t chunk = std::max<int64_t>(1, layer.rows / (threads * 8));
 #pragma omp for schedule(dynamic, chunk) nowait
-            for (int64_t group = 0; group < groups; ++group) {
-                int64_t row = group * R;
-                if (row + R <= layer.rows) {
-                    rows_of_layer<T, R, N>(layer, row, inputs, middle[i], y[i], tokens);
-                } else {
-                    for (; row < layer.rows; ++row)
-                        rows_of_layer<T, 1, N>(layer, row, inputs, middle[i], y[i], tokens);
-                }
-            }
+            for (int64_t row = 0; row < layer.rows; ++row)
+                row_of_layer<T, N>(layer, row, inputs, middle[i], y[i], tokens);
         }
     }
 }
@@ -226,12 +214,12 @@ void multiply(const Layer* layers, int64_t count, const void* x, void* y, int64_
 template <class T, bool Safe>
 void unpack_row(const Layer& layer, int64_t row, T* to) {
     using L = Lanes<T>;
-    SparseRows<T, 1, Safe> rows(layer, row);
+    SparseRow<T, Safe> packed(layer, row);
     int64_t first = 0;
-    for (; first + L::W <= layer.columns; first += L::W) L::store(to + first, rows.whole(0, first));
+    for (; first + L::W <= layer.columns; first += L::W) L::store(to + first, packed.whole(first));
     if (first == layer.columns) return;
     T rest[L::W];
-    L::store(rest, rows.some(0, first, int(layer.columns - first)));
+    L::store(rest, packed.some(first, int(layer.columns - first)));
     std::memcpy(to + first, rest, (layer.columns - first) * sizeof(T));
 }
 
@@ -266,7 +254,7 @@ void prism_unpack(const Layer* layer, int64_t from, int64_t to, void* out, int d
 
 // offsets [rows + 1] of a bitmap [rows, ceil(columns / 8)]; bits past `columns` count nothing.
 void prism_offsets(const uint8_t* bitmap, int64_t rows, int64_t columns, int64_t* offsets) {
-    const int64_t stride = (columns + 7) / 8;
+    const int64_t stride = bitmap_stride(columns);
     offsets[0] = 0;
     for (int64_t row = 0; row < rows; ++row) {
         int64_t ones = 0;
