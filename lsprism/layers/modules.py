@@ -46,12 +46,7 @@ class PrismLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        if torch.compiler.is_compiling():
-            return reference.linear(x, self.form, self.bias)
-        product = self._product
-        if product is None or not product.holds(self._parameters, self._buffers):
-            product = self._product = Product(self.form, self.bias)
-        return product(x)
+        return _product(self, x)
 
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
         self._product = None  # to another dtype or device
@@ -68,6 +63,43 @@ class PrismLinear(nn.Module):
         form = self.form
         kept = form.kept / (self.out_features * self.in_features)
         return f"{self.in_features}, {self.out_features}, {form.name}, kept={kept:.1%}, rank={form.rank}"
+
+
+class DenseLinear(nn.Linear):
+    """A linear layer that stayed dense, such as the output head: its own tensors under their own names, multiplied by
+    the same kernels as the compressed ones. Made of a loaded layer, so that tied weights stay tied."""
+
+    @classmethod
+    def adopt(cls, layer: nn.Linear) -> None:
+        """Make `layer` one, in place."""
+        layer.__class__ = cls
+        layer._product = None
+
+    def release(self) -> None:
+        """Back to the linear layer that it was."""
+        self.__class__ = nn.Linear
+        del self._product
+
+    @property
+    def form(self) -> Form:
+        return Dense(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        return _product(self, x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_product": None}
+
+
+def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
+    """W x + bias; what the kernels need beside the layer's tensors is kept with it until those are others."""
+    if torch.compiler.is_compiling():
+        return reference.linear(x, layer.form, layer.bias)
+    product = layer._product
+    if product is None or not product.holds(layer._parameters, layer._buffers):
+        product = layer._product = Product(layer.form, layer.bias)
+    return product(x)
 
 
 def empty_form(site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype) -> Form:

@@ -68,7 +68,7 @@ def measure(all_ways: list[Way], columns: int, rounds: int, round_s: float) -> d
 
     x = torch.randn(1, columns)
     inputs = {
-        way.name: x.to(torch.float16 if "float16" == way.name.split()[-1] else torch.bfloat16) for way in all_ways
+        way.name: x.to(torch.float16 if way.name.split()[-1] == "float16" else torch.bfloat16) for way in all_ways
     }
     seconds: dict[str, list[float]] = {way.name: [] for way in all_ways}
     calls: dict[str, int] = {}

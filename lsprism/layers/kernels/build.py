@@ -86,7 +86,7 @@ def _flags(level: str, sanitize: bool) -> list[str]:
         f"-DLEVEL={list(LEVELS).index(level)}",
     ]
     if sanitize:
-        flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        flags += ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     return flags + list(LEVELS[level].values())
 
 
@@ -99,7 +99,8 @@ def _openmp() -> Path | None:
 
 def _compile(level: str, path: Path, sanitize: bool) -> None:
     """Whole or absent: compiled beside its place, then renamed."""
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
+    compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
         raise BuildError("no C++ compiler was found")
     openmp = _openmp()

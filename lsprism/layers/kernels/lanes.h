@@ -83,7 +83,7 @@ struct Lanes {
     static V load(const T* from) { return load_floats(from); }
     static V load_some(const T* from, int count) {
         T all[W] = {};
-        std::memcpy(all, from, count * sizeof(T));
+        if (count) std::memcpy(all, from, count * sizeof(T));
         return load(all);
     }
     static V expand(V packed, uint32_t places) {
