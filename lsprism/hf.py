@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lsprism.artifact.manifest import QUANT_METHOD, REMEDY, check_format
 from lsprism.errors import DamagedError
-from lsprism.layers.modules import PrismLinear, empty_form
+from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
 from lsprism.models.surgery import place
 from lsprism.reports import LayerBudget, LinearSite
@@ -77,6 +77,9 @@ class PrismQuantizer(HfQuantizer):
             bitmap = getattr(module, "bitmap", None)
             if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
                 raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} places.", REMEDY)
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                DenseLinear.adopt(module)
         return model
 
     def update_weight_conversions(self, weight_conversions: list, model: PreTrainedModel) -> list:
@@ -98,6 +101,9 @@ class PrismQuantizer(HfQuantizer):
         """Multiply every form out into the linear layer of the model's own code: as large as the baseline."""
         for name in self.quantization_config.modules:
             place(model, name, dense_module(model.get_submodule(name), name in self.transposed))
+        for module in model.modules():
+            if isinstance(module, DenseLinear):
+                module.release()
         if dtype not in (None, model.dtype):
             for parameter in model.parameters():  # not model.to(): that would round the rotary frequencies too
                 parameter.data = parameter.data.to(dtype)

@@ -140,3 +140,16 @@ Form = Sparse | LowRank | SparseLowRank | Dense
 def nbytes(form: Form) -> int:
     """Bytes of the tensors that the form stores; the same in memory and on disk."""
     return sum(tensor.nbytes for tensor in form.tensors().values())
+
+
+def form_shape(form: Form) -> tuple[int, int]:
+    """(rows, columns) of the matrix that the form stands for."""
+    match form:
+        case Sparse():
+            return form.bitmap.shape[0], form.columns
+        case LowRank():
+            return form.left.shape[0], form.right.shape[1]
+        case SparseLowRank():
+            return form_shape(form.sparse)
+        case Dense():
+            return form.weight.shape[0], form.weight.shape[1]

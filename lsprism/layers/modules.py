@@ -5,11 +5,14 @@ On disk its tensors are `weight` (packed values, or the left factor of a low-ran
 does not know this format fails at load instead of running with random weights.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_shape
 from lsprism.layers.kernels import reference
+from lsprism.layers.kernels.dispatch import Product
 from lsprism.reports import FormName, LayerBudget, LinearSite
 
 
@@ -26,6 +29,7 @@ class PrismLinear(nn.Module):
             else:
                 self.register_buffer(name, tensor)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self._product: Product | None = None
 
     @property
     def form(self) -> Form:
@@ -42,7 +46,18 @@ class PrismLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        return reference.linear(x, self.form, self.bias)
+        return _product(self, x)
+
+    def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
+        self._product = None  # to another dtype or device
+        return super()._apply(*args, **settings)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._product = None  # other values in the same place
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_product": None}  # a copy has tensors of its own
 
     def extra_repr(self) -> str:
         form = self.form
@@ -50,17 +65,41 @@ class PrismLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, {form.name}, kept={kept:.1%}, rank={form.rank}"
 
 
-def form_shape(form: Form) -> tuple[int, int]:
-    """(rows, columns) of the matrix that the form stands for."""
-    match form:
-        case Sparse():
-            return form.bitmap.shape[0], form.columns
-        case LowRank():
-            return form.left.shape[0], form.right.shape[1]
-        case SparseLowRank():
-            return form_shape(form.sparse)
-        case Dense():
-            return form.weight.shape[0], form.weight.shape[1]
+class DenseLinear(nn.Linear):
+    """A linear layer that stayed dense, such as the output head: its own tensors under their own names, multiplied by
+    the same kernels as the compressed ones. Made of a loaded layer, so that tied weights stay tied."""
+
+    @classmethod
+    def adopt(cls, layer: nn.Linear) -> None:
+        """Make `layer` one, in place."""
+        layer.__class__ = cls
+        layer._product = None
+
+    def release(self) -> None:
+        """Back to the linear layer that it was."""
+        self.__class__ = nn.Linear
+        del self._product
+
+    @property
+    def form(self) -> Form:
+        return Dense(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        return _product(self, x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_product": None}
+
+
+def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
+    """W x + bias; what the kernels need beside the layer's tensors is kept with it until those are others."""
+    if torch.compiler.is_compiling():
+        return reference.linear(x, layer.form, layer.bias)
+    product = layer._product
+    if product is None or not product.holds(layer._parameters, layer._buffers):
+        product = layer._product = Product(layer.form, layer.bias)
+    return product(x)
 
 
 def empty_form(site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype) -> Form:

@@ -1,0 +1,127 @@
+"""Compiles the CPU kernels on first use, one shared library per level of instructions, into the user's cache.
+
+A plain C interface and ctypes: about three seconds, no headers of torch or Python. The library is linked with the very
+OpenMP runtime that torch has loaded, so that both share one pool of threads.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "lanes.h", "values.h"))
+_AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
+_AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
+_BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16")}
+# Level -> what the CPU must have (as torch calls it) and the compiler's flag for it. The best comes last; the place in
+# the table is LEVEL in values.h.
+LEVELS: dict[str, dict[str, str]] = {"portable": {}, "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": _BF16}
+
+
+class BuildError(Exception):
+    """The kernels cannot be compiled or loaded here; says why. Never reaches the user: torch takes over."""
+
+
+def usable_levels() -> list[str]:
+    """The levels that this CPU can run, the best last."""
+    has = torch.cpu.get_capabilities()
+    return [level for level, needs in LEVELS.items() if all(has.get(name) for name in needs)]
+
+
+@cache
+def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
+    """The kernels of one level, compiled if the cache has none of this source; BuildError if that fails."""
+    path = _cache_folder() / f"kernels-{level}-{_key(level, sanitize)}.so"
+    if not path.is_file():
+        _compile(level, path, sanitize)
+    try:
+        return _declared(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as error:
+        path.unlink(missing_ok=True)  # damaged: the next process compiles it again
+        raise BuildError(f"{path} cannot be loaded ({error})") from None
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """Pointers are passed as numbers; see kernels.cpp."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    loaded.prism_multiply.argtypes = [pointer, number, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
+    loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int]
+    loaded.prism_offsets.argtypes = [pointer, number, number, pointer]
+    for function in (loaded.prism_multiply, loaded.prism_unpack, loaded.prism_offsets):
+        function.restype = None
+    return loaded
+
+
+def _cache_folder() -> Path:
+    """`$LSPRISM_HOME/cache`, or the user's cache folder."""
+    home = os.environ.get("LSPRISM_HOME")
+    return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")
+
+
+def _key(level: str, sanitize: bool) -> str:
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        digest.update(source.read_bytes())
+    digest.update(repr((_flags(level, sanitize), platform.machine(), _openmp())).encode())
+    return digest.hexdigest()[:16]
+
+
+def _flags(level: str, sanitize: bool) -> list[str]:
+    # GCC 12 warns of uninitialised values inside its own headers for AVX-512: -w.
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fno-tree-slp-vectorize",
+        "-w",
+        "-fPIC",
+        "-shared",
+        f"-DLEVEL={list(LEVELS).index(level)}",
+    ]
+    if sanitize:
+        flags += ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    return flags + list(LEVELS[level].values())
+
+
+def _openmp() -> Path | None:
+    """The OpenMP runtime that came with torch; None where torch took the system's."""
+    root = Path(torch.__file__).parent
+    found = [path for folder in (root / "lib", root.with_name("torch.libs")) for path in folder.glob("lib[gi]omp*.so*")]
+    return min(found, default=None)
+
+
+def _compile(level: str, path: Path, sanitize: bool) -> None:
+    """Whole or absent: compiled beside its place, then renamed."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        raise BuildError("no C++ compiler was found")
+    openmp = _openmp()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as work:
+            made, objects = Path(work) / path.name, Path(work) / "kernels.o"
+            flags = _flags(level, sanitize)
+            _run([compiler, *flags, "-fopenmp", "-c", str(SOURCES[0]), "-o", str(objects)])
+            runtime = [str(openmp)] if openmp else ["-fopenmp"]
+            _run([compiler, *flags, str(objects), *runtime, "-o", str(made)])
+            made.replace(path)
+    except OSError as error:
+        raise BuildError(f"they cannot be written to {path.parent} ({error.strerror})") from None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} cannot be run ({error})") from None
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        raise BuildError(f"{command[0]} failed: {first.strip()}")

@@ -1,0 +1,115 @@
+"""Which way a product is computed: the C++ kernels where they can, the reference path everywhere else."""
+
+import ctypes
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsprism.errors import SpecError
+from lsprism.layers.forms import Form, SparseLowRank
+from lsprism.layers.kernels import reference
+from lsprism.layers.kernels.build import BuildError, library, usable_levels
+from lsprism.layers.kernels.cpu import Packed, readable
+
+FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
+TILE_BYTES = 1 << 22  # a tile stays in the cache until it is multiplied
+
+_chosen = "auto"
+
+
+@contextmanager
+def using(kernel: str) -> Iterator[None]:
+    """Inside, every product of the process takes this way: "auto", "reference", or a level of build.LEVELS."""
+    global _chosen
+    if kernel not in ("auto", "reference"):
+        levels = usable_levels()
+        if kernel not in levels:
+            raise SpecError(
+                f"This CPU has no kernels {kernel!r}.", f"Choose from auto, reference, {', '.join(levels)}."
+            )
+        try:
+            library(kernel)
+        except BuildError as error:
+            raise SpecError(f"The kernels {kernel!r} cannot be built: {error}.", "Choose auto or reference.") from None
+    before, _chosen = _chosen, kernel
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def kernels() -> ctypes.CDLL | None:
+    """What was chosen; None: the reference path."""
+    if _chosen == "reference":
+        return None
+    return _best() if _chosen == "auto" else library(_chosen)
+
+
+@cache
+def _best() -> ctypes.CDLL | None:
+    try:
+        return library(usable_levels()[-1])
+    except BuildError as error:
+        warnings.warn(f"Compressed layers run on plain torch, same results but slower: {error}.", stacklevel=2)
+        return None
+
+
+class Product:
+    """A form and its bias, ready to be multiplied by."""
+
+    def __init__(self, form: Form, bias: Tensor | None) -> None:
+        self.form, self.bias = form, bias
+        native = kernels() if readable(form, bias) else None
+        self._packed = None if native is None else Packed(native, form, bias)
+        self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
+        self._dtype = self._tensors[0][1].dtype
+        self._address = self._tensors[0][1].data_ptr()
+
+    def holds(self, parameters: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> bool:
+        """The tensors of a module are still the ones that this product was made over."""
+        for name, tensor in self._tensors:
+            if parameters.get(name) is not tensor and buffers.get(name) is not tensor:
+                return False
+        return self._tensors[0][1].data_ptr() == self._address
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., columns] -> [..., rows]."""
+        native = kernels() if self._packed and self._takes(x) else None
+        if native is None:
+            return reference.linear(x, self.form, self.bias)
+        if x.numel() <= FEW_TOKENS * self._packed.columns:
+            return self._packed.multiply(native, x.contiguous())
+        if self._packed.sparse:
+            return self._by_tiles(native, x)
+        return reference.linear(x, self.form, self.bias)
+
+    def _takes(self, x: Tensor) -> bool:
+        """Not differentiated, and of the shape and dtype that the form is for."""
+        return (
+            type(x) is Tensor
+            and x.dtype is self._dtype
+            and x.is_cpu
+            and not x.requires_grad
+            and x.shape[-1] == self._packed.columns
+        )
+
+    def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
+        """Some rows at a time are unpacked, so that the dense matrix never exists."""
+        packed = self._packed
+        step = max(64, TILE_BYTES // (packed.columns * x.element_size()))
+        if step >= packed.rows:
+            y = F.linear(x, packed.unpack(native, 0, packed.rows), self.bias)
+        else:
+            y = x.new_empty((*x.shape[:-1], packed.rows))
+            for first in range(0, packed.rows, step):
+                last = min(first + step, packed.rows)
+                bias = None if self.bias is None else self.bias[first:last]
+                y[..., first:last] = F.linear(x, packed.unpack(native, first, last), bias)
+        if isinstance(self.form, SparseLowRank):
+            low_rank = self.form.low_rank
+            y += F.linear(F.linear(x, low_rank.right), low_rank.left)
+        return y

@@ -1,0 +1,189 @@
+"""Every level of instructions that this CPU can run agrees with the reference path, whatever the shape."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsprism.errors import DamagedError, SpecError
+from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
+from lsprism.layers.kernels import build, dispatch, reference
+from lsprism.layers.modules import DenseLinear, PrismLinear
+
+LEVELS = build.usable_levels()
+# One more rounding than the product itself: the reference rounds the middle of a low-rank product, and each part.
+EPSILON = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+every_level = pytest.mark.parametrize(
+    "level", [*(pytest.param(level, marks=pytest.mark.slow) for level in LEVELS[:-1]), LEVELS[-1]]
+)
+
+
+@st.composite
+def products(draw):
+    """(form, bias, x): odd sizes, widths that are no multiple of 32, rows that are empty or full, one row."""
+    rows, columns = draw(st.integers(1, 40)), draw(st.one_of(st.integers(1, 130), st.sampled_from([32, 64, 128, 256])))
+    rank, tokens = draw(st.integers(1, 40)), draw(st.integers(1, 20))
+    dtype, kind = draw(st.sampled_from(sorted(EPSILON, key=str))), draw(st.sampled_from(["S", "L", "SL", "D"]))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=g).to(dtype)
+
+    mask = torch.rand(rows, columns, generator=g) < draw(st.sampled_from([0.1, 0.5, 0.9]))
+    mask[draw(st.integers(0, rows - 1))] = draw(st.booleans())
+    mask[-1] = mask[-1] | draw(st.booleans())
+    sparse, factors = Sparse.pack(normal(rows, columns), mask), LowRank(normal(rows, rank), normal(rank, columns))
+    form = {"S": sparse, "L": factors, "SL": SparseLowRank(sparse, factors), "D": Dense(normal(rows, columns))}[kind]
+    return form, normal(rows) if draw(st.booleans()) else None, normal(tokens, columns)
+
+
+def magnitude(form, bias, x) -> torch.Tensor:
+    """|x| |W| + |bias|: errors of rounding are in proportion to it, even where the sum itself cancels out."""
+    match form:
+        case SparseLowRank():
+            size = magnitude(form.sparse, None, x) + magnitude(form.low_rank, None, x)
+        case LowRank():
+            size = x.double().abs() @ form.right.double().abs().T @ form.left.double().abs().T
+        case _:
+            size = x.double().abs() @ form.dense().double().abs().T
+    return size if bias is None else size + bias.double().abs()
+
+
+def check(form, bias, x) -> None:
+    found = dispatch.Product(form, bias)(x)
+    wanted = reference.linear(x, form, bias)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    assert bool(((found.double() - wanted.double()).abs() <= EPSILON[x.dtype] * magnitude(form, bias, x)).all())
+
+
+@needs_compiler
+@every_level
+def test_products_agree_with_the_reference(level):
+    @settings(max_examples=150, deadline=None)
+    @given(products())
+    def holds(product):
+        check(*product)
+
+    with dispatch.using(level):
+        holds()
+
+
+@needs_compiler
+@every_level
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, monkeypatch):
+    monkeypatch.setattr(dispatch, "TILE_BYTES", 1)  # tiles of 64 rows
+    torch.manual_seed(0)
+    form = Sparse.pack(torch.randn(150, 45).to(dtype), torch.rand(150, 45) < 0.5)
+    with dispatch.using(level):
+        eye = torch.eye(45).to(dtype)
+        assert torch.equal(dispatch.Product(form, None)(eye).T, form.dense())
+
+
+@needs_compiler
+def test_the_kernels_are_taken_and_the_reference_when_asked(monkeypatch):
+    layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
+    calls = []
+    monkeypatch.setattr(reference, "linear", lambda *_: calls.append(1))
+    with torch.no_grad():
+        assert layer(torch.randn(1, 40)) is not None and not calls
+        with dispatch.using("reference"):
+            layer(torch.randn(1, 40))
+    assert calls == [1]
+
+
+def test_an_input_that_needs_a_gradient_gets_one():
+    form = Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5)
+    x = torch.randn(2, 40, requires_grad=True)
+    PrismLinear(form)(x).sum().backward()
+    torch.testing.assert_close(x.grad, form.dense().sum(0).expand(2, 40))
+
+
+def test_other_tensors_in_the_same_layer_are_noticed():
+    torch.manual_seed(0)
+    one, two = (Sparse.pack(torch.randn(6, 50), torch.rand(6, 50).argsort(1) < 20) for _ in range(2))
+    layer, x = PrismLinear(one), torch.randn(1, 50)
+    before, twin = layer(x), copy.deepcopy(layer)
+    layer.load_state_dict(PrismLinear(two).state_dict())
+    torch.testing.assert_close(layer(x), x @ two.dense().T)
+    assert torch.equal(twin(x), before)
+    layer.weight = torch.nn.Parameter(one.values * 2, requires_grad=False)
+    torch.testing.assert_close(layer(x), x @ Sparse(one.values * 2, two.bitmap, 50).dense().T)
+    layer.half()
+    assert layer(x.half()).dtype == torch.float16
+
+
+def test_a_dense_layer_is_taken_over_and_given_back():
+    layer, x = torch.nn.Linear(33, 7), torch.randn(2, 33)
+    wanted, state = layer(x), layer.state_dict()
+    DenseLinear.adopt(layer)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), wanted)
+    assert isinstance(layer, torch.nn.Linear) and layer.state_dict().keys() == state.keys()
+    layer.weight.data = layer.weight.data.bfloat16()
+    layer.bias.data = layer.bias.data.bfloat16()
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    layer.release()
+    assert type(layer) is torch.nn.Linear
+
+
+@needs_compiler
+def test_a_bitmap_that_does_not_fit_its_values_is_refused():
+    form = Sparse.pack(torch.randn(4, 40), torch.rand(4, 40) < 0.5)
+    with pytest.raises(DamagedError, match="places"):
+        dispatch.Product(Sparse(form.values[1:].clone(), form.bitmap, 40), None)
+
+
+def test_without_a_compiler_torch_takes_over_with_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(dispatch, "library", build.library.__wrapped__)
+    form, x = Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5), torch.randn(1, 40)
+    dispatch._best.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="no C\\+\\+ compiler") as warned:
+            found = [dispatch.Product(form, None)(x) for _ in range(3)]
+        assert len(warned) == 1 and torch.equal(found[2], reference.linear(x, form, None))
+        with pytest.raises(SpecError, match="cannot be built"), dispatch.using(LEVELS[-1]):
+            pass
+    finally:
+        dispatch._best.cache_clear()
+
+
+def test_a_failed_build_leaves_nothing_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(build.BuildError, match="failed"):
+        build.library.__wrapped__(LEVELS[-1])
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_unknown_kernels_are_refused():
+    with pytest.raises(SpecError, match="sse9"), dispatch.using("sse9"):
+        pass
+
+
+@needs_compiler
+@pytest.mark.slow
+@every_level
+def test_no_byte_outside_a_buffer_is_touched(level):
+    """The same products under the address and undefined-behaviour sanitizers, in a process of their own."""
+    runtime = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip("no address sanitizer")
+    settings = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "2"}
+    script = [sys.executable, str(Path(__file__).with_name("sanitized.py")), level]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        script, env={**os.environ, **settings, "PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "clean" in done.stdout, done.stderr[-3000:]
