@@ -11,7 +11,7 @@ from lsprism.api import compressing
 from lsprism.artifact.manifest import MANIFEST, verify
 from lsprism.artifact.shards import disk_errors, write_whole
 from lsprism.charts.page import page
-from lsprism.charts.table import Table, comparison, to_csv
+from lsprism.charts.table import FIGURES, Table, comparison, to_csv
 from lsprism.errors import DamagedError, SourceError, SpecError, TargetError
 from lsprism.evaluation.advice import advise
 from lsprism.evaluation.agreement import require_same_tokens
@@ -26,7 +26,7 @@ from lsprism.reports import ModelSource
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, StudySpec, ask
 
 REPORT, STUDY = "report", "study"  # .json, .csv and .html
-FIGURES = "figures"  # folder of what has been measured already
+MEASURED = "figures"  # folder of what has been measured already
 
 
 def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
@@ -89,9 +89,15 @@ def studying(spec: StudySpec) -> Iterator[Event]:
     yield Finished(report=result)
 
 
-def compare(paths: Sequence[str | Path]) -> Table:
-    """One table of any reports: report.json, study.json, or folders that hold one. SpecError, DamagedError."""
-    return comparison(read_reports(paths))
+def compare(paths: Sequence[str | Path], figures: Sequence[str] = FIGURES) -> Table:
+    """One table of any reports: report.json, study.json, or folders that hold one.
+
+    `figures`: keys of the columns, see charts.table. SpecError for what is not there, DamagedError for no report.
+    """
+    unknown = [key for key in figures if key not in FIGURES]
+    if unknown:
+        raise SpecError(f"There is no figure {unknown[0]!r}.", f"Choose from {', '.join(FIGURES)}.")
+    return comparison(read_reports(paths), figures)
 
 
 def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:
@@ -187,7 +193,7 @@ def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> No
     """Refuse a folder with a report or with half of one, unless told what to do with it."""
     if folder.exists() and not folder.is_dir():
         raise TargetError(f"{folder} is a file.", "Choose another --save-path.")
-    known = [folder / f"{name}.json", folder / FIGURES]
+    known = [folder / f"{name}.json", folder / MEASURED]
     begun = next((path for path in known if path.exists()), None)
     if begun is not None and not (spec.resume or spec.force):
         raise TargetError(f"{begun} is there already.", "--resume goes on with it, --force measures anew.")
@@ -199,9 +205,9 @@ def _ledger(folder: Path | None, spec: EvaluateSpec | StudySpec) -> Ledger:
         return Ledger()
     if spec.force and not spec.resume:
         with disk_errors(folder):
-            for path in (folder / FIGURES).glob("*.json"):
+            for path in (folder / MEASURED).glob("*.json"):
                 path.unlink()
-    return Ledger(folder / FIGURES)
+    return Ledger(folder / MEASURED)
 
 
 def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: list[EvalReport], title: str) -> None:

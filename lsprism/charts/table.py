@@ -6,7 +6,7 @@ A figure that is flagged carries the mark and its reason; figures of different p
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -72,6 +72,7 @@ class Table:
             f"{row.label}, {names[key]}: {reason}."
             for row in self.rows
             for key, value in row.values.items()
+            if key in names
             for reason in value.doubts
         ]
 
@@ -97,7 +98,10 @@ COLUMNS = [
 ]
 
 
-def comparison(reports: Sequence[EvalReport]) -> Table:
+FIGURES = tuple(column.key for column in COLUMNS)
+
+
+def comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES) -> Table:
     """Baselines first, each once, then every measured model in the order of the reports."""
     rows = [*_baselines(reports), *(_row(report) for report in reports)]
     labels = [row.label for row in rows]
@@ -105,7 +109,7 @@ def comparison(reports: Sequence[EvalReport]) -> Table:
     for n, report in enumerate(reports, start=len(rows) - len(reports)):
         if rows[n].label in repeated:  # two artifacts of one method and sparsity
             rows[n] = replace(rows[n], label=f"{rows[n].label} ({report.compressed.model.model_id})")
-    columns = [column for column in COLUMNS if any(column.key in row.values for row in rows)]
+    columns = [column for column in COLUMNS if column.key in figures and any(column.key in row.values for row in rows)]
     made = [row.values[column.key].protocol for column in columns for row in rows if column.key in row.values]
     return Table(columns, rows, list(dict.fromkeys(made)))
 

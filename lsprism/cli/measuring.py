@@ -87,6 +87,7 @@ def _study(options: argparse.Namespace) -> None:
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder with one")
+    parser.add_argument("--figures", metavar="KEYS", help="the columns, such as kept,perplexity,speedup (default all)")
     parser.add_argument("--format", metavar="{" + ",".join(FORMATS) + "}", default="table", help="default table")
 
 
@@ -94,9 +95,9 @@ def _compare(options: argparse.Namespace) -> None:
     if options.format not in FORMATS:
         raise SpecError(f"--format {options.format!r} is unknown.", f"Choose one of {', '.join(FORMATS)}.")
     from lsprism import measure
-    from lsprism.charts.table import to_csv, to_markdown
+    from lsprism.charts.table import FIGURES, to_csv, to_markdown
 
-    table = measure.compare(options.reports)
+    table = measure.compare(options.reports, options.figures.split(",") if options.figures else FIGURES)
     if options.json:
         print_json(show.as_plain(table))
     elif options.format == "table":

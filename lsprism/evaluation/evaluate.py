@@ -179,6 +179,7 @@ class Evaluation:
         return (yield from self._once(list[Answer], "answers", side, steps, **key))
 
     def _speeds(self) -> Part[Speeds]:
+        yield Stage(name="speed", detail="first the baseline's fastest dtype, then all sides in turn, then peak memory")
         lengths = self.asked.prompt_lengths[:1] if self.asked.quick else self.asked.prompt_lengths
         asked = self.asked.model_copy(update={"prompt_lengths": lengths})
         key = {"prompts": lengths, "new_tokens": asked.new_tokens, "repetitions": asked.repetitions}

@@ -70,6 +70,7 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("study", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
         (("compare", "./nowhere"), "There is no report in 'nowhere'"),
         (("compare", "x", "--format", "pdf"), "--format 'pdf' is unknown"),
+        (("compare", "x", "--figures", "beauty"), "There is no figure 'beauty'"),
     ],
 )
 def test_the_impossible_is_refused_in_one_sentence_and_exit_2(run, tmp_path, monkeypatch, words, says):
@@ -106,6 +107,12 @@ def test_compare_writes_markdown_csv_and_json(run, reports):
     assert run("compare", *reports, "--format", "csv")[1].startswith("model,figure,value,better,doubt,protocol\n")
     found = json.loads(run("compare", *reports, "--json")[1])
     assert [model["perplexity"]["number"] for model in found["models"]] == [20.0, 21.0, 24.0]
+
+
+def test_compare_shows_the_chosen_figures_alone(run, reports):
+    out = run("compare", *reports, "--figures", "kept,perplexity", "--format", "markdown")[1]
+    assert out.splitlines()[0] == "|  | parameters kept [1] | perplexity [2] |"
+    assert out.count("KL") == 0
 
 
 def test_the_default_folder_is_named_after_the_model(run, tiny_folder, text_file, tmp_path, monkeypatch):
