@@ -22,24 +22,23 @@ def charts(table: Table) -> Iterator[go.Figure]:
 
 def bars(table: Table, column: Column) -> go.Figure:
     """One bar per model that has the figure; a flagged one is hatched."""
-    rows = [row for row in table.rows if column.key in row.values]
-    values = [row.values[column.key] for row in rows]
-    figure = go.Figure(
-        go.Bar(
-            x=[row.label for row in rows],
-            y=[value.number for value in values],
-            text=[table.cell(row, column) for row in rows],
-            textposition="outside",
-            cliponaxis=False,
-            marker={
-                "color": [_colour(table, row.label) for row in rows],
-                "pattern": {"shape": ["/" if value.doubts else "" for value in values]},
-            },
-            hovertemplate="%{x}: %{text}<extra></extra>",
-        )
-    )
+    figure = go.Figure()
+    for row in table.rows:
+        if (value := row.values.get(column.key)) is not None:
+            marker = {"color": _colour(table, row.label)} | ({"pattern": {"shape": "/"}} if value.doubts else {})
+            figure.add_bar(
+                name=row.label,
+                x=[row.label],
+                y=[value.number],
+                text=[table.cell(row, column)],
+                textposition="outside",
+                cliponaxis=False,
+                marker=marker,
+                hovertemplate="%{x}: %{text}<extra></extra>",
+            )
     percent = column.form.endswith("%}")
     figure.update_yaxes(rangemode="tozero", tickformat=".0%" if percent else "")
+    figure.update_layout(showlegend=False)
     better = f"{column.better} is better" if column.better else ""
     return styled(figure, _capital(column.title), y=better)
 

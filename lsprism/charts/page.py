@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from plotly.io import to_html
+from plotly.offline import get_plotlyjs
 
 from lsprism.charts.comparison import charts
 from lsprism.charts.table import DOUBT, Table, comparison
@@ -29,6 +30,7 @@ th { font-weight: 600; color: var(--quiet); font-size: 14px; }
 .doubt { color: var(--mark); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; }
 .charts > div { min-width: 0; }
+.charts > div:first-child { grid-column: 1 / -1; }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 12px; }
 .answers pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0 0; font: inherit; }
 details { border-bottom: 1px solid var(--line); padding: 8px 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
@@ -52,7 +54,9 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -79,13 +83,10 @@ def _advice(advice: Advice | None) -> str:
 
 
 def _charts(table: Table) -> str:
-    figures = list(charts(table))
-    pieces = []
-    for n, figure in enumerate(figures):
-        script = n == 0  # plotly.js itself, once
-        config = {"displaylogo": False, "responsive": True}
-        pieces.append(f"<div>{to_html(figure, config=config, include_plotlyjs=script, full_html=False)}</div>")
-    return f'<h2>Charts</h2><div class="charts">{"".join(pieces)}</div>' if pieces else ""
+    config = {"displaylogo": False, "responsive": True}
+    figures = [to_html(figure, config=config, include_plotlyjs=False, full_html=False) for figure in charts(table)]
+    pieces = "".join(f"<div>{figure}</div>" for figure in figures)
+    return f'<h2>Charts</h2><div class="charts">{pieces}</div>' if figures else ""
 
 
 def _answers(reports: Sequence[EvalReport]) -> list[str]:

@@ -64,4 +64,4 @@ def test_charts_show_what_there_is_and_hatch_what_is_doubted():
     assert [figure.layout.title.text for figure in charts(comparison([bare]))] == ["Perplexity", "Stored MB", "Tok/s"]
     figures = charts(comparison([report(flags=[FLAG])]))
     (chart,) = [figure for figure in figures if figure.layout.title.text == "Perplexity"]
-    assert chart.data[0].marker.pattern.shape == ("", "/")
+    assert [bar.marker.pattern.shape for bar in chart.data] == [None, "/"]
