@@ -5,6 +5,7 @@ The API is imported inside, once the request is known to be sound: it takes seco
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsprism.cli import show
 from lsprism.cli.display import Display, say
@@ -16,6 +17,9 @@ from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import Verb, answer, config_option, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
+
+if TYPE_CHECKING:
+    from lsprism.models.load import LoadedModel
 
 OUTPUT = Path("output")
 
@@ -95,6 +99,12 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer or to complete")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     parser.add_argument("--completion", action="store_true", help="complete the plain text: no chat template")
+    parser.add_argument(
+        "--kernel",
+        default="auto",
+        metavar="WHICH",
+        help="auto: compiled for this CPU; reference: plain torch, which defines what is computed",
+    )
     add_options(parser, GENERATE)
 
 
@@ -102,8 +112,16 @@ def _generate(options: argparse.Namespace) -> None:
     model = asked(PlanSpec, given(options, LOAD))  # of which only these are asked here
     spec = asked(GenerateSpec, given(options, GENERATE))
     from lsprism import api
+    from lsprism.layers.kernels.dispatch import using
 
-    loaded = api.load(model.model_id, model.device, model.dtype, model.revision)
+    with using(options.kernel):
+        loaded = api.load(model.model_id, model.device, model.dtype, model.revision)
+        _say_answer(loaded, options, spec)
+
+
+def _say_answer(loaded: "LoadedModel", options: argparse.Namespace, spec: GenerateSpec) -> None:
+    from lsprism import api
+
     text = ""
     try:
         for piece in api.generating(loaded, options.prompt, spec, system=options.system, chat=not options.completion):

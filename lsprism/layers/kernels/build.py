@@ -6,6 +6,7 @@ OpenMP runtime that torch has loaded, so that both share one pool of threads.
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 
+logger = logging.getLogger("lsprism.layers.kernels")
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "lanes.h", "values.h"))
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
@@ -104,6 +106,7 @@ def _compile(level: str, path: Path, sanitize: bool) -> None:
     if compiler is None:
         raise BuildError("no C++ compiler was found")
     openmp = _openmp()
+    logger.info("Compiling the CPU kernels (%s), once: a few seconds.", level)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as work:

@@ -1,7 +1,7 @@
 """Which way a product is computed: the C++ kernels where they can, the reference path everywhere else."""
 
 import ctypes
-import warnings
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +18,7 @@ from lsprism.layers.kernels.cpu import Packed, readable
 FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
 TILE_BYTES = 1 << 22  # a tile stays in the cache until it is multiplied
 
+logger = logging.getLogger("lsprism.layers.kernels")
 _chosen = "auto"
 
 
@@ -54,7 +55,7 @@ def _best() -> ctypes.CDLL | None:
     try:
         return library(usable_levels()[-1])
     except BuildError as error:
-        warnings.warn(f"Compressed layers run on plain torch, same results but slower: {error}.", stacklevel=2)
+        logger.warning("Compressed layers run on plain torch, with the same results but slower: %s.", error)
         return None
 
 
