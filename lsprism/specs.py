@@ -106,6 +106,7 @@ class MeasureSpec(Request):
     text_column: str = Field("text", min_length=1, description="column of the dataset that holds the text")
     context: int = Field(0, ge=0, le=131072, description="tokens per window; 0: 2048 where the model allows it")
     windows: int = Field(0, ge=0, description="windows at most; 0: all, with --quick 4")
+    batch: int = Field(1, ge=1, le=1024, description="windows that perplexity reads at once")
     tasks: Listed[str] = Field(
         ("summarization", "extraction", "creative", "logic"),
         min_length=1,

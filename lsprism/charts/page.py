@@ -7,6 +7,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from lsprism.charts.comparison import charts
+from lsprism.charts.profile import HEAD, profile
 from lsprism.charts.table import DOUBT, Table, comparison
 from lsprism.outcomes import Advice, Answer, EvalReport, Row
 
@@ -47,6 +48,7 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
         html_table(table),
         _list("", [f"{DOUBT} {doubt}" for doubt in table.doubts()], "doubt"),
         _charts(table),
+        *map(_profile, reports),
         *_answers(reports),
         _list("How these figures were made", table.protocols, ordered=True),
         _list("Notes", list(dict.fromkeys(note for report in reports for note in _notes(report)))),
@@ -87,6 +89,16 @@ def _charts(table: Table) -> str:
     figures = [to_html(figure, config=config, include_plotlyjs=False, full_html=False) for figure in charts(table)]
     pieces = "".join(f"<div>{figure}</div>" for figure in figures)
     return f'<h2>Charts</h2><div class="charts">{pieces}</div>' if figures else ""
+
+
+def _profile(report: EvalReport) -> str:
+    lines = list(profile(report))
+    if not lines:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line.cells())}</tr>" for line in lines)
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f"<h2>{escape(report.compressed.model.label)}: inference profile</h2>{table}"
 
 
 def _answers(reports: Sequence[EvalReport]) -> list[str]:

@@ -1,6 +1,6 @@
 """Reports as text: pure functions from a report to rich renderables that fit 80 columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from rich import box
@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lsprism.charts.profile import HEAD, Line, profile
 from lsprism.charts.table import DOUBT
 from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import comparison as compared
@@ -126,7 +127,8 @@ def stats(report: StatsReport) -> Group:
 
 
 def evaluation(report: EvalReport) -> Group:
-    return comparison(compared([report]), [*report.notes, *(note for task in report.tasks for note in task.notes)])
+    notes = [*report.notes, *(note for task in report.tasks for note in task.notes)]
+    return comparison(compared([report]), notes, list(profile(report)))
 
 
 def study(report: StudyReport) -> Group:
@@ -135,14 +137,23 @@ def study(report: StudyReport) -> Group:
     return Group(comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))
 
 
-def comparison(table: Comparison, notes: Iterable[str] = ()) -> Group:
+def comparison(table: Comparison, notes: Iterable[str] = (), lines: Sequence[Line] = ()) -> Group:
     """A row per figure and a column per model, so that several models fit a terminal; below it how it was measured."""
     grid = _columns("", *(f">{row.label}" for row in table.rows))
     for column in table.columns:
         grid.add_row(table.title(column), *(table.cell(row, column) for row in table.rows))
     doubts = [Text(f"{DOUBT} {doubt}", style="yellow") for doubt in table.doubts()]
     protocols = [Text(f"[{number}] {text}") for number, text in enumerate(table.protocols, start=1)]
-    return Group(grid, *doubts, *map(Text, dict.fromkeys(notes)), *protocols)
+    return Group(grid, *doubts, *_profile(lines), *map(Text, dict.fromkeys(notes)), *protocols)
+
+
+def _profile(lines: Sequence[Line]) -> Iterable[Table]:
+    """Where more than one length of the prompt was timed; a single one stands in the table above."""
+    if len({line.figure.prompt_tokens for line in lines}) > 1:
+        grid = _columns(*(f">{name}" if n != 1 else name for n, name in enumerate(HEAD)))
+        for line in lines:
+            grid.add_row(*line.cells())
+        yield grid
 
 
 def as_plain(table: Comparison) -> dict:

@@ -134,7 +134,7 @@ class Evaluation:
         return sizes(self.sides.load(side))
 
     def _perplexity(self, side: Side) -> Part[PerplexityFigure]:
-        return (yield from perplexity.measuring(self.sides.load(side).model, self._windows(side)))
+        return (yield from perplexity.measuring(self.sides.load(side).model, self._windows(side), self.asked.batch))
 
     def _words(self, side: Side) -> Part[WordPerplexityFigure]:
         loaded = self.sides.load(side)

@@ -1,0 +1,43 @@
+"""The inference profile of a report: a line per length of the prompt and side."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lsprism.figures import SpeedComparison, SpeedFigure
+from lsprism.outcomes import EvalReport
+
+HEAD = ("prompt", "model", "dtype", "first token s", "tok/s", "speed-up of decoding", "peak MB")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One side at one length; the speed-up is the compressed side's against this one."""
+
+    figure: SpeedFigure
+    label: str
+    comparison: SpeedComparison | None
+
+    def cells(self) -> tuple[str, ...]:
+        """As HEAD."""
+        figure, peak, ratio = self.figure, self.figure.peak_memory_bytes, ""
+        if (pair := self.comparison) is not None:
+            ratio = f"{pair.ratio:.2f}x ({pair.lowest:.2f} to {pair.highest:.2f})"
+        return (
+            f"{figure.prompt_tokens:,}",
+            self.label,
+            figure.dtype,
+            f"{figure.first_token_s:.3f}",
+            f"{figure.tokens_per_s:.1f}",
+            ratio,
+            f"{peak / 1e6:.0f}" if peak is not None else "",
+        )
+
+
+def profile(report: EvalReport) -> Iterator[Line]:
+    """At each length first the model, then the baseline in its fastest dtype and in the one that it ships in."""
+    name = report.baseline.model.label if report.baseline else ""
+    for n, own in enumerate(report.compressed.speeds):
+        yield Line(own, report.compressed.model.label, None)
+        for pairs in (report.speedups, report.speedups_as_shipped):
+            if n < len(pairs):
+                yield Line(pairs[n].baseline, name, pairs[n])
