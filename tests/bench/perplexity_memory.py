@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--text", default="embedded", help="wikitext2, embedded or a file")
     parser.add_argument("--windows", default="10,100")
-    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--context", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--slack", type=float, default=0.05, help="share of the first row's peak that is noise")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
