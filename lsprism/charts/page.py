@@ -63,11 +63,12 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
 
 
 def html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(table.title(column))}</th>" for column in table.columns)
+    """A row per figure and a column per model: three models fit a narrow screen, sixteen figures do not."""
+    head = "".join(f"<th>{escape(row.label)}</th>" for row in table.rows)
     rows = []
-    for row in table.rows:
-        cells = "".join(f"<td>{_marked(table.cell(row, column))}</td>" for column in table.columns)
-        rows.append(f"<tr><td>{escape(row.label)}</td>{cells}</tr>")
+    for column in table.columns:
+        cells = "".join(f"<td>{_marked(table.cell(row, column))}</td>" for row in table.rows)
+        rows.append(f"<tr><td>{escape(table.title(column))}</td>{cells}</tr>")
     return (
         f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
