@@ -129,7 +129,8 @@ struct Inputs {
     void copy(const T* from, int64_t columns, int64_t count) {
         for (int64_t n = 0; n < count; ++n)
             for (int64_t i = 0; i < columns; ++i)
-                if constexpr (sizeof(X) == sizeof(T)) std::memcpy(data + n * stride + i, from + n * columns + i, sizeof(T));
+                if constexpr (sizeof(X) == sizeof(T))
+                    std::memcpy(data + n * stride + i, from + n * columns + i, sizeof(T));
                 else data[n * stride + i] = to_float(from[n * columns + i]);
     }
 };
