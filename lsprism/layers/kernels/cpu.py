@@ -9,6 +9,7 @@ from torch import Tensor
 from lsprism.errors import DamagedError
 from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, form_shape
 
+GROUP = 4  # layers that one call takes at most; as kGroup in kernels.cpp
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -41,6 +42,25 @@ class Packed:
         out = torch.empty(last - first, self.columns, dtype=self._dtype)
         kernels.prism_unpack(self._layer, first, last, out.data_ptr(), DTYPES[self._dtype], torch.get_num_threads())
         return out
+
+
+class Together:
+    """Layers of one input, such as query, key and value: one call, one parallel region for all of them."""
+
+    def __init__(self, layers: list[Packed]) -> None:
+        assert 0 < len(layers) <= GROUP and len({(one.columns, one._dtype) for one in layers}) == 1
+        self._layers = layers
+        self._words = torch.cat([one._words for one in layers])
+
+    def multiply(self, kernels: ctypes.CDLL, x: Tensor) -> list[Tensor]:
+        """x [..., columns], contiguous -> one [..., rows] for each layer."""
+        first, before = self._layers[0], x.shape[:-1]
+        tokens, threads = x.numel() // first.columns, torch.get_num_threads()
+        sizes = [tokens * one.rows for one in self._layers]
+        y = x.new_empty(sum(sizes))
+        layers, count = self._words.data_ptr(), len(sizes)
+        kernels.prism_multiply(layers, count, x.data_ptr(), y.data_ptr(), tokens, DTYPES[first._dtype], threads)
+        return [part.view(*before, one.rows) for part, one in zip(y.split(sizes), self._layers, strict=True)]
 
 
 def readable(form: Form, bias: Tensor | None) -> bool:

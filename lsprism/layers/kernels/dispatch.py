@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, SparseLowRank
+from lsprism.layers.forms import Form, Sparse, SparseLowRank
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.cpu import Packed, readable
@@ -59,12 +59,17 @@ def _best() -> ctypes.CDLL | None:
         return None
 
 
+def _pays(form: Form) -> bool:
+    """Torch's own dense products beat what a compiler makes of the portable kernels; unpacking first never does."""
+    return _chosen != "auto" or isinstance(form, Sparse | SparseLowRank) or usable_levels()[-1] != "portable"
+
+
 class Product:
     """A form and its bias, ready to be multiplied by."""
 
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         self.form, self.bias = form, bias
-        native = kernels() if readable(form, bias) else None
+        native = kernels() if readable(form, bias) and _pays(form) else None
         self._packed = None if native is None else Packed(native, form, bias)
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = self._tensors[0][1].dtype

@@ -23,6 +23,7 @@ struct Layer {
 
 namespace {
 
+constexpr int kGroup = 4;             // layers of one call
 constexpr int kTokens = 8;            // of one pass over a matrix
 constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a second thread
 
@@ -128,7 +129,8 @@ struct Inputs {
     void copy(const T* from, int64_t columns, int64_t count) {
         for (int64_t n = 0; n < count; ++n)
             for (int64_t i = 0; i < columns; ++i)
-                if constexpr (sizeof(X) == sizeof(T)) std::memcpy(data + n * stride + i, from + n * columns + i, sizeof(T));
+                if constexpr (sizeof(X) == sizeof(T))
+                    std::memcpy(data + n * stride + i, from + n * columns + i, sizeof(T));
                 else data[n * stride + i] = to_float(from[n * columns + i]);
     }
 };
@@ -160,7 +162,7 @@ int64_t multiplications(const Layer& layer) {
 // Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
 template <class T, int N>
 void multiply_block(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
-    static thread_local std::vector<typename Lanes<T>::X> rooms[1 + 4];
+    static thread_local std::vector<typename Lanes<T>::X> rooms[1 + kGroup];
     Inputs<T> inputs(rooms[0], layers[0].columns, N);
     inputs.copy(x, layers[0].columns, tokens);
     std::vector<Inputs<T>> middle;
@@ -198,7 +200,7 @@ void multiply_block(const Layer* layers, int64_t count, const T* x, T* const* y,
 
 template <class T>
 void multiply(const Layer* layers, int64_t count, const void* x, void* y, int64_t tokens, int threads) {
-    T* at[4] = {static_cast<T*>(y)};
+    T* at[kGroup] = {static_cast<T*>(y)};
     for (int64_t i = 1; i < count; ++i) at[i] = at[i - 1] + tokens * layers[i - 1].rows;
     for (int64_t done = 0; done < tokens; done += kTokens) {
         const T* part = static_cast<const T*>(x) + done * layers[0].columns;
@@ -237,7 +239,7 @@ void unpack(const Layer& layer, int64_t from, int64_t to, void* out, int threads
 
 extern "C" {
 
-// dtype: 0 float32, 1 float16, 2 bfloat16, of everything. At most 4 layers, all of one width.
+// dtype: 0 float32, 1 float16, 2 bfloat16, of everything. At most kGroup layers, all of one width.
 void prism_multiply(const Layer* layers, int64_t count, const void* x, void* y, int64_t tokens, int dtype,
                     int threads) {
     if (dtype == 0) multiply<float>(layers, count, x, y, tokens, threads);

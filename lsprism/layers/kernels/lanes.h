@@ -4,6 +4,19 @@
 #pragma once
 #include "values.h"
 
+#if LEVEL < LEVEL_AVX512
+
+// For each of 256 bitmaps of 8 places: which packed value goes to each place; negative where none goes.
+struct Places {
+    alignas(32) int32_t from[256][8];
+    constexpr Places() : from() {
+        for (int places = 0; places < 256; ++places)
+            for (int i = 0, next = 0; i < 8; ++i) from[places][i] = places >> i & 1 ? next++ : -1;
+    }
+};
+inline constexpr Places kPlaces;
+
+#endif
 #if LEVEL == LEVEL_PORTABLE
 
 template <class T>
@@ -27,12 +40,10 @@ struct Lanes {
         return v;
     }
     static V expand(V packed, uint32_t places) {
+        float choice[1 + W] = {0.0f};
+        std::memcpy(choice + 1, packed.at, sizeof(packed.at));
         V v;
-        for (int i = 0, next = 0; i < W; ++i) {
-            bool here = places >> i & 1;
-            v.at[i] = here ? packed.at[next] : 0.0f;
-            next += here;
-        }
+        for (int i = 0; i < W; ++i) v.at[i] = choice[1 + kPlaces.from[places][i]];
         return v;
     }
     static F multiply_add(V w, const X* x, F sums) {
@@ -52,16 +63,6 @@ struct Lanes {
 };
 
 #elif LEVEL == LEVEL_AVX2
-
-// For each of 256 bitmaps of 8 places: which packed value goes to each place; negative where none goes.
-struct Places {
-    alignas(32) int32_t from[256][8];
-    constexpr Places() : from() {
-        for (int places = 0; places < 256; ++places)
-            for (int i = 0, next = 0; i < 8; ++i) from[places][i] = places >> i & 1 ? next++ : -1;
-    }
-};
-inline constexpr Places kPlaces;
 
 inline __m256 load_floats(const float* from) { return _mm256_loadu_ps(from); }
 inline __m256 load_floats(const BFloat16* from) {
