@@ -1,0 +1,34 @@
+"""README's results are what one command makes of the reports in assets/, to the letter."""
+
+import shlex
+from pathlib import Path
+
+from lsprism.cli.main import main
+from lsprism.measure import read_reports
+
+ROOT = Path(__file__).parents[1]
+
+
+def results() -> tuple[str, str]:
+    """The command that README names, and the table below it."""
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- results -->\n")[2]
+    block = block.partition("<!-- end -->")[0]
+    (command,) = [line.strip() for line in block.splitlines() if line.startswith("    ")]
+    return command, block.partition(command)[2].strip()
+
+
+def test_the_results_are_made_by_the_command_that_stands_there(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, table = results()
+    program, words = shlex.split(command)[:3], shlex.split(command)[3:]
+    assert program == ["python", "-m", "lsprism"]
+    paths = [str(path) for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
+    assert main(paths) == 0
+    assert capsys.readouterr().out.strip() == table
+
+
+def test_the_reports_name_no_place_on_a_machine():
+    reports = read_reports(sorted((ROOT / "assets/results").glob("*.json")))
+    assert reports
+    for side in [side for report in reports for side in (report.compressed, report.baseline)]:
+        assert not Path(side.model.model_id).is_absolute()
