@@ -17,6 +17,8 @@ from lsprism.events import Finished, Notice, Stage
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.specs import EvaluateSpec, StudySpec, ask
 
+pytestmark = pytest.mark.slow  # whole runs: half a minute together
+
 CHEAP = "sizes,perplexity,kl,text"
 
 

@@ -17,6 +17,8 @@ from lsprism.runs import runs as module
 from lsprism.runs.process import find, identify
 from lsprism.runs.recording import RUN
 
+pytestmark = pytest.mark.slow  # whole runs: half a minute together
+
 SLEEPS = "import time; time.sleep(60)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
 

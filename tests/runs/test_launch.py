@@ -16,6 +16,8 @@ from lsprism.runs import Runs, ask_to_stop, resume, start, stop
 from lsprism.runs.process import FIRST_TO_GO, NICE, any_alive, end_for_certain
 from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec
 
+pytestmark = pytest.mark.slow  # whole runs: half a minute together
+
 ROOT = Path(__file__).parents[2]
 SLEEPS = fake("import time; time.sleep(60)")
 # Tells what it was started with.
