@@ -11,7 +11,8 @@ __all__ = ["compare", "compress", "evaluate", "events", "export", "inspect", "lo
 
 _HOMES = {
     **dict.fromkeys(("compress", "export", "inspect", "load"), "lsprism.api"),
-    **dict.fromkeys(("compare", "evaluate", "study"), "lsprism.measure"),
+    **dict.fromkeys(("evaluate", "study"), "lsprism.measure"),
+    "compare": "lsprism.charts.reports",
 }
 
 

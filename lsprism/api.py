@@ -1,6 +1,7 @@
 """The verbs as functions: glue, no logic. `compressing` streams events; `compress` waits for its report."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import lsprism
 import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.artifact.export import check_absent
 from lsprism.artifact.export import exporting as write_dense
-from lsprism.artifact.manifest import MANIFEST, base_model, verify
+from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, staged_bytes
@@ -63,12 +64,12 @@ def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> Co
     WorkError (DamagedError, NumericError, DiskError) while working, after which `resume=True` goes on.
     """
     spec = ask(CompressSpec, model_id=model_id, save_path=save_path, **settings)
-    report = None
-    for event in compressing(spec):
-        if isinstance(event, Finished):
-            report = event.report
-    assert report is not None
-    return report
+    return report_of(compressing(spec))
+
+
+def report_of(events: Iterator[Event]) -> Any:
+    """Let a verb run to its end; the report of its last event."""
+    return deque(events, maxlen=1).pop().report
 
 
 def compressing(spec: CompressSpec) -> Iterator[Event]:
@@ -156,7 +157,7 @@ def _uncompressed(source: ModelSource) -> ModelSource:
     """`source`, unless it is an artifact: what was removed from one cannot be weighed any more."""
     if source.kind != "artifact":
         return source
-    base = base_model(source.folder)
+    base = recipe_of(source.folder).get("base_model", "")
     raise SourceError(
         f"{source.model_id} is compressed already: the weights that a second compression would weigh are gone.",
         f"Give the model that it was made of{f', {base},' if base else ''} instead.",

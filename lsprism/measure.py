@@ -1,23 +1,21 @@
-"""The verbs that measure, as functions: evaluate one model, study several compressions of it, compare any reports."""
+"""The verbs that measure, as functions: evaluate one model, study several compressions of it."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from lsprism.api import compressing
-from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.api import compressing, report_of
+from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.shards import disk_errors, write_whole
 from lsprism.charts.page import page
-from lsprism.charts.table import FIGURES, Table, comparison, to_csv
-from lsprism.errors import DamagedError, SourceError, SpecError, TargetError
+from lsprism.charts.reports import REPORT, STUDY
+from lsprism.charts.table import comparison, to_csv
+from lsprism.errors import SourceError, SpecError, TargetError
 from lsprism.evaluation.advice import advise
 from lsprism.evaluation.agreement import require_same_tokens
 from lsprism.evaluation.evaluate import Evaluation, Material, gather
 from lsprism.evaluation.ledger import Ledger
-from lsprism.evaluation.sides import Sides, recipe_of, side_of
+from lsprism.evaluation.sides import Sides, side_of
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
@@ -25,7 +23,6 @@ from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import ModelSource
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, StudySpec, ask
 
-REPORT, STUDY = "report", "study"  # .json, .csv and .html
 MEASURED = "figures"  # folder of what has been measured already
 
 
@@ -35,7 +32,7 @@ def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
     Perplexities are per token, sizes in bytes, speeds in tokens per second; every figure states its protocol.
     Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError while at it.
     """
-    return _last(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)))
+    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)))
 
 
 def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
@@ -60,7 +57,7 @@ def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
 
 def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> StudyReport:
     """Compress a model to several sparsities and compare them; `settings` are those of StudySpec."""
-    return _last(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)))
+    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)))
 
 
 def studying(spec: StudySpec) -> Iterator[Event]:
@@ -87,37 +84,6 @@ def studying(spec: StudySpec) -> Iterator[Event]:
     title = f"{source.base_model} at sparsity {', '.join(f'{sparsity:g}' for sparsity in spec.sparsities)}"
     _write(spec.save_path, STUDY, result, reports, title)
     yield Finished(report=result)
-
-
-def compare(paths: Sequence[str | Path], figures: Sequence[str] = FIGURES) -> Table:
-    """One table of any reports: report.json, study.json, or folders that hold one.
-
-    `figures`: keys of the columns, see charts.table. SpecError for what is not there, DamagedError for no report.
-    """
-    unknown = [key for key in figures if key not in FIGURES]
-    if unknown:
-        raise SpecError(f"There is no figure {unknown[0]!r}.", f"Choose from {', '.join(FIGURES)}.")
-    return comparison(read_reports(paths), figures)
-
-
-def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:
-    """In the order of the paths; a study gives all of its own."""
-    return [report for path in paths for report in _read(Path(path).expanduser())]
-
-
-def _read(path: Path) -> list[EvalReport]:
-    files = [path / f"{name}.json" for name in (STUDY, REPORT)] if path.is_dir() else [path]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise SpecError(f"There is no report in '{path}'.", "Give a report.json or study.json, or a folder with one.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "reports" in content:
-            return StudyReport.model_validate(content).reports
-        return [EvalReport.model_validate(content)]
-    except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedError(f"'{file}' is no report of LS-PRISM: {reason}.", "Evaluate the model again.") from None
 
 
 def _compared(
@@ -216,13 +182,3 @@ def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: l
     write_whole(folder / f"{name}.html", page(title, reports, advice))
     write_whole(folder / f"{name}.csv", to_csv(comparison(reports)))
     write_whole(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")
-
-
-def _last(events: Iterator[Event]) -> Any:
-    """The report of the last event."""
-    report = None
-    for event in events:
-        if isinstance(event, Finished):
-            report = event.report
-    assert report is not None
-    return report

@@ -19,8 +19,6 @@ from lsprism.figures import (
 )
 from lsprism.reports import Record, SourceKind
 
-FORMAT = 1  # of a report on disk
-
 
 class Score(Record):
     """One measure of every pair of texts."""
@@ -129,7 +127,7 @@ class Flag(Record):
 class EvalReport(Record):
     """One model measured, its baseline beside it where there is one."""
 
-    format: int = FORMAT
+    format: Literal[1] = 1  # of the file; another one is refused
     created: str  # ISO 8601, UTC
     environment: dict[str, str | int | None]
     compressed: SideReport  # the model that was asked for; it need not be compressed
@@ -152,21 +150,6 @@ class EvalReport(Record):
     def baseline_perplexity(self) -> float | None:
         return self.baseline.likelihood.value if self.baseline and self.baseline.likelihood else None
 
-    def protocols(self) -> list[str]:
-        """One sentence for each kind of figure in the report."""
-        own = [self.compressed.sizes, self.compressed.likelihood, self.compressed.words, self.agreement, self.dtypes]
-        speeds = self.speedups + self.speedups_as_shipped or self.compressed.speeds
-        figures = [figure for figure in [*own, *speeds, self.compressed.zero_shot] if figure is not None]
-        texts = [task.protocol for task in self.tasks]
-        scores = [score.protocol for task in self.tasks for score in scores_of(task)]
-        return list(dict.fromkeys([*(figure.protocol() for figure in figures), *texts, *scores]))
-
-
-def scores_of(task: TaskReport) -> list[Score]:
-    """All scores of the compressed side's answers."""
-    kinds = (task.against_baseline, task.against_reference)
-    return [score for kind in kinds if kind is not None for score in kind.scores.values()]
-
 
 class Advice(Record):
     """Which model to take, by which rule, and the figures that decided."""
@@ -179,7 +162,7 @@ class Advice(Record):
 class StudyReport(Record):
     """Several compressions of one model under one protocol."""
 
-    format: int = FORMAT
+    format: Literal[1] = 1  # of the file; another one is refused
     model_id: str
     reports: list[EvalReport]
     advice: Advice

@@ -4,7 +4,7 @@ A field's description is its help text. Nothing here knows torch: a form can be 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,8 @@ BudgetName = Literal["uniform"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
 USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
+TaskName = Literal["summarization", "extraction", "creative", "logic"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
 
@@ -108,7 +110,7 @@ class MeasureSpec(Request):
     windows: int = Field(0, ge=0, description="windows at most; 0: all, with --quick 4")
     batch: int = Field(1, ge=1, le=1024, description="windows that perplexity reads at once")
     tasks: Listed[str] = Field(
-        ("summarization", "extraction", "creative", "logic"),
+        TASKS,
         min_length=1,
         description="prompts for text: of these four, cnn_dailymail, xsum, samsum, or a .jsonl file",
     )

@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
+from lsprism.charts.reports import read_reports
 from lsprism.cli.main import main
-from lsprism.measure import read_reports
 
 ROOT = Path(__file__).parents[1]
 

@@ -71,12 +71,13 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def base_model(folder: Path) -> str:
-    """What the artifact in `folder` was made of, by its recipe; empty where that cannot be read."""
+def recipe_of(folder: Path) -> dict:
+    """How the artifact in `folder` was made; empty for any other folder, and where the recipe cannot be read."""
     try:
-        return str(json.loads((folder / RECIPE).read_text(encoding="utf-8"))["base_model"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
+        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def verify(folder: Path) -> Manifest:

@@ -9,11 +9,10 @@ from lsprism.cli.display import say
 from lsprism.cli.follow import follow
 from lsprism.cli.options import add_options, asked, given, options_of
 from lsprism.cli.recorded import recorded
-from lsprism.cli.verb import Verb, answer, config_option, print_json, print_table
+from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json, print_table
 from lsprism.errors import SpecError
-from lsprism.specs import EvaluateSpec, StudySpec
+from lsprism.specs import TASKS, EvaluateSpec, StudySpec
 
-OUTPUT = Path("output")
 EVALUATE = options_of(EvaluateSpec)
 STUDY = options_of(StudySpec)
 BENCHMARK = [
@@ -21,7 +20,6 @@ BENCHMARK = [
     for option in EVALUATE
     if option.path[0] != "measuring" or option.name in ("quick", "limit", "answer_tokens", "judge")
 ]
-TASKS = ("summarization", "extraction", "creative", "logic")
 FORMATS = ("table", "markdown", "csv")
 
 
@@ -94,10 +92,10 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> None:
     if options.format not in FORMATS:
         raise SpecError(f"--format {options.format!r} is unknown.", f"Choose one of {', '.join(FORMATS)}.")
-    from lsprism import measure
+    from lsprism.charts.reports import compare
     from lsprism.charts.table import FIGURES, to_csv, to_markdown
 
-    table = measure.compare(options.reports, options.figures.split(",") if options.figures else FIGURES)
+    table = compare(options.reports, options.figures.split(",") if options.figures else FIGURES)
     if options.json:
         print_json(show.as_plain(table))
     elif options.format == "table":

@@ -5,11 +5,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
 
+OUTPUT = Path("output")  # where results go if nothing else is said
 PIPE_WIDTH = 120  # columns of a table that goes into a file or a pipe
 
 

@@ -14,14 +14,13 @@ from lsprism.cli.measuring import MEASURING
 from lsprism.cli.options import add_options, asked, given, options_of
 from lsprism.cli.recorded import recorded
 from lsprism.cli.runs import RUNS
-from lsprism.cli.verb import Verb, answer, config_option, print_json
+from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
 
 if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
 
-OUTPUT = Path("output")
 
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)

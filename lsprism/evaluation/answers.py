@@ -39,8 +39,3 @@ def _whole(pieces: Iterator) -> Answer:
     seen = list(pieces)
     tokens = tuple(piece.token for piece in seen if piece.token is not None)
     return Answer(text="".join(piece.text for piece in seen), tokens=tokens, reason=seen[-1].reason)
-
-
-def manner(loaded: LoadedModel) -> str:
-    """How this model is asked, to be stated with its answers."""
-    return "chat template" if loaded.tokenizer.chat_template else "plain completion"

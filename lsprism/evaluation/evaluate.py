@@ -1,7 +1,7 @@
 """One evaluation: every measure that was asked for, of a model and its baseline, gathered into one report."""
 
 import datetime
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,9 +18,10 @@ from lsprism.evaluation.scoring import score_task
 from lsprism.evaluation.sides import Side, Sides
 from lsprism.evaluation.sizes import sizes
 from lsprism.evaluation.speeds import Speeds, timed
+from lsprism.evaluation.steps import Part
 from lsprism.evaluation.tasks import Task, load_task
 from lsprism.evaluation.windows import QUICK_WINDOWS, Windows, first, require_context, usual_context, windows_of
-from lsprism.events import Event, Notice, Stage
+from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.specs import MeasureSpec
@@ -31,7 +32,6 @@ ONE_AT_A_TIME = (
     " read from disk layer by layer."
 )
 T = TypeVar("T")
-Part = Generator[Event, None, T]
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,16 @@ A figure is found again by everything that it depends on: which files the model 
 
 import hashlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from lsprism.artifact.shards import write_whole
-from lsprism.events import Event
+from lsprism.evaluation.steps import Part
 
 T = TypeVar("T")
-Measured = Generator[Event, None, T]
 
 
 class Ledger:
@@ -25,7 +24,7 @@ class Ledger:
         self.folder = folder
         self.known: dict[str, str] = {}
 
-    def once(self, kind: Any, key: dict[str, Any], steps: Callable[[], Measured[T]]) -> Measured[T]:
+    def once(self, kind: Any, key: dict[str, Any], steps: Callable[[], Part[T]]) -> Part[T]:
         """What stands under `key` as a `kind` (a type that pydantic knows), or else what steps() return.
 
         key["measure"] names the measure.

@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, sha256_of
+from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
 from lsprism.models.weights import stored_dtype, tensor_files
@@ -130,12 +129,6 @@ def fingerprint(source: ModelSource) -> str:
         state = (source.folder / name).stat()
         digest.update(f"{name} {state.st_size} {state.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
-
-
-def recipe_of(folder: Path) -> dict:
-    """How an artifact was made; empty for any other model."""
-    path = folder / RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _notes(source: ModelSource) -> dict:

@@ -3,10 +3,11 @@
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
-from lsprism.events import BlockClock, Progress
+from lsprism.events import BlockClock, Event, Progress
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, T]
+Part = Generator[Event, None, T]  # of several measures, with stages and notices between them
 
 
 def counted(step: str, items: Iterator[T], of: int) -> Steps[list[T]]:

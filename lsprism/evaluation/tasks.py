@@ -8,7 +8,7 @@ Only `prompt` must be there. A summary has a reference; an answer that can be ch
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -17,10 +17,7 @@ from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
 from lsprism.reports import Record
-from lsprism.specs import Request
-
-TaskName = Literal["summarization", "extraction", "creative", "logic"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
+from lsprism.specs import TASKS, Request
 
 
 class TaskPrompt(Request):

@@ -48,14 +48,6 @@ def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> Mod
     return _checked(source, need_weights, [file.name for file in folder.iterdir()])
 
 
-def is_artifact(folder: Path) -> bool:
-    """Whether `folder` holds a model in our own compressed format."""
-    try:
-        return quant_method(read_config(folder)) == QUANT_METHOD
-    except SourceError:
-        return False
-
-
 def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
     try:
         validate_repo_id(model_id)

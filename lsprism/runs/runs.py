@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lsprism.artifact.manifest import MANIFEST, RECIPE
 from lsprism.errors import DamagedError, DiskError, RequestError, SpecError
 from lsprism.events import Progress
 from lsprism.runs.home import refusals, state_folder
@@ -21,8 +22,6 @@ ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 STARTING_S = 20.0  # a new run may be without a process that long
 ENDING_S = 10.0  # for which a process may outlive the end of its work
 LOCK_S = 10.0  # a record is changed in milliseconds; whoever holds the lock longer hangs
-
-MANIFEST, RECIPE = Path("lsprism/manifest.json"), Path("lsprism/recipe.json")  # by which an artifact is known as ours
 
 
 class Runs:

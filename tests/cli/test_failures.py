@@ -7,23 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from lsprism import api
 from lsprism.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = "model.safetensors"
 SITE = "model.layers.1.mlp.up_proj"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only wait for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

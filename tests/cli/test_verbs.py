@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import lsprism
 from lsprism.artifact.manifest import verify
@@ -20,16 +19,9 @@ from lsprism.cli import follow, main
 from lsprism.cli.verbs import VERBS
 from lsprism.reports import CompressionReport, Plan, StatsReport
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only wait for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

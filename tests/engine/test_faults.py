@@ -21,17 +21,10 @@ from lsprism.artifact import manifest, shards
 from lsprism.errors import DiskError, NumericError, TargetError, WorkError
 from lsprism.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS = 2
 LAYER = "model.layers.1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only wait for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import make_model
 from tiny_runs import asked, digests, done, notices, stopped_after
 
@@ -19,17 +18,10 @@ from lsprism import api
 from lsprism.errors import DamagedError, TargetError
 from lsprism.events import BlockDone, Finished, Progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS = 6
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only wait for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import make_model
 from safetensors.torch import load_file
 from tiny_runs import asked, digests, done, stopped_after
@@ -16,16 +15,9 @@ from lsprism import api
 from lsprism.errors import TargetError
 from lsprism.events import BlockDone, Finished, Progress, Stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only wait for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from lsprism.evaluation.metrics import similarity as similarity_room
 from lsprism.evaluation.metrics.agreement import agreement, divergence
 from lsprism.evaluation.metrics.base import scored
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [
     "The river runs under the old stone bridge.",
     "Two plus two is four; nobody doubts it.",
@@ -30,15 +32,6 @@ OTHERS = [
     "猫は 暖炉の上で 眠る",
 ]
 TOKENS = [[n, n + 1, 2] for n in range(len(TEXTS))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Short texts gain nothing from more, and lose much where other work shares the processor."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def compare(metric, predictions, references):

@@ -1,22 +1,10 @@
 """Matrices to compress, with the inputs they meet; small, seeded, and of a known structure."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 from torch import Tensor
 
 from lsprism.layers.forms import Form
 from lsprism.methods.stats import InputStats
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on matrices this small. At work in every module that imports it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def stats_of(x: Tensor) -> InputStats:

@@ -1,8 +1,10 @@
 """Which method beats which, on problems made so that it must: a swapped axis or a lost update would show."""
 
 import pytest
-from problems import inputs, low_rank_plus_sparse, one_thread, output_error, random  # noqa: F401
+from problems import inputs, low_rank_plus_sparse, output_error, random
 from test_methods import compressed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPES = [(48, 64), (64, 48), (96, 300)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, one_thread, random, stats_of  # noqa: F401
+from problems import inputs, low_rank_plus_sparse, random, stats_of
 
 from lsprism.methods import hybrid
 from lsprism.methods.hybrid import Hybrid, refitted
 from lsprism.methods.metric import metric_of
 from lsprism.reports import LayerBudget
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def loss(metric, lost: torch.Tensor) -> torch.Tensor:

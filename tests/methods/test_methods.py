@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, one_thread, output_error, random, stats_of  # noqa: F401
+from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
 
 from lsprism.budgets.cost import split
 from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
@@ -10,6 +10,8 @@ from lsprism.methods import METHODS
 from lsprism.methods.wanda import scores
 from lsprism.reports import LayerBudget
 from lsprism.specs import PATTERNED, PlanSpec, ask
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORMS = {"sparse": Sparse, "low_rank": LowRank, "sparse_low_rank": SparseLowRank}
 every_method = pytest.mark.parametrize("name", METHODS)

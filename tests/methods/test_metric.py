@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from problems import inputs, one_thread, random  # noqa: F401
+from problems import inputs, random
 
 from lsprism.errors import NumericError
 from lsprism.methods import metric as room
 from lsprism.methods.metric import low_rank_in, low_rank_step, metric_of, truncated_svd
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_root_is_upper_triangular_and_its_inverse_gives_the_inverse_of_h():

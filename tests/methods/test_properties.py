@@ -1,9 +1,10 @@
 """Any shape, any budget, any inputs: what every method must keep to."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import inputs, one_thread, random, stats_of  # noqa: F401
+from problems import inputs, random, stats_of
 from test_methods import FORMS, budget_for
 
 from lsprism.methods import METHODS
@@ -11,6 +12,8 @@ from lsprism.methods.metric import metric_of
 from lsprism.methods.stats import InputStats
 from lsprism.reports import LayerBudget
 from lsprism.specs import PATTERNED
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 any_method = st.sampled_from(sorted(METHODS))
 shares = st.floats(0.01, 0.99)

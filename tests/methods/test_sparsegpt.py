@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from problems import inputs, one_thread, random  # noqa: F401
+from problems import inputs, random
 
 from lsprism.methods import sparsegpt
 from lsprism.methods.masks import keep_best
 from lsprism.methods.metric import metric_of
 from lsprism.methods.sparsegpt import patterned, sparsified
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_definition(weight: torch.Tensor, inverse_h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from lsprism.errors import SourceError
-from lsprism.models.source import is_artifact, resolve
+from lsprism.models.source import resolve
 
 
 @pytest.fixture
@@ -56,15 +56,9 @@ def test_home_is_expanded(folder, monkeypatch):
 
 
 def test_our_format_is_an_artifact(folder):
-    assert not is_artifact(folder)
+    assert resolve(str(folder)).kind == "folder"
     configure(folder, quantization_config={"quant_method": "ls_prism"})
-    assert is_artifact(folder) and resolve(str(folder)).kind == "artifact"
-
-
-def test_another_quantisation_or_a_broken_folder_is_no_artifact(folder, tmp_path):
-    assert not is_artifact(configure(folder, quantization_config={"quant_method": "gptq"}))
-    (folder / "config.json").write_text("{")
-    assert not is_artifact(folder) and not is_artifact(tmp_path / "nowhere")
+    assert resolve(str(folder)).kind == "artifact"
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~nowhere", "a/b/c", "nowhere.gguf"])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from conftest import make_model
 from fake_runs import until
 
@@ -33,15 +32,6 @@ def runs(tmp_path, monkeypatch):
     for run in runs.all():
         if run.live:
             stop(runs, run.id, 0.5)
-
-
-@pytest.fixture
-def one_thread():
-    """As the child has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
