@@ -58,7 +58,6 @@ class PerplexityFigure(Figure):
     bos: bool  # the tokenizer put a beginning-of-text token before the text
     dtype: str
     device: str
-    word_perplexity: WordPerplexityFigure | None = None  # of the same text, where asked for
 
     @computed_field
     @property

@@ -19,9 +19,7 @@ SHARED = dict(context=2048, text="WikiText-2 raw (test)", dtype="bfloat16", devi
 WORDS = WordPerplexityFigure(
     value=20.0, nll=math.log(20), words=1000, tokens=1400, documents=2, of=62, prefix="EOS", **SHARED
 )
-PERPLEXITY = PerplexityFigure(
-    value=12.5, nll=math.log(12.5), tokens=8188, windows=4, of=140, bos=True, word_perplexity=WORDS, **SHARED
-)
+PERPLEXITY = PerplexityFigure(value=12.5, nll=math.log(12.5), tokens=8188, windows=4, of=140, bos=True, **SHARED)
 AGREEMENT = AgreementFigure(
     kl=0.1, top1=0.9, tokens=8188, windows=140, of=140, bos=False, baseline_dtype="float32", **SHARED
 )

@@ -48,12 +48,16 @@ class PrismLinear(nn.Module):
         """x [..., in_features] -> [..., out_features]."""
         return _product(self, x)
 
+    def forget(self) -> None:
+        """Let go of the tensors that the last product was computed with: they would live on though replaced."""
+        self._product = None
+
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
-        self._product = None  # to another dtype or device
+        self.forget()  # to another dtype or device
         return super()._apply(*args, **settings)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._product = None  # other values in the same place
+        self.forget()  # other values in the same place
         super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,6 +83,10 @@ class DenseLinear(nn.Linear):
         """Back to the linear layer that it was."""
         self.__class__ = nn.Linear
         del self._product
+
+    def forget(self) -> None:
+        """As PrismLinear's."""
+        self._product = None
 
     @property
     def form(self) -> Form:

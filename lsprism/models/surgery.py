@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.reports import LinearSite
 
 
@@ -24,3 +25,5 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
     else:
         module._buffers[leaf] = tensor
+    if isinstance(module, PrismLinear | DenseLinear):
+        module.forget()

@@ -1,10 +1,12 @@
 """Every level of instructions that this CPU can run agrees with the reference path, whatever the shape."""
 
 import copy
+import gc
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
 from lsprism.layers.kernels import build, dispatch, reference
 from lsprism.layers.kernels.cpu import Packed, Together
 from lsprism.layers.modules import DenseLinear, PrismLinear
+from lsprism.models.surgery import set_tensor
 
 LEVELS = build.usable_levels()
 # One more rounding than the product itself: the reference rounds the middle of a low-rank product, and each part.
@@ -135,6 +138,21 @@ def test_other_tensors_in_the_same_layer_are_noticed():
     torch.testing.assert_close(layer(x), x @ Sparse(one.values * 2, two.bitmap, 50).dense().T)
     layer.half()
     assert layer(x.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_tensors_that_were_replaced_do_not_live_on(dense):
+    layer = torch.nn.Linear(40, 5, bias=False)
+    if dense:
+        DenseLinear.adopt(layer)
+    else:
+        layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
+    with torch.no_grad():
+        layer(torch.randn(1, 40))
+    held = weakref.ref(layer.weight)
+    set_tensor(layer, "weight", torch.empty_like(layer.weight, device="meta"))
+    gc.collect()
+    assert held() is None
 
 
 def test_a_dense_layer_is_taken_over_and_given_back():
