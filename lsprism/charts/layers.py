@@ -133,7 +133,19 @@ def _of_block(layers: Sequence[LayerReport], kind: Measure) -> float:
     return sum(w * kind.value(layer) for w, layer in zip(weights, layers, strict=True)) / sum(weights)
 
 
-COLUMNS = ("name", "block", "rows", "columns", "form", "kept", "sparsity", "rank", "stored_bytes", "dense_bytes", "error")
+COLUMNS = (
+    "name",
+    "block",
+    "rows",
+    "columns",
+    "form",
+    "kept",
+    "sparsity",
+    "rank",
+    "stored_bytes",
+    "dense_bytes",
+    "error",
+)
 
 
 def to_csv(layers: Sequence[LayerReport]) -> str:

@@ -62,6 +62,19 @@ def progress_card(view: View) -> str:
     return f'<div class="card run">{"".join(parts)}</div>'
 
 
+def queue(live: Sequence[Run], shown_id: str) -> str:
+    """All other runs that are at work or wait, each a link that opens it."""
+    others = [run for run in reversed(live) if run.id != shown_id]
+    if not others:
+        return ""
+    lines = "".join(f"<li>{link(run)}{badge(run)}</li>" for run in others)
+    return f'<div class="card"><h3>Also at work, or waiting</h3><ul class="queue">{lines}</ul></div>'
+
+
+def link(run: Run) -> str:
+    return f'<a href="?run={escape(run.id)}">{escape(title_of(run))}</a>'
+
+
 def _bar(view: View) -> str:
     run, progress = view.run, view.progress
     if run.state == "queued":

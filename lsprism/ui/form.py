@@ -71,6 +71,11 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
     return ask(PlanSpec, **said)
 
 
+def plan_of(spec: PlanSpec) -> PlanSpec:
+    """Without where the result goes, which decides nothing else: one plan for both."""
+    return PlanSpec(**{name: getattr(spec, name) for name in PlanSpec.model_fields})
+
+
 def command_of(spec: PlanSpec, runs: Runs) -> str:
     """The command that Start will run; without a folder of its own the result goes to the run's."""
     line = line_of(order_of("compress", spec))
@@ -94,7 +99,9 @@ def values_of(text: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise SpecError(f"This is no YAML: {' '.join(str(error).split())}.", "Load a file that was saved here.") from None
+        raise SpecError(
+            f"This is no YAML: {' '.join(str(error).split())}.", "Load a file that was saved here."
+        ) from None
     if not isinstance(content, dict):
         raise SpecError("This holds no settings.", "Load a file of lines 'option: value'.")
     own = {outer: inner for inner, outer in NAMES.items()}

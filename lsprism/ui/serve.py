@@ -115,7 +115,9 @@ def _is_free(host: str, port: int) -> bool:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except socket.gaierror:
-        raise SpecError(f"--host {host} is no address of this machine.", "Leave it out for this machine only.") from None
+        raise SpecError(
+            f"--host {host} is no address of this machine.", "Leave it out for this machine only."
+        ) from None
     except (OSError, OverflowError):
         return False
     return True

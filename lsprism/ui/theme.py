@@ -1,4 +1,4 @@
-"""The quiet look: grey for what was, blue for what is, amber for what it costs. Sizes and cards are in dashboard.css."""
+"""The quiet look: grey for what was, blue for what is, amber for what it costs. Cards are in dashboard.css."""
 
 import gradio as gr
 from gradio.themes.utils import colors
