@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from lsprism.charts.theme import PALETTE, styled
 from lsprism.charts.units import size
-from lsprism.reports import LayerReport
+from lsprism.reports import LayerReport, SiteSpectrum
 
 SCALE = [[0, "rgba(47,111,237,0.10)"], [0.5, "#2f6fed"], [1, "#d97706"]]  # quiet, marked, warning
 
@@ -67,7 +67,7 @@ class Grid:
     values: list[list[float | None]]
 
 
-def projection(layer: LayerReport) -> str:
+def projection(layer: LayerReport | SiteSpectrum) -> str:
     """'self_attn.q_proj' of 'model.layers.3.self_attn.q_proj'."""
     return layer.name.partition(f".{layer.block}.")[2] or layer.name
 

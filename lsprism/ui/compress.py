@@ -94,7 +94,7 @@ def build(context: Context) -> None:
                 end = gr.Button("Stop", interactive=False, elem_id="compress-stop")
                 go_on = gr.Button("Resume", visible=False, elem_id="compress-resume")
             card = gr.HTML(NOTHING, elem_id="compress-run")
-            with gr.Accordion("Log", open=False):
+            with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
                 log = gr.Textbox(
                     show_label=False, lines=8, max_lines=16, interactive=False, buttons=["copy"], elem_id="compress-log"
                 )

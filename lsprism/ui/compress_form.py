@@ -44,8 +44,6 @@ def build() -> Parts:
             _models(),
             value=models.DEMO,
             show_label=False,
-            container=False,
-            info="",
             allow_custom_value=True,
             filterable=True,
             elem_id="model",

@@ -6,7 +6,7 @@ import gradio as gr
 
 from lsprism.charts.layers import MEASURES, block_bars, heat_map, to_csv
 from lsprism.errors import LSPrismError
-from lsprism.ui import ledger
+from lsprism.ui import layers_spectra, ledger
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context
 from lsprism.ui.plots import downloads, plot
@@ -71,6 +71,7 @@ def build(context: Context) -> None:
         heat = gr.Plot(show_label=False, elem_id="layers-heat", container=False)
         bars = gr.Plot(show_label=False, elem_id="layers-bars", container=False)
         files = gr.HTML()
+    layers_spectra.build(context, run)
     seen, seen_runs = gr.State(""), gr.State("")
     shown = [heat, bars, hint, files, charts, seen]
     for event in (context.page.load, gr.Timer(POLL_S).tick):

@@ -127,7 +127,7 @@ def build(context: Context) -> None:
                     keep = gr.Button("Keep it", size="sm")
                     drop = gr.Button("Delete", size="sm", variant="stop", elem_id="runs-delete-sure")
             notes = gr.Textbox(label="Notes", lines=1, max_lines=6, elem_id="runs-notes")
-            with gr.Accordion("Log", open=False):
+            with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
                 log = gr.Textbox(show_label=False, lines=8, max_lines=18, interactive=False, buttons=["copy"])
             other = gr.Dropdown([], label="Compare with", value=None, elem_id="runs-other")
             compared = gr.HTML()

@@ -13,7 +13,7 @@ from lsprism.ui import runs as runs_tab
 from lsprism.ui.context import Context
 from lsprism.ui.guard import Guard, hosts_of
 from lsprism.ui.theme import theme
-from lsprism.ui.watch import newest_live
+from lsprism.ui.watch import first_shown
 
 ASSETS = Path(__file__).parents[2] / "assets"
 KEPT_S = (3600, 86400)  # how often files of the page are looked through, and how old they may get
@@ -52,7 +52,7 @@ def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
     try:
         run = runs.get(query.get("run", ""))
     except LSPrismError:
-        return newest_live(runs), gr.skip()
+        return first_shown(runs), gr.skip()
     return run.id, gr.Tabs(selected="compress" if run.live and run.verb == "compress" else "runs")
 
 

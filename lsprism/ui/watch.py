@@ -91,8 +91,9 @@ def _with_events(view: View, moments: tuple) -> View:
     return replace(view, said=tuple(said[-SKIM_LINES:]), layers=tuple(layers.values()), **changes)
 
 
-def newest_live(runs: Runs) -> str:
-    """Id of the compression that a new page shows: the one at work, else the one that waits; "" where none is."""
-    live = [run for run in runs.all() if run.live and run.verb == "compress"]
+def first_shown(runs: Runs) -> str:
+    """Id of the compression that a new page shows: one at work, else one that waits, else the newest; "" for none."""
+    found = [run for run in runs.all() if run.verb == "compress"]
+    live = [run for run in found if run.live]
     at_work = [run for run in live if run.state != "queued"]
-    return (at_work or live or [None])[0].id if live else ""
+    return next((run.id for run in [*at_work, *live, *found]), "")
