@@ -23,11 +23,18 @@ class Handlers:
 
     def choices(self, seen: str) -> tuple[Any, str]:
         """Runs that can be looked at: all compressions."""
-        found = [run for run in self.runs.all() if run.verb == "compress"]
-        mark = str([run.id for run in found])
-        if mark == seen:
-            return (gr.skip(),) * 2
-        return gr.Dropdown(choices=[(ledger.label_of(run), run.id) for run in found]), mark
+        found, mark = self._found()
+        return (gr.skip(), gr.skip()) if mark == seen else (gr.Dropdown(choices=found), mark)
+
+    def open(self, run_id: str) -> tuple[Any, str]:
+        """The same, with the run that the page was just turned to."""
+        found, mark = self._found()
+        there = run_id in (known for _, known in found)
+        return gr.Dropdown(choices=found, value=run_id) if there else gr.Dropdown(choices=found), mark
+
+    def _found(self) -> tuple[list[tuple[str, str]], str]:
+        found = [(ledger.label_of(run), run.id) for run in self.runs.all() if run.verb == "compress"]
+        return found, str(found)
 
     def view(self, run_id: str | None) -> View | None:
         try:
@@ -60,7 +67,7 @@ def _json(view: View) -> str:
 def build(context: Context) -> None:
     """Choose a run and a measure; below them the charts."""
     handlers = Handlers(context)
-    with gr.Row(elem_classes="controls"):
+    with gr.Group(elem_classes="panel"), gr.Row():
         run = gr.Dropdown([], label="Run", value=None, scale=3, min_width=280, elem_id="layers-run")
         measure = gr.Radio(
             [(m.title, key) for key, m in MEASURES.items()], value="error", label="Measure", scale=4, min_width=280,
@@ -74,13 +81,7 @@ def build(context: Context) -> None:
     layers_spectra.build(context, run)
     seen, seen_runs = gr.State(""), gr.State("")
     shown = [heat, bars, hint, files, charts, seen]
-    for event in (context.page.load, gr.Timer(POLL_S).tick):
-        event(handlers.choices, seen_runs, [run, seen_runs], queue=False, **QUIET)
+    gr.Timer(POLL_S).tick(handlers.choices, seen_runs, [run, seen_runs], queue=False, **QUIET)
     gr.on([run.change, measure.change], handlers.charts, [run, measure, seen], shown, **QUIET)
     gr.Timer(POLL_S).tick(handlers.charts, [run, measure, seen], shown, queue=False, **QUIET)
-    context.opened.change(lambda run_id: _if_there(handlers, run_id), context.opened, run, **QUIET)
-
-
-def _if_there(handlers: Handlers, run_id: str) -> Any:
-    view = handlers.view(run_id)
-    return run_id if view and view.run.verb == "compress" else gr.skip()
+    context.opened.change(handlers.open, context.opened, [run, seen_runs], **QUIET)

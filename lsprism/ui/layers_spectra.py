@@ -131,7 +131,7 @@ def build(context: Context, run: gr.Dropdown) -> None:
     said = gr.HTML(elem_id="spectra-state")
     compute = gr.Button("Compute the singular values", visible=False, size="sm", elem_id="spectra-compute")
     with gr.Column(visible=False) as column:
-        with gr.Row(elem_classes="controls"):
+        with gr.Group(elem_classes="panel"), gr.Row():
             blocks = gr.Dropdown([], label="Blocks", multiselect=True, value=[], elem_id="spectra-blocks")
             names = gr.Dropdown([], label="Projections", multiselect=True, value=[], elem_id="spectra-names")
         values = gr.Plot(show_label=False, container=False, elem_id="spectra-values")

@@ -10,7 +10,7 @@ from lsprism.runs import Run
 from lsprism.runs.command import line_of
 from lsprism.ui.cards import WORDS, badge, empty, moment, pairs, title_of
 
-HEADERS = ("run", "what", "state", "sparsity", "on disk", "took", "when", "notes")
+HEADERS = ("what", "state", "on disk", "took", "when", "notes", "run")
 NO_RUNS = empty("No runs yet", "Start a compression on the first tab, or from the command line: it will appear here.")
 
 # Figures that people compare, and how they are written.
@@ -31,22 +31,21 @@ FIGURES: dict[str, tuple[str, Any]] = {
 
 
 def rows(found: Sequence[Run]) -> list[list[str]]:
-    """A row per run under HEADERS; the first cell is the run's id."""
+    """A row per run under HEADERS; the last cell is the run's id."""
     return [_row(run) for run in found]
 
 
 def _row(run: Run) -> list[str]:
-    sparsity, stored = run.settings.get("sparsity"), run.figures.get("stored_bytes")
+    stored = run.figures.get("stored_bytes")
     took = run.ended - run.begun if run.begun and run.ended else None
     return [
-        run.id,
         title_of(run),
         WORDS[run.state],
-        f"{sparsity:g}" if isinstance(sparsity, int | float) else "",
         size(stored) if isinstance(stored, int | float) else "",
         duration(took) if took is not None else "",
         moment(run.created),
         " ".join(run.notes.split()),
+        run.id,
     ]
 
 

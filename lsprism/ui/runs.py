@@ -110,7 +110,7 @@ def build(context: Context) -> None:
             table = gr.Dataframe(
                 headers=list(ledger.HEADERS), datatype="str", interactive=False, show_search="search", max_height=560,
                 wrap=False, elem_id="runs-table", show_label=False, buttons=[],
-                column_widths=[180, 210, 90, 80, 90, 100, 130, 160],
+                column_widths=[190, 90, 80, 100, 130, 120, 190],
             )  # fmt: skip
         with gr.Column(scale=5, min_width=320):
             page = gr.HTML(CHOOSE, elem_id="runs-page")
@@ -126,11 +126,12 @@ def build(context: Context) -> None:
                 with gr.Row():
                     keep = gr.Button("Keep it", size="sm")
                     drop = gr.Button("Delete", size="sm", variant="stop", elem_id="runs-delete-sure")
-            notes = gr.Textbox(label="Notes", lines=1, max_lines=6, elem_id="runs-notes")
+            with gr.Group(elem_classes="panel"):
+                notes = gr.Textbox(label="Notes", lines=1, max_lines=6, elem_id="runs-notes")
+                other = gr.Dropdown([], label="Compare with", value=None, elem_id="runs-other")
+                compared = gr.HTML()
             with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
                 log = gr.Textbox(show_label=False, lines=8, max_lines=18, interactive=False, buttons=["copy"])
-            other = gr.Dropdown([], label="Compare with", value=None, elem_id="runs-other")
-            compared = gr.HTML()
     seen, seen_list = gr.State(""), gr.State("")
     listed = [table, none, other, seen_list]
     shown = [page, log, notes, actions, go_on, end, seen]
@@ -152,4 +153,4 @@ def build(context: Context) -> None:
 
 
 def _chosen(event: gr.SelectData) -> str:
-    return str(event.row_value[0])
+    return str(event.row_value[-1])

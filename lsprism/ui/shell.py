@@ -44,7 +44,8 @@ def _load(page: gr.Blocks, runs: Runs, opened: gr.State, tabs: gr.Tabs) -> None:
     def opening(request: gr.Request) -> tuple[str, Any]:
         return first_look(runs, dict(request.query_params))
 
-    page.load(opening, None, [opened, tabs], queue=False, show_progress="hidden", api_visibility="private")
+    # In the queue: outside of it gradio does not tell a state's listeners that it has changed.
+    page.load(opening, None, [opened, tabs], show_progress="hidden", api_visibility="private")
 
 
 def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
