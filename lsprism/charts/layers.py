@@ -11,7 +11,8 @@ from lsprism.charts.theme import PALETTE, styled
 from lsprism.charts.units import size
 from lsprism.reports import LayerReport, SiteSpectrum
 
-SCALE = [[0, "rgba(47,111,237,0.10)"], [0.5, "#2f6fed"], [1, "#d97706"]]  # quiet, marked, warning
+COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: what it costs
+SIZE = [[0, "rgba(47,111,237,0.06)"], [1, "rgba(47,111,237,1)"]]  # blue: what is there now
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
             x=list(range(1, table.blocks + 1)),
             y=table.projections,
             customdata=shown,
-            colorscale=SCALE,
+            colorscale=COST if measure == "error" else SIZE,
             zmin=0,
             colorbar={"thickness": 10, "outlinewidth": 0, "tickformat": ".0%" if kind.shown is _percent else ""},
             xgap=2,
@@ -117,12 +118,12 @@ def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
             x=[block + 1 for block in blocks],
             y=values,
             customdata=[kind.shown(value) for value in values],
-            marker={"color": PALETTE[1]},
+            marker={"color": PALETTE[2 if measure == "error" else 1]},
             hovertemplate="block %{x}: %{customdata}<extra></extra>",
         )
     )
     figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _percent else "")
-    how = "all layers of a block together" if kind.summed else "mean of a block's layers, by their size"
+    how = "layers together" if kind.summed else "mean, by size"
     return styled(figure, f"{_capital(kind.title)} by block", x="block", y=how, height=300)
 
 

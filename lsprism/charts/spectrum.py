@@ -14,6 +14,7 @@ from lsprism.charts.layers import projection
 from lsprism.charts.theme import INK, PALETTE, styled
 from lsprism.reports import SiteSpectrum
 
+NOISE = 1e-6  # of the largest value: what lies below was zero before it was rounded
 MOST = len(PALETTE) - 1  # matrices that one chart tells apart
 
 
@@ -78,7 +79,10 @@ def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
             font={"color": INK},
         )
     figure.update_xaxes(type="log", minor={"showgrid": False}, dtick=1)
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    tops = [max(site.before[0], site.after[0]) for site in sites[:MOST]]
+    lows = [value for site in sites[:MOST] for value in (*site.before, *site.after) if value > NOISE * max(tops)]
+    span = [math.log10(min(lows)) - 0.1, math.log10(max(tops)) + 0.1] if lows else None
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=span)
     return styled(figure, "Singular values", x="number of the value", y="singular value", height=420)
 
 

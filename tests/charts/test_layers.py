@@ -1,12 +1,8 @@
 """Charts of layers: the numbers in them are those of the report."""
 
 import csv
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ui"))
 from run_views import layer, layers
 
 from lsprism.charts.layers import MEASURES, block_bars, grid, heat_map, projection, to_csv

@@ -9,8 +9,9 @@ from lsprism.specs import CompressSpec, PlanSpec
 from lsprism.ui import form
 
 VALUES = {
-    "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "2:4", "rank_share": 0.2, "source": "embedded",
-    "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto", "save_path": "",
+    "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "2:4", "rank_share": 0.2,
+    "source": "embedded", "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto",
+    "save_path": "",
 }  # fmt: skip
 
 
