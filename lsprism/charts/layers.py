@@ -92,20 +92,31 @@ def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
         go.Heatmap(
             z=table.values,
             x=list(range(1, table.blocks + 1)),
-            y=table.projections,
+            y=[name.rpartition(".")[2] for name in table.projections],
             customdata=shown,
             colorscale=COST if measure == "error" else SIZE,
             zmin=0,
-            colorbar={"thickness": 10, "outlinewidth": 0, "tickformat": ".0%" if kind.shown is _percent else ""},
-            xgap=2,
-            ygap=2,
+            colorbar={
+                "orientation": "h",
+                "thickness": 8,
+                "len": 0.5,
+                "x": 1,
+                "xanchor": "right",
+                "y": 1,
+                "yanchor": "bottom",
+                "outlinewidth": 0,
+                "nticks": 4,
+                "tickformat": ".0%" if kind.shown is _percent else "",
+            },  # fmt: skip
+            xgap=1,
+            ygap=1,
             hoverongaps=False,
             hovertemplate="block %{x}<br>%{y}<br>%{customdata}<extra></extra>",
         )
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     figure.update_xaxes(showgrid=False)
-    return styled(figure, _capital(kind.title), x="block", height=max(260, 120 + 34 * len(table.projections)))
+    return styled(figure, "Layer by layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
 
 
 def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
@@ -124,7 +135,7 @@ def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
     )
     figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _percent else "")
     how = "layers together" if kind.summed else "mean, by size"
-    return styled(figure, f"{_capital(kind.title)} by block", x="block", y=how, height=300)
+    return styled(figure, "Block by block", x="block", y=how, height=280)
 
 
 def _of_block(layers: Sequence[LayerReport], kind: Measure) -> float:
@@ -156,7 +167,3 @@ def to_csv(layers: Sequence[LayerReport]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows([getattr(layer, name) for name in COLUMNS] for layer in layers)
     return text.getvalue()
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -6,6 +6,7 @@ Whatever a user, a model or a file wrote is escaped here.
 import time
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from lsprism.charts.layers import grid
 from lsprism.charts.units import amount, duration, size
@@ -38,6 +39,8 @@ def title_of(run: Run) -> str:
     name = model.rstrip("/").rpartition("/")[2] if len(model) > 40 else model
     method, sparsity = run.settings.get("method"), run.settings.get("sparsity")
     how = f"{method} at {sparsity:g}" if method and isinstance(sparsity, int | float) else run.verb
+    if run.verb == "spectra":
+        return f"singular values of {Path(model).parent.name or model}"
     if run.settings.get("sparsities"):
         how = f"study of {run.settings.get('sparsities')}".replace("[", "").replace("]", "")
     return ", ".join(filter(None, (name, how))) or "unknown"
@@ -117,7 +120,8 @@ def layer_bars(layers: Sequence[LayerReport], blocks: int) -> str:
                 said = f"block {block + 1}, {name}: output error {value:.1%}"
                 cells.append(f'<i class="full" style="--loss:{value / top:.2f}" title="{escape(said)}"></i>')
     done = len({layer.block for layer in layers})
-    said = f"largest output error so far {top:.1%}" if layers else "fills as blocks are done"
+    so_far = " so far" if done < blocks else ""
+    said = f"largest output error{so_far} {top:.1%}" if layers else "fills as blocks are done"
     return (
         f'<div class="grid" style="--blocks:{blocks}" role="img" aria-label="{done} of {blocks} blocks are done">'
         f'{"".join(cells)}</div><div class="under"><span>{done} of {blocks} blocks</span>'

@@ -19,7 +19,7 @@ FIGURES: dict[str, tuple[str, Any]] = {
     "dense_stored_bytes": ("on disk before", size),
     "kept_parameters": ("parameters kept", amount),
     "model_parameters": ("parameters before", amount),
-    "seconds": ("seconds of work", duration),
+    "seconds": ("time of work", duration),
     "peak_memory_bytes": ("peak memory", size),
     "calibration": ("calibrated on", str),
     "compressed.perplexity.value": ("perplexity", lambda value: f"{value:.2f}"),

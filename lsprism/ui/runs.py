@@ -110,7 +110,7 @@ def build(context: Context) -> None:
             table = gr.Dataframe(
                 headers=list(ledger.HEADERS), datatype="str", interactive=False, show_search="search", max_height=560,
                 wrap=False, elem_id="runs-table", show_label=False, buttons=[],
-                column_widths=[190, 90, 80, 100, 130, 120, 190],
+                column_widths=[200, 84, 84, 110, 100, 100, 190],
             )  # fmt: skip
         with gr.Column(scale=5, min_width=320):
             page = gr.HTML(CHOOSE, elem_id="runs-page")

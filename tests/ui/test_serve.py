@@ -79,6 +79,7 @@ def test_checking_needs_neither_torch_nor_gradio():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_page_is_built_without_torch():
     code = "import lsprism.ui.shell, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
