@@ -48,9 +48,10 @@ class Handlers:
         with refusals():
             return start(self.runs, "compress", form.spec_of(values), token=token).id
 
-    def resume(self, run_id: str, token: str) -> None:
+    def resume(self, run_id: str, token: str | None) -> None:
+        """`token` is None where its field was never opened."""
         with refusals():
-            resume(self.runs, run_id, token=token)
+            resume(self.runs, run_id, token=token or "")
 
     def stop(self, run_id: str) -> None:
         """Ask at once; a thread sees to it that it ends for certain."""

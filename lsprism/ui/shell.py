@@ -28,6 +28,7 @@ TOGGLE = "document.body.classList.toggle('dark')"
 def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
     """The whole page, not yet served."""
     with gr.Blocks(title="LS-PRISM", analytics_enabled=False, delete_cache=KEPT_S, fill_width=True) as page:
+        service.expose(runs)  # first, or handlers of the same name would take its verbs' names
         gr.HTML(_head(), elem_id="head")
         opened = gr.State("")
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -36,7 +37,6 @@ def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True):
                     build(context)
         _load(page, runs, opened, tabs)
-        service.expose(runs)
     return page, context
 
 

@@ -39,6 +39,7 @@ def context(tmp_path, monkeypatch):
 
     for module in (compress, layers_spectra, service.work):
         monkeypatch.setattr(module, "start", fake)
+    monkeypatch.setattr(compress, "resume", lambda found, run_id, *, token: started.append((run_id, token.strip())))
     made.__dict__["started"] = started
     return made
 
@@ -62,6 +63,11 @@ def test_start_asks_for_what_the_form_says_and_hands_the_token_on_apart(context)
     ((verb, spec, token),) = context.started
     assert (verb, spec.method, spec.calibration.samples, token.strip()) == ("compress", "wanda", 8, "hf_secret")
     assert "hf_secret" not in (context.runs.path(run_id) / "record.json").read_text()
+
+
+def test_resume_needs_no_token(context):
+    compress.Handlers(context).resume("a run", None)
+    assert context.started == [("a run", "")]
 
 
 def test_a_wrong_form_is_a_message_and_starts_nothing(context):
