@@ -60,6 +60,10 @@ class Handlers:
         return (*figures, hint, downloads(name, content), gr.Column(visible=True), mark)
 
 
+def _hint(measure: str) -> str:
+    return f'<p class="quiet">{MEASURES[measure].hint}</p>'
+
+
 def _json(view: View) -> str:
     return "[" + ",\n".join(layer.model_dump_json() for layer in view.layers) + "]"
 

@@ -46,21 +46,10 @@ class Handlers:
         mark = f"{run_id} {_stamp(path)} {worker.state if worker else ''} {run.state if run else ''}"
         if mark == seen:
             return (gr.skip(),) * 6
-        sites = read(path)
         if run is None or run.state != "done":
             text = empty("No singular values yet", "They can be computed once a compression is done.")
             return text, gr.Button(visible=False), gr.skip(), gr.skip(), gr.Column(visible=False), mark
-        blocks = sorted({site.block + 1 for site in sites})
-        names = list(dict.fromkeys(projection(site) for site in sites))
-        button = gr.Button(visible=worker is None or not (worker.live or worker.state == "done"))
-        return (
-            _said(sites, worker),
-            button,
-            gr.Dropdown(blocks),
-            gr.Dropdown(names),
-            gr.Column(visible=bool(sites)),
-            mark,
-        )
+        return *_there(read(path), worker), mark
 
     def charts(self, run_id: str | None, blocks: list[int], names: list[str]) -> tuple[Any, ...]:
         """Values, energy, split, and the downloads, of what is chosen."""
@@ -112,6 +101,14 @@ def _worker(runs: Runs, path: Path) -> Run | None:
     """The newest run that was to fill the file."""
     same = (run for run in runs.all() if run.verb == "spectra" and run.settings.get("save_path") == str(path))
     return next(same, None)
+
+
+def _there(sites: Sequence[SiteSpectrum], worker: Run | None) -> tuple[Any, ...]:
+    """Text, button, choices and the charts' place for what has been computed so far."""
+    button = gr.Button(visible=worker is None or not (worker.live or worker.state == "done"))
+    blocks = gr.Dropdown(choices=sorted({site.block + 1 for site in sites}))
+    names = gr.Dropdown(choices=list(dict.fromkeys(projection(site) for site in sites)))
+    return _said(sites, worker), button, blocks, names, gr.Column(visible=bool(sites))
 
 
 def _said(sites: Sequence[SiteSpectrum], worker: Run | None) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 
 from lsprism.errors import LSPrismError, RequestError
-from lsprism.runs import Run, ask_to_stop, resume, stop
+from lsprism.runs import Run, Runs, ask_to_stop, resume, stop
 from lsprism.ui import ledger
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context, refusals
+from lsprism.ui.watch import View
 
 POLL_S = 2.0
 CHOOSE = empty("No run is open", "Choose one in the list to see its figures, its log and what can be done with it.")
@@ -42,18 +43,7 @@ class Handlers:
         mark = f"{run_id} {view.mark if view else 0}"
         if mark == seen:
             return (gr.skip(),) * 7
-        if view is None:
-            return CHOOSE, "", "", gr.Row(visible=False), gr.Button(), gr.Button(), mark
-        run = view.run
-        return (
-            ledger.page_of(run, str(self.runs.path(run.id))),
-            view.log or "\n".join(view.said),
-            run.notes,
-            gr.Row(visible=True),
-            gr.Button(visible=run.goes_on),
-            gr.Button(visible=run.live),
-            mark,
-        )
+        return (*(_page(view, self.runs) if view else NOTHING), mark)
 
     def resume(self, run_id: str) -> None:
         with refusals():
@@ -95,7 +85,18 @@ class Handlers:
             return ledger.comparison(self.runs.get(run_id), self.runs.get(other_id))
 
 
-def elsewhere(run: Run, runs: Any) -> str:
+def _page(view: View, runs: Runs) -> tuple[Any, ...]:
+    """Page, log, notes, and which buttons fit."""
+    run = view.run
+    page = ledger.page_of(run, str(runs.path(run.id)))
+    resumes, stops = gr.Button(visible=run.goes_on), gr.Button(visible=run.live)
+    return page, view.log or "\n".join(view.said), run.notes, gr.Row(visible=True), resumes, stops
+
+
+NOTHING = CHOOSE, "", "", gr.update(visible=False), gr.skip(), gr.skip()
+
+
+def elsewhere(run: Run, runs: Runs) -> str:
     """The place of an artifact that does not lie in the run's own folder; "" where there is none."""
     inside = run.artifact is not None and run.artifact.is_relative_to(runs.path(run.id))
     return str(run.artifact) if run.artifact is not None and not inside and run.artifact.exists() else ""
