@@ -1,4 +1,4 @@
-"""Two seats with a model each: loaded, unloaded, and answering in turn, token by token, on the one thread that owns them.
+"""Two seats with a model each: loaded, unloaded, and answering in turn, token by token, on the thread that owns them.
 
 Each side's clock runs only inside its own token (see generation/clock.py), so that both may stream at once and the
 speeds mean what they would mean alone.
@@ -142,7 +142,7 @@ class Engine:
 
     @contextmanager
     def _seating(self, slots: tuple[Slot, ...] | list[Slot]) -> Iterator[None]:
-        """Tell who sits where afterwards, whatever came of it. A seat that was to be taken anew and was not is empty."""
+        """Tell who sits where afterwards, whatever came of it. A seat that was to be taken and was not is empty."""
         device = self._device()
         before = memory_on(device)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lsprism.generation.clock import Timing as Clocked
 from lsprism.generation.stream import Piece
-from lsprism.talk.words import News, Reason, Slot, Timing, Words
+from lsprism.talk.words import News, Slot, Timing, Words
 
 EVERY_S = 0.08
 

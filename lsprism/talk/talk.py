@@ -81,15 +81,12 @@ class Work:
 
     def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
         """As it goes on, at most so often; the last one has ended."""
-        seen = None
-        while seen is None or not seen.ended:
-            with self._changed:
-                self._changed.wait_for(lambda: self.progress is not seen, timeout=1.0)
-                now = self.progress
-            if now is not seen:
-                seen = now
-                yield now
-                time.sleep(0 if now.ended else every_s)
+        seen = self.progress
+        yield seen
+        while not seen.ended:
+            time.sleep(every_s)
+            seen = self._other_than(seen)
+            yield seen
 
     def wait(self) -> Progress:
         """WorkError where all of it failed; a side that failed says so in its answer."""
@@ -97,6 +94,11 @@ class Work:
         if last.failure:
             raise WorkError(last.failure)
         return last
+
+    def _other_than(self, seen: Progress) -> Progress:
+        with self._changed:
+            self._changed.wait_for(lambda: self.progress is not seen)
+            return self.progress
 
 
 class Talk:

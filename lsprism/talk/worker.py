@@ -11,11 +11,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from lsprism.talk.words import Ask, Command, Ended, Load, Stop, read_command
+
+if TYPE_CHECKING:
+    from lsprism.talk.engine import Engine
 
 
 class Inbox:
@@ -82,10 +86,8 @@ def main() -> None:
     engine = Engine(tell, inbox.breakable)
     while True:
         command, stop = inbox.take()
-        try:
+        with suppress(KeyboardInterrupt):  # a load was broken off, and the engine has told what is left
             _carry_out(engine, command, stop)
-        except KeyboardInterrupt:
-            pass  # a load was broken off, and the engine has told what is left
         tell(Ended(work=command.work, stopped=stop.is_set()))
         inbox.forget(command.work)
 
