@@ -40,14 +40,14 @@ from lsprism.talk.words import (
 PROGRAM = (sys.executable, "-P", "-m", "lsprism.talk.worker")
 PATIENCE_S = 4.0  # for work that was told to stop; then its process is ended
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-STARTING = "starting the models' process"
+STARTING, WAITING = "starting the models' process", "waiting for another question"
 
 
 @dataclass(frozen=True)
 class Progress:
     """A piece of work as it is at one moment."""
 
-    what: str = STARTING
+    what: str
     slot: Slot | None = None
     answers: Mapping[Slot, Answer] = field(default_factory=dict)
     failure: str = ""  # of no side alone
@@ -74,9 +74,9 @@ class Seating:
 class Work:
     """A piece of work under way: answers, or loading and unloading, which are told in the same words."""
 
-    def __init__(self, number: int, slots: Sequence[Slot], changed: threading.Condition) -> None:
+    def __init__(self, number: int, slots: Sequence[Slot], what: str, changed: threading.Condition) -> None:
         self.number = number
-        self.progress = Progress(answers={slot: Answer() for slot in slots})
+        self.progress = Progress(what, answers={slot: Answer() for slot in slots})
         self._changed = changed
 
     def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
@@ -147,7 +147,8 @@ class Talk:
         with self._changed:
             self._count += 1
             command = kind(work=self._count, **fields)
-            work = Work(self._count, answering, self._changed)
+            what = WAITING if self._open else STARTING if self._process is None else "beginning"
+            work = Work(self._count, answering, what, self._changed)
             self._start()
             self._open[work.number] = work
             self._send(command)

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from lsprism.errors import LSPrismError
 from lsprism.runs import Runs
-from lsprism.ui import compress, layers, service
+from lsprism.ui import chat, compress, layers, service
 from lsprism.ui import runs as runs_tab
 from lsprism.ui.context import Context
 from lsprism.ui.guard import Guard, hosts_of
@@ -20,6 +20,7 @@ KEPT_S = (3600, 86400)  # how often files of the page are looked through, and ho
 TABS = {
     "compress": ("Compress", compress.build),
     "layers": ("Layers", layers.build),
+    "chat": ("Chat", chat.build),
     "runs": ("Runs", runs_tab.build),
 }
 TOGGLE = "document.body.classList.toggle('dark')"
@@ -97,6 +98,6 @@ def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[
         "footer_links": ["api", "settings"],
         "app_kwargs": {"middleware": [Middleware(Guard, hosts=hosts_of(host))]},
         "theme": theme(),
-        "css_paths": ASSETS / "dashboard.css",
+        "css_paths": [ASSETS / "dashboard.css", ASSETS / "chat.css"],
         "favicon_path": ASSETS / "logo.svg",
     }
