@@ -51,11 +51,11 @@ class Handlers:
             spec = ask(GenerateSpec, **{name: values[name] for name in SPEC})
             work = self.talk.ask(wanted(values), prompts(values, page, prompt), spec)
         told = page.with_turn(Turn(prompt))
-        yield first | buttons(True) | self._talk(told) | {"vote": gr.Row(visible=False), "tally": ""}
+        yield first | buttons(True) | self._talk(told) | {"vote": gr.Row(visible=False)}
         for now in self._follow(work, session):
             told = page.with_turn(Turn(prompt, now.answers))
             yield {"page": told, "now": self._talk(told)["now"]} | self._state(told, values, now)
-        yield buttons(False) | {"vote": gr.Row(visible=told.can_vote), "tally": self._tally(told)}
+        yield buttons(False) | self._after(told, now)
 
     def load(self, values: Values, page: Page, session: str) -> Iterator[Shown]:
         with refusals():
@@ -72,7 +72,7 @@ class Handlers:
         for now in self._follow(work, session):
             failures = dict.fromkeys([now.failure, *(answer.failure for answer in now.answers.values())])
             yield self._state(page, values, replace(now, failure=" ".join(filter(None, failures))))
-        yield buttons(False) | {"tally": self._tally(page)}
+        yield buttons(False)
 
     def _follow(self, work: Work, session: str) -> Iterator[Progress]:
         """As it goes on; a page that is closed stops its work."""
@@ -111,8 +111,7 @@ class Handlers:
 
     def show(self, page: Page, values: Values) -> Shown:
         """All of a page that stands still."""
-        vote = {"vote": gr.Row(visible=page.can_vote), "tally": self._tally(page)}
-        return {"page": page} | self._talk(page) | self._state(page, values, None) | vote
+        return {"page": page} | self._talk(page) | self._state(page, values, None) | self._after(page, None)
 
     def known(self, seen: str) -> tuple[Any, Any, str]:
         """The models that can be chosen, where there are others than before."""
@@ -131,7 +130,8 @@ class Handlers:
 
     def _talk(self, page: Page) -> Shown:
         same = self.talk.seating.same_tokens
-        return {"now": chat_page.last(page, same), "past": chat_page.past(page, same)}
+        examples = gr.Row(visible=not page.conversation.turns)
+        return {"now": chat_page.last(page, same), "past": chat_page.past(page, same), "examples": examples}
 
     def _state(self, page: Page, values: Values, now: Progress | None) -> Shown:
         """Headers, memory, and what is being done."""
@@ -142,12 +142,13 @@ class Handlers:
             "status": chat_page.status(now, page.hidden),
         }
 
-    def _tally(self, page: Page) -> str:
-        seating = self.talk.seating
-        if page.hidden or set(seating.seats) != set(SLOTS) or not page.conversation.turns:
-            return ""
-        counts = tally(self.votes.all(), chat_page.weights(seating), page.blind)
-        return chat_page.tally(counts, chat_page.labels(seating), page.blind)
+    def _after(self, page: Page, now: Progress | None) -> Shown:
+        """When nothing is being done: whether to vote, and how the votes stand, unless something failed."""
+        seating, status = self.talk.seating, chat_page.status(now, page.hidden)
+        if not status and not page.hidden and set(seating.seats) == set(SLOTS) and page.conversation.turns:
+            counts = tally(self.votes.all(), chat_page.weights(seating), page.blind)
+            status = chat_page.tally(counts, chat_page.labels(seating), page.blind)
+        return {"vote": gr.Row(visible=page.can_vote), "status": status}
 
 
 def wanted(values: Values) -> dict[Slot, Wanted]:

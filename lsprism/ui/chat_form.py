@@ -21,9 +21,9 @@ EXAMPLES = {
 # Esc stops wherever the focus is; an answer's button copies its text.
 SCRIPT = """
 window.lsprismCopy = (button) => {
-  const said = button.parentElement.querySelector('pre');
+  const said = button.closest('.answer').querySelector('pre');
   navigator.clipboard.writeText(said ? said.innerText : '');
-  button.textContent = '✓'; setTimeout(() => { button.textContent = '⧉'; }, 1200);
+  button.textContent = 'Copied'; setTimeout(() => { button.textContent = 'Copy'; }, 1200);
 };
 if (!window.lsprismEscape) {
   window.lsprismEscape = (event) => {
@@ -57,57 +57,48 @@ def build(runs: Runs) -> Parts:
         shown["now"] = gr.HTML(chat_page.NOTHING, elem_id="chat-now", js_on_load=SCRIPT)
         shown["past"] = gr.HTML("", elem_id="chat-past")
     shown["status"] = gr.HTML("", elem_id="chat-status")
-    with gr.Row(elem_classes="vote actions", visible=False) as shown["vote"]:
+    with gr.Row(elem_classes="actions", visible=False) as shown["vote"]:
         for key, label in {"a": "A is better", "b": "B is better", "equal": "Equally good", "bad": "Both bad"}.items():
-            buttons[key] = gr.Button(label, size="sm", elem_id=f"chat-vote-{key}")
-    shown["tally"] = gr.HTML("", elem_id="chat-tally")
-    examples = _examples()
+            buttons[key] = _button(label, f"vote-{key}")
     prompt = _prompt(buttons)
-    blind = _actions(buttons)
+    with gr.Row(elem_classes="actions examples") as shown["examples"]:
+        examples = {text: _button(label, f"example-{n}") for n, (label, text) in enumerate(EXAMPLES.items())}
+    with gr.Row(elem_classes="actions after"):
+        for key, label in {"again": "Regenerate", "edit": "Edit last", "undo": "Undo", "clear": "Clear"}.items():
+            buttons[key] = _button(label, key)
+        blind = gr.Checkbox(label="Blind test", container=False, min_width=110, scale=0, elem_id="chat-blind")
     with gr.Group(elem_classes="panel"), gr.Accordion("Settings", open=False, elem_classes="fold"):
         fields = _settings()
     return Parts(left, right, fields, prompt, blind, shown, buttons, examples)
 
 
+def _button(label: str, name: str) -> gr.Button:
+    return gr.Button(label, size="sm", min_width=84, elem_id=f"chat-{name}")
+
+
 def _models(runs: Runs, buttons: dict[str, gr.Button], shown: dict[str, Any]) -> tuple[gr.Dropdown, gr.Dropdown]:
     known, made = choices(runs), list(artifacts(runs))
-    common: dict[str, Any] = {"choices": known, "allow_custom_value": True, "filterable": True}
+    common: dict[str, Any] = {"choices": known, "allow_custom_value": True, "filterable": True, "min_width": 220}
+    other = made[0] if made else models.DEMO
     with gr.Group(elem_classes="panel"):
         with gr.Row(elem_classes="models"):
-            left = gr.Dropdown(value=models.DEMO, label="One model", elem_id="chat-left", **common)
-            right = gr.Dropdown(
-                value=made[0] if made else models.DEMO, label="The other", elem_id="chat-right", **common
-            )
-            with gr.Column(min_width=180, scale=0), gr.Row(elem_classes="actions"):
-                buttons["load"] = gr.Button("Load", size="sm", elem_id="chat-load")
-                buttons["unload"] = gr.Button("Unload", size="sm", elem_id="chat-unload")
+            left = gr.Dropdown(value=models.DEMO, label="One model", elem_id="chat-left", scale=4, **common)
+            right = gr.Dropdown(value=other, label="The other", elem_id="chat-right", scale=4, **common)
+            buttons["load"] = _button("Load both", "load")
+            buttons["unload"] = _button("Unload", "unload")
         shown["memory"] = gr.HTML("", elem_id="chat-memory")
     return left, right
-
-
-def _examples() -> dict[str, gr.Button]:
-    with gr.Row(elem_classes="actions examples"):
-        return {text: gr.Button(label, size="sm", variant="secondary") for label, text in EXAMPLES.items()}
 
 
 def _prompt(buttons: dict[str, gr.Button]) -> gr.Textbox:
     with gr.Row(elem_classes="ask"):
         prompt = gr.Textbox(
-            show_label=False, label="Prompt", placeholder="Ask both models … (Enter sends, Shift+Enter: a new line)",
+            show_label=False, label="Prompt", placeholder="Ask both models …",
             lines=1, max_lines=8, scale=8, min_width=200, container=False, elem_id="chat-prompt",
         )  # fmt: skip
         buttons["send"] = gr.Button("Send", variant="primary", scale=0, min_width=88, elem_id="chat-send")
         buttons["stop"] = gr.Button("Stop", interactive=False, scale=0, min_width=88, elem_id="chat-stop")
     return prompt
-
-
-def _actions(buttons: dict[str, gr.Button]) -> gr.Checkbox:
-    with gr.Row(elem_classes="actions"):
-        for key, label in {"again": "Regenerate", "edit": "Edit last", "undo": "Undo", "clear": "Clear"}.items():
-            buttons[key] = gr.Button(label, size="sm", elem_id=f"chat-{key}")
-        return gr.Checkbox(
-            label="Blind: hide the names until I vote", container=False, min_width=240, elem_id="chat-blind"
-        )
 
 
 def _settings() -> dict[str, Any]:

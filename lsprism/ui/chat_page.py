@@ -14,6 +14,7 @@ from lsprism.talk.votes import Tally
 from lsprism.ui.cards import empty
 
 SHOWN = 2000  # characters of a prompt
+COPY = '<button class="copy" onclick="lsprismCopy(this)">Copy</button>'
 REASONS = {"eos": "", "length": "cut at the most tokens", "stopped": "stopped", "failed": ""}
 HINTS = {
     "Parameters kept": "Numbers the model still holds, embeddings included, of those it had before compression",
@@ -23,7 +24,10 @@ HINTS = {
     "In memory": "All tensors of the model, as they are in memory now",
     "Weights": "First digits of the SHA-256 of all weights in memory: equal ones are the same model",
 }
-NOTHING = empty("Nothing said yet", "Write a prompt below, or take an example. Both models answer the same words.")
+NOTHING = empty(
+    "Nothing said yet",
+    "Write a prompt below, or take an example: both models answer. Enter sends, Shift+Enter begins a line, Esc stops.",
+)
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,9 @@ def _answer(place: int, answer: Answer, mark: tuple[int, int] | None, hidden: bo
         body = '<p class="quiet">no answer</p>'
     else:
         body = f"<pre>{marked(answer.text, mark)}</pre>"
-    copy = (
-        '<button class="copy" title="Copy" aria-label="Copy" onclick="lsprismCopy(this)">⧉</button>'
-        if answer.text
-        else ""
-    )
     return (
-        f'<div class="answer"><span class="letter">{name(place)}</span>{copy}{body}'
-        f'<div class="cost">{_cost(answer, hidden)}</div></div>'
+        f'<div class="answer"><span class="letter">{name(place)}</span>{body}'
+        f'<div class="cost"><span>{_cost(answer, hidden)}</span>{COPY if answer.text else ""}</div></div>'
     )
 
 
