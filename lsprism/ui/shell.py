@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from lsprism.errors import LSPrismError
 from lsprism.runs import Runs
-from lsprism.ui import chat, compress, layers, service
+from lsprism.ui import chat, compress, evaluate, layers, service
 from lsprism.ui import runs as runs_tab
 from lsprism.ui.context import Context
 from lsprism.ui.guard import Guard, hosts_of
@@ -20,6 +20,7 @@ KEPT_S = (3600, 86400)  # how often files of the page are looked through, and ho
 TABS = {
     "compress": ("Compress", compress.build),
     "layers": ("Layers", layers.build),
+    "evaluate": ("Evaluate", evaluate.build),
     "chat": ("Chat", chat.build),
     "runs": ("Runs", runs_tab.build),
 }
@@ -98,6 +99,6 @@ def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[
         "footer_links": ["api", "settings"],
         "app_kwargs": {"middleware": [Middleware(Guard, hosts=hosts_of(host))]},
         "theme": theme(),
-        "css_paths": [ASSETS / "dashboard.css", ASSETS / "chat.css"],
+        "css_paths": [ASSETS / f"{name}.css" for name in ("dashboard", "evaluate", "chat")],
         "favicon_path": ASSETS / "logo.svg",
     }
