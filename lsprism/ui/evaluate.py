@@ -66,7 +66,7 @@ class Handlers:
         if mark == seen:
             return (gr.skip(),) * 4
         first = views[0].run if views else None
-        stops = gr.Button(interactive=first is not None and first.live)
+        stops = gr.Button(visible=first is not None and first.live)
         goes_on = gr.Button(visible=first is not None and first.id == run_id and first.goes_on)
         return evaluate_page.at_work(views) or IDLE, stops, goes_on, mark
 
@@ -87,8 +87,8 @@ class Handlers:
         reports = [report for run in runs for report in self.reports.of(run)]
         table = comparison(reports)
         advice = [found for run in runs if (found := self.reports.advice(run)) is not None]
-        figures = list(charts(table))[:CHARTS] if reports else []
-        shown = [gr.Plot(plot(one, f"evaluation-{n}"), visible=True) for n, one in enumerate(figures)]
+        figures = [one for one in charts(table) if one.data[0].type == "bar"]  # the board shows the rest
+        shown = [gr.Plot(plot(one, f"evaluation-{n}"), visible=True) for n, one in enumerate(figures[:CHARTS])]
         hidden = [gr.Plot(None, visible=False)] * (CHARTS - len(shown))
         return [evaluate_page.comparison(table, advice), evaluate_page.files(table, reports, runs), *shown, *hidden]
 
@@ -113,7 +113,7 @@ def build(context: Context) -> None:
         with gr.Column(scale=8, min_width=320):
             work = gr.HTML(IDLE, elem_id="evaluate-work")
             with gr.Row(elem_classes="actions few"):
-                end = gr.Button("Stop", size="sm", interactive=False, min_width=84, elem_id="evaluate-stop")
+                end = gr.Button("Stop", size="sm", visible=False, min_width=84, elem_id="evaluate-stop")
                 go_on = gr.Button("Resume", size="sm", visible=False, min_width=84, elem_id="evaluate-resume")
             board = gr.HTML(evaluate_page.NO_BOARD, elem_id="evaluate-board")
             with gr.Group(elem_classes="panel"):
