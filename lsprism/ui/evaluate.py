@@ -78,7 +78,7 @@ class Handlers:
             return (gr.skip(),) * 4
         ids = [run.id for run in finished]
         kept = [one for one in chosen or [] if one in ids] or [one for one in [run_id, *ids] if one in ids][:1]
-        listed = gr.Dropdown(choices=[(label_of(run), run.id) for run in finished], value=kept)
+        listed = gr.Dropdown([(label_of(run), run.id) for run in finished], value=kept, multiselect=True)
         return evaluate_page.board_of(self.reports.linked()), gr.Dropdown(choices=models), listed, mark
 
     def compare(self, chosen: list[str]) -> list[Any]:
