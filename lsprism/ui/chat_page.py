@@ -79,7 +79,7 @@ def sides(page: Page, seating: Seating, wanted: Mapping[Slot, str]) -> str:
 
 def _side(place: int, slot: Slot, page: Page, seating: Seating, wanted: str) -> str:
     if page.hidden:
-        return _card(place, "hidden until you vote", "", "<p class='quiet'>One of the two models below, shuffled.</p>")
+        return _card(place, "hidden until you vote", "", "<p class='quiet'>One of the two models chosen above; which one is drawn by lot.</p>")
     seat = seating.seats.get(slot)
     if seat is None or (wanted and seat.wanted.model_id != wanted):
         what = "<p class='quiet'>Not in memory yet: it is loaded with the first question.</p>"
@@ -221,7 +221,7 @@ def _ended(turn: Turn) -> bool:
 def tally(counts: Tally, labels: Mapping[Slot, str], blind: bool) -> str:
     """How the votes on this pair stand."""
     total = counts.decided + counts.equal + counts.bad
-    kind = "blind votes" if blind else "votes with the names in sight"
+    kind = f"{'blind ' * blind}vote{'s' * (total != 1)}{'' if blind else ' with the names in sight'}"
     if not total:
         return f'<p class="quiet">No {kind} on these two models yet.</p>'
     said = f"{counts.left} for {escape(labels['left'])}, {counts.right} for {escape(labels['right'])}"

@@ -168,7 +168,7 @@ def test_a_vote_counts_for_the_model_behind_the_letter_and_reveals_it(handlers):
     told = handlers.vote("a", VALUES, page)
     (vote,) = handlers.votes.all()
     assert (vote.verdict, vote.blind) == ("right", True)
-    assert "1 blind votes" in told["status"] and "half" in told["sides"] and not told["vote"].visible
+    assert "1 blind vote:" in told["status"] and "half" in told["sides"] and not told["vote"].visible
     with pytest.raises(gr.Error):
         handlers.vote("a", VALUES, told["page"])
 
