@@ -67,7 +67,10 @@ def build(runs: Runs) -> Parts:
         for key, label in {"again": "Regenerate", "edit": "Edit last", "undo": "Undo", "clear": "Clear"}.items():
             buttons[key] = _button(label, key)
         blind = gr.Checkbox(label="Blind test", container=False, min_width=110, scale=0, elem_id="chat-blind")
-    with gr.Group(elem_classes="panel"), gr.Accordion("Settings", open=False, elem_classes="fold"):
+    with (
+        gr.Group(elem_classes="panel"),
+        gr.Accordion("Settings", open=False, elem_classes="fold", elem_id="chat-settings"),
+    ):
         fields = _settings()
     return Parts(left, right, fields, prompt, blind, shown, buttons, examples)
 
@@ -109,7 +112,9 @@ def _settings() -> dict[str, Any]:
         ))  # fmt: skip
         fields["system"] = gr.Textbox("", label="System prompt", lines=2, max_lines=6)
     with gr.Row():
-        fields["greedy"] = gr.Checkbox(DEFAULTS["greedy"], label="Greedy: always the likeliest token")
+        fields["greedy"] = gr.Checkbox(
+            DEFAULTS["greedy"], label="Greedy: always the likeliest token", elem_id="chat-greedy"
+        )
         fields["max_new_tokens"] = _number("max_new_tokens", "Tokens at most", precision=0)
         fields["seed"] = _number("seed", "Seed", precision=0)
     with gr.Row():

@@ -79,7 +79,12 @@ def sides(page: Page, seating: Seating, wanted: Mapping[Slot, str]) -> str:
 
 def _side(place: int, slot: Slot, page: Page, seating: Seating, wanted: str) -> str:
     if page.hidden:
-        return _card(place, "hidden until you vote", "", "<p class='quiet'>One of the two models chosen above; which one is drawn by lot.</p>")
+        return _card(
+            place,
+            "hidden until you vote",
+            "",
+            "<p class='quiet'>One of the two models chosen above; which one is drawn by lot.</p>",
+        )
     seat = seating.seats.get(slot)
     if seat is None or (wanted and seat.wanted.model_id != wanted):
         what = "<p class='quiet'>Not in memory yet: it is loaded with the first question.</p>"

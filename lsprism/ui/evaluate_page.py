@@ -89,4 +89,4 @@ def files(table: Table, reports: Sequence[EvalReport], chosen: Sequence[Run]) ->
 def board_of(linked: Sequence[tuple[EvalReport, str]]) -> str:
     """All that was ever measured here."""
     found = points(linked)
-    return f'<div class="card"><h3>Size, quality and speed</h3>{board(found)}</div>' if found else NO_BOARD
+    return f'<div class="card wide"><h3>Size, quality and speed</h3>{board(found)}</div>' if found else NO_BOARD
