@@ -38,7 +38,8 @@ from lsprism.talk.words import (
 )
 
 PROGRAM = (sys.executable, "-P", "-m", "lsprism.talk.worker")
-PATIENCE_S = 4.0  # for work that was told to stop; then its process is ended
+PATIENCE_S = 6.0  # for work that was told to stop; then its process is ended
+ALIVE_S = 1.0
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 STARTING, WAITING = "starting the models' process", "waiting for another question"
 
@@ -75,12 +76,13 @@ class Work:
     """A piece of work under way: answers, or loading and unloading, which are told in the same words."""
 
     def __init__(self, number: int, slots: Sequence[Slot], what: str, changed: threading.Condition) -> None:
-        self.number = number
+        self.number, self.begun = number, False
         self.progress = Progress(what, answers={slot: Answer() for slot in slots})
         self._changed = changed
 
     def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
-        """As it goes on, at most so often; the last one has ended."""
+        """As it goes on, at most so often and at least every ALIVE_S, so that whoever reads may leave; the last one has
+        ended."""
         seen = self.progress
         yield seen
         while not seen.ended:
@@ -97,7 +99,7 @@ class Work:
 
     def _other_than(self, seen: Progress) -> Progress:
         with self._changed:
-            self._changed.wait_for(lambda: self.progress is not seen)
+            self._changed.wait_for(lambda: self.progress is not seen, timeout=ALIVE_S)
             return self.progress
 
 
@@ -130,11 +132,14 @@ class Talk:
         return self._begin(list(prompts), Ask, seats=dict(seats), prompts=dict(prompts), spec=spec)
 
     def stop(self, work: Work) -> None:
-        """Tell a piece of work to end; what does not within PATIENCE_S is ended with its process."""
+        """Tell a piece of work to end. One that waits ends at once, one that does not hear is ended by force."""
         with self._changed:
             if work.progress.ended or self._process is None:
                 return
             self._send(Stop(work=work.number))
+            if not work.begun:
+                self._close(work, stopped=True)
+                return self._changed.notify_all()
             timer = threading.Timer(PATIENCE_S, self._end_for_certain, [work, self._process])
         timer.daemon = True
         timer.start()
@@ -193,6 +198,7 @@ class Talk:
                 told = {name: getattr(news, name) for name in ("seats", "together", "note", "before", "after")}
                 self.seating = Seating(**told)
             elif (work := self._open.get(news.work)) is not None:
+                work.begun = True
                 if isinstance(news, Ended):
                     self._close(work, stopped=news.stopped)
                 else:

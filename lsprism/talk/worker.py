@@ -56,6 +56,7 @@ class Inbox:
         """Inside, a stop interrupts the main thread; elsewhere it waits until it is asked for."""
         self._breakable = True
         try:
+            self.interrupt()  # the stop may have come before
             yield
         finally:
             self._breakable = False

@@ -87,14 +87,30 @@ def test_a_death_is_told_and_the_next_request_starts_anew(talking, then, said):
 
 def test_a_stop_that_is_not_heard_ends_the_process(talking, monkeypatch):
     monkeypatch.setattr(talk, "PATIENCE_S", 0.1)
-    one = talking(then="time.sleep(60)")
+    one = talking({"kind": "began", "what": "loading"}, then="time.sleep(60)")
     work = one.load(SEATS)
+    next(now for now in work.watch(0) if now.what == "loading")
     one.stop(work)
     begun = time.monotonic()
     with pytest.raises(WorkError, match="did not stop in time"):
         work.wait()
     assert time.monotonic() - begun < 10
     assert one.seating == Seating()
+
+
+def test_what_has_not_begun_is_stopped_at_once_and_what_comes_later_is_not_heard(talking):
+    one = talking(words("left", "Good"), ENDED, then="time.sleep(0.2)")
+    first, second = one.load(SEATS), one.ask(SEATS, PROMPTS, GenerateSpec())
+    one.stop(second)
+    assert second.progress.stopped and second.progress.ended
+    assert first.wait().ended and one.load(SEATS).wait().ended, "the process goes on"
+    assert second.progress.answers["left"].text == ""
+
+
+def test_whoever_watches_may_leave_though_nothing_happens(talking, monkeypatch):
+    monkeypatch.setattr(talk, "ALIVE_S", 0.05)
+    stream = talking(then="time.sleep(60)").load(SEATS).watch(0)
+    assert next(stream) is next(stream)
 
 
 def test_a_line_that_is_no_news_is_passed_over(talking):

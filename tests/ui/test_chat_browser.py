@@ -135,9 +135,7 @@ def test_a_page_that_is_closed_frees_the_worker_for_the_next(browser, address, r
     with opened(browser, link, "chat") as page:
         _wait(page, "document.querySelector('#chat-sides').innerText.includes('half')")
         _ask(page, "the stone")
-        begun = time.monotonic()
-        _wait(page, "document.querySelectorAll('#chat-now .cost strong').length == 2")
-        assert time.monotonic() - begun < 60
+        _wait(page, "document.querySelector('#chat-now').innerText.split('first token').length >= 3")  # both answer
 
 
 def test_the_board_opens_the_run_behind_a_point(browser, address, runs):
