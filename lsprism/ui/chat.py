@@ -219,7 +219,10 @@ class Wire:
         def handle(said: dict) -> dict:
             return self._components(handler(said[self.page], self._values(said)))
 
-        gr.on(events, handle, {*self.inputs.values(), self.page}, list(self.shown.values()), queue=False, **QUIET)
+        gr.on(
+            events, handle, {*self.inputs.values(), self.page}, list(self.shown.values()),
+            queue=False, trigger_mode="always_last", **QUIET,  # two models that change at once are shown both
+        )  # fmt: skip
 
     def _values(self, said: dict) -> Values:
         return {name: said[component] for name, component in self.inputs.items()}

@@ -139,7 +139,9 @@ def _settings() -> dict[str, Any]:
 
 
 def _number(name: str, label: str, precision: int) -> gr.Number:
-    return gr.Number(DEFAULTS[name], label=label, precision=precision, minimum=0, info=_help(name))
+    return gr.Number(
+        DEFAULTS[name], label=label, precision=precision, minimum=0, info=_help(name), elem_id=f"chat-{name}"
+    )
 
 
 def _help(name: str) -> str:

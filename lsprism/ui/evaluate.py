@@ -23,6 +23,13 @@ from lsprism.ui.watch import View
 POLL_S = 1.0
 CHARTS = 8  # places for them
 IDLE = empty("Nothing is being measured", "The whole study of the demo takes a while; single measures take minutes.")
+# A point opens its run on this very page; with Ctrl it is a link like any other.
+OPENS = """element.addEventListener('click', (event) => {
+  const link = event.target.closest('a');
+  if (!link || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  trigger('click', {run: new URLSearchParams(link.getAttribute('href')).get('run')});
+});"""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 Values = dict[str, Any]
 
@@ -96,6 +103,11 @@ class Handlers:
         """A run that was opened is what is compared, if it has a report."""
         return [run_id] if run_id in [run.id for run in self.reports.finished()] else gr.skip()
 
+    def open(self, event: gr.EventData) -> tuple[str, Any]:
+        """The run behind a point of the board."""
+        with refusals():
+            return self.runs.get(str(event.run)).id, gr.Tabs(selected="runs")
+
     def _views(self, run_id: str) -> Sequence[View]:
         """The measurement that is looked at first, then those that are live."""
         found = [run for run in self.runs.all() if run.verb in FILES]
@@ -115,7 +127,7 @@ def build(context: Context) -> None:
             with gr.Row(elem_classes="actions few"):
                 end = gr.Button("Stop", size="sm", visible=False, min_width=84, elem_id="evaluate-stop")
                 go_on = gr.Button("Resume", size="sm", visible=False, min_width=84, elem_id="evaluate-resume")
-            board = gr.HTML(evaluate_page.NO_BOARD, elem_id="evaluate-board")
+            board = gr.HTML(evaluate_page.NO_BOARD, elem_id="evaluate-board", js_on_load=OPENS)
             with gr.Group(elem_classes="panel"):
                 chosen = gr.Dropdown(
                     [], multiselect=True, label="Compare", info="Finished evaluations and studies",
@@ -138,6 +150,7 @@ def build(context: Context) -> None:
         event(handlers.known, [opened, chosen, seen_known], listed, queue=False, **QUIET)
     context.page.load(lambda: ("", ""), None, [seen, seen_known], queue=False, **QUIET)
     opened.change(handlers.choose, opened, chosen, queue=False, **QUIET)
+    board.click(handlers.open, None, [opened, context.tabs], queue=False, **QUIET)
     chosen.change(handlers.compare, chosen, [table, files, *plots], **QUIET)
 
 

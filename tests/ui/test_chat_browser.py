@@ -16,6 +16,7 @@ from lsprism.runs import Order, Runs
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 HOSTILE = '<img src=x onerror="window.harm=1"><script>window.harm=2</script> {{a}} ${window.harm=3} the river'
+PAIR = "/half|wanda/.test(document.querySelector('#chat-sides').innerText)"  # not loaded yet, or loaded
 pytestmark = pytest.mark.slow
 
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory, text_file) -> Runs:
     """A finished compression of a model that never ends by itself, and a finished evaluation."""
     folder = tmp_path_factory.mktemp("browser")
-    dense = _endless(make_model(folder / "dense", blocks=40))
+    dense = _endless(make_model(folder / "dense", blocks=24))
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
     api.compress(str(dense), folder / "half", method="wanda", sparsity=0.5, calibration=calibration)
     (folder / "measured").mkdir()
@@ -37,12 +38,14 @@ def runs(tmp_path_factory, text_file) -> Runs:
 
 
 def _endless(folder: Path) -> Path:
-    """The end-of-text token has the logit 0, below the largest of twenty others."""
+    """A long context, and the end-of-text token has the logit 0, below the largest of twenty others."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"][2] = 0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
     return folder
 
 
@@ -90,8 +93,10 @@ def opened(browser, address: str, tab: str):
     if "run=" in address:
         page.wait_for_selector("#tab-runs-button[aria-selected=true]")  # where a link to a run leads
     page.click(f"#tab-{tab}-button")
-    yield page
-    page.close()
+    try:
+        yield page
+    finally:
+        page.close()
     assert not errors
 
 
@@ -106,9 +111,10 @@ def _wait(page, true: str) -> None:
 
 def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
     with opened(browser, f"{address}&run={run_of(runs, 'compress')}", "chat") as page:
-        _wait(page, "document.querySelector('#chat-sides').innerText.includes('half')")  # the run's pair is chosen
+        _wait(page, PAIR)  # the run's pair is chosen
         page.click("#chat-settings > button")
         page.check("#chat-greedy input")
+        page.fill("#chat-max_new_tokens input", "4000")
         _ask(page, HOSTILE)
         _wait(page, "document.querySelectorAll('#chat-now .cost strong').length == 2")  # both speeds, live
         _wait(page, "document.querySelector('#chat-now .verdict strong')")
@@ -116,7 +122,7 @@ def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
         page.keyboard.press("Escape")
         _wait(page, "document.getElementById('chat-stop').disabled")
         costs = page.eval_on_selector_all("#chat-now .cost", "all => all.map(one => one.innerText)")
-        assert all("stopped" in cost and "tok/s" in cost for cost in costs)
+        assert [("stopped" in cost, "tok/s" in cost) for cost in costs] == [(True, True)] * 2, costs
         page.click("#chat-vote-b")
         _wait(page, "document.querySelector('#chat-status').innerText.includes('1 vote')")
         assert page.evaluate("window.harm") is None
@@ -129,11 +135,11 @@ def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
 def test_a_page_that_is_closed_frees_the_worker_for_the_next(browser, address, runs):
     link = f"{address}&run={run_of(runs, 'compress')}"
     with opened(browser, link, "chat") as page:
-        _wait(page, "document.querySelector('#chat-sides').innerText.includes('half')")
+        _wait(page, PAIR)
         _ask(page, "the river")
         _wait(page, "document.querySelectorAll('#chat-now .answer').length == 2")
     with opened(browser, link, "chat") as page:
-        _wait(page, "document.querySelector('#chat-sides').innerText.includes('half')")
+        _wait(page, PAIR)
         _ask(page, "the stone")
         _wait(page, "document.querySelector('#chat-now').innerText.split('first token').length >= 3")  # both answer
 

@@ -111,6 +111,14 @@ def test_the_board_holds_all_finished_runs_and_leads_to_them(handlers, runs, tmp
     assert handlers.known("", listed.value, seen) == (gr.skip(),) * 4
 
 
+def test_a_point_opens_its_run_and_nothing_else(handlers, runs, tmp_path):
+    run = finished(runs, tmp_path / "one")
+    run_id, tabs = handlers.open(SimpleNamespace(run=run.id))
+    assert run_id == run.id and tabs.selected == "runs"
+    with pytest.raises(gr.Error):
+        handlers.open(SimpleNamespace(run="../../etc"))
+
+
 def test_a_report_that_is_gone_or_no_report_is_left_out(runs, tmp_path):
     good, gone, broken = (finished(runs, tmp_path / name) for name in ("good", "gone", "broken"))
     reports = Reports(runs)
