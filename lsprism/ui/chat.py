@@ -50,12 +50,10 @@ class Handlers:
         with refusals():
             spec = ask(GenerateSpec, **{name: values[name] for name in SPEC})
             work = self.talk.ask(wanted(values), prompts(values, page, prompt), spec)
-        told = page.with_turn(Turn(prompt))
-        yield first | buttons(True) | self._talk(told) | {"vote": gr.Row(visible=False)}
-        for now in self._follow(work, session):
+        for now in self._follow(work, session):  # each time all of it: of two updates in one frame a page shows one
             told = page.with_turn(Turn(prompt, now.answers))
-            yield {"page": told, "now": self._talk(told)["now"]} | self._state(told, values, now)
-        yield buttons(False) | self._after(told, now)
+            yield first | {"page": told} | self._talk(told) | self._state(told, values, now) | self._after(told, now)
+            first = {}
 
     def load(self, values: Values, page: Page, session: str) -> Iterator[Shown]:
         with refusals():
@@ -68,11 +66,10 @@ class Handlers:
         yield from self._seat(work, values, page, session)
 
     def _seat(self, work: Work, values: Values, page: Page, session: str) -> Iterator[Shown]:
-        yield buttons(True)
         for now in self._follow(work, session):
             failures = dict.fromkeys([now.failure, *(answer.failure for answer in now.answers.values())])
-            yield self._state(page, values, replace(now, failure=" ".join(filter(None, failures))))
-        yield buttons(False)
+            now = replace(now, failure=" ".join(filter(None, failures)))
+            yield self._state(page, values, now) | buttons(not now.ended)
 
     def _follow(self, work: Work, session: str) -> Iterator[Progress]:
         """As it goes on; a page that is closed stops its work."""
@@ -143,12 +140,14 @@ class Handlers:
         }
 
     def _after(self, page: Page, now: Progress | None) -> Shown:
-        """When nothing is being done: whether to vote, and how the votes stand, unless something failed."""
+        """Buttons; and when nothing is being done, whether to vote, and how the votes stand unless something failed."""
         seating, status = self.talk.seating, chat_page.status(now, page.hidden)
+        idle = now is None or now.ended
         if not status and not page.hidden and set(seating.seats) == set(SLOTS) and page.conversation.turns:
             counts = tally(self.votes.all(), chat_page.weights(seating), page.blind)
             status = chat_page.tally(counts, chat_page.labels(seating), page.blind)
-        return {"vote": gr.Row(visible=page.can_vote), "status": status}
+        shown = {"vote": gr.Row(visible=idle and page.can_vote), "status": status}
+        return shown | (buttons(not idle) if now is not None else {})
 
 
 def wanted(values: Values) -> dict[Slot, Wanted]:

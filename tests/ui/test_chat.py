@@ -82,7 +82,9 @@ def test_a_prompt_goes_to_both_with_all_settings(handlers):
 def test_it_streams_and_keeps_what_was_said(handlers):
     steps = list(handlers.send(VALUES, Page(), "me"))
     assert "Hello" in steps[0]["now"] and steps[0]["prompt"] == "", "the prompt is shown at once"
-    assert "Good" in steps[1]["now"] and "night" not in steps[1]["now"]
+    assert "Good" in steps[0]["now"] and "night" not in steps[0]["now"]
+    assert [step["stop"].interactive for step in steps] == [True, False]
+    assert steps[0].keys() - {"prompt"} == steps[1].keys() and "prompt" not in steps[1], "what is typed meanwhile stays"
     told = shown(steps)
     assert [turn.prompt for turn in told["page"].conversation.turns] == ["Hello"]
     assert told["vote"].visible and "No votes" in told["status"]
@@ -132,7 +134,7 @@ def test_edit_gives_the_prompt_back_and_undo_does_not(handlers):
 
 def test_a_page_that_is_closed_stops_its_work(handlers):
     stream = handlers.send(VALUES, Page(), "me")
-    next(stream), next(stream)
+    next(stream)
     work = handlers.works["me"]
     stream.close()
     assert handlers.talk.stopped == [work] and "me" not in handlers.works
@@ -140,7 +142,7 @@ def test_a_page_that_is_closed_stops_its_work(handlers):
 
 def test_stop_reaches_the_work_of_its_own_page(handlers):
     stream = handlers.send(VALUES, Page(), "me")
-    next(stream), next(stream)
+    next(stream)
     handlers.stop("another")
     assert not handlers.talk.stopped
     handlers.stop("me")
