@@ -81,7 +81,9 @@ def test_public_functions_are_typed(path: Path):
             assert not bare and node.returns is not None, f"{node.name} in line {node.lineno}: {bare or 'return'}"
 
 
-@pytest.mark.parametrize("module", ["lsprism", "lsprism.specs", "lsprism.events", "lsprism.runs", "lsprism.talk", "lsprism.cli"])
+@pytest.mark.parametrize(
+    "module", ["lsprism", "lsprism.specs", "lsprism.events", "lsprism.runs", "lsprism.talk", "lsprism.cli"]
+)
 def test_words_need_no_torch(module: str):
     code = f"import {module}, sys; sys.exit(bool({{'torch', 'transformers', 'gradio'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

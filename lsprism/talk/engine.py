@@ -134,11 +134,10 @@ class Engine:
 
     def _leave(self, *slots: Slot) -> None:
         """Out of memory; the seats stay theirs."""
-        for slot in slots:
-            self._models.pop(slot, None)
-            if slot in self._seats:
-                self._seats[slot] = self._seats[slot].model_copy(update={"resident": False})
-        give_back()
+        for slot in self._models.keys() & set(slots):
+            del self._models[slot]
+            self._seats[slot] = self._seats[slot].model_copy(update={"resident": False})
+            give_back()
 
     @contextmanager
     def _seating(self, slots: tuple[Slot, ...] | list[Slot]) -> Iterator[None]:

@@ -12,6 +12,7 @@ from lsprism.generation.prompt import encode
 from lsprism.generation.stream import generate
 from lsprism.specs import GenerateSpec
 from lsprism.talk import SLOTS, Answer, Wanted
+from lsprism.talk import engine as room_of_engine
 from lsprism.talk.engine import Engine
 from lsprism.talk.words import Ask, Began, Failed, Load, Seats, Unload, Words
 
@@ -26,6 +27,12 @@ def pair(tmp_path_factory, text_file):
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
     api.compress(str(dense), folder / "half", method="wanda", sparsity=0.5, calibration=calibration)
     return {"left": Wanted(model_id=dense), "right": Wanted(model_id=folder / "half")}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The memory of tiny models is not worth a full collection of garbage at each step."""
+    monkeypatch.setattr(room_of_engine, "give_back", lambda: None)
 
 
 @pytest.fixture
