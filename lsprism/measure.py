@@ -9,6 +9,7 @@ from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.shards import disk_errors, write_whole
 from lsprism.charts.page import page
 from lsprism.charts.reports import REPORT, STUDY
+from lsprism.charts.spectrum import add_spectrum, read_spectra
 from lsprism.charts.table import comparison, to_csv
 from lsprism.errors import SourceError, SpecError, TargetError
 from lsprism.evaluation.advice import advise
@@ -16,12 +17,14 @@ from lsprism.evaluation.agreement import require_same_tokens
 from lsprism.evaluation.evaluate import Evaluation, Material, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
-from lsprism.events import Event, Finished, Notice, Stage
+from lsprism.evaluation.spectra import read_report
+from lsprism.evaluation.spectra import spectra as singular_values
+from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import ModelSource
-from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, StudySpec, ask
+from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, ask
 
 MEASURED = "figures"  # folder of what has been measured already
 
@@ -182,3 +185,22 @@ def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: l
     write_whole(folder / f"{name}.html", page(title, reports, advice))
     write_whole(folder / f"{name}.csv", to_csv(comparison(reports)))
     write_whole(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")
+
+
+def spectra(spec: SpectraSpec) -> Iterator[Event]:
+    """Add the singular values of every compressed matrix to a file, a JSON line each, in the order of the blocks."""
+    yield Stage(name="spectra", detail=spec.model_id)
+    artifact = _checked(resolve(spec.model_id))
+    if artifact.kind != "artifact":
+        raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
+    recipe = recipe_of(artifact.folder)
+    name = str(recipe["model_id"])
+    source = resolve(name, recipe.get("revision", "") if name == recipe.get("base_model") else "")
+    known = {site.name for site in read_spectra(spec.save_path)}
+    count = sum(layer.form != "dense" for layer in read_report(artifact.folder).layers)
+    clock = BlockClock(count, done=len(known))
+    for site in singular_values(artifact.folder, source, known):
+        with disk_errors(spec.save_path):
+            add_spectrum(spec.save_path, site)
+        clock.block_done()
+        yield clock.progress("spectra", 0.0)

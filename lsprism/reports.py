@@ -180,3 +180,28 @@ class CompressionReport(Record):
     @property
     def layer_dense_bytes(self) -> int:
         return sum(layer.dense_bytes for layer in self.layers)
+
+
+class SiteSpectrum(Record):
+    """Singular values of one matrix before and after its compression, at `ranks`, which count from 1.
+
+    An energy is a squared Frobenius norm; a cumulated one is the share in the first values, at the same ranks.
+    """
+
+    name: str
+    block: int
+    rows: int
+    columns: int
+    rank: int  # of the factors; 0: none
+    ranks: list[int]
+    before: list[float]
+    after: list[float]
+    energy_before: list[float]
+    energy_after: list[float]
+    effective_rank_before: float  # exp of the entropy of the values' shares
+    effective_rank_after: float
+    weight_energy: float  # ||W||^2
+    sparse_energy: float  # ||S||^2
+    factors_energy: float  # ||L||^2
+    kept_energy: float  # ||S + L||^2
+    lost_energy: float  # ||W - (S + L)||^2

@@ -160,6 +160,13 @@ class StudySpec(Request):
     force: bool = Field(False, description="start anew; replace a study that is already there")
 
 
+class SpectraSpec(Request):
+    """The singular values of what a compression has changed."""
+
+    model_id: Text = Field(min_length=1, description="artifact")
+    save_path: Path = Field(description="file for the spectra, one JSON line a matrix; what it holds is not made anew")
+
+
 class GenerateSpec(Request):
     """How one answer is decoded."""
 

@@ -10,6 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+pytest_plugins = ["open_dashboard"]  # the fixtures dashboard, browser, page
+
 WORDS = (
     "<unk> <s> </s> a the one two river stone walks sings under over and then . , ? "  # the order is the token ids
     "red blue old quiet bright far"

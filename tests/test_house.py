@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = """errors reports figures | outcomes | specs events | charts | layers | methods | budgets | models | generation
-            | calibration | artifact | engine evaluation | api hf runs | measure | cli ui"""
+            | calibration | artifact | engine evaluation | api hf runs | measure talk | cli ui"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -82,7 +82,16 @@ def test_public_functions_are_typed(path: Path):
 
 
 @pytest.mark.parametrize(
-    "module", ["lsprism", "lsprism.specs", "lsprism.events", "lsprism.charts.reports", "lsprism.runs", "lsprism.cli"]
+    "module",
+    [
+        "lsprism",
+        "lsprism.specs",
+        "lsprism.events",
+        "lsprism.charts.reports",
+        "lsprism.runs",
+        "lsprism.talk",
+        "lsprism.cli",
+    ],
 )
 def test_words_need_no_torch(module: str):
     code = f"import {module}, sys; sys.exit(bool({{'torch', 'transformers', 'gradio'}} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""The verbs that measure: evaluate, benchmark, study, compare."""
+"""The verbs that measure: evaluate, benchmark, study, spectra, compare."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,11 @@ from lsprism.cli.options import add_options, asked, given, options_of
 from lsprism.cli.recorded import recorded
 from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json, print_table
 from lsprism.errors import SpecError
-from lsprism.specs import TASKS, EvaluateSpec, StudySpec
+from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, StudySpec
 
 EVALUATE = options_of(EvaluateSpec)
 STUDY = options_of(StudySpec)
+SPECTRA = options_of(SpectraSpec)
 BENCHMARK = [
     option
     for option in EVALUATE
@@ -104,6 +105,25 @@ def _compare(options: argparse.Namespace) -> None:
         print({"markdown": to_markdown, "csv": to_csv}[options.format](table), end="")
 
 
+def _spectra_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, SPECTRA)
+
+
+def _spectra(options: argparse.Namespace) -> None:
+    fields = given(options, SPECTRA)
+    if "model_id" in fields:
+        fields.setdefault("save_path", OUTPUT / f"{Path(fields['model_id']).name}-spectra.jsonl")
+    spec = asked(SpectraSpec, fields)
+    with recorded("spectra", spec) as take:
+        from lsprism import measure
+
+        follow(lambda: measure.spectra(spec), take)
+    if options.json:
+        print_json({"save_path": str(spec.save_path)})
+    else:
+        say(f"The singular values are in {spec.save_path}.")
+
+
 MEASURING = {
     "evaluate": Verb(
         "measure a model beside its baseline: size, perplexity, agreement, text, speed",
@@ -125,6 +145,12 @@ MEASURING = {
         _study_options,
         _study,
         resumable=True,
+    ),
+    "spectra": Verb(
+        "singular values of every compressed matrix, before and after",
+        "--model-path output/demo-0.5",
+        _spectra_options,
+        _spectra,
     ),
     "compare": Verb(
         "one table of any reports",

@@ -1,0 +1,169 @@
+"""Charts of the layers of a compressed model: where it was cut, how deep, and what that did to the outputs."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from lsprism.charts.theme import PALETTE, styled
+from lsprism.charts.units import size
+from lsprism.reports import LayerReport, SiteSpectrum
+
+COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: what it costs
+SIZE = [[0, "rgba(47,111,237,0.06)"], [1, "rgba(47,111,237,1)"]]  # blue: what is there now
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing to know of every layer."""
+
+    title: str
+    hint: str
+    value: Callable[[LayerReport], float]
+    shown: Callable[[float], str]
+    summed: bool = False  # over the layers of a block; else their mean
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+MEASURES = {
+    "error": Measure(
+        "relative output error",
+        "How far the layer's outputs are from what they were, on calibration text: ||(W - W')X|| / ||WX||.",
+        lambda layer: layer.error,
+        _percent,
+    ),
+    "sparsity": Measure(
+        "achieved sparsity",
+        "Share of the layer's parameters that was removed; low-rank factors count as kept.",
+        lambda layer: layer.sparsity,
+        _percent,
+    ),
+    "rank": Measure(
+        "rank of the factors",
+        "Columns of the left factor; 0 where the layer has no low-rank part.",
+        lambda layer: float(layer.rank),
+        lambda value: f"{value:.0f}",
+    ),
+    "stored": Measure(
+        "stored bytes",
+        "What the layer takes on disk, bitmap included.",
+        lambda layer: float(layer.stored_bytes),
+        size,
+        summed=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """values[projection][block]; None where a layer is not there (yet)."""
+
+    projections: list[str]
+    blocks: int
+    values: list[list[float | None]]
+
+
+def projection(layer: LayerReport | SiteSpectrum) -> str:
+    """'self_attn.q_proj' of 'model.layers.3.self_attn.q_proj'."""
+    return layer.name.partition(f".{layer.block}.")[2] or layer.name
+
+
+def grid(layers: Sequence[LayerReport], measure: str) -> Grid:
+    """Projections in the order in which the first block has them."""
+    value = MEASURES[measure].value
+    names = list(dict.fromkeys(projection(layer) for layer in sorted(layers, key=lambda layer: layer.block)))
+    blocks = 1 + max((layer.block for layer in layers), default=-1)
+    rows: list[list[float | None]] = [[None] * blocks for _ in names]
+    for layer in layers:
+        rows[names.index(projection(layer))][layer.block] = value(layer)
+    return Grid(names, blocks, rows)
+
+
+def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
+    """Block x projection."""
+    kind, table = MEASURES[measure], grid(layers, measure)
+    shown = [[kind.shown(v) if v is not None else "" for v in row] for row in table.values]
+    figure = go.Figure(
+        go.Heatmap(
+            z=table.values,
+            x=list(range(1, table.blocks + 1)),
+            y=[name.rpartition(".")[2] for name in table.projections],
+            customdata=shown,
+            colorscale=COST if measure == "error" else SIZE,
+            zmin=0,
+            colorbar={
+                "orientation": "h",
+                "thickness": 8,
+                "len": 0.5,
+                "x": 1,
+                "xanchor": "right",
+                "y": 1,
+                "yanchor": "bottom",
+                "outlinewidth": 0,
+                "nticks": 4,
+                "tickformat": ".0%" if kind.shown is _percent else "",
+            },  # fmt: skip
+            xgap=1,
+            ygap=1,
+            hoverongaps=False,
+            hovertemplate="block %{x}<br>%{y}<br>%{customdata}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    figure.update_xaxes(showgrid=False)
+    return styled(figure, "Layer by layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
+
+
+def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
+    """A bar per block: the mean of its layers weighted by their parameters, or their sum."""
+    kind = MEASURES[measure]
+    blocks = sorted({layer.block for layer in layers})
+    values = [_of_block([layer for layer in layers if layer.block == block], kind) for block in blocks]
+    figure = go.Figure(
+        go.Bar(
+            x=[block + 1 for block in blocks],
+            y=values,
+            customdata=[kind.shown(value) for value in values],
+            marker={"color": PALETTE[2 if measure == "error" else 1]},
+            hovertemplate="block %{x}: %{customdata}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _percent else "")
+    how = "layers together" if kind.summed else "mean, by size"
+    return styled(figure, "Block by block", x="block", y=how, height=280)
+
+
+def _of_block(layers: Sequence[LayerReport], kind: Measure) -> float:
+    if kind.summed:
+        return sum(map(kind.value, layers))
+    weights = [layer.rows * layer.columns for layer in layers]
+    return sum(w * kind.value(layer) for w, layer in zip(weights, layers, strict=True)) / sum(weights)
+
+
+COLUMNS = (
+    "name",
+    "block",
+    "rows",
+    "columns",
+    "form",
+    "kept",
+    "sparsity",
+    "rank",
+    "stored_bytes",
+    "dense_bytes",
+    "error",
+)
+
+
+def to_csv(layers: Sequence[LayerReport]) -> str:
+    """A row per layer; blocks count from 0, as in the names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(layer, name) for name in COLUMNS] for layer in layers)
+    return text.getvalue()

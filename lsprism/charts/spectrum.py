@@ -1,0 +1,151 @@
+"""Charts of singular values: what the cut took from a matrix, and from where."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+from pydantic import ValidationError
+
+from lsprism.charts.layers import projection
+from lsprism.charts.theme import INK, PALETTE, styled
+from lsprism.reports import SiteSpectrum
+
+NOISE = 1e-6  # of the largest value: what lies below was zero before it was rounded
+MOST = len(PALETTE) - 1  # matrices that one chart tells apart
+
+
+def read_spectra(path: Path) -> list[SiteSpectrum]:
+    """What a file of spectra holds so far; a line that is being written, or was cut short, is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in filter(None, lines):
+        try:
+            found.append(SiteSpectrum.model_validate_json(line))
+        except ValidationError:
+            continue
+    return found
+
+
+def add_spectrum(path: Path, site: SiteSpectrum) -> None:
+    """Append one; a line that a kill cut short before it is ended first. OSError where the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as stream:
+        cut = stream.seek(0, os.SEEK_END) and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n"
+        stream.write((b"\n" if cut else b"") + site.model_dump_json().encode() + b"\n")
+
+
+def title_of(site: SiteSpectrum) -> str:
+    """'block 3, self_attn.q_proj'."""
+    return f"block {site.block + 1}, {projection(site)}"
+
+
+def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
+    """Singular values on logarithmic axes: thin what they were, thick what they are; the rank cut is a dashed line,
+    the effective rank a diamond on the line after, a circle on the one before."""
+    figure = go.Figure()
+    for n, site in enumerate(sites[:MOST]):
+        colour = PALETTE[1 + n]
+        _line(figure, site, (site.before, "before"), {"color": colour, "width": 1.2, "dash": "dot"})
+        _line(figure, site, (site.after, "after"), {"color": colour, "width": 2.4})
+        for rank, heights, symbol in (
+            (site.effective_rank_before, site.before, "circle-open"),
+            (site.effective_rank_after, site.after, "diamond"),
+        ):
+            if rank:
+                figure.add_scatter(
+                    x=[rank],
+                    y=[_height(site.ranks, heights, rank)],
+                    mode="markers",
+                    marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2}},
+                    showlegend=False,
+                    hovertemplate=f"{title_of(site)}<br>effective rank %{{x:.0f}}<extra></extra>",
+                )
+    for rank in sorted({site.rank for site in sites[:MOST] if site.rank}):
+        figure.add_vline(x=rank, line={"color": INK, "dash": "dash", "width": 1})
+        figure.add_annotation(
+            x=math.log10(rank),
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            text=f"rank {rank}",
+            showarrow=False,
+            font={"color": INK},
+        )
+    figure.update_xaxes(type="log", minor={"showgrid": False}, dtick=1)
+    tops = [max(site.before[0], site.after[0]) for site in sites[:MOST]]
+    lows = [value for site in sites[:MOST] for value in (*site.before, *site.after) if value > NOISE * max(tops)]
+    span = [math.log10(min(lows)) - 0.1, math.log10(max(tops)) + 0.1] if lows else None
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=span)
+    return styled(figure, "Singular values", x="number of the value", y="singular value", height=420)
+
+
+def energy(sites: Sequence[SiteSpectrum]) -> go.Figure:
+    """Share of the squared norm that the first values hold together."""
+    figure = go.Figure()
+    for n, site in enumerate(sites[:MOST]):
+        colour = PALETTE[1 + n]
+        _line(figure, site, (site.energy_before, "before"), {"color": colour, "width": 1.2, "dash": "dot"})
+        _line(figure, site, (site.energy_after, "after"), {"color": colour, "width": 2.4})
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    return styled(figure, "Cumulated energy", x="number of the value", y="share of the energy", height=360)
+
+
+def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
+    """Energies of what was kept sparse, of the factors, of both together, and of what was lost, against the matrix."""
+    figure = go.Figure()
+    parts = (
+        ("sparse part S", "sparse_energy", PALETTE[1]),
+        ("factors L", "factors_energy", PALETTE[3]),
+        ("S + L", "kept_energy", PALETTE[0]),
+        ("lost, W - (S + L)", "lost_energy", PALETTE[2]),
+    )
+    names = [title_of(site) for site in sites[:MOST]]
+    for title, field, colour in parts:
+        shares = [getattr(site, field) / site.weight_energy if site.weight_energy else 0.0 for site in sites[:MOST]]
+        figure.add_bar(
+            name=title,
+            x=names,
+            y=shares,
+            marker={"color": colour},
+            text=[f"{share:.1%}" for share in shares],
+            textposition="outside",
+            cliponaxis=False,
+        )
+    figure.update_yaxes(rangemode="tozero", tickformat=".0%")
+    return styled(figure, "Energy against the original matrix", y="share of ||W||^2", height=340)
+
+
+def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict) -> None:
+    heights, when = drawn
+    figure.add_scatter(
+        x=site.ranks,
+        y=heights,
+        mode="lines",
+        line=line,
+        name=f"{title_of(site)}, {when}",
+        hovertemplate=f"{title_of(site)}, {when}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
+    )
+
+
+def _height(ranks: Sequence[int], heights: Sequence[float], rank: float) -> float:
+    """That of the nearest kept value."""
+    return heights[min(range(len(ranks)), key=lambda n: abs(ranks[n] - rank))]
+
+
+def to_csv(sites: Sequence[SiteSpectrum]) -> str:
+    """A row per kept value of each matrix."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "number", "before", "after", "energy_before", "energy_after"))
+    for site in sites:
+        columns = (site.ranks, site.before, site.after, site.energy_before, site.energy_after)
+        writer.writerows((site.name, *row) for row in zip(*columns, strict=True))
+    return text.getvalue()

@@ -1,0 +1,138 @@
+"""Singular values of every compressed matrix, before and after: what the cut took, and from where.
+
+Effective rank: exp of the entropy of sigma_i / sum(sigma) (Roy and Vetterli, "The effective rank", EUSIPCO 2007).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lsprism.artifact.manifest import REPORT
+from lsprism.errors import DamagedError
+from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank
+from lsprism.models.anatomy import dissect, skeleton
+from lsprism.models.load import pick_dtype
+from lsprism.models.surgery import weight_of
+from lsprism.models.weights import WeightFiles, fill, release, tensor_files
+from lsprism.reports import CompressionReport, LayerReport, ModelSource, SiteSpectrum
+
+POINTS = 160  # of a spectrum that are kept, evenly spaced on a logarithmic axis
+
+
+def read_report(folder: Path) -> CompressionReport:
+    """What came of the compression that wrote the artifact in `folder`."""
+    try:
+        return CompressionReport.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(
+            f"{folder / REPORT} is missing or not readable ({type(error).__name__}).", "Compress the model again."
+        ) from None
+
+
+def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[SiteSpectrum]:
+    """Those of the artifact in `folder`, which was made of `source`, block by block; sites in `known` are left out."""
+    model = skeleton(source.folder, pick_dtype("auto", source))
+    anatomy = dissect(model)
+    weights, files = WeightFiles(source.folder, model), tensor_files(folder)
+    layers = {layer.name: layer for layer in read_report(folder).layers if layer.form != "dense"}
+    for block in range(anatomy.count):
+        sites = [site for site in anatomy.of_block(block) if site.name in layers and site.name not in known]
+        if not sites:
+            continue
+        name = anatomy.block_name(block)
+        fill(model.get_submodule(name), name, weights, torch.device("cpu"))
+        for site in sites:
+            form = _form(folder, files, layers[site.name])
+            yield spectrum(weight_of(model, site).float(), form, layers[site.name])
+        release(model.get_submodule(name))
+
+
+def spectrum(weight: Tensor, form: Form, layer: LayerReport) -> SiteSpectrum:
+    """Of one matrix: `weight` [rows, columns] is what it was, `form` what it has become."""
+    sparse, factors = _parts(form)
+    after_weight = sparse + factors
+    before, after = torch.linalg.svdvals(weight), torch.linalg.svdvals(after_weight)
+    ranks = _places(len(before), layer.rank)
+    at = torch.tensor(ranks) - 1
+    return SiteSpectrum(
+        name=layer.name,
+        block=layer.block,
+        rows=layer.rows,
+        columns=layer.columns,
+        rank=layer.rank,
+        ranks=ranks,
+        before=_short(before[at]),
+        after=_short(after[at]),
+        energy_before=_short(_cumulated(before)[at]),
+        energy_after=_short(_cumulated(after)[at]),
+        effective_rank_before=effective_rank(before),
+        effective_rank_after=effective_rank(after),
+        weight_energy=_energy(weight),
+        sparse_energy=_energy(sparse),
+        factors_energy=_energy(factors),
+        kept_energy=_energy(after_weight),
+        lost_energy=_energy(weight - after_weight),
+    )
+
+
+def effective_rank(values: Tensor) -> float:
+    """singular values [n] -> between 1 and n; 0 for a matrix of zeros."""
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    share = values / total
+    return float(torch.special.entr(share).sum().exp())
+
+
+def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
+    """As it lies in the artifact."""
+    tensors = {}
+    for part in ("weight", "bitmap", "left", "right"):
+        key = f"{layer.name}.{part}"
+        if key in files:
+            with safe_open(folder / files[key], framework="pt") as opened:
+                tensors[part] = opened.get_tensor(key)
+    try:
+        if layer.form == "low_rank":
+            return LowRank(tensors["weight"], tensors["right"])
+        sparse = Sparse(tensors["weight"], tensors["bitmap"], layer.columns)
+        if layer.form == "sparse":
+            return sparse
+        return SparseLowRank(sparse, LowRank(tensors["left"], tensors["right"]))
+    except KeyError as error:
+        raise DamagedError(f"{folder} holds no {layer.name}.{error.args[0]}.", "Compress the model again.") from None
+
+
+def _parts(form: Form) -> tuple[Tensor, Tensor]:
+    """The sparse part and the product of the factors, each [rows, columns] float32; zeros where there is none."""
+    match form:
+        case SparseLowRank(sparse, low_rank):
+            return sparse.dense().float(), low_rank.left.float() @ low_rank.right.float()
+        case LowRank(left, right):
+            product = left.float() @ right.float()
+            return torch.zeros_like(product), product
+    dense = form.dense().float()
+    return dense, torch.zeros_like(dense)
+
+
+def _places(count: int, rank: int) -> list[int]:
+    """Ranks from 1 to `count`, the one of the cut among them."""
+    spaced = torch.logspace(0, torch.log10(torch.tensor(float(count))), POINTS).round().int().tolist()
+    return sorted({*spaced, 1, count, *([rank] if 0 < rank <= count else [])})
+
+
+def _cumulated(values: Tensor) -> Tensor:
+    """Share of the squared norm in the first i values, [n]."""
+    squares = values.double() ** 2
+    return squares.cumsum(0) / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _energy(matrix: Tensor) -> float:
+    return float(matrix.double().square().sum())
+
+
+def _short(values: Tensor) -> list[float]:
+    return [float(f"{value:.5g}") for value in values.tolist()]

@@ -1,0 +1,173 @@
+"""Two seats with a model each: loaded, unloaded, and answering in turn, token by token, on the thread that owns them.
+
+Each side's clock runs only inside its own token (see generation/clock.py), so that both may stream at once and the
+speeds mean what they would mean alone.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Event
+
+import torch
+
+from lsprism import api
+from lsprism.errors import LSPrismError, ResourceError
+from lsprism.evaluation import sides as room
+from lsprism.evaluation.profile import WARM_UP_TOKENS
+from lsprism.evaluation.profile import answer as warm_up
+from lsprism.generation.prompt import encode
+from lsprism.generation.stream import generate
+from lsprism.models.load import LoadedModel
+from lsprism.models.source import resolve
+from lsprism.talk.memory import give_back, memory_on
+from lsprism.talk.outgoing import Outgoing
+from lsprism.talk.portrait import portrait
+from lsprism.talk.words import SLOTS, Ask, Began, Failed, Load, News, Seat, Seats, Slot, Unload, Wanted
+
+WARM_UP_PROMPT = 8  # tokens; the first product of a process may have to compile its kernels
+
+
+class Engine:
+    """`tell` hears all news. Inside `breakable()` a KeyboardInterrupt may come, which gives up what is being loaded."""
+
+    def __init__(
+        self, tell: Callable[[News], None], breakable: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        self.tell, self._breakable = tell, breakable
+        self._seats: dict[Slot, Seat] = {}
+        self._models: dict[Slot, LoadedModel] = {}
+        self._note = ""  # why both are not in memory together
+
+    def load(self, asked: Load) -> None:
+        for slot, wanted in asked.seats.items():
+            with self._refusals(asked.work, slot):
+                self._bring(asked.work, slot, wanted)
+
+    def unload(self, asked: Unload) -> None:
+        with self._seating(asked.slots):
+            for slot in asked.slots:
+                self._seats.pop(slot, None)
+                self._models.pop(slot, None)
+            self._note = ""
+
+    def answer(self, asked: Ask, stop: Event) -> None:
+        """Both sides in turn where both are in memory; where they do not fit, one answers before the other comes."""
+        ready: list[Slot] = []
+
+        def decode() -> None:
+            self._decode(asked, ready, stop)
+            ready.clear()
+
+        for slot in sorted(asked.prompts, key=lambda slot: (slot not in self._models, SLOTS.index(slot))):
+            with self._refusals(asked.work, slot):
+                if not stop.is_set():
+                    self._bring(asked.work, slot, asked.seats[slot], decode)
+                    ready.append(slot)
+        decode()
+
+    def _decode(self, asked: Ask, slots: list[Slot], stop: Event) -> None:
+        streams, outgoing = {}, Outgoing(self.tell, asked.work)
+        for slot in slots:
+            with self._refusals(asked.work, slot):
+                model, prompt = self._models[slot], asked.prompts[slot]
+                tokens = encode(model.tokenizer, prompt, chat=False if isinstance(prompt, str) else None)
+                streams[slot] = generate(model.model, model.tokenizer, tokens, asked.spec, stop)
+        self.tell(Began(work=asked.work, what="answering"))
+        while streams:
+            for slot in list(streams):
+                piece = None
+                with self._refusals(asked.work, slot):
+                    piece = next(streams[slot])
+                    outgoing.add(slot, piece)
+                if piece is None or piece.reason:
+                    del streams[slot]
+        outgoing.flush()
+
+    def _bring(self, work: int, slot: Slot, wanted: Wanted, make_way: Callable[[], None] = lambda: None) -> None:
+        """Have the model in memory at this seat; `make_way` is called before the other one has to go."""
+        seat = self._seats.get(slot)
+        if slot in self._models and seat is not None and seat.wanted == wanted:
+            return
+        self.tell(Began(work=work, slot=slot, what=f"loading {wanted.model_id}"))
+        with self._seating([slot]):
+            started = time.monotonic()
+            self._leave(slot)
+            model = self._shared(wanted) or self._loaded(slot, wanted, make_way)
+            with self._breakable():
+                header = portrait(model)
+            seconds = time.monotonic() - started
+            self._models[slot] = model
+            self._seats[slot] = Seat(wanted=wanted, portrait=header, resident=True, seconds=seconds)
+
+    def _loaded(self, slot: Slot, wanted: Wanted, make_way: Callable[[], None]) -> LoadedModel:
+        with self._breakable():  # it may have to be fetched
+            side = room.side_of(resolve(wanted.model_id), wanted.device, wanted.dtype)
+        need, free = round(room.ROOM * side.bytes() + room.BESIDE), room.free_bytes(side.device)
+        others = [other for other in self._models if other != slot]
+        if need >= free and others:
+            make_way()
+            self._note = (
+                f"Both do not fit into memory: {wanted.model_id} needs about {need / 1e9:.1f} GB and"
+                f" {free / 1e9:.1f} GB are free beside the other side. They take turns: each is loaded when it answers."
+            )
+            self._leave(*others)
+            free = room.free_bytes(side.device)
+        elif others:
+            self._note = ""
+        if need >= free:
+            raise ResourceError(
+                f"{wanted.model_id} needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
+                "Close other programs, or choose a smaller model.",
+            )
+        with self._breakable():
+            loaded = api.load(wanted.model_id, side.device, side.dtype)
+            vocabulary = loaded.model.config.get_text_config().vocab_size
+            warm_up(loaded, (torch.arange(WARM_UP_PROMPT) % vocabulary)[None], WARM_UP_TOKENS)
+        return loaded
+
+    def _shared(self, wanted: Wanted) -> LoadedModel | None:
+        """The other side's model, where it is the same one."""
+        same = [self._models[slot] for slot in self._models if self._seats[slot].wanted == wanted]
+        return same[0] if same else None
+
+    def _leave(self, *slots: Slot) -> None:
+        """Out of memory; the seats stay theirs."""
+        for slot in self._models.keys() & set(slots):
+            del self._models[slot]
+            self._seats[slot] = self._seats[slot].model_copy(update={"resident": False})
+            give_back()
+
+    @contextmanager
+    def _seating(self, slots: tuple[Slot, ...] | list[Slot]) -> Iterator[None]:
+        """Tell who sits where afterwards, whatever came of it. A seat that was to be taken and was not is empty."""
+        device = self._device()
+        before = memory_on(device)
+        try:
+            yield
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold half a model
+            raise
+        finally:
+            for slot in slots:
+                if slot not in self._models:
+                    self._seats.pop(slot, None)
+            give_back()
+            after = memory_on(self._device() or device)
+            seats = dict(self._seats)
+            self.tell(Seats(seats=seats, together=not self._note, note=self._note, before=before, after=after))
+
+    def _device(self) -> str:
+        return next((str(model.device) for model in self._models.values()), "")
+
+    @contextmanager
+    def _refusals(self, work: int, slot: Slot) -> Iterator[None]:
+        """What goes wrong on one side is told there, and leaves the other alone."""
+        try:
+            yield
+        except LSPrismError as error:
+            self.tell(Failed(work=work, slot=slot, message=error.message, hint=error.hint))
+        except Exception as error:  # whatever a model's own code raises, an allocator that finds no memory among it
+            message = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self.tell(Failed(work=work, slot=slot, message=message, hint="Unload a model, or choose another dtype."))

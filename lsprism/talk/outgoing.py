@@ -1,0 +1,46 @@
+"""Tokens on their way out: sent together a few times a second, so that telling costs less than computing."""
+
+import time
+from collections.abc import Callable
+
+from lsprism.generation.clock import Timing as Clocked
+from lsprism.generation.stream import Piece
+from lsprism.talk.words import News, Slot, Timing, Words
+
+EVERY_S = 0.08
+
+
+class Outgoing:
+    """The words of the answers to one question."""
+
+    def __init__(self, tell: Callable[[News], None], work: int) -> None:
+        self._tell, self._work = tell, work
+        self._held: dict[Slot, list[Piece]] = {}
+        self._sent = 0.0
+
+    def add(self, slot: Slot, piece: Piece) -> None:
+        held = self._held.setdefault(slot, [])
+        held.append(piece)
+        first = piece.timing.tokens <= 1
+        if piece.reason or first or time.monotonic() - self._sent > EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        for slot, pieces in self._held.items():
+            self._tell(_words(self._work, slot, pieces))
+        self._held, self._sent = {}, time.monotonic()
+
+
+def _words(work: int, slot: Slot, pieces: list[Piece]) -> Words:
+    return Words(
+        work=work,
+        slot=slot,
+        tokens=[piece.token for piece in pieces],
+        texts=[piece.text for piece in pieces],
+        timing=_timing(pieces[-1].timing),
+        reason=pieces[-1].reason,
+    )
+
+
+def _timing(clocked: Clocked) -> Timing:
+    return Timing(tokens=clocked.tokens, first_token_s=clocked.first_token_s, tokens_per_s=clocked.tokens_per_s)

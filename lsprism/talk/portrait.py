@@ -1,0 +1,86 @@
+"""A side's header, read from the module in memory: a wrong file, a wrong seat or a lost layer would show here."""
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.evaluation.sides import Side
+from lsprism.evaluation.sizes import sizes
+from lsprism.layers.forms import Sparse, SparseLowRank
+from lsprism.layers.modules import PrismLinear
+from lsprism.models.anatomy import dissect
+from lsprism.models.load import LoadedModel
+from lsprism.talk.words import Portrait
+
+
+def portrait(loaded: LoadedModel) -> Portrait:
+    """Reads every tensor once, for its hash."""
+    model, size = loaded.model, sizes(loaded)
+    packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
+    ranks = [module.form.rank for module in packed if module.form.rank]
+    side = Side(loaded.source, str(loaded.device), size.dtype)
+    return Portrait(
+        model_id=loaded.source.model_id,
+        label=side.subject().label,
+        kept_parameters=size.kept_parameters,
+        model_parameters=size.model_parameters,
+        zeros=zeros(model),
+        mean_rank=sum(ranks) / len(ranks) if ranks else None,
+        packed_layers=len(packed),
+        resident_bytes=size.resident_bytes,
+        dtype=size.dtype,
+        device=str(loaded.device),
+        chats=bool(loaded.tokenizer.chat_template),
+        weights_sha256=weights_sha256(model),
+        tokenizer_sha256=hashlib.sha256(json.dumps(loaded.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def zeros(model: nn.Module) -> float | None:
+    """Share of the places in the layers of the blocks that hold no number, of the sparse part where there are factors.
+
+    Layers that are factors only have no such places; None where no other layer is left.
+    """
+    nothing = places = 0
+    for layer in _layers(model):
+        numbers, shape = _matrix(layer)
+        if numbers is not None:
+            places += shape[0] * shape[1]
+            nothing += shape[0] * shape[1] - int(numbers.count_nonzero())
+    return nothing / places if places else None
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Of the names, dtypes, shapes and bytes of all tensors; one that stands in two places counts in both."""
+    digest, before = hashlib.sha256(), {}
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in before:
+            before[place] = hashlib.sha256(_bytes(tensor)).digest()
+        digest.update(before[place])
+    return digest.hexdigest()
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The packed ones, or for a dense model those that would be packed."""
+    packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
+    return packed or [model.get_submodule(site.name) for site in dissect(model).sites]
+
+
+def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
+    """The numbers that are held one by one, and the shape of the matrix that they stand in."""
+    if not isinstance(layer, PrismLinear):
+        return layer.weight, tuple(layer.weight.shape)
+    shape = (layer.out_features, layer.in_features)
+    match layer.form:
+        case Sparse(values=values) | SparseLowRank(sparse=Sparse(values=values)):
+            return values, shape
+    return None, shape
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")

@@ -1,0 +1,243 @@
+"""This end of the worker: starts it when it is needed, hears its news, and shows each piece of work as it is."""
+
+import atexit
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+import lsprism
+from lsprism.errors import WorkError
+from lsprism.specs import GenerateSpec
+from lsprism.talk.conversation import Answer
+from lsprism.talk.words import (
+    SLOTS,
+    Ask,
+    Began,
+    Ended,
+    Failed,
+    Load,
+    Memory,
+    Message,
+    News,
+    Seat,
+    Seats,
+    Slot,
+    Stop,
+    Unload,
+    Wanted,
+    Words,
+    read_news,
+)
+
+PROGRAM = (sys.executable, "-P", "-m", "lsprism.talk.worker")
+PATIENCE_S = 6.0  # for work that was told to stop; then its process is ended
+ALIVE_S = 1.0
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+STARTING, WAITING = "starting the models' process", "waiting for another question"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A piece of work as it is at one moment."""
+
+    what: str
+    slot: Slot | None = None
+    answers: Mapping[Slot, Answer] = field(default_factory=dict)
+    failure: str = ""  # of no side alone
+    ended: bool = False
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Seating:
+    """Who is in memory, and what the last change there meant."""
+
+    seats: Mapping[Slot, Seat] = field(default_factory=dict)
+    together: bool = True
+    note: str = ""
+    before: Memory | None = None
+    after: Memory | None = None
+
+    @property
+    def same_tokens(self) -> bool:
+        """Both sides number the same tokens."""
+        return len({seat.portrait.tokenizer_sha256 for seat in self.seats.values()}) == 1
+
+
+class Work:
+    """A piece of work under way: answers, or loading and unloading, which are told in the same words."""
+
+    def __init__(self, number: int, slots: Sequence[Slot], what: str, changed: threading.Condition) -> None:
+        self.number, self.begun = number, False
+        self.progress = Progress(what, answers={slot: Answer() for slot in slots})
+        self._changed = changed
+
+    def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
+        """As it goes on, at most so often and at least every ALIVE_S, so that whoever reads may leave; the last one has
+        ended."""
+        seen = self.progress
+        yield seen
+        while not seen.ended:
+            time.sleep(every_s)
+            seen = self._other_than(seen)
+            yield seen
+
+    def wait(self) -> Progress:
+        """WorkError where all of it failed; a side that failed says so in its answer."""
+        *_, last = self.watch()
+        if last.failure:
+            raise WorkError(last.failure)
+        return last
+
+    def _other_than(self, seen: Progress) -> Progress:
+        with self._changed:
+            self._changed.wait_for(lambda: self.progress is not seen, timeout=ALIVE_S)
+            return self.progress
+
+
+class Talk:
+    """Two models to talk to. Any thread may ask; the work is done in the order in which it was asked for."""
+
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
+        self._program = program
+        self._changed = threading.Condition(threading.RLock())  # guards all below
+        self._process: subprocess.Popen | None = None
+        self._open: dict[int, Work] = {}
+        self._count = 0
+        self._reason = ""  # why this end has ended the process
+        self.seating = Seating()
+        atexit.register(self.close)
+
+    def load(self, seats: Mapping[Slot, Wanted]) -> Work:
+        return self._begin(list(seats), Load, seats=dict(seats))
+
+    def unload(self, *slots: Slot) -> Work:
+        return self._begin((), Unload, slots=slots or SLOTS)
+
+    def ask(
+        self, seats: Mapping[Slot, Wanted], prompts: Mapping[Slot, str | list[Message]], spec: GenerateSpec
+    ) -> Work:
+        """Let each side answer its prompt: messages by its chat template, a text by going on from it.
+
+        A model that is not in its seat is loaded first.
+        """
+        return self._begin(list(prompts), Ask, seats=dict(seats), prompts=dict(prompts), spec=spec)
+
+    def stop(self, work: Work) -> None:
+        """Tell a piece of work to end. One that waits ends at once, one that does not hear is ended by force."""
+        with self._changed:
+            if work.progress.ended or self._process is None:
+                return
+            self._send(Stop(work=work.number))
+            if not work.begun:
+                self._close(work, stopped=True)
+                return self._changed.notify_all()
+            timer = threading.Timer(PATIENCE_S, self._end_for_certain, [work, self._process])
+        timer.daemon = True
+        timer.start()
+
+    def close(self) -> None:
+        """End the process; the next request starts another."""
+        self._kill("The models' process was closed.")
+
+    def _begin(self, answering: Sequence[Slot], kind: type[Load] | type[Unload] | type[Ask], **fields: object) -> Work:
+        with self._changed:
+            self._count += 1
+            command = kind(work=self._count, **fields)
+            what = WAITING if self._open else STARTING if self._process is None else "beginning"
+            work = Work(self._count, answering, what, self._changed)
+            self._start()
+            self._open[work.number] = work
+            self._send(command)
+        return work
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        paths = [str(Path(lsprism.__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(paths)}
+        try:
+            process = subprocess.Popen(
+                self._program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            reason = f"The models' process cannot be started: {error.strerror or error}."
+            raise WorkError(reason, "Close other programs and try again.") from error
+        self._process, self._reason = process, ""
+        threading.Thread(target=self._listen, args=[process], daemon=True, name="lsprism-talk").start()
+
+    def _send(self, command: BaseModel) -> None:
+        with suppress(OSError):  # it has just ended, which `_listen` will tell
+            self._process.stdin.write(command.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen) -> None:
+        for line in process.stdout:
+            with suppress(ValidationError):  # cut short by the end of the process
+                self._hear(read_news(line))
+        code = process.wait()
+        with self._changed:
+            if self._process is process:
+                self._process = None
+            self.seating = Seating()
+            for work in list(self._open.values()):
+                self._close(work, failure=self._reason or _why(code))
+            self._changed.notify_all()
+
+    def _hear(self, news: News) -> None:
+        with self._changed:
+            if isinstance(news, Seats):
+                told = {name: getattr(news, name) for name in ("seats", "together", "note", "before", "after")}
+                self.seating = Seating(**told)
+            elif (work := self._open.get(news.work)) is not None:
+                work.begun = True
+                if isinstance(news, Ended):
+                    self._close(work, stopped=news.stopped)
+                else:
+                    work.progress = _after(work.progress, news)
+            self._changed.notify_all()
+
+    def _close(self, work: Work, failure: str = "", stopped: bool = False) -> None:
+        work.progress = replace(work.progress, ended=True, stopped=stopped, failure=failure)
+        self._open.pop(work.number)
+
+    def _end_for_certain(self, work: Work, process: subprocess.Popen) -> None:
+        if not work.progress.ended and self._process is process:
+            self._kill(
+                "It did not stop in time, so the models' process was ended. Both models have to be loaded again."
+            )
+
+    def _kill(self, reason: str) -> None:
+        with self._changed:
+            process, self._reason = self._process, reason
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _after(progress: Progress, news: Began | Words | Failed) -> Progress:
+    if isinstance(news, Began):
+        return replace(progress, what=news.what, slot=news.slot)
+    if news.slot is None:
+        return replace(progress, failure=f"{news.message} {news.hint}".strip())
+    before = progress.answers.get(news.slot, Answer())
+    if isinstance(news, Words):
+        answer = before.grown(news)
+    else:
+        answer = replace(before, reason="failed", failure=f"{news.message} {news.hint}".strip())
+    return replace(progress, answers={**progress.answers, news.slot: answer})
+
+
+def _why(code: int) -> str:
+    """What became of a process that nobody here has ended."""
+    if code == -9:
+        return "The system ended the models' process, most likely because memory ran out. Choose smaller models."
+    return f"The models' process ended with code {code}; the terminal may say why. Ask again to start it anew."

@@ -1,0 +1,95 @@
+"""Which answer was the better one: a line for each vote, only ever appended, and what they add up to."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from lsprism.errors import DiskError
+from lsprism.reports import Record
+from lsprism.talk.words import SLOTS, Slot
+
+FILE = "votes.jsonl"
+Z = 1.96  # of the normal distribution: 95 %
+Verdict = Literal["left", "right", "equal", "bad"]
+
+
+class Vote(Record):
+    """What was asked and answered is not kept."""
+
+    at: float  # seconds since 1970
+    verdict: Verdict
+    blind: bool  # the names were hidden, and the sides shuffled
+    labels: dict[Slot, str]
+    weights: dict[Slot, str]  # hashes: the same two models whatever they are called
+
+
+class Tally(Record):
+    """Of the votes on one pair of models, as the sides are now."""
+
+    left: int = 0
+    right: int = 0
+    equal: int = 0
+    bad: int = 0
+
+    @property
+    def decided(self) -> int:
+        return self.left + self.right
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share of decided votes that the right side wins; Wilson 1927."""
+        n, share = self.decided, self.right / self.decided
+        middle, width = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+        return (middle - width) / (1 + Z**2 / n), (middle + width) / (1 + Z**2 / n)
+
+
+class Votes:
+    """All votes of one state folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / FILE
+
+    def add(self, vote: Vote) -> None:
+        """DiskError where it cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as stream:
+                stream.write(vote.model_dump_json().encode() + b"\n")
+        except OSError as error:
+            raise DiskError(
+                f"{self.path} cannot be written: {error.strerror or error}.",
+                "Free some space; the vote is not counted.",
+            ) from error
+
+    def all(self) -> list[Vote]:
+        """A line that is damaged is passed over."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except OSError:
+            return []
+        return [vote for line in lines if (vote := _vote(line)) is not None]
+
+
+def tally(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> Tally:
+    """Of the votes on these two models, whichever side they were on; the blind ones, or those with names in sight."""
+    counts = dict.fromkeys(("left", "right", "equal", "bad"), 0)
+    for vote in votes:
+        if vote.blind == blind and sorted(vote.weights.values()) == sorted(weights.values()):
+            crossed = vote.weights != weights
+            counts[_other(vote.verdict) if crossed else vote.verdict] += 1
+    return Tally(**counts)
+
+
+def _other(verdict: Verdict) -> Verdict:
+    left, right = SLOTS
+    return {left: right, right: left}.get(verdict, verdict)
+
+
+def _vote(line: bytes) -> Vote | None:
+    try:
+        return Vote.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
+        return None

@@ -1,0 +1,139 @@
+"""The tab Compress: a form that becomes a request, what it would come to, and the run that it starts."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+import psutil
+
+from lsprism.errors import LSPrismError
+from lsprism.runs import ask_to_stop, resume, start, stop
+from lsprism.ui import compress_form, form
+from lsprism.ui.cards import empty, progress_card, queue
+from lsprism.ui.context import Context, refusals
+from lsprism.ui.estimate import estimate, refusal, seconds_before, waiting
+
+POLL_S = 1.0
+NOTHING = empty("No compression yet", "Choose a model on the left and press Start. The demo takes a few minutes.")
+SHOW = "() => document.getElementById('compress-run').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+
+
+class Handlers:
+    """What the controls do; `values` are the form's, by the names of the settings."""
+
+    def __init__(self, context: Context) -> None:
+        self.runs, self.watch, self.planner = context.runs, context.watch, context.planner
+
+    def words(self, values: dict[str, Any]) -> tuple[str, str]:
+        """The command and the YAML."""
+        try:
+            spec = form.spec_of(values)
+        except LSPrismError as error:
+            return f"# {error.message}", f"# {error.message}\n"
+        return form.command_of(spec, self.runs), form.yaml_of(spec)
+
+    def estimate(self, values: dict[str, Any], token: str) -> str:
+        """The cards beside the slider."""
+        try:
+            spec = form.spec_of(values)
+            plan = self.planner.plan(form.plan_of(spec), token.strip())
+        except LSPrismError as error:
+            return refusal(error.message, error.hint)
+        return estimate(plan, psutil.virtual_memory().available, seconds_before(self.runs.all(), spec))
+
+    def start(self, values: dict[str, Any], token: str) -> str:
+        """The id of the run that was started."""
+        with refusals():
+            return start(self.runs, "compress", form.spec_of(values), token=token).id
+
+    def resume(self, run_id: str, token: str | None) -> None:
+        """`token` is None where its field was never opened."""
+        with refusals():
+            resume(self.runs, run_id, token=token or "")
+
+    def stop(self, run_id: str) -> None:
+        """Ask at once; a thread sees to it that it ends for certain."""
+        with refusals():
+            ask_to_stop(self.runs, run_id)
+        threading.Thread(target=self._end, args=(run_id,), daemon=True, name=f"lsprism-stop-{run_id}").start()
+
+    def _end(self, run_id: str) -> None:
+        with suppress(LSPrismError):  # it has ended meanwhile
+            stop(self.runs, run_id)
+
+    def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
+        """Card, log, Stop, Resume, and the mark by which the next look knows that nothing changed."""
+        live = [run for run in self.runs.all() if run.live]
+        try:
+            view = self.watch.view(run_id) if run_id else None
+        except LSPrismError:
+            view = None  # deleted meanwhile
+        mark = f"{run_id} {view.mark if view else 0} {[(run.id, run.state) for run in live]}"
+        if mark == seen:
+            return (gr.skip(),) * 5
+        if view is None or view.run.verb != "compress":
+            return NOTHING + queue(live, ""), "", gr.Button(interactive=False), gr.Button(visible=False), mark
+        log = view.log or "\n".join(view.said)
+        stops, goes_on = gr.Button(interactive=view.run.live), gr.Button(visible=view.run.goes_on)
+        return progress_card(view) + queue(live, run_id), log, stops, goes_on, mark
+
+
+def build(context: Context) -> None:
+    """The form on the left, what it comes to and what becomes of it on the right."""
+    handlers = Handlers(context)
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=5, min_width=320):
+            parts = compress_form.build()
+        with gr.Column(scale=6, min_width=320):
+            with gr.Group(elem_classes="panel"):
+                gr.HTML("<h2>What it comes to</h2>", elem_classes="title")
+                expected = gr.HTML(waiting(), elem_id="compress-estimate")
+            with gr.Row(elem_classes="actions"):
+                begin = gr.Button("Start", variant="primary", elem_id="compress-start")
+                end = gr.Button("Stop", interactive=False, elem_id="compress-stop")
+                go_on = gr.Button("Resume", visible=False, elem_id="compress-resume")
+            card = gr.HTML(NOTHING, elem_id="compress-run")
+            with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
+                log = gr.Textbox(
+                    show_label=False, lines=8, max_lines=16, interactive=False, buttons=["copy"], elem_id="compress-log"
+                )
+    _form_events(handlers, parts, expected, context)
+    seen, opened = gr.State(""), context.opened
+    shown = [card, log, end, go_on, seen]
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    named = _named(parts)
+    begin.click(named(handlers.start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
+        None, js=SHOW, api_visibility="private"
+    )
+    end.click(handlers.stop, opened, None, **quiet).then(handlers.look, [opened, seen], shown, **quiet)
+    go_on.click(handlers.resume, [opened, parts.token], None, **quiet).then(
+        handlers.look, [opened, seen], shown, **quiet
+    )
+    opened.change(handlers.look, [opened, seen], shown, **quiet)
+    gr.Timer(POLL_S).tick(handlers.look, [opened, seen], shown, queue=False, **quiet)
+
+
+def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], Any]]:
+    """From gradio's dict of components to the names of the settings, and the token apart from them."""
+
+    def wrap(handler: Callable) -> Callable[[dict], Any]:
+        def handle(said: dict) -> Any:
+            values = {name: said[component] for name, component in parts.fields.items()}
+            return handler(values, said[parts.token] or "") if parts.token in said else handler(values)
+
+        return handle
+
+    return wrap
+
+
+def _form_events(handlers: Handlers, parts: compress_form.Parts, expected: gr.HTML, context: Context) -> None:
+    quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+    fields = set(parts.fields.values())
+    changes = [component.change for component in fields]
+    named = _named(parts)
+    gr.on(
+        [*changes, context.page.load], named(handlers.words), fields, [parts.command, parts.yaml], queue=False, **quiet
+    )
+    gr.on([*changes, context.page.load], named(handlers.estimate), {*fields, parts.token}, expected, **quiet)

@@ -1,0 +1,46 @@
+"""What all tabs share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+
+import gradio as gr
+
+from lsprism.errors import LSPrismError
+from lsprism.runs import Runs
+from lsprism.ui.planner import Planner
+from lsprism.ui.watch import Watch
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to `build(context)` of every tab.
+
+    To show another tab, output `gr.Tabs(selected=NAME)` to `tabs`; NAME is that of the tab's module. To open a run,
+    output its id to `opened`; a tab that shows a run listens to `opened.change`.
+    """
+
+    runs: Runs
+    page: gr.Blocks  # its `load` happens when a page is opened or reloaded
+    tabs: gr.Tabs
+    opened: gr.State  # id of the run that this page looks at, from ?run=ID or chosen since; "" where none is
+
+    @cached_property
+    def watch(self) -> Watch:
+        return Watch(self.runs)
+
+    @cached_property
+    def planner(self) -> Planner:
+        return Planner()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """An error that is meant for a person becomes a message on the page; any other is a bug and goes to the log."""
+    try:
+        yield
+    except LSPrismError as error:
+        hint = "" if error.hint.startswith("See --help") else f"<br>{escape(error.hint)}"
+        raise gr.Error(escape(error.message) + hint, title="This does not work", print_exception=False) from None

@@ -1,0 +1,118 @@
+"""What a compression would come to, beside the slider: pure HTML from a plan. No gradio."""
+
+from collections.abc import Iterable
+from html import escape
+
+from lsprism.charts.units import amount, duration, size
+from lsprism.reports import Memory, Plan
+from lsprism.runs import Run
+from lsprism.specs import CalibrationSpec, PlanSpec
+
+TIGHT = 0.7  # of the free memory: above it the machine may slow down
+HINTS = {
+    "fixed": "tokenizer, calibration text, the libraries' scratch",
+    "outside": "embeddings and output head, while the text is read",
+    "hidden_states": "what the calibration text has become after the blocks so far",
+    "block": "one block, dense and compressed",
+    "statistics": "what the inputs of one block are like",
+    "workspace": "the method's matrices, or one batch",
+}
+
+
+def estimate(plan: Plan, free_bytes: int, before_s: float | None) -> str:
+    """`free_bytes`: memory there is now; `before_s`: what a like run took here, if there was one."""
+    share = plan.kept_parameters / plan.model_parameters
+    tiles = [
+        _tile("On disk", size(plan.stored_bytes), f"of {size(plan.dense_stored_bytes)}", "All files of the model."),
+        _tile(
+            "Parameters kept",
+            f"{share:.0%}",
+            f"{amount(plan.kept_parameters)} of {amount(plan.model_parameters)}",
+            "Of the whole model: embeddings and norms are never touched.",
+        ),
+        _tile("Time", *_time(before_s), "How long it takes is only known once a block has been timed."),
+    ]
+    bar = _before_after(plan.stored_bytes, plan.dense_stored_bytes)
+    return f'<div class="tiles">{"".join(tiles)}</div>{bar}{_memory(plan.memory, free_bytes)}{_notes(plan)}'
+
+
+def waiting(text: str = "Working out what this would come to …") -> str:
+    return f'<p class="quiet">{escape(text)}</p>'
+
+
+def refusal(message: str, hint: str) -> str:
+    """Why there is no estimate, and what to do."""
+    hint = "" if hint.startswith("See --help") else hint  # which a form has no use for
+    return f'<div class="note bad"><strong>{escape(message)}</strong> {escape(hint)}</div>'
+
+
+def seconds_before(runs: Iterable[Run], spec: PlanSpec) -> float | None:
+    """What the newest finished run of this model, method and amount of text took."""
+    for run in runs:
+        calibration = run.settings.get("calibration") or {}
+        alike = (
+            run.verb == "compress"
+            and run.state == "done"
+            and run.settings.get("model_id") == spec.model_id
+            and run.settings.get("method") == spec.method
+            and _tokens(CalibrationSpec(**calibration)) == _tokens(spec.calibration)
+        )
+        if alike and isinstance(seconds := run.figures.get("seconds"), int | float):
+            return float(seconds)
+    return None
+
+
+def _tokens(spec: CalibrationSpec) -> int:
+    return spec.samples * spec.length
+
+
+def _time(before_s: float | None) -> tuple[str, str]:
+    if before_s is None:
+        return "—", "known after the first block"
+    return f"≈ {duration(before_s)}", "as the last such run here"
+
+
+def _tile(name: str, value: str, more: str, hint: str) -> str:
+    return (
+        f'<div class="tile" title="{escape(hint)}"><span>{escape(name)}</span>'
+        f"<strong>{escape(value)}</strong><small>{escape(more)}</small></div>"
+    )
+
+
+def _before_after(after: int, before: int) -> str:
+    share = min(1.0, after / before) if before else 1.0
+    return (
+        f'<div class="bar" role="img" aria-label="{share:.0%} of the bytes are left">'
+        f'<i style="width:{share:.1%}"></i></div>'
+        f'<p class="quiet">{share:.0%} of the bytes are left. Zeros are not stored; where the rest lies is.</p>'
+    )
+
+
+def _memory(memory: Memory, free_bytes: int) -> str:
+    share = memory.total / max(1, free_bytes)
+    kind, verdict = "good", "fits"
+    if share > 1:
+        kind, verdict = "bad", "does not fit: fewer or shorter samples need less, or close other programs"
+    elif share > TIGHT:
+        kind, verdict = "fair", "fits, but it is tight"
+    names = {name: getattr(memory, name) for name in type(memory).model_fields}
+    rows = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}<small>{escape(HINTS.get(name, ''))}</small></td>"
+        f"<td>{size(count)}</td></tr>"
+        for name, count in names.items()
+    )
+    return (
+        f'<div class="note {kind}"><strong>Memory: {size(memory.total)} of {size(free_bytes)} free</strong> '
+        f"— {verdict}.</div><details><summary>How that is reckoned</summary><table>{rows}"
+        f"<tr><td><b>needed at once</b><small>fixed + the larger of outside and the sum of the others</small></td>"
+        f"<td><b>{size(memory.total)}</b></td></tr></table></details>"
+    )
+
+
+def _notes(plan: Plan) -> str:
+    notes: dict[str, int] = {}
+    for site in plan.sites:
+        if site.note:
+            notes[site.note] = notes.get(site.note, 0) + 1
+    said = [f"{count} of {len(plan.sites)} layers: {note}." for note, count in notes.items()]
+    return "".join(f'<p class="quiet">{escape(text)}</p>' for text in said[:3])

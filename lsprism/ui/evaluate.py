@@ -1,0 +1,163 @@
+"""The tab Evaluate: measurements are runs like any other; their reports become a table, charts and one board."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+
+from lsprism.charts.comparison import charts
+from lsprism.charts.table import comparison
+from lsprism.errors import LSPrismError
+from lsprism.runs import Run, ask_to_stop, resume, start, stop
+from lsprism.ui import evaluate_form, evaluate_page
+from lsprism.ui.cards import empty
+from lsprism.ui.choices import choices
+from lsprism.ui.context import Context, refusals
+from lsprism.ui.ledger import label_of
+from lsprism.ui.plots import plot
+from lsprism.ui.reports import FILES, Reports
+from lsprism.ui.watch import View
+
+POLL_S = 1.0
+CHARTS = 8  # places for them
+IDLE = empty("Nothing is being measured", "The whole study of the demo takes a while; single measures take minutes.")
+# A point opens its run on this very page; with Ctrl it is a link like any other.
+OPENS = """element.addEventListener('click', (event) => {
+  const link = event.target.closest('a');
+  if (!link || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  trigger('click', {run: new URLSearchParams(link.getAttribute('href')).get('run')});
+});"""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+Values = dict[str, Any]
+
+
+class Handlers:
+    """What the controls do."""
+
+    def __init__(self, context: Context) -> None:
+        self.runs, self.watch, self.reports = context.runs, context.watch, Reports(context.runs)
+
+    def study(self, values: Values) -> str:
+        """The id of the run that was started."""
+        with refusals():
+            return start(self.runs, "study", evaluate_page.study_of(values, self.runs)).id
+
+    def measure(self, values: Values) -> str:
+        """One run for each model; the id of the first, which is measured first."""
+        with refusals():
+            specs = evaluate_page.evaluations(values)
+            return [start(self.runs, "evaluate", spec).id for spec in specs][0]
+
+    def stop(self, run_id: str) -> None:
+        """The measurement that is looked at, or else the one at work."""
+        with refusals():
+            for view in self._views(run_id)[:1]:
+                ask_to_stop(self.runs, view.run.id)
+                threading.Thread(target=self._end, args=(view.run.id,), daemon=True).start()
+
+    def _end(self, run_id: str) -> None:
+        with suppress(LSPrismError):  # it has ended meanwhile
+            stop(self.runs, run_id)
+
+    def resume(self, run_id: str) -> None:
+        with refusals():
+            resume(self.runs, run_id)
+
+    def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
+        """Cards of what is at work, which buttons fit, and the mark by which nothing is sent twice."""
+        views = self._views(run_id)
+        mark = str([(view.run.id, view.mark) for view in views])
+        if mark == seen:
+            return (gr.skip(),) * 4
+        first = views[0].run if views else None
+        stops = gr.Button(visible=first is not None and first.live)
+        goes_on = gr.Button(visible=first is not None and first.id == run_id and first.goes_on)
+        return evaluate_page.at_work(views) or IDLE, stops, goes_on, mark
+
+    def known(self, run_id: str, chosen: list[str], seen: str) -> tuple[Any, ...]:
+        """The board, what can be measured and compared, and the mark. The newest is compared where none is chosen."""
+        finished, models = self.reports.finished(), choices(self.runs)
+        mark = f"{[run.id for run in finished]} {models}"
+        if mark == seen:
+            return (gr.skip(),) * 4
+        ids = [run.id for run in finished]
+        kept = [one for one in chosen or [] if one in ids] or [one for one in [run_id, *ids] if one in ids][:1]
+        listed = gr.Dropdown([(label_of(run), run.id) for run in finished], value=kept, multiselect=True)
+        return evaluate_page.board_of(self.reports.linked()), gr.Dropdown(choices=models), listed, mark
+
+    def compare(self, chosen: list[str]) -> list[Any]:
+        """Table, files, and as many charts as there are figures for."""
+        runs = [run for run in self.reports.finished() if run.id in (chosen or [])]
+        reports = [report for run in runs for report in self.reports.of(run)]
+        table = comparison(reports)
+        advice = [found for run in runs if (found := self.reports.advice(run)) is not None]
+        figures = [one for one in charts(table) if one.data[0].type == "bar"]  # the board shows the rest
+        shown = [gr.Plot(plot(one, f"evaluation-{n}"), visible=True) for n, one in enumerate(figures[:CHARTS])]
+        hidden = [gr.Plot(None, visible=False)] * (CHARTS - len(shown))
+        return [evaluate_page.comparison(table, advice), evaluate_page.files(table, reports, runs), *shown, *hidden]
+
+    def choose(self, run_id: str) -> Any:
+        """A run that was opened is what is compared, if it has a report."""
+        return [run_id] if run_id in [run.id for run in self.reports.finished()] else gr.skip()
+
+    def open(self, event: gr.EventData) -> tuple[str, Any]:
+        """The run behind a point of the board."""
+        with refusals():
+            return self.runs.get(str(event.run)).id, gr.Tabs(selected="runs")
+
+    def _views(self, run_id: str) -> Sequence[View]:
+        """The measurement that is looked at first, then those that are live."""
+        found = [run for run in self.runs.all() if run.verb in FILES]
+        looked_at = [run for run in found if run.id == run_id]
+        live: list[Run] = [run for run in reversed(found) if run.live and run.id != run_id]
+        return [self.watch.view(run.id) for run in looked_at + live]
+
+
+def build(context: Context) -> None:
+    """The form on the left, what is under way and what came of it on the right."""
+    handlers, opened = Handlers(context), context.opened
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=4, min_width=320):
+            parts = evaluate_form.build(context.runs)
+        with gr.Column(scale=8, min_width=320):
+            work = gr.HTML(IDLE, elem_id="evaluate-work")
+            with gr.Row(elem_classes="actions few"):
+                end = gr.Button("Stop", size="sm", visible=False, min_width=84, elem_id="evaluate-stop")
+                go_on = gr.Button("Resume", size="sm", visible=False, min_width=84, elem_id="evaluate-resume")
+            board = gr.HTML(evaluate_page.NO_BOARD, elem_id="evaluate-board", js_on_load=OPENS)
+            with gr.Group(elem_classes="panel"):
+                chosen = gr.Dropdown(
+                    [], multiselect=True, label="Compare", info="Finished evaluations and studies",
+                    elem_id="evaluate-chosen",
+                )  # fmt: skip
+            table = gr.HTML(evaluate_page.NO_REPORT, elem_id="evaluate-table")
+            files = gr.HTML("", elem_id="evaluate-files")
+            with gr.Row(elem_classes="charts"):
+                plots = [gr.Plot(visible=False, show_label=False, min_width=320) for _ in range(CHARTS)]
+    seen, seen_known = gr.State(""), gr.State("")
+    shown, listed = [work, end, go_on, seen], [board, parts.fields["artifacts"], chosen, seen_known]
+    fields = set(parts.fields.values())
+    parts.study.click(_named(parts, handlers.study), fields, opened, **QUIET)
+    parts.measure.click(_named(parts, handlers.measure), fields, opened, **QUIET)
+    end.click(handlers.stop, opened, None, **QUIET)
+    go_on.click(handlers.resume, opened, None, **QUIET)
+    for event in (opened.change, gr.Timer(POLL_S).tick):
+        event(handlers.look, [opened, seen], shown, queue=False, **QUIET)
+    for event in (context.page.load, gr.Timer(2 * POLL_S).tick):
+        event(handlers.known, [opened, chosen, seen_known], listed, queue=False, **QUIET)
+    context.page.load(lambda: ("", ""), None, [seen, seen_known], queue=False, **QUIET)
+    opened.change(handlers.choose, opened, chosen, queue=False, **QUIET)
+    board.click(handlers.open, None, [opened, context.tabs], queue=False, **QUIET)
+    chosen.change(handlers.compare, chosen, [table, files, *plots], **QUIET)
+
+
+def _named(parts: evaluate_form.Parts, handler: Any) -> Any:
+    """From gradio's dict of components to the names of the settings."""
+
+    def handle(said: dict) -> Any:
+        return handler({name: said[component] for name, component in parts.fields.items()})
+
+    return handle

@@ -1,0 +1,92 @@
+"""From the form to requests, and from reports to HTML. Pure; no gradio."""
+
+import json
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from lsprism.charts.board import board, points
+from lsprism.charts.page import html_table
+from lsprism.charts.table import DOUBT, Table, to_csv
+from lsprism.errors import SpecError
+from lsprism.outcomes import Advice, EvalReport
+from lsprism.runs import Run, Runs
+from lsprism.specs import EvaluateSpec, MeasureSpec, StudySpec, ask
+from lsprism.ui.cards import empty, progress_card
+from lsprism.ui.plots import downloads
+from lsprism.ui.reports import page_of
+from lsprism.ui.watch import View
+
+SPARSITIES = (0.3, 0.5)
+NO_REPORT = empty("Nothing is compared yet", "Choose finished evaluations above, or measure a model on the left.")
+NO_BOARD = empty("Nothing measured yet", "Every finished evaluation with sizes and perplexity becomes a point here.")
+Values = dict[str, Any]  # of the form, by the names of the settings
+
+
+def measuring_of(values: Values) -> MeasureSpec:
+    """SpecError names what is wrong."""
+    said = {name: values[name] or 0 for name in ("context", "windows", "limit")}
+    measures = tuple(values["measures"] or ())
+    if not measures:
+        raise SpecError("No measure is chosen.", "Choose one or more.")
+    dataset = (values["dataset"] or "auto").strip()
+    return ask(MeasureSpec, measures=measures, quick=bool(values["quick"]), dataset=dataset, **said)
+
+
+def evaluations(values: Values) -> list[EvaluateSpec]:
+    """One for each model that was chosen."""
+    chosen = [model.strip() for model in values["artifacts"] or [] if model.strip()]
+    if not chosen:
+        raise SpecError("No model is chosen.", "Choose an artifact, or name a model or a folder.")
+    how = {"measuring": measuring_of(values), "device": (values["device"] or "auto").strip()}
+    baseline = (values["baseline"] or "auto").strip()
+    return [ask(EvaluateSpec, model_id=model, baseline=baseline, **how) for model in dict.fromkeys(chosen)]
+
+
+def study_of(values: Values, runs: Runs) -> StudySpec:
+    """Everything under one protocol; the artifacts lie in a folder of their own beside the runs."""
+    model = (values["model"] or "").strip()
+    place = runs.home / "studies" / f"{Path(model).name or 'model'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    how = {"measuring": measuring_of(values), "device": (values["device"] or "auto").strip()}
+    return ask(StudySpec, model_id=model, sparsities=SPARSITIES, save_path=place, **how)
+
+
+def at_work(views: Sequence[View]) -> str:
+    """A card for each measurement that is under way, or that is looked at."""
+    return "".join(progress_card(view) for view in views)
+
+
+def comparison(table: Table, advice: Sequence[Advice]) -> str:
+    """The table, what is to be doubted, which model to take, and how the figures were made."""
+    if not table.rows:
+        return NO_REPORT
+    doubts = "".join(f'<div class="note fair">{DOUBT} {escape(doubt)}</div>' for doubt in table.doubts())
+    said = "".join(_advice(one) for one in advice)
+    protocols = "".join(f"<li>{escape(one)}</li>" for one in table.protocols)
+    how = f"<details><summary>How these figures were made</summary><ol>{protocols}</ol></details>"
+    return f'<div class="card wide figures">{said}{html_table(table)}{doubts}{how}</div>'
+
+
+def _advice(advice: Advice) -> str:
+    kind, choice = ("good", f"Take {advice.choice}.") if advice.choice else ("fair", "None of them.")
+    why = f"{escape(advice.reason)} <small>{escape(advice.rule)}</small>"
+    return f'<div class="note {kind}"><strong>{escape(choice)}</strong> {why}</div>'
+
+
+def files(table: Table, reports: Sequence[EvalReport], chosen: Sequence[Run]) -> str:
+    """Links that save the figures, and where the pages with all charts and answers lie."""
+    if not table.rows:
+        return ""
+    content = json.dumps([report.model_dump(mode="json") for report in reports], indent=1)
+    pages = [path for run in chosen if (path := page_of(run, "html")) is not None]
+    lines = "".join(f"<li><code>{escape(str(path))}</code></li>" for path in pages)
+    told = f'<details><summary>Pages with all charts and answers</summary><ul class="paths">{lines}</ul></details>'
+    return downloads("evaluation", {"csv": to_csv(table), "json": content}) + told
+
+
+def board_of(linked: Sequence[tuple[EvalReport, str]]) -> str:
+    """All that was ever measured here."""
+    found = points(linked)
+    return f'<div class="card wide"><h3>Size, quality and speed</h3>{board(found)}</div>' if found else NO_BOARD

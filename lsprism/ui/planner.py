@@ -1,0 +1,135 @@
+"""Plans for the form, made by one small child process: the dashboard itself never loads torch for them.
+
+    parent -> child   one JSON line: {"spec": {...}, "token": "..."}
+    child -> parent   one JSON line: {"plan": {...}}, or {"message": "...", "hint": "..."}
+
+The child ends when it has had nothing to do for a while, or when its parent goes; the next question starts another.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import lsprism
+from lsprism.errors import LSPrismError, RequestError, WorkError
+from lsprism.reports import Plan
+from lsprism.specs import PlanSpec
+
+IDLE_S = 300.0
+KEPT = 64  # plans that are remembered
+
+
+class Planner:
+    """Answers `plan(spec)`; any thread may ask, one question at a time is worked at."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Plan] = OrderedDict()
+
+    def plan(self, spec: PlanSpec, token: str = "") -> Plan:
+        """What the compression would do; RequestError where it cannot be done. `token` goes no further than the child.
+
+        What is remembered is what was asked without a token: access may end.
+        """
+        key = spec.model_dump_json()
+        with self._lock:
+            if key in self._known and not token:
+                self._known.move_to_end(key)
+                return self._known[key]
+            plan = self._ask(json.dumps({"spec": json.loads(key), "token": token}))
+            self._known[key] = plan
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+            return plan
+
+    def warm(self) -> None:
+        """Start the child in the background, so that the first answer is quick."""
+        threading.Thread(target=self._start, daemon=True, name="lsprism-planner").start()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+                self._child.wait()
+
+    def _start(self) -> None:
+        with self._lock:
+            self._living()
+
+    def _ask(self, question: str) -> Plan:
+        try:
+            answer = json.loads(self._exchange(question))
+        except (OSError, ValueError) as error:  # it ended while it was asked, say for want of memory
+            self._child = None
+            raise WorkError("The estimate was broken off.", "Change a setting to have it made again.") from error
+        if "plan" in answer:
+            return Plan.model_validate(answer["plan"])
+        raise RequestError(answer["message"], answer["hint"])
+
+    def _exchange(self, question: str) -> str:
+        child = self._living()
+        try:
+            child.stdin.write(question + "\n")
+            child.stdin.flush()
+        except BrokenPipeError:  # it went to rest at this very moment
+            self._child = None
+            child = self._living()
+            child.stdin.write(question + "\n")
+            child.stdin.flush()
+        return child.stdout.readline()
+
+    def _living(self) -> subprocess.Popen[str]:
+        if self._child is None or self._child.poll() is not None:
+            package = str(Path(lsprism.__file__).resolve().parents[1])
+            paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "lsprism.ui.planner"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+            )
+        return self._child
+
+
+def _answer(line: str) -> dict:
+    from lsprism import api
+
+    asked = json.loads(line)
+    if asked["token"]:
+        os.environ["HF_TOKEN"] = asked["token"]
+    try:
+        return {"plan": json.loads(api.planning(PlanSpec(**asked["spec"])).model_dump_json())}
+    except LSPrismError as error:
+        return {"message": error.message, "hint": error.hint}
+    finally:
+        if asked["token"]:
+            os.environ.pop("HF_TOKEN", None)
+
+
+def _serve() -> None:
+    """The child. What libraries print must not get between the answers."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    from lsprism import api  # noqa: F401 - now, not when the first question comes
+
+    while True:
+        rest = threading.Timer(IDLE_S, os._exit, (0,))
+        rest.daemon = True
+        rest.start()
+        line = sys.stdin.readline()
+        rest.cancel()
+        if not line:
+            return
+        out.write(json.dumps(_answer(line)) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    _serve()

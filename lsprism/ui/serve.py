@@ -1,0 +1,123 @@
+"""Opens the dashboard: checks what was asked, and serves the page on this machine only, unless told otherwise."""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
+
+PORT, PORTS = 7860, 20  # without --port: the first free one of so many
+AUTH = "LSPRISM_AUTH"
+REMEDY = f"Give --auth FILE, a file that holds 'name:password', or --auth env and set {AUTH}."
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C. Exit codes as those of the command line: 0, 1, 2."""
+    options = _parser().parse_args(words)
+    try:
+        _serve(options)
+    except LSPrismError as error:
+        sys.stderr.write(f"error {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("\nClosed. Runs that were begun go on; the next dashboard finds them.\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python app.py", description="The LS-PRISM dashboard.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    parser.add_argument("--port", type=int, help=f"port (default: the first free one from {PORT} on)")
+    parser.add_argument("--home", metavar="FOLDER", help="where runs are kept (default: the user's state folder)")
+    parser.add_argument("--auth", metavar="FILE|env", help=f"file with name:password, or env for ${AUTH}")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from lsprism.ui.guard import is_loopback
+
+    auth = read_auth(options.auth)
+    if not is_loopback(options.host) and options.host != "localhost" and auth is None:
+        raise SpecError(f"--host {options.host} is open to other machines and needs --auth.", REMEDY)
+    port = free_port(options.host, options.port)
+    home = prepare_home(options.home)
+    prepare_environment(home)
+    from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
+
+    address = f"http://{'localhost' if options.host in ('0.0.0.0', '::') else options.host}:{port}"
+    sys.stderr.write(f"Opening LS-PRISM on {address} … (Ctrl-C closes it; runs go on)\n")
+    launch(home, options.host, port, auth=auth, browser=options.open)
+
+
+def prepare_home(folder: str | None) -> Path:
+    """The state folder, made if need be; DiskError where it cannot be written."""
+    from lsprism.runs import Runs
+
+    home = Runs(folder).home
+    try:
+        (home / "page").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "page" / "probe").write_text("")
+        (home / "page" / "probe").unlink()
+    except OSError as error:
+        raise DiskError(
+            f"{home} cannot be written: {error.strerror or error}.", "Give --home FOLDER, one that can be written."
+        ) from error
+    return home
+
+
+def prepare_environment(home: Path) -> None:
+    """No analytics, no telemetry; what the page uploads or shows as a file stays in the state folder."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(home / "page")
+    os.environ["LSPRISM_STATE"] = str(home)  # for whatever is started from here
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def read_auth(where: str | None) -> tuple[str, str] | None:
+    """Name and password from a file, or from the environment for 'env'; never from the arguments."""
+    if not where:
+        return None
+    if where == "env":
+        content = os.environ.get(AUTH, "")
+        if not content:
+            raise SpecError(f"--auth env: {AUTH} is not set.", REMEDY)
+    else:
+        try:
+            content = Path(where).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise SpecError(f"--auth {where} cannot be read: {reason}.", REMEDY) from None
+    name, colon, password = content.strip().partition(":")
+    if not (name and colon and password):
+        raise SpecError("--auth: what it names does not hold 'name:password'.", REMEDY)
+    return name, password
+
+
+def free_port(host: str, asked: int | None) -> int:
+    """The port that was asked for, or the first free one."""
+    for port in [asked] if asked is not None else range(PORT, PORT + PORTS):
+        if _is_free(host, port):
+            return port
+    if asked is None:
+        raise RequestError(f"Ports {PORT} to {PORT + PORTS - 1} are all in use.", "Give --port N, one that is free.")
+    raise RequestError(f"Port {asked} is in use or not allowed.", "Give another --port, or leave it out.")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except socket.gaierror:
+        raise SpecError(
+            f"--host {host} is no address of this machine.", "Leave it out for this machine only."
+        ) from None
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""The public API of a dashboard that is open: what gradio_client and other programs may call, with types."""
+
+from typing import Any
+
+import gradio as gr
+
+from lsprism import runs as work
+from lsprism.runs import Run, Runs
+from lsprism.ui import form
+from lsprism.ui.context import refusals
+from lsprism.ui.ledger import differences, label_of
+
+
+class Service:
+    """The verbs on runs; every answer is plain JSON."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    def list_runs(self) -> list[dict[str, Any]]:
+        """All runs, the newest first."""
+        return [_plain(run) for run in self._runs.all()]
+
+    def start(self, model_id: str, sparsity: float = 0.5, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Start a compression. `settings`: further fields of the form, such as {"method": "wanda", "samples": 16}."""
+        with refusals():
+            spec = form.spec_of({**(settings or {}), "model_id": model_id, "sparsity": sparsity})
+            return _plain(work.start(self._runs, "compress", spec))
+
+    def status(self, run_id: str) -> dict[str, Any]:
+        """One run, and how far it is."""
+        with refusals():
+            run, progress = self._runs.get(run_id), self._runs.progress(run_id)
+        return {**_plain(run), "progress": progress.model_dump(mode="json") if progress else None}
+
+    def stop(self, run_id: str) -> dict[str, Any]:
+        """Stop a run and wait until it has ended, at most a few seconds."""
+        with refusals():
+            return _plain(work.stop(self._runs, run_id))
+
+    def compare(self, first: str, second: str) -> list[list[str]]:
+        """Rows of what two runs have in figures and settings: name, first, second."""
+        with refusals():
+            one, other = self._runs.get(first), self._runs.get(second)
+        return [["run", label_of(one), label_of(other)], *map(list, differences(one, other))]
+
+
+def expose(runs: Runs) -> None:
+    """Put the service into the page that is being built."""
+    service = Service(runs)
+    for verb in (service.list_runs, service.start, service.status, service.stop, service.compare):
+        gr.api(verb, api_name=verb.__name__)
+
+
+def _plain(run: Run) -> dict[str, Any]:
+    return run.model_dump(mode="json", exclude={"processes", "format"})

@@ -1,0 +1,104 @@
+"""The page: a head, the tabs, the look; and how it is served."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from lsprism.errors import LSPrismError
+from lsprism.runs import Runs
+from lsprism.ui import chat, compress, evaluate, layers, service
+from lsprism.ui import runs as runs_tab
+from lsprism.ui.context import Context
+from lsprism.ui.guard import Guard, hosts_of
+from lsprism.ui.theme import theme
+from lsprism.ui.watch import first_shown
+
+ASSETS = Path(__file__).parents[2] / "assets"
+KEPT_S = (3600, 86400)  # how often files of the page are looked through, and how old they may get
+TABS = {
+    "compress": ("Compress", compress.build),
+    "layers": ("Layers", layers.build),
+    "evaluate": ("Evaluate", evaluate.build),
+    "chat": ("Chat", chat.build),
+    "runs": ("Runs", runs_tab.build),
+}
+TOGGLE = "document.body.classList.toggle('dark')"
+
+
+def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
+    """The whole page, not yet served."""
+    with gr.Blocks(title="LS-PRISM", analytics_enabled=False, delete_cache=KEPT_S, fill_width=True) as page:
+        service.expose(runs)  # first, or handlers of the same name would take its verbs' names
+        gr.HTML(_head(), elem_id="head")
+        opened = gr.State("")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            context = Context(runs, page, tabs, opened)
+            for name, (label, build) in TABS.items():
+                with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True):
+                    build(context)
+        _load(page, runs, opened, tabs)
+    return page, context
+
+
+def _load(page: gr.Blocks, runs: Runs, opened: gr.State, tabs: gr.Tabs) -> None:
+    def opening(request: gr.Request) -> tuple[str, Any]:
+        return first_look(runs, dict(request.query_params))
+
+    # In the queue: outside of it gradio does not tell a state's listeners that it has changed.
+    page.load(opening, None, [opened, tabs], show_progress="hidden", api_visibility="private")
+
+
+def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
+    """Which run a page that was just opened looks at, and on which tab: ?run=ID opens that run."""
+    try:
+        run = runs.get(query.get("run", ""))
+    except LSPrismError:
+        return first_shown(runs), gr.skip()
+    return run.id, gr.Tabs(selected="compress" if run.live and run.verb == "compress" else "runs")
+
+
+def _head() -> str:
+    logo = (ASSETS / "logo.svg").read_text(encoding="utf-8")
+    return (
+        f'<header>{logo}<div><h1>LS-PRISM</h1><p class="quiet">Makes a language model smaller, and shows what that '
+        f'costs.</p></div><button class="plain" onclick="{TOGGLE}" title="Light or dark" '
+        'aria-label="Light or dark">◐</button></header>'
+    )
+
+
+def launch(home: Path, host: str, port: int, *, auth: tuple[str, str] | None = None, browser: bool = False) -> None:
+    """Serve the page until Ctrl-C."""
+    page, context = dashboard(Runs(home))
+    try:
+        context.planner.warm()
+        # gradio would ask itself for the page and give up after 3 s, which a busy machine may need: not done.
+        page.launch(**settings(host, port, auth), inbrowser=browser, _frontend=False)
+    finally:
+        context.planner.close()
+
+
+def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[str, Any]:
+    """How it is served: to this machine, with no share, no analytics, no history in the browser, no other files."""
+    return {
+        "server_name": host,
+        "server_port": port,
+        "auth": auth,
+        "share": False,
+        "quiet": True,
+        "ssr_mode": False,
+        "strict_cors": True,
+        "run_history": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "pwa": False,
+        "allowed_paths": [],
+        "max_file_size": "4mb",
+        "show_error": True,
+        "footer_links": ["api", "settings"],
+        "app_kwargs": {"middleware": [Middleware(Guard, hosts=hosts_of(host))]},
+        "theme": theme(),
+        "css_paths": [ASSETS / f"{name}.css" for name in ("dashboard", "evaluate", "chat")],
+        "favicon_path": ASSETS / "logo.svg",
+    }

@@ -1,0 +1,99 @@
+"""What is known of a run at this moment, gathered once for all pages that look at it. No gradio."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
+from lsprism.reports import CompressionReport, LayerReport
+from lsprism.runs import Run, Runs
+
+LOG_BYTES = 16384  # of the end of the log
+FOLLOWED = 16  # runs whose events are remembered
+SKIM_LINES = 200
+
+
+@dataclass(frozen=True)
+class View:
+    """One run as it is. `mark` is another as soon as anything of it is."""
+
+    run: Run
+    mark: int = 0
+    ahead: int = 0  # runs that it waits for
+    stage: str = ""
+    detail: str = ""
+    progress: Progress | None = None  # of the present session
+    layers: tuple[LayerReport, ...] = ()  # of the blocks that are done
+    blocks: int = 0  # of the model; 0: not known yet
+    report: Any = None
+    said: tuple[str, ...] = ()  # stages and notices, in order
+    log: str = ""
+
+
+class Watch:
+    """Follows runs: every look reads only what was added since the last one, by whichever page."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._places: dict[str, tuple[int, int]] = {}  # how far events and log have been read
+        self._lock = threading.Lock()
+
+    def view(self, run_id: str) -> View:
+        """The same object as long as nothing changes; RequestError where there is no such run."""
+        run = self.runs.get(run_id)
+        with self._lock:
+            old = self._views.get(run_id) or View(run)
+            offset, logged = self._places.get(run_id, (0, -1))
+            tail = self.runs.tail(run_id, offset)
+            size = self._log_size(run_id)
+            ahead = len(self.runs.ahead(run)) if run.state == "queued" else 0
+            if run_id in self._views and (run, tail.offset, size, ahead) == (old.run, offset, logged, old.ahead):
+                return old
+            begun = View(run, mark=old.mark) if tail.offset < offset else old  # begun anew: events from the start
+            view = _with_events(replace(begun, run=run, ahead=ahead), tail.moments)
+            log = self.runs.log(run_id, LOG_BYTES) if size != logged else old.log
+            self._views[run_id] = replace(view, log=log, mark=old.mark + 1)
+            self._places[run_id] = tail.offset, size
+            self._views.move_to_end(run_id)
+            while len(self._views) > FOLLOWED:
+                self._places.pop(self._views.popitem(last=False)[0], None)
+            return self._views[run_id]
+
+    def _log_size(self, run_id: str) -> int:
+        try:
+            return (self.runs.path(run_id) / "log").stat().st_size
+        except OSError:
+            return 0
+
+
+def _with_events(view: View, moments: tuple) -> View:
+    changes: dict[str, Any] = {"said": list(view.said), "layers": {layer.name: layer for layer in view.layers}}
+    for moment in moments:
+        match moment.event:
+            case Stage(name=name, detail=detail):
+                changes |= {"stage": name, "detail": detail}
+                changes["said"].append(f"{name}  {detail}".rstrip())
+            case Notice(text=text):
+                changes["said"].append(f"  {text}")
+            case Progress() as progress:
+                changes |= {"progress": progress, "blocks": progress.of}
+            case BlockDone(layers=layers, of=of, block=block, seconds=seconds):
+                changes["blocks"] = of
+                changes["layers"] |= {layer.name: layer for layer in layers}
+                changes["said"].append(f"  block {block}/{of}  {seconds:.1f} s")
+            case Finished(report=report):
+                changes["report"] = report
+                if isinstance(report, CompressionReport):
+                    changes["layers"] = {layer.name: layer for layer in report.layers}
+    said, layers = changes.pop("said"), changes.pop("layers")
+    return replace(view, said=tuple(said[-SKIM_LINES:]), layers=tuple(layers.values()), **changes)
+
+
+def first_shown(runs: Runs) -> str:
+    """Id of the compression that a new page shows: one at work, else one that waits, else the newest; "" for none."""
+    found = [run for run in runs.all() if run.verb == "compress"]
+    live = [run for run in found if run.live]
+    at_work = [run for run in live if run.state != "queued"]
+    return next((run.id for run in [*at_work, *live, *found]), "")

@@ -1,0 +1,51 @@
+"""Charts of layers: the numbers in them are those of the report."""
+
+import csv
+
+import pytest
+from run_views import layer, layers
+
+from lsprism.charts.layers import MEASURES, block_bars, grid, heat_map, projection, to_csv
+from lsprism.charts.units import amount, duration, size
+
+
+def test_the_grid_has_a_row_per_projection_and_a_hole_where_no_layer_is():
+    table = grid(
+        [layer(0, "mlp.up_proj", error=0.1), layer(2, "mlp.up_proj", error=0.3), layer(2, "q", error=0.2)], "error"
+    )
+    assert table.projections == ["mlp.up_proj", "q"] and table.blocks == 3
+    assert table.values == [[0.1, None, 0.3], [None, None, 0.2]]
+
+
+@pytest.mark.parametrize("measure", list(MEASURES))
+def test_every_measure_can_be_drawn(measure):
+    heat, bars = heat_map(layers(3), measure), block_bars(layers(3), measure)
+    value = MEASURES[measure].value
+    assert heat.data[0].z[0][1] == value(layers(3)[2])
+    assert len(bars.data[0].x) == 3
+
+
+def test_bars_weigh_layers_by_their_size_and_add_up_bytes():
+    large = layer(0, "a", error=0.4).model_copy(update={"rows": 30})
+    small = layer(0, "b", error=0.0)
+    assert block_bars([large, small], "error").data[0].y[0] == pytest.approx(0.3)
+    assert block_bars([large, small], "stored").data[0].y[0] == 240
+
+
+def test_the_name_of_a_projection_is_what_stands_after_the_block():
+    assert projection(layer(11, "self_attn.q_proj")) == "self_attn.q_proj"
+
+
+def test_csv_holds_every_layer():
+    rows = list(csv.DictReader(to_csv(layers(2)).splitlines()))
+    assert len(rows) == 4 and float(rows[2]["error"]) == 0.2 and float(rows[0]["sparsity"]) == 0.5
+
+
+def test_no_layers_make_an_empty_chart():
+    assert len(block_bars([], "error").data[0].x) == 0 and grid([], "error").blocks == 0
+
+
+def test_numbers_read_well():
+    assert [size(n) for n in (0, 999, 1000, 165_611_940, 14_960_000_000)] == ["0 B", "999 B", "1 kB", "166 MB", "15 GB"]
+    assert [duration(n) for n in (9, 130, 3900)] == ["9 s", "2 min 10 s", "1 h 05 min"]
+    assert [amount(n) for n in (512, 81_400_000, 8.03e9)] == ["512", "81.4 million", "8.03 billion"]

@@ -1,0 +1,75 @@
+"""What each side is told, and where the answers part."""
+
+import pytest
+
+from lsprism.talk import Answer, Conversation, Timing, Turn, parting, speed_up
+from lsprism.talk.words import Words
+
+
+def said(*texts, tokens=None, **fields) -> Answer:
+    return Answer(tokens=tuple(tokens or map(hash, texts)), texts=texts, **fields)
+
+
+def test_each_side_is_told_its_own_answers():
+    conversation = Conversation().with_turn(Turn("Hello", {"left": said("Hi"), "right": said("Good", " day")}))
+    assert conversation.messages("right", "And?", "Be kind.") == [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Good day"},
+        {"role": "user", "content": "And?"},
+    ]
+    assert conversation.messages("left", "And?")[1]["content"] == "Hi"
+
+
+def test_a_turn_without_an_answer_is_not_told():
+    conversation = Conversation((Turn("Hello", {"left": Answer(failure="No memory.")}),))
+    assert conversation.messages("left", "Again") == [{"role": "user", "content": "Again"}]
+
+
+def test_undo_gives_the_prompt_back():
+    conversation = Conversation((Turn("one"), Turn("two")))
+    assert conversation.without_last() == (Conversation((Turn("one"),)), "two")
+    assert Conversation().without_last() == (Conversation(), "")
+
+
+def test_answers_grow_by_words():
+    words = Words(work=1, slot="left", tokens=[5, 6], texts=["a", "b"], timing=Timing(tokens=2), reason="eos")
+    answer = said("x", tokens=[4]).grown(words)
+    assert (answer.tokens, answer.text, answer.reason, answer.timing.tokens) == ((4, 5, 6), "xab", "eos", 2)
+
+
+def test_they_part_at_the_first_other_token():
+    left, right = said("The", " sky", " is", " blue"), said("The", " sky", " was")
+    found = parting({"left": left, "right": right}, same_tokens=True)
+    assert found.agreed == 2
+    assert left.text[slice(*found.places["left"])] == " is"
+    assert right.text[slice(*found.places["right"])] == " was"
+
+
+def test_an_answer_that_is_behind_does_not_part():
+    assert parting({"left": said("The", " sky"), "right": said("The")}, same_tokens=True) is None
+    assert parting({"left": said("The")}, same_tokens=True) is None
+
+
+def test_ending_where_the_other_goes_on_is_parting():
+    left, right = said("Yes", "", tokens=[1, 2]), said("Yes", ".", tokens=[1, 3])
+    found = parting({"left": left, "right": right}, same_tokens=True)
+    assert found.places == {"left": (3, 3), "right": (3, 4)}
+
+
+def test_a_token_that_was_never_computed_is_no_other_token():
+    left, right = said("Yes", "", tokens=[1, None]), said("Yes", ".", tokens=[1, 3])
+    assert parting({"left": left, "right": right}, same_tokens=True) is None
+
+
+def test_other_tokenizers_are_compared_by_their_texts():
+    left, right = said("The", " sky", " is"), said("The s", "ky w", "as")
+    found = parting({"left": left, "right": right}, same_tokens=False)
+    assert left.text[slice(*found.places["left"])] == " is"
+    assert right.text[slice(*found.places["right"])] == "ky w"
+
+
+def test_speed_up_is_right_over_left():
+    fast, slow = Answer(timing=Timing(tokens_per_s=30.0)), Answer(timing=Timing(tokens_per_s=20.0))
+    assert speed_up({"left": slow, "right": fast}) == pytest.approx(1.5)
+    assert speed_up({"left": slow, "right": Answer()}) is None

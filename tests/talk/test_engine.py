@@ -1,0 +1,153 @@
+"""Two seats: who is in memory, what is told, and that answers in turn are the answers alone."""
+
+import threading
+
+import pytest
+from conftest import make_model
+
+from lsprism import api
+from lsprism.errors import DamagedError
+from lsprism.evaluation import sides as room
+from lsprism.generation.prompt import encode
+from lsprism.generation.stream import generate
+from lsprism.specs import GenerateSpec
+from lsprism.talk import SLOTS, Answer, Wanted
+from lsprism.talk import engine as room_of_engine
+from lsprism.talk.engine import Engine
+from lsprism.talk.words import Ask, Began, Failed, Load, Seats, Unload, Words
+
+SPEC = GenerateSpec(max_new_tokens=12, greedy=True, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, text_file):
+    """A tiny model and its compressed copy, as seats."""
+    folder = tmp_path_factory.mktemp("pair")
+    dense = make_model(folder / "dense")
+    calibration = {"source": str(text_file), "samples": 2, "length": 16}
+    api.compress(str(dense), folder / "half", method="wanda", sparsity=0.5, calibration=calibration)
+    return {"left": Wanted(model_id=dense), "right": Wanted(model_id=folder / "half")}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The memory of tiny models is not worth a full collection of garbage at each step."""
+    monkeypatch.setattr(room_of_engine, "give_back", lambda: None)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def engine(told):
+    return Engine(told.append)
+
+
+def ask(pair, prompts=("the river", "the river"), spec=SPEC, work=1) -> Ask:
+    return Ask(work=work, seats=pair, prompts=dict(zip(SLOTS, prompts, strict=True)), spec=spec)
+
+
+def answers(told) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    for news in told:
+        if isinstance(news, Words):
+            found[news.slot] = found.get(news.slot, Answer()).grown(news)
+    return found
+
+
+def last(told, kind):
+    return [news for news in told if isinstance(news, kind)][-1]
+
+
+def test_in_turn_each_side_says_what_it_says_alone(engine, told, pair):
+    engine.answer(ask(pair), threading.Event())
+    for slot, answer in answers(told).items():
+        loaded = api.load(pair[slot].model_id)
+        alone = list(generate(loaded.model, loaded.tokenizer, encode(loaded.tokenizer, "the river", chat=False), SPEC))
+        assert answer.tokens == tuple(piece.token for piece in alone)
+        assert answer.text == "".join(piece.text for piece in alone)
+        assert (answer.reason, answer.timing.tokens) == ("length", 12)
+        assert answer.timing.first_token_s > 0 and answer.timing.tokens_per_s > 0
+
+
+def test_the_seats_tell_what_is_in_memory(engine, told, pair):
+    engine.load(Load(work=1, seats=pair))
+    seats = last(told, Seats).seats
+    assert [seats[slot].portrait.label for slot in SLOTS] == [pair["left"].model_id, "wanda 0.5"]
+    assert all(seat.resident for seat in seats.values())
+    engine.unload(Unload(work=2, slots=("left",)))
+    assert list(last(told, Seats).seats) == ["right"]
+    assert list(engine._models) == ["right"]
+
+
+def test_a_model_that_sits_there_already_is_not_loaded_again(engine, told, pair):
+    engine.load(Load(work=1, seats=pair))
+    told.clear()
+    engine.answer(ask(pair), threading.Event())
+    assert not [news for news in told if isinstance(news, Began) and news.what.startswith("loading")]
+
+
+def test_one_model_on_both_sides_is_in_memory_once(engine, pair):
+    engine.load(Load(work=1, seats=dict.fromkeys(SLOTS, pair["left"])))
+    assert engine._models["left"] is engine._models["right"]
+
+
+def test_what_does_not_fit_takes_turns_and_says_so(engine, told, pair, monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device: 10 * room.BESIDE if len(engine._models) == 0 else 0)
+    engine.answer(ask(pair), threading.Event())
+    seats = last(told, Seats)
+    assert not seats.together and "take turns" in seats.note
+    assert {slot: seat.resident for slot, seat in seats.seats.items()} == {"left": False, "right": True}
+    assert {slot: answer.timing.tokens for slot, answer in answers(told).items()} == {"left": 12, "right": 12}
+    told.clear()
+    engine.answer(ask(pair, work=2), threading.Event())
+    order = [news.slot for news in told if isinstance(news, Words) and news.reason]
+    assert order == ["right", "left"], "who is in memory answers first"
+
+
+def test_a_model_too_large_even_alone_is_refused(engine, told, pair, monkeypatch):
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1000)
+    engine.load(Load(work=1, seats=pair))
+    assert "needs about 1.0 GB of memory, 0.0 GB are free" in last(told, Failed).message
+    assert not last(told, Seats).seats
+
+
+def test_one_side_fails_the_other_answers(engine, told, pair):
+    engine.answer(ask({**pair, "left": Wanted(model_id="/nowhere/at-all")}), threading.Event())
+    assert last(told, Failed).slot == "left"
+    assert answers(told)["right"].timing.tokens == 12
+    told.clear()
+    engine.answer(ask(pair, prompts=("the " * 300, "the river"), work=2), threading.Event())
+    assert "leaves no room for an answer" in last(told, Failed).message
+    assert list(answers(told)) == ["right"]
+
+
+def test_a_damaged_artifact_leaves_the_seat_empty(engine, told, pair, monkeypatch):
+    def damaged(*_):
+        raise DamagedError("model.safetensors is cut short.")
+
+    engine.load(Load(work=1, seats=pair))
+    monkeypatch.setattr(api, "load", damaged)
+    engine.load(Load(work=2, seats={"left": pair["left"].model_copy(update={"dtype": "float32"})}))
+    assert list(last(told, Seats).seats) == ["right"]
+
+
+def test_stop_ends_both_within_a_token(engine, told, pair):
+    stop = threading.Event()
+    engine.load(Load(work=1, seats=pair))
+    engine.tell = lambda news: (told.append(news), isinstance(news, Words) and stop.set())
+    engine.answer(ask(pair), stop)
+    assert {answer.reason for answer in answers(told).values()} == {"stopped"}
+    assert all(answer.timing.tokens <= 2 for answer in answers(told).values())
+
+
+def test_sampling_beside_another_side_is_sampling_alone(engine, told, pair):
+    spec = GenerateSpec(max_new_tokens=12, seed=7, temperature=2.0, ignore_eos=True)
+    engine.answer(ask(pair, spec=spec), threading.Event())
+    together = answers(told)["left"].tokens
+    told.clear()
+    alone = Ask(work=2, seats=pair, prompts={"left": "the river"}, spec=spec)
+    engine.answer(alone, threading.Event())
+    assert answers(told)["left"].tokens == together

@@ -1,0 +1,53 @@
+"""Votes are kept line by line, and counted by the models they were about."""
+
+import pytest
+
+from lsprism.errors import DiskError
+from lsprism.talk.votes import Tally, Vote, Votes, tally
+
+PAIR = {"left": "aaa", "right": "bbb"}
+NAMES = {"left": "demo", "right": "hybrid 0.5"}
+
+
+def vote(verdict, weights=PAIR, blind=True) -> Vote:
+    return Vote(at=1.0, verdict=verdict, blind=blind, labels=NAMES, weights=weights)
+
+
+def test_votes_outlive_whoever_wrote_them(tmp_path):
+    Votes(tmp_path / "state").add(vote("left"))
+    Votes(tmp_path / "state").add(vote("bad"))
+    assert [one.verdict for one in Votes(tmp_path / "state").all()] == ["left", "bad"]
+    assert Votes(tmp_path / "elsewhere").all() == []
+
+
+def test_a_line_cut_short_costs_that_vote_alone(tmp_path):
+    votes = Votes(tmp_path)
+    votes.add(vote("left"))
+    votes.path.write_bytes(votes.path.read_bytes() + b'{"at": 1\n')
+    votes.add(vote("right"))
+    assert [one.verdict for one in votes.all()] == ["left", "right"]
+
+
+def test_the_tally_follows_the_models_not_the_sides():
+    crossed = {"left": "bbb", "right": "aaa"}
+    votes = [vote("right"), vote("left", crossed), vote("equal"), vote("left", {"left": "aaa", "right": "ccc"})]
+    assert tally(votes, PAIR, blind=True) == Tally(right=2, equal=1)
+    assert tally(votes, crossed, blind=True) == Tally(left=2, equal=1)
+
+
+def test_votes_with_names_in_sight_are_counted_apart():
+    votes = [vote("right"), vote("left", blind=False)]
+    assert tally(votes, PAIR, blind=True) == Tally(right=1)
+    assert tally(votes, PAIR, blind=False) == Tally(left=1)
+
+
+def test_the_interval_is_wilsons():
+    assert Tally(left=4, right=6).interval() == pytest.approx((0.3127, 0.8318), abs=1e-4)
+    low, high = Tally(right=3).interval()
+    assert low == pytest.approx(0.4385, abs=1e-4) and high == pytest.approx(1.0)
+
+
+def test_a_folder_without_rights_is_a_clear_refusal(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="not counted"):
+        Votes(tmp_path / "file").add(vote("left"))

@@ -1,0 +1,169 @@
+"""The tab Evaluate: the form becomes runs, finished runs become a table, charts and the board."""
+
+import time
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from eval_reports import report
+
+from lsprism.errors import SpecError
+from lsprism.events import Progress
+from lsprism.outcomes import Advice, StudyReport
+from lsprism.runs import Order, Runs
+from lsprism.runs.journal import Journal
+from lsprism.specs import EvaluateSpec, StudySpec
+from lsprism.ui import evaluate, evaluate_page
+from lsprism.ui.context import Context
+from lsprism.ui.reports import Reports
+from lsprism.ui.watch import Watch
+
+VALUES = {
+    "model": "demo", "artifacts": ["/made/half"], "measures": ["perplexity", "sizes"], "quick": True, "dataset": "auto",
+    "baseline": "auto", "context": 0, "windows": 4, "limit": None, "device": "auto",
+}  # fmt: skip
+ADVICE = Advice(rule="By the rule.", choice="wanda 0.3", reason="It is <good>.")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "state")
+
+
+@pytest.fixture
+def handlers(runs, monkeypatch):
+    made = evaluate.Handlers(SimpleNamespace(runs=runs, watch=Watch(runs)))
+    made.started = []
+
+    def start(found, verb, spec):
+        made.started.append((verb, spec))
+        return found.create(found.new_id(), Order(verb=verb, settings=spec.model_dump(mode="json")))
+
+    monkeypatch.setattr(evaluate, "start", start)
+    return made
+
+
+def finished(runs, folder, name="wanda", perplexity=24.0):
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(report(name, 0.5, perplexity).model_dump_json())
+    run = runs.create(runs.new_id(), Order(verb="evaluate", artifact=folder, settings={"model_id": name}))
+    return runs.change(run.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
+
+
+def finished_study(runs, folder):
+    folder.mkdir(parents=True)
+    reports = [report("wanda", 0.3, 22.0), report("wanda", 0.5, 24.0)]
+    (folder / "study.json").write_text(StudyReport(model_id="demo", reports=reports, advice=ADVICE).model_dump_json())
+    run = runs.create(runs.new_id(), Order(verb="study", artifact=folder, settings={"model_id": "demo"}))
+    return runs.change(run.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
+
+
+def test_one_button_asks_for_the_whole_study(handlers, runs):
+    handlers.study(VALUES)
+    ((verb, spec),) = handlers.started
+    assert verb == "study" and isinstance(spec, StudySpec)
+    assert (spec.model_id, spec.sparsities, spec.measuring.quick) == ("demo", (0.3, 0.5), True)
+    assert spec.save_path.is_relative_to(runs.home)
+
+
+def test_each_model_becomes_a_run_of_its_own(handlers):
+    first = handlers.measure({**VALUES, "artifacts": ["/made/half", "/made/third", "/made/half"]})
+    assert [spec.model_id for _, spec in handlers.started] == ["/made/half", "/made/third"]
+    spec = handlers.started[0][1]
+    assert isinstance(spec, EvaluateSpec) and spec.save_path is None, "its place is the run's folder"
+    assert spec.measuring.measures == ("perplexity", "sizes") and spec.measuring.windows == 4
+    assert handlers.runs.get(first).settings["model_id"] == "/made/half"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"artifacts": []}, "No model"), ({"measures": []}, "No measure"), ({"device": "x"}, "device")]
+)
+def test_what_is_missing_is_named(wrong, said):
+    with pytest.raises(SpecError, match=said):
+        evaluate_page.evaluations({**VALUES, **wrong})
+
+
+def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path):
+    run = finished(runs, tmp_path / "out")
+    table, files, *plots = handlers.compare([run.id])
+    assert "24.00" in table and "wanda 0.5" in table and "Perplexity: exp(mean NLL)" in table
+    assert files.count("download=") == 2 and str(tmp_path / "out" / "report.html") in files
+    assert len(plots) == evaluate.CHARTS
+    assert sum(plot.visible for plot in plots) >= 5
+
+
+def test_nothing_chosen_says_what_to_do(handlers):
+    table, files, *plots = handlers.compare([])
+    assert "Nothing is compared yet" in table and files == "" and not any(plot.visible for plot in plots)
+
+
+def test_a_study_gives_all_its_rows_and_its_advice(handlers, runs, tmp_path):
+    table, *_ = handlers.compare([finished_study(runs, tmp_path / "study").id])
+    assert "wanda 0.3" in table and "wanda 0.5" in table
+    assert "Take wanda 0.3." in table and "&lt;good&gt;" in table
+
+
+def test_the_board_holds_all_finished_runs_and_leads_to_them(handlers, runs, tmp_path):
+    one, other = finished(runs, tmp_path / "one"), finished(runs, tmp_path / "two", "svd", 40.0)
+    board, _, listed, seen = handlers.known("", [], "")
+    assert f"?run={one.id}" in board and f"?run={other.id}" in board
+    assert listed.value == [runs.all()[0].id], "the newest is compared first"
+    assert handlers.known("", listed.value, seen) == (gr.skip(),) * 4
+
+
+def test_a_point_opens_its_run_and_nothing_else(handlers, runs, tmp_path):
+    run = finished(runs, tmp_path / "one")
+    run_id, tabs = handlers.open(SimpleNamespace(run=run.id))
+    assert run_id == run.id and tabs.selected == "runs"
+    with pytest.raises(gr.Error):
+        handlers.open(SimpleNamespace(run="../../etc"))
+
+
+def test_a_report_that_is_gone_or_no_report_is_left_out(runs, tmp_path):
+    good, gone, broken = (finished(runs, tmp_path / name) for name in ("good", "gone", "broken"))
+    reports = Reports(runs)
+    assert len(reports.finished()) == 3
+    (tmp_path / "gone" / "report.json").unlink()
+    (tmp_path / "broken" / "report.json").write_text('{"format": 1}')
+    assert [run.id for run in reports.finished()] == [good.id]
+    assert reports.of(gone) == reports.of(broken) == []
+
+
+def test_an_opened_run_is_what_is_compared(handlers, runs, tmp_path):
+    run = finished(runs, tmp_path / "out")
+    assert handlers.choose(run.id) == [run.id]
+    assert handlers.choose("") == gr.skip()
+
+
+def test_what_is_at_work_is_shown_until_nothing_is(handlers, runs):
+    idle, stops, _, seen = handlers.look("", "")
+    assert "Nothing is being measured" in idle and not stops.visible
+    run = runs.create(runs.new_id(), Order(verb="evaluate", settings={"model_id": "half"}))
+    runs.change(run.id, lambda run: run.but(state="running", begun=time.time()))
+    journal = Journal(runs.path(run.id))
+    journal.add(Progress(step="perplexity", block=1, of=4, fraction=0.25, elapsed_s=1.0, eta_s=60.0))
+    journal.close()
+    cards, stops, goes_on, seen = handlers.look("", seen)
+    assert "half, evaluate" in cards and "25%" in cards and "1 min 00 s left" in cards and stops.visible
+    assert not goes_on.visible
+    assert handlers.look("", seen) == (gr.skip(),) * 4
+    runs.change(run.id, lambda run: run.but(state="stopped", ended=time.time()))
+    cards, stops, goes_on, _ = handlers.look(run.id, seen)
+    assert "stopped" in cards and goes_on.visible and not stops.visible
+
+
+def test_a_look_costs_little(handlers, runs, tmp_path):
+    for n in range(20):
+        finished(runs, tmp_path / str(n), f"m{n}")
+    _, _, listed, mark = handlers.known("", [], "")
+    taken = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        handlers.known("", listed.value, mark)
+        taken.append(time.perf_counter() - begun)
+    assert sorted(taken)[10] < 0.1
+
+
+def test_the_tab_builds(runs):
+    with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
+        evaluate.build(Context(runs, blocks, tabs, gr.State("")))

@@ -1,0 +1,89 @@
+"""The form as words: whatever it says, the command, the YAML and the request say the same."""
+
+import pytest
+import yaml
+
+from lsprism.errors import SpecError
+from lsprism.runs import Runs
+from lsprism.specs import CompressSpec, PlanSpec
+from lsprism.ui import form
+
+VALUES = {
+    "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "2:4", "rank_share": 0.2,
+    "source": "embedded", "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto",
+    "save_path": "",
+}  # fmt: skip
+
+
+def test_the_form_becomes_a_request():
+    spec = form.spec_of(VALUES)
+    assert type(spec) is PlanSpec
+    assert (spec.model_id, spec.sparsity, spec.rank_share, spec.calibration.samples) == ("demo", 0.3, 0.2, 8)
+    assert spec.pattern == "unstructured"  # which hybrid does not know
+
+
+def test_a_named_folder_is_where_the_result_goes(tmp_path):
+    spec = form.spec_of({**VALUES, "save_path": f" {tmp_path / 'out'} "})
+    assert isinstance(spec, CompressSpec) and spec.save_path == tmp_path / "out"
+
+
+def test_a_pattern_belongs_to_the_methods_that_know_it():
+    spec = form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.5})
+    assert spec.pattern == "2:4" and spec.rank_share == PlanSpec(model_id="demo").rank_share
+    with pytest.raises(SpecError, match="0.3"):
+        form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"model_id": "  "}, "model"), ({"sparsity": 1.0}, "sparsity"), ({"samples": 0}, "samples")]
+)
+def test_what_is_wrong_is_named(wrong, named):
+    with pytest.raises(SpecError, match=named):
+        form.spec_of({**VALUES, **wrong})
+
+
+@pytest.mark.parametrize("method", list(form.METHODS))
+def test_yaml_brings_the_same_request_back(method):
+    spec = form.spec_of({**VALUES, "method": method, "sparsity": 0.5, "save_path": "out"})
+    assert form.spec_of(form.values_of(form.yaml_of(spec))) == spec
+
+
+def test_yaml_may_say_less_and_nest_the_calibration():
+    values = form.values_of("model-path: demo\ncalibration:\n  samples: 5\npattern: 2:4\nmethod: wanda\n")
+    assert (values["model_id"], values["samples"], values["pattern"], values["save_path"]) == ("demo", 5, "2:4", "")
+
+
+def test_a_file_for_the_command_line_is_one_for_the_form_and_back(tmp_path):
+    from lsprism.cli.options import options_of, read_config
+
+    path = tmp_path / "run.yaml"
+    path.write_text(form.yaml_of(form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.5})))
+    said = read_config(path, [option.name for option in options_of(CompressSpec)])
+    assert said["sparsity"] == "0.5" and said["pattern"] == "2:4" and said["calibration"] == "embedded"
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "model-id: [\n", "model-id: demo\ncolour: red\n", "sparsity: 0.5\n"])
+def test_yaml_that_is_no_request_is_refused(text):
+    with pytest.raises(SpecError):
+        form.values_of(text)
+
+
+def test_the_command_is_the_one_that_will_run(tmp_path):
+    runs = Runs(tmp_path)
+    command = form.command_of(form.spec_of({**VALUES, "save_path": "my out"}), runs)
+    assert command.startswith("python -m lsprism compress --model-id demo") and "--save-path 'my out'" in command
+    assert str(runs.folder) in form.command_of(form.spec_of(VALUES), runs)
+
+
+def test_the_plan_does_not_depend_on_where_the_result_goes():
+    assert form.plan_of(form.spec_of({**VALUES, "save_path": "out"})) == form.spec_of(VALUES)
+
+
+def test_presets_are_read_off_the_slider():
+    assert [form.preset_of(0.3), form.preset_of(0.5), form.preset_of(0.42)] == [*form.PRESETS, form.CUSTOM]
+    assert form.sentence_of(0.42) == form.CUSTOM_SENTENCE
+
+
+def test_the_settings_of_a_run_fill_the_form():
+    spec = form.spec_of(VALUES)
+    assert form.spec_of(form.settings_of(yaml.safe_load(spec.model_dump_json()))) == spec

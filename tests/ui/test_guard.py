@@ -1,0 +1,56 @@
+"""Who may talk to the dashboard."""
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from lsprism.ui.guard import Guard, hosts_of, is_loopback, name_of
+
+
+def client(host: str = "127.0.0.1") -> TestClient:
+    guard = Middleware(Guard, hosts=hosts_of(host))
+    routes = [Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])]
+    return TestClient(Starlette(routes=routes, middleware=[guard]))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:1", "LOCALHOST", "[::1]:7860"])
+def test_this_machine_is_known(host):
+    assert client().get("/", headers={"host": host}).text == "page"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", ""]
+)
+def test_a_foreign_host_is_refused(host):
+    assert client().get("/", headers={"host": host}).status_code == 400
+
+
+def test_the_chosen_host_is_known_and_only_that():
+    assert client("192.168.1.5").get("/", headers={"host": "192.168.1.5:80"}).status_code == 200
+    assert client("192.168.1.5").get("/", headers={"host": "192.168.1.6"}).status_code == 400
+
+
+def test_a_page_of_another_site_may_not_post():
+    home, foreign = {"host": "localhost:1"}, "https://evil.example"
+    assert client().post("/", headers={**home, "origin": foreign}).status_code == 403
+    assert client().post("/", headers={**home, "origin": "null"}).status_code == 403
+    assert client().post("/", headers={**home, "origin": "http://localhost:1"}).status_code == 200
+
+
+def test_listening_everywhere_knows_the_names_of_this_machine():
+    import socket
+
+    assert {"127.0.0.1", "localhost", socket.gethostname().lower()} <= hosts_of("0.0.0.0")
+    assert "evil.example" not in hosts_of("0.0.0.0")
+
+
+def test_loopback():
+    assert all(map(is_loopback, ["127.0.0.1", "localhost", "::1", "127.1.2.3"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "192.168.1.5", "::"]))
+
+
+def test_names_lose_their_port():
+    assert [name_of(h) for h in ("a:1", "a", "[::1]:1", "::1")] == ["a", "a", "::1", "::1"]

@@ -1,0 +1,187 @@
+"""What happens on a click, without a browser: handlers are plain functions that read, ask and show."""
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from run_views import plan, report, run
+
+from lsprism.errors import SpecError
+from lsprism.events import Finished
+from lsprism.runs import Order, Runs
+from lsprism.runs.journal import Journal
+from lsprism.ui import compress, layers, layers_spectra, runs, service, shell
+from lsprism.ui.context import Context, refusals
+
+FORM = {"model_id": "demo", "sparsity": 0.5, "method": "wanda", "samples": 8, "length": 64, "save_path": ""}
+
+
+class FakePlanner:
+    def __init__(self):
+        self.asked = []
+
+    def plan(self, spec, token=""):
+        self.asked.append((spec, token))
+        if spec.model_id == "gone":
+            raise SpecError("No such model.", "Choose another.")
+        return plan()
+
+
+@pytest.fixture
+def context(tmp_path, monkeypatch):
+    made = Context(Runs(tmp_path), None, None, None)
+    made.__dict__["planner"] = FakePlanner()  # where the cached property would keep it
+    started = []
+
+    def fake(found, verb, spec, *, token="", **_):
+        started.append((verb, spec, token))
+        return found.create(found.new_id(), Order(verb=verb, settings=spec.model_dump(mode="json")))
+
+    for module in (compress, layers_spectra, service.work):
+        monkeypatch.setattr(module, "start", fake)
+    monkeypatch.setattr(compress, "resume", lambda found, run_id, *, token: started.append((run_id, token.strip())))
+    made.__dict__["started"] = started
+    return made
+
+
+def _done(context: Context) -> str:
+    found = context.runs
+    made = found.create(found.new_id(), Order(verb="compress", artifact=Path("/nowhere"), settings=run().settings))
+    journal = Journal(found.path(made.id))
+    journal.add(Finished(report=report(Path("/nowhere"))))
+    journal.close()
+    found.change(made.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
+    return made.id
+
+
+def _skips(answer) -> bool:
+    return all(part == gr.skip() for part in answer)
+
+
+def test_start_asks_for_what_the_form_says_and_hands_the_token_on_apart(context):
+    run_id = compress.Handlers(context).start(FORM, " hf_secret ")
+    ((verb, spec, token),) = context.started
+    assert (verb, spec.method, spec.calibration.samples, token.strip()) == ("compress", "wanda", 8, "hf_secret")
+    assert "hf_secret" not in (context.runs.path(run_id) / "record.json").read_text()
+
+
+def test_resume_needs_no_token(context):
+    compress.Handlers(context).resume("a run", None)
+    assert context.started == [("a run", "")]
+
+
+def test_a_wrong_form_is_a_message_and_starts_nothing(context):
+    with pytest.raises(gr.Error, match="model"):
+        compress.Handlers(context).start({**FORM, "model_id": ""}, "")
+    assert context.started == [] and context.runs.all() == ()
+
+
+def test_the_estimate_shows_a_refusal_in_its_place(context):
+    handlers = compress.Handlers(context)
+    assert "65% of the bytes" in handlers.estimate(FORM, "")
+    said = handlers.estimate({**FORM, "model_id": "gone"}, "")
+    assert "No such model." in said and "Choose another." in said
+
+
+def test_the_estimate_is_asked_for_without_the_folder(context):
+    handlers = compress.Handlers(context)
+    handlers.estimate(FORM, "")
+    handlers.estimate({**FORM, "save_path": "out"}, "")
+    (one, _), (other, _) = context.planner.asked
+    assert one == other
+
+
+def test_looking_twice_sends_nothing_twice(context):
+    run_id = _done(context)
+    handlers = compress.Handlers(context)
+    card, _, stop, resume, mark = handlers.look(run_id, "")
+    assert "60%" in card and not stop.interactive and not resume.visible
+    assert _skips(handlers.look(run_id, mark))
+    assert not _skips(handlers.look("", mark))
+
+
+def test_a_run_that_was_deleted_leaves_the_page_usable(context):
+    handlers = compress.Handlers(context)
+    run_id = _done(context)
+    mark = handlers.look(run_id, "")[-1]
+    context.runs.delete(run_id)
+    assert "No compression yet" in handlers.look(run_id, mark)[0]
+
+
+def test_the_list_is_sent_again_only_when_it_changed(context):
+    run_id, handlers = _done(context), runs.Handlers(context)
+    table, *_, mark = handlers.list("")
+    assert table.value["data"][0][-1] == run_id
+    assert _skips(handlers.list(mark))
+    handlers.note(run_id, "the good one")
+    assert not _skips(handlers.list(mark))
+    assert context.runs.get(run_id).notes == "the good one"
+
+
+def test_deleting_asks_first_and_refuses_what_is_at_work(context):
+    handlers, run_id = runs.Handlers(context), _done(context)
+    group, _ = handlers.ask(run_id)
+    assert group.visible and context.runs.all()
+    opened, _ = handlers.delete(run_id, "")
+    assert opened == "" and context.runs.all() == ()
+    live = context.runs.create(context.runs.new_id(), Order(verb="compress"))
+    with pytest.raises(gr.Error, match="Stop it first"):
+        handlers.ask(live.id)
+
+
+def test_an_artifact_elsewhere_goes_only_when_its_place_is_written_out(context, tmp_path):
+    found, place = context.runs, tmp_path / "elsewhere"
+    (place / "lsprism").mkdir(parents=True)
+    (place / "lsprism" / "manifest.json").write_text("{}")
+    made = found.create(found.new_id(), Order(verb="compress", artifact=place))
+    found.change(made.id, lambda run: run.but(state="done", ended=1.0))
+    assert runs.elsewhere(found.get(made.id), found) == str(place)
+    with pytest.raises(gr.Error):
+        runs.Handlers(context).delete(made.id, "/another/place")
+    assert place.exists() and found.all()
+    runs.Handlers(context).delete(made.id, f" {place} ")
+    assert not place.exists() and found.all() == ()
+
+
+def test_layers_are_drawn_once(context):
+    run_id, handlers = _done(context), layers.Handlers(context)
+    heat, bars, hint, files, column, mark = handlers.charts(run_id, "error", "")
+    assert heat.type == bars.type == "plotly" and "data:text/csv" in files and column.visible
+    assert _skips(handlers.charts(run_id, "error", mark))
+    assert not _skips(handlers.charts(run_id, "rank", mark))
+    assert "No layers" in handlers.charts(None, "error", "")[2]
+
+
+def test_spectra_are_computed_into_the_folder_of_the_run(context):
+    run_id, handlers = _done(context), layers_spectra.Handlers(context)
+    assert handlers.state(run_id, "")[1].visible  # the button
+    handlers.compute(run_id)
+    ((verb, spec, _),) = context.started
+    assert verb == "spectra" and spec.save_path == context.runs.path(run_id) / "spectra.jsonl"
+    said, button, *_ = handlers.state(run_id, "")
+    assert "Computing" in said and not button.visible
+
+
+def test_a_link_opens_its_run_and_any_other_page_the_newest_compression(context):
+    run_id = _done(context)
+    opened, tabs = shell.first_look(context.runs, {"run": run_id})
+    assert opened == run_id and tabs.selected == "runs"
+    for query in ({}, {"run": "../../etc/passwd"}, {"run": "20200101-000000-000000"}):
+        assert shell.first_look(context.runs, query) == (run_id, gr.skip())
+
+
+def test_the_public_api_answers_in_plain_values(context):
+    run_id, api = _done(context), service.Service(context.runs)
+    assert [found["id"] for found in api.list_runs()] == [run_id]
+    assert api.status(run_id)["state"] == "done" and "processes" not in api.status(run_id)
+    started = api.start("demo", 0.3, {"method": "wanda"})
+    assert started["settings"]["sparsity"] == 0.3
+    assert api.compare(run_id, started["id"])[0][0] == "run"
+    with pytest.raises(gr.Error, match="no run"):
+        api.status("nothing")
+
+
+def test_messages_are_escaped():
+    with pytest.raises(gr.Error) as caught, refusals():
+        raise SpecError("<img src=x onerror=alert(1)>", "<b>")
+    assert "<img" not in caught.value.message and "<b>" not in caught.value.message

@@ -1,0 +1,89 @@
+"""Following a run: each look reads what was added, and is the very same object while nothing is."""
+
+import pytest
+from run_views import layers, report
+
+from lsprism.errors import RequestError
+from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
+from lsprism.runs import Order, Runs
+from lsprism.runs.journal import Journal
+from lsprism.ui.watch import Watch, first_shown
+
+
+@pytest.fixture
+def followed(tmp_path):
+    runs = Runs(tmp_path)
+    run = runs.create(runs.new_id(), Order(verb="compress", settings={"model_id": "demo"}))
+    journal = Journal(runs.path(run.id))
+    yield Watch(runs), run.id, journal
+    journal.close()
+
+
+def _events():
+    done = [BlockDone(block=b + 1, of=2, layers=layers(2)[2 * b : 2 * b + 2], seconds=1.0) for b in range(2)]
+    progress = Progress(step="measure", block=1, of=2, fraction=0.2, elapsed_s=1.0, eta_s=3.0)
+    return [Stage(name="compress", detail="2 blocks"), progress, done[0], Notice(text="so"), done[1]]
+
+
+def test_a_look_sees_what_was_added_since(followed):
+    watch, run_id, journal = followed
+    stage, progress, first, notice, second = _events()
+    for event in (stage, progress, first):
+        journal.add(event)
+    view = watch.view(run_id)
+    assert (view.stage, view.blocks, len(view.layers), view.progress.fraction) == ("compress", 2, 2, 0.2)
+    journal.add(second)
+    later = watch.view(run_id)
+    assert len(later.layers) == 4 and later.mark > view.mark and later.stage == "compress"
+
+
+def test_nothing_new_is_the_same_object(followed):
+    watch, run_id, journal = followed
+    journal.add(_events()[0])
+    assert watch.view(run_id) is watch.view(run_id)
+
+
+def test_the_log_is_seen_to_grow(followed):
+    watch, run_id, _ = followed
+    assert watch.view(run_id).log == ""
+    (watch.runs.path(run_id) / "log").write_text("loading\n")
+    assert watch.view(run_id).log == "loading\n"
+
+
+def test_a_resumed_run_does_not_count_a_block_twice(followed):
+    watch, run_id, journal = followed
+    for event in (*_events(), *_events()):
+        journal.add(event)
+    assert len(watch.view(run_id).layers) == 4
+
+
+def test_the_report_is_the_last_word(followed, tmp_path):
+    watch, run_id, journal = followed
+    journal.add(_events()[2])
+    journal.add(Finished(report=report(tmp_path, blocks=3)))
+    view = watch.view(run_id)
+    assert len(view.layers) == 6 and view.report.kept_parameters == 600
+
+
+def test_a_run_that_is_gone_is_refused(followed):
+    watch, run_id, _ = followed
+    watch.view(run_id)
+    watch.runs.change(run_id, lambda run: run.but(state="failed", ended=1.0))
+    watch.runs.delete(run_id)
+    with pytest.raises(RequestError):
+        watch.view(run_id)
+
+
+def test_a_new_page_shows_what_is_at_work_before_what_waits_before_what_is_done(tmp_path):
+    runs = Runs(tmp_path)
+    assert first_shown(runs) == ""
+    ids = [f"20260101-12000{n}-00000{n}" for n in range(3)]
+    for run_id in ids:
+        runs.create(run_id, Order(verb="compress"))
+    done = lambda run: run.but(state="done", ended=1.0)
+    assert first_shown(runs) in ids
+    runs.change(ids[0], lambda run: run.but(state="running"))
+    assert first_shown(runs) == ids[0]
+    for run_id in ids:
+        runs.change(run_id, done)
+    assert first_shown(runs) == runs.all()[0].id
