@@ -19,7 +19,7 @@ def artifacts(runs: Runs) -> dict[str, str]:
     """Folder of each artifact that is still there -> what it is called; those of studies too."""
     found: dict[str, str] = {}
     for run in runs.all():
-        for folder, name in _of(run).items():
+        for folder, name in artifacts_of(run).items():
             if folder not in found and (Path(folder) / "config.json").is_file():
                 found[folder] = name
     return found
@@ -27,11 +27,12 @@ def artifacts(runs: Runs) -> dict[str, str]:
 
 def pair_of(run: Run) -> tuple[str, str] | None:
     """The model of a run, and what was made of it; None where there is no such pair."""
-    made = next((folder for folder in reversed(_of(run)) if (Path(folder) / "config.json").is_file()), None)
+    made = next((folder for folder in reversed(artifacts_of(run)) if (Path(folder) / "config.json").is_file()), None)
     return (str(run.settings["model_id"]), made) if made else None
 
 
-def _of(run: Run) -> dict[str, str]:
+def artifacts_of(run: Run) -> dict[str, str]:
+    """What one run has made, or is about to make: folder -> what it is called."""
     if run.artifact is None or run.state == "damaged":
         return {}
     if run.verb == "compress":

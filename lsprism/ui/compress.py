@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from lsprism.errors import LSPrismError
+from lsprism.errors import LSPrismError, SpecError
 from lsprism.runs import ask_to_stop, resume, start, stop
 from lsprism.ui import compress_form, form
 from lsprism.ui.cards import empty, progress_card, queue
@@ -53,6 +53,17 @@ class Handlers:
         with refusals():
             resume(self.runs, run_id, token=token or "")
 
+    def settings(self, run_id: str) -> list[Any]:
+        """The form's values from the run that is open; SpecError where it is no compression."""
+        with refusals():
+            run = self.runs.get(run_id)
+            if run.verb != "compress":
+                raise SpecError("The run that is open is no compression.", "Open one on the tab Runs.")
+        values = {**compress_form.DEFAULTS, **form.settings_of(run.settings)}  # an older run may not know all of them
+        elsewhere = run.artifact is not None and not run.artifact.is_relative_to(self.runs.path(run.id))
+        values["save_path"] = str(run.artifact) if elsewhere else ""
+        return [values[name] for name in compress_form.FIELDS]
+
     def stop(self, run_id: str) -> None:
         """Ask at once; a thread sees to it that it ends for certain."""
         with refusals():
@@ -64,7 +75,7 @@ class Handlers:
             stop(self.runs, run_id)
 
     def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
-        """Card, log, Stop, Resume, and the mark by which the next look knows that nothing changed."""
+        """Card, log, Stop, Resume, its settings, and the mark by which the next look knows that nothing changed."""
         live = [run for run in self.runs.all() if run.live]
         try:
             view = self.watch.view(run_id) if run_id else None
@@ -72,12 +83,13 @@ class Handlers:
             view = None  # deleted meanwhile
         mark = f"{run_id} {view.mark if view else 0} {[(run.id, run.state) for run in live]}"
         if mark == seen:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         if view is None or view.run.verb != "compress":
-            return NOTHING + queue(live, ""), "", gr.Button(interactive=False), gr.Button(visible=False), mark
+            hidden = gr.Button(visible=False)
+            return NOTHING + queue(live, ""), "", gr.Button(interactive=False), hidden, hidden, mark
         log = view.log or "\n".join(view.said)
         stops, goes_on = gr.Button(interactive=view.run.live), gr.Button(visible=view.run.goes_on)
-        return progress_card(view) + queue(live, run_id), log, stops, goes_on, mark
+        return progress_card(view) + queue(live, run_id), log, stops, goes_on, gr.Button(visible=True), mark
 
 
 def build(context: Context) -> None:
@@ -95,13 +107,15 @@ def build(context: Context) -> None:
                 end = gr.Button("Stop", interactive=False, elem_id="compress-stop")
                 go_on = gr.Button("Resume", visible=False, elem_id="compress-resume")
             card = gr.HTML(NOTHING, elem_id="compress-run")
+            with gr.Row(elem_classes="actions few"):
+                again = gr.Button("Use its settings", visible=False, size="sm", min_width=140, elem_id="compress-again")
             with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
                 log = gr.Textbox(
                     show_label=False, lines=8, max_lines=16, interactive=False, buttons=["copy"], elem_id="compress-log"
                 )
     _form_events(handlers, parts, expected, context)
     seen, opened = gr.State(""), context.opened
-    shown = [card, log, end, go_on, seen]
+    shown = [card, log, end, go_on, again, seen]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     named = _named(parts)
     begin.click(named(handlers.start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
@@ -111,6 +125,7 @@ def build(context: Context) -> None:
     go_on.click(handlers.resume, [opened, parts.token], None, **quiet).then(
         handlers.look, [opened, seen], shown, **quiet
     )
+    again.click(handlers.settings, opened, [parts.fields[name] for name in compress_form.FIELDS], **quiet)
     opened.change(handlers.look, [opened, seen], shown, **quiet)
     gr.Timer(POLL_S).tick(handlers.look, [opened, seen], shown, queue=False, **quiet)
 

@@ -16,8 +16,8 @@ from lsprism.ui.cards import empty
 from lsprism.ui.choices import choices
 from lsprism.ui.context import Context, refusals
 from lsprism.ui.ledger import label_of
-from lsprism.ui.plots import plot
-from lsprism.ui.reports import FILES, Reports
+from lsprism.ui.plots import plot, served
+from lsprism.ui.reports import FILES, Reports, page_of
 from lsprism.ui.watch import View
 
 POLL_S = 1.0
@@ -89,7 +89,7 @@ class Handlers:
         return evaluate_page.board_of(self.reports.linked()), gr.Dropdown(choices=models), listed, mark
 
     def compare(self, chosen: list[str]) -> list[Any]:
-        """Table, files, and as many charts as there are figures for."""
+        """Table, files, the page of the first run, and as many charts as there are figures for."""
         runs = [run for run in self.reports.finished() if run.id in (chosen or [])]
         reports = [report for run in runs for report in self.reports.of(run)]
         table = comparison(reports)
@@ -97,7 +97,9 @@ class Handlers:
         figures = [one for one in charts(table) if one.data[0].type == "bar"]  # the board shows the rest
         shown = [gr.Plot(plot(one, f"evaluation-{n}"), visible=True) for n, one in enumerate(figures[:CHARTS])]
         hidden = [gr.Plot(None, visible=False)] * (CHARTS - len(shown))
-        return [evaluate_page.comparison(table, advice), evaluate_page.files(table, reports, runs), *shown, *hidden]
+        words = [evaluate_page.comparison(table, advice), evaluate_page.files(table, reports)]
+        page = _page(runs[0]) if runs else gr.DownloadButton(visible=False)
+        return [*words, page, *shown, *hidden]
 
     def choose(self, run_id: str) -> Any:
         """A run that was opened is what is compared, if it has a report."""
@@ -114,6 +116,15 @@ class Handlers:
         looked_at = [run for run in found if run.id == run_id]
         live: list[Run] = [run for run in reversed(found) if run.live and run.id != run_id]
         return [self.watch.view(run.id) for run in looked_at + live]
+
+
+def _page(run: Run) -> Any:
+    """The whole report as one file, with the charts and all answers."""
+    path = page_of(run, "html")
+    try:
+        return gr.DownloadButton(value=served(path, f"{run.verb}-{run.id}.html"), visible=True)
+    except OSError:  # it was deleted, or the disk is full: the table shows without it
+        return gr.DownloadButton(visible=False)
 
 
 def build(context: Context) -> None:
@@ -134,7 +145,11 @@ def build(context: Context) -> None:
                     elem_id="evaluate-chosen",
                 )  # fmt: skip
             table = gr.HTML(evaluate_page.NO_REPORT, elem_id="evaluate-table")
-            files = gr.HTML("", elem_id="evaluate-files")
+            with gr.Row(elem_classes="actions few"):
+                files = gr.HTML("", elem_id="evaluate-files")
+                page = gr.DownloadButton(
+                    "The report as one page", visible=False, size="sm", min_width=180, elem_id="evaluate-page"
+                )
             with gr.Row(elem_classes="charts"):
                 plots = [gr.Plot(visible=False, show_label=False, min_width=320) for _ in range(CHARTS)]
     seen, seen_known = gr.State(""), gr.State("")
@@ -151,7 +166,7 @@ def build(context: Context) -> None:
     context.page.load(lambda: ("", ""), None, [seen, seen_known], queue=False, **QUIET)
     opened.change(handlers.choose, opened, chosen, queue=False, **QUIET)
     board.click(handlers.open, None, [opened, context.tabs], queue=False, **QUIET)
-    chosen.change(handlers.compare, chosen, [table, files, *plots], **QUIET)
+    chosen.change(handlers.compare, chosen, [table, files, page, *plots], **QUIET)
 
 
 def _named(parts: evaluate_form.Parts, handler: Any) -> Any:

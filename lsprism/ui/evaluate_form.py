@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from lsprism.runs import Runs
-from lsprism.specs import USUAL
-from lsprism.ui import models
+from lsprism.specs import USUAL, MeasureSpec
+from lsprism.ui import form, models
 from lsprism.ui.choices import artifacts, choices
 
 MEASURES = {
@@ -17,6 +17,7 @@ MEASURES = {
     "text": "Text: its answers against the original's (BERTScore, ROUGE, similarity)",
     "speed": "Speed: tokens per second and time to the first token",
     "word-perplexity": "Word perplexity: comparable between tokenizers",
+    "zero-shot": "Zero-shot: multiple-choice tasks of lm-eval, which is installed apart",
 }
 STUDY = (
     "Compresses the model to 0.3 and to 0.5, measures both beside the original under one protocol, and says which to"
@@ -40,6 +41,7 @@ def build(runs: Runs) -> Parts:
             [models.DEMO, *models.cached()], value=models.DEMO, label="Model", allow_custom_value=True,
             elem_id="evaluate-model",
         )  # fmt: skip
+        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", label="Method", elem_id="evaluate-method")
         study = gr.Button("Run the whole study", variant="primary", elem_id="evaluate-study")
     with gr.Group(elem_classes="panel"):
         gr.HTML("<h2>Measure what is there</h2>", elem_classes="title")
@@ -74,6 +76,10 @@ def _details(fields: dict[str, Any]) -> None:
         fields["context"] = _count("Tokens per window", "0: 2048 where the model allows it")
         fields["windows"] = _count("Windows at most", "0: all")
         fields["limit"] = _count("Prompts per task at most", "0: all")
+    with gr.Row():
+        tasks = ", ".join(MeasureSpec.model_fields["zero_shot_tasks"].default)
+        fields["zero_shot_tasks"] = gr.Textbox(tasks, label="Zero-shot tasks", max_lines=1, min_width=200)
+        fields["zero_shot_limit"] = _count("Examples per task at most", "0: all")
     fields["device"] = gr.Textbox("auto", label="Device", info="auto, cpu, cuda or cuda:N", max_lines=1)
 
 

@@ -12,14 +12,14 @@ from lsprism.charts.page import html_table
 from lsprism.charts.table import DOUBT, Table, to_csv
 from lsprism.errors import SpecError
 from lsprism.outcomes import Advice, EvalReport
-from lsprism.runs import Run, Runs
+from lsprism.runs import Runs
 from lsprism.specs import EvaluateSpec, MeasureSpec, StudySpec, ask
 from lsprism.ui.cards import empty, progress_card
 from lsprism.ui.plots import downloads
-from lsprism.ui.reports import page_of
 from lsprism.ui.watch import View
 
 SPARSITIES = (0.3, 0.5)
+COUNTS = ("context", "windows", "limit", "zero_shot_limit")
 NO_REPORT = empty("Nothing is compared yet", "Choose finished evaluations above, or measure a model on the left.")
 NO_BOARD = empty("Nothing measured yet", "Every finished evaluation with sizes and perplexity becomes a point here.")
 Values = dict[str, Any]  # of the form, by the names of the settings
@@ -27,7 +27,8 @@ Values = dict[str, Any]  # of the form, by the names of the settings
 
 def measuring_of(values: Values) -> MeasureSpec:
     """SpecError names what is wrong."""
-    said = {name: values[name] or 0 for name in ("context", "windows", "limit")}
+    said = {name: values[name] or 0 for name in COUNTS}
+    said |= {"zero_shot_tasks": tasks} if (tasks := (values["zero_shot_tasks"] or "").strip()) else {}
     measures = tuple(values["measures"] or ())
     if not measures:
         raise SpecError("No measure is chosen.", "Choose one or more.")
@@ -50,7 +51,7 @@ def study_of(values: Values, runs: Runs) -> StudySpec:
     model = (values["model"] or "").strip()
     place = runs.home / "studies" / f"{Path(model).name or 'model'}-{time.strftime('%Y%m%d-%H%M%S')}"
     how = {"measuring": measuring_of(values), "device": (values["device"] or "auto").strip()}
-    return ask(StudySpec, model_id=model, sparsities=SPARSITIES, save_path=place, **how)
+    return ask(StudySpec, model_id=model, method=values["method"], sparsities=SPARSITIES, save_path=place, **how)
 
 
 def at_work(views: Sequence[View]) -> str:
@@ -75,15 +76,12 @@ def _advice(advice: Advice) -> str:
     return f'<div class="note {kind}"><strong>{escape(choice)}</strong> {why}</div>'
 
 
-def files(table: Table, reports: Sequence[EvalReport], chosen: Sequence[Run]) -> str:
-    """Links that save the figures, and where the pages with all charts and answers lie."""
+def files(table: Table, reports: Sequence[EvalReport]) -> str:
+    """Links that save the figures."""
     if not table.rows:
         return ""
     content = json.dumps([report.model_dump(mode="json") for report in reports], indent=1)
-    pages = [path for run in chosen if (path := page_of(run, "html")) is not None]
-    lines = "".join(f"<li><code>{escape(str(path))}</code></li>" for path in pages)
-    told = f'<details><summary>Pages with all charts and answers</summary><ul class="paths">{lines}</ul></details>'
-    return downloads("evaluation", {"csv": to_csv(table), "json": content}) + told
+    return downloads("evaluation", {"csv": to_csv(table), "json": content})
 
 
 def board_of(linked: Sequence[tuple[EvalReport, str]]) -> str:

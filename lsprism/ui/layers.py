@@ -1,16 +1,16 @@
 """The tab Layers: where a model was cut, how deep, and what that did to each layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from lsprism.charts.layers import MEASURES, block_bars, heat_map, to_csv
-from lsprism.errors import LSPrismError
-from lsprism.ui import layers_spectra, ledger
+from lsprism.reports import LayerReport
+from lsprism.ui import layers_spectra, subjects
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context
 from lsprism.ui.plots import downloads, plot
-from lsprism.ui.watch import View
 
 POLL_S = 2.0
 NOTHING = empty("No layers to look at", "Compress a model first, or choose a run above that has got through a block.")
@@ -19,53 +19,40 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 class Handlers:
     def __init__(self, context: Context) -> None:
-        self.runs, self.watch = context.runs, context.watch
+        self.watch = context.watch
 
     def choices(self, seen: str) -> tuple[Any, str]:
-        """Runs that can be looked at: all compressions."""
-        found, mark = self._found()
+        """What can be looked at."""
+        found = subjects.choices(self.watch)
+        mark = str(found)
         return (gr.skip(), gr.skip()) if mark == seen else (gr.Dropdown(choices=found), mark)
 
     def open(self, run_id: str) -> tuple[Any, str]:
         """The same, with the run that the page was just turned to."""
-        found, mark = self._found()
-        there = run_id in (known for _, known in found)
-        return gr.Dropdown(choices=found, value=run_id) if there else gr.Dropdown(choices=found), mark
+        found = subjects.choices(self.watch)
+        meant = [key for _, key in found if key.partition("/")[0] == run_id]  # of a study the first
+        return gr.Dropdown(choices=found, value=meant[0]) if meant else gr.Dropdown(choices=found), str(found)
 
-    def _found(self) -> tuple[list[tuple[str, str]], str]:
-        found = [(ledger.label_of(run), run.id) for run in self.runs.all() if run.verb == "compress"]
-        return found, str(found)
-
-    def view(self, run_id: str | None) -> View | None:
-        try:
-            return self.watch.view(run_id) if run_id else None
-        except LSPrismError:
-            return None
-
-    def charts(self, run_id: str | None, measure: str, seen: str) -> tuple[Any, ...]:
+    def charts(self, key: str | None, measure: str, seen: str) -> tuple[Any, ...]:
         """Heat map, bars, their explanation, the downloads, and the mark."""
-        view = self.view(run_id)
-        mark = f"{run_id} {measure} {len(view.layers) if view else 0}"
+        found = subjects.subject(self.watch, key)
+        mark = f"{key} {measure} {len(found.layers) if found else 0}"
         if mark == seen:
             return (gr.skip(),) * 6
-        if view is None or not view.layers:
+        if found is None or not found.layers:
             return None, None, NOTHING, "", gr.Column(visible=False), mark
-        name = f"layers-{view.run.id}"
-        content = {"csv": to_csv(view.layers), "json": _json(view)}
+        name = f"layers-{found.key.replace('/', '-')}"
+        content = {"csv": to_csv(found.layers), "json": _json(found.layers)}
         hint = f'<p class="quiet">{MEASURES[measure].hint}</p>'
         figures = (
-            plot(heat_map(view.layers, measure), f"{name}-{measure}"),
-            plot(block_bars(view.layers, measure), name),
+            plot(heat_map(found.layers, measure), f"{name}-{measure}"),
+            plot(block_bars(found.layers, measure), name),
         )
         return (*figures, hint, downloads(name, content), gr.Column(visible=True), mark)
 
 
-def _hint(measure: str) -> str:
-    return f'<p class="quiet">{MEASURES[measure].hint}</p>'
-
-
-def _json(view: View) -> str:
-    return "[" + ",\n".join(layer.model_dump_json() for layer in view.layers) + "]"
+def _json(layers: Sequence[LayerReport]) -> str:
+    return "[" + ",\n".join(layer.model_dump_json() for layer in layers) + "]"
 
 
 def build(context: Context) -> None:

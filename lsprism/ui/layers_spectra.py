@@ -10,15 +10,15 @@ import gradio as gr
 
 from lsprism.charts import spectrum as chart
 from lsprism.charts.layers import projection
-from lsprism.errors import LSPrismError
+from lsprism.errors import SpecError
 from lsprism.reports import SiteSpectrum
 from lsprism.runs import Run, Runs, start
 from lsprism.specs import SpectraSpec, ask
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context, refusals
 from lsprism.ui.plots import downloads, plot
+from lsprism.ui.subjects import subject
 
-FILE = "spectra.jsonl"
 POLL_S = 2.0
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 HINT = (
@@ -30,44 +30,40 @@ HINT = (
 
 class Handlers:
     def __init__(self, context: Context) -> None:
-        self.runs = context.runs
+        self.runs, self.watch = context.runs, context.watch
 
-    def compute(self, run_id: str | None) -> None:
-        """Start what is missing as a run of its own, at low priority."""
+    def compute(self, key: str | None) -> None:
+        """Start what is missing as a run of its own, at low priority. `key`: see subjects."""
         with refusals():
-            run = self.runs.get(run_id or "")
-            folder = self.runs.path(run.id)
-            start(self.runs, "spectra", ask(SpectraSpec, model_id=str(run.artifact), save_path=folder / FILE))
+            found = subject(self.watch, key)
+            if found is None or found.artifact is None:
+                raise SpecError("There is no finished compression to look at.", "Choose another run above.")
+            start(self.runs, "spectra", ask(SpectraSpec, model_id=str(found.artifact), save_path=found.spectra))
 
-    def state(self, run_id: str | None, seen: str) -> tuple[Any, ...]:
+    def state(self, key: str | None, seen: str) -> tuple[Any, ...]:
         """What there is: text, the button, the choices of blocks and projections, the charts' place, and the mark."""
-        run, path = self._run(run_id)
+        found = subject(self.watch, key)
+        path = found.spectra if found else None
         worker = _worker(self.runs, path) if path else None
-        mark = f"{run_id} {_stamp(path)} {worker.state if worker else ''} {run.state if run else ''}"
+        done = found is not None and found.artifact is not None
+        mark = f"{key} {_stamp(path)} {worker.state if worker else ''} {done}"
         if mark == seen:
             return (gr.skip(),) * 6
-        if run is None or run.state != "done":
+        if not done:
             text = empty("No singular values yet", "They can be computed once a compression is done.")
             return text, gr.Button(visible=False), gr.skip(), gr.skip(), gr.Column(visible=False), mark
         return *_there(read(path), worker), mark
 
-    def charts(self, run_id: str | None, blocks: list[int], names: list[str]) -> tuple[Any, ...]:
+    def charts(self, key: str | None, blocks: list[int], names: list[str]) -> tuple[Any, ...]:
         """Values, energy, split, and the downloads, of what is chosen."""
-        _, path = self._run(run_id)
-        sites = chosen(read(path), blocks, names)
+        found = subject(self.watch, key)
+        sites = chosen(read(found.spectra if found else None), blocks, names)
         if not sites:
             return None, None, None, ""
-        name = f"spectra-{run_id}"
+        name = f"spectra-{found.key.replace('/', '-')}"
         content = {"json": "[" + ",\n".join(site.model_dump_json() for site in sites) + "]", "csv": chart.to_csv(sites)}
         made = (chart.values, chart.energy, chart.split)
         return (*(plot(draw(sites), f"{name}-{draw.__name__}") for draw in made), downloads(name, content))
-
-    def _run(self, run_id: str | None) -> tuple[Run | None, Path | None]:
-        try:
-            run = self.runs.get(run_id or "")
-        except LSPrismError:
-            return None, None
-        return run, self.runs.path(run.id) / FILE
 
 
 def read(path: Path | None) -> tuple[SiteSpectrum, ...]:

@@ -1,8 +1,6 @@
-"""Models that can be chosen on this machine: the hub's cache, and what was made here. No gradio, no network."""
+"""Models of the hub that are on this machine already. No gradio, no network."""
 
 from pathlib import Path
-
-from lsprism.runs import Run, Runs
 
 DEMO = "demo"
 CONFIGS = "snapshots/*/config.json"
@@ -16,12 +14,3 @@ def cached(cache: Path | None = None) -> list[str]:
         cache = Path(HF_HUB_CACHE)
     folders = sorted(cache.glob("models--*"))
     return [f.name.removeprefix("models--").replace("--", "/") for f in folders if any(f.glob(CONFIGS))]
-
-
-def artifacts(runs: Runs) -> dict[str, Run]:
-    """Folder of each finished compression that is still there -> its run, the newest first."""
-    found: dict[str, Run] = {}
-    for run in runs.all():
-        if run.verb == "compress" and run.state == "done" and run.artifact and (run.artifact / "config.json").is_file():
-            found.setdefault(str(run.artifact), run)
-    return found

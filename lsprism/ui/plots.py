@@ -1,11 +1,14 @@
-"""Figures as gradio wants them, and files that a page holds itself: nothing is put on disk to be downloaded."""
+"""Figures as gradio wants them, and files to save: small ones lie in the page itself."""
 
 import base64
 import json
+import shutil
 from html import escape
+from pathlib import Path
 
 import plotly.graph_objects as go
 from gradio.components.plot import PlotData
+from gradio.utils import get_upload_folder
 
 KINDS = {"csv": "text/csv", "json": "application/json"}
 UNUSED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
@@ -30,3 +33,11 @@ def downloads(name: str, contents: dict[str, str]) -> str:
         data = f"data:{KINDS[kind]};base64,{base64.b64encode(text.encode()).decode()}"
         links.append(f'<a class="file" download="{escape(name)}.{kind}" href="{data}">{kind.upper()}</a>')
     return f'<div class="files"><span>Save</span>{"".join(links)}<span>PNG: the camera on each chart</span></div>'
+
+
+def served(path: Path, name: str) -> str:
+    """A copy of a large file where gradio serves from; it is gone after a day. OSError where there is no room."""
+    copy = Path(get_upload_folder()) / name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+    return str(copy)

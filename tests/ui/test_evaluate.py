@@ -1,6 +1,7 @@
 """The tab Evaluate: the form becomes runs, finished runs become a table, charts and the board."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -21,6 +22,7 @@ from lsprism.ui.watch import Watch
 VALUES = {
     "model": "demo", "artifacts": ["/made/half"], "measures": ["perplexity", "sizes"], "quick": True, "dataset": "auto",
     "baseline": "auto", "context": 0, "windows": 4, "limit": None, "device": "auto",
+    "method": "wanda", "zero_shot_tasks": "piqa, arc_easy", "zero_shot_limit": 50,
 }  # fmt: skip
 ADVICE = Advice(rule="By the rule.", choice="wanda 0.3", reason="It is <good>.")
 
@@ -62,7 +64,8 @@ def test_one_button_asks_for_the_whole_study(handlers, runs):
     handlers.study(VALUES)
     ((verb, spec),) = handlers.started
     assert verb == "study" and isinstance(spec, StudySpec)
-    assert (spec.model_id, spec.sparsities, spec.measuring.quick) == ("demo", (0.3, 0.5), True)
+    assert (spec.model_id, spec.method, spec.sparsities, spec.measuring.quick) == ("demo", "wanda", (0.3, 0.5), True)
+    assert (spec.measuring.zero_shot_tasks, spec.measuring.zero_shot_limit) == (("piqa", "arc_easy"), 50)
     assert spec.save_path.is_relative_to(runs.home)
 
 
@@ -83,18 +86,28 @@ def test_what_is_missing_is_named(wrong, said):
         evaluate_page.evaluations({**VALUES, **wrong})
 
 
-def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path):
+def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))
     run = finished(runs, tmp_path / "out")
-    table, files, *plots = handlers.compare([run.id])
+    (tmp_path / "out" / "report.html").write_text("<p>all of it</p>")
+    table, files, page, *plots = handlers.compare([run.id])
     assert "24.00" in table and "wanda 0.5" in table and "Perplexity: exp(mean NLL)" in table
-    assert files.count("download=") == 2 and str(tmp_path / "out" / "report.html") in files
+    assert files.count("download=") == 2
+    assert page.visible and Path(page.value["path"]).read_text() == "<p>all of it</p>"
+    assert Path(page.value["path"]).is_relative_to(tmp_path / "page"), "nothing else may be served"
     assert len(plots) == evaluate.CHARTS
     assert sum(plot.visible for plot in plots) >= 5
 
 
 def test_nothing_chosen_says_what_to_do(handlers):
-    table, files, *plots = handlers.compare([])
-    assert "Nothing is compared yet" in table and files == "" and not any(plot.visible for plot in plots)
+    table, files, page, *plots = handlers.compare([])
+    assert "Nothing is compared yet" in table and files == ""
+    assert not any(part.visible for part in [page, *plots])
+
+
+def test_a_page_that_is_gone_is_not_offered(handlers, runs, tmp_path):
+    table, _, page, *_ = handlers.compare([finished(runs, tmp_path / "out").id])
+    assert "24.00" in table and not page.visible
 
 
 def test_a_study_gives_all_its_rows_and_its_advice(handlers, runs, tmp_path):

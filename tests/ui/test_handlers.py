@@ -10,7 +10,7 @@ from lsprism.errors import SpecError
 from lsprism.events import Finished
 from lsprism.runs import Order, Runs
 from lsprism.runs.journal import Journal
-from lsprism.ui import compress, layers, layers_spectra, runs, service, shell
+from lsprism.ui import compress, compress_form, form, layers, layers_spectra, runs, service, shell
 from lsprism.ui.context import Context, refusals
 
 FORM = {"model_id": "demo", "sparsity": 0.5, "method": "wanda", "samples": 8, "length": 64, "save_path": ""}
@@ -94,10 +94,21 @@ def test_the_estimate_is_asked_for_without_the_folder(context):
 def test_looking_twice_sends_nothing_twice(context):
     run_id = _done(context)
     handlers = compress.Handlers(context)
-    card, _, stop, resume, mark = handlers.look(run_id, "")
-    assert "60%" in card and not stop.interactive and not resume.visible
+    card, _, stop, resume, again, mark = handlers.look(run_id, "")
+    assert "60%" in card and not stop.interactive and not resume.visible and again.visible
     assert _skips(handlers.look(run_id, mark))
     assert not _skips(handlers.look("", mark))
+
+
+def test_the_settings_of_a_run_come_back_into_the_form(context):
+    handlers, run_id = compress.Handlers(context), _done(context)
+    values = dict(zip(compress_form.FIELDS, handlers.settings(run_id), strict=True))
+    assert values["save_path"] == "/nowhere", "outside of the run's own folder"
+    del values["save_path"]
+    assert form.spec_of(values) == form.spec_of(form.settings_of(run().settings))
+    other = context.runs.create(context.runs.new_id(), Order(verb="study"))
+    with pytest.raises(gr.Error, match="no compression"):
+        handlers.settings(other.id)
 
 
 def test_a_run_that_was_deleted_leaves_the_page_usable(context):
@@ -150,6 +161,24 @@ def test_layers_are_drawn_once(context):
     assert _skips(handlers.charts(run_id, "error", mark))
     assert not _skips(handlers.charts(run_id, "rank", mark))
     assert "No layers" in handlers.charts(None, "error", "")[2]
+
+
+def test_the_artifacts_of_a_study_can_be_looked_at_too(context, tmp_path):
+    settings = {"model_id": "demo", "method": "wanda", "sparsities": [0.3, 0.5]}
+    study = context.runs.create(
+        context.runs.new_id(), Order(verb="study", artifact=tmp_path / "made", settings=settings)
+    )
+    (tmp_path / "made" / "wanda-0.5" / "lsprism").mkdir(parents=True)
+    (tmp_path / "made" / "wanda-0.5" / "lsprism" / "report.json").write_text(report(Path("/")).model_dump_json())
+    handlers, spectra = layers.Handlers(context), layers_spectra.Handlers(context)
+    chosen, _ = handlers.open(study.id)
+    assert chosen.value == f"{study.id}/wanda-0.5" and "demo, wanda at 0.5" in chosen.choices[0][0]
+    assert handlers.charts(chosen.value, "error", "")[0].type == "plotly"
+    spectra.compute(chosen.value)
+    ((_, spec, _),) = context.started
+    assert spec.model_id == str(tmp_path / "made" / "wanda-0.5")
+    assert spec.save_path == context.runs.path(study.id) / "spectra-wanda-0.5.jsonl"
+    assert "No layers" in handlers.charts(f"{study.id}/wanda-0.3", "error", "")[2]  # not there yet
 
 
 def test_spectra_are_computed_into_the_folder_of_the_run(context):
