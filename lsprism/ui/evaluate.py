@@ -78,13 +78,18 @@ class Handlers:
         return evaluate_page.at_work(views) or IDLE, stops, goes_on, mark
 
     def known(self, run_id: str, chosen: list[str], seen: str) -> tuple[Any, ...]:
-        """The board, what can be measured and compared, and the mark. The newest is compared where none is chosen."""
+        """The board, what can be measured and compared, and the mark.
+
+        What was just measured on this page is compared at once, the newest where none is chosen.
+        """
         finished, models = self.reports.finished(), choices(self.runs)
         mark = f"{[run.id for run in finished]} {models}"
         if mark == seen:
             return (gr.skip(),) * 4
         ids = [run.id for run in finished]
-        kept = [one for one in chosen or [] if one in ids] or [one for one in [run_id, *ids] if one in ids][:1]
+        kept = [one for one in chosen or [] if one in ids]
+        if not kept or (run_id in ids and run_id not in seen):
+            kept = [one for one in [run_id, *ids] if one in ids][:1]
         listed = gr.Dropdown([(label_of(run), run.id) for run in finished], value=kept, multiselect=True)
         return evaluate_page.board_of(self.reports.linked()), gr.Dropdown(choices=models), listed, mark
 

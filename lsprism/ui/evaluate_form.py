@@ -58,7 +58,7 @@ def build(runs: Runs) -> Parts:
             False, label="Quick: a part of everything", elem_id="evaluate-quick",
             info="4 windows of text, 3 prompts a task. The figures say that they are of a part.",
         )  # fmt: skip
-        with gr.Accordion("Details", open=False, elem_classes="fold"):
+        with gr.Accordion("Details", open=False, elem_classes="fold", elem_id="evaluate-details"):
             _details(fields)
     return Parts(fields, study, measure)
 
@@ -66,7 +66,7 @@ def build(runs: Runs) -> Parts:
 def _details(fields: dict[str, Any]) -> None:
     """For both buttons."""
     fields["dataset"] = gr.Textbox(
-        "auto", label="Text for perplexity and KL", max_lines=1,
+        "auto", label="Text for perplexity and KL", max_lines=1, elem_id="evaluate-dataset",
         info="auto, wikitext2, embedded, a hub dataset OWNER/NAME, or a .txt, .jsonl or .parquet file",
     )  # fmt: skip
     fields["baseline"] = gr.Textbox(

@@ -1,7 +1,6 @@
 """Both new tabs in a real browser, over the real page and the real worker, with tiny models."""
 
 import json
-import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,10 @@ from eval_reports import report
 from lsprism import api
 from lsprism.runs import Order, Runs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 HOSTILE = '<img src=x onerror="window.harm=1"><script>window.harm=2</script> {{a}} ${window.harm=3} the river'
 PAIR = "/half|wanda/.test(document.querySelector('#chat-sides').innerText)"  # not loaded yet, or loaded
 pytestmark = pytest.mark.slow
+BUSY_MS = 180_000  # a child that loads torch and measures on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +66,6 @@ def address(runs):
         page.launch(**settings("127.0.0.1", port), prevent_thread_lock=True, _frontend=False)
         yield f"http://127.0.0.1:{port}/?__theme=light"
         page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine")
-    with playwright.sync_playwright() as one:
-        chromium = one.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @contextmanager
@@ -158,3 +145,25 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address, tab):
         page.set_viewport_size({"width": 390, "height": 844})
         time.sleep(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_measurement_is_asked_for_watched_and_read_in_two_browsers(browser, address, runs, text_file):
+    made = next(run for run in runs.all() if run.verb == "compress")
+    with opened(browser, address, "evaluate") as page, opened(browser, address, "evaluate") as other:
+        _wait(page, "document.querySelector('#evaluate-artifacts').innerText.includes('wanda')")  # the newest is chosen
+        page.click("#evaluate-measures label >> text=Text: its answers")
+        page.click("#evaluate-measures label >> text=Speed: tokens")
+        page.check("#evaluate-quick input")
+        page.click("#evaluate-details > button")
+        page.fill("#evaluate-dataset textarea, #evaluate-dataset input", str(text_file))
+        page.click("#evaluate-start")
+        for one in (page, other):  # what the one has begun, the other sees
+            one.locator("#evaluate-work .badge").first.wait_for()
+        page.locator("#evaluate-work .badge.good, #evaluate-work .badge.bad").first.wait_for(timeout=BUSY_MS)
+        run = next(run for run in runs.all() if run.verb == "evaluate")
+        assert run.state == "done", run.message
+        assert run.settings["model_id"] == str(made.artifact) and run.settings["measuring"]["quick"]
+        _wait(page, "document.querySelector('#evaluate-table').textContent.includes('words.txt')")  # at once
+        with page.expect_download() as saved:
+            page.click("#evaluate-page")
+        assert "<svg" in Path(saved.value.path()).read_text() or "plotly" in Path(saved.value.path()).read_text()

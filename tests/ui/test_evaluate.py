@@ -124,6 +124,16 @@ def test_the_board_holds_all_finished_runs_and_leads_to_them(handlers, runs, tmp
     assert handlers.known("", listed.value, seen) == (gr.skip(),) * 4
 
 
+def test_what_was_just_measured_is_compared_at_once(handlers, runs, tmp_path):
+    one = finished(runs, tmp_path / "one")
+    _, _, _, seen = handlers.known("", [one.id], "")
+    other = finished(runs, tmp_path / "two")
+    _, _, listed, seen = handlers.known(other.id, [one.id], seen)
+    assert listed.value == [other.id]
+    finished(runs, tmp_path / "three")  # by another page
+    assert handlers.known(other.id, [one.id], seen)[2].value == [one.id], "a choice stands"
+
+
 def test_a_point_opens_its_run_and_nothing_else(handlers, runs, tmp_path):
     run = finished(runs, tmp_path / "one")
     run_id, tabs = handlers.open(SimpleNamespace(run=run.id))
