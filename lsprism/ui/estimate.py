@@ -69,7 +69,8 @@ def _tokens(spec: CalibrationSpec) -> int:
 def _time(before_s: float | None) -> tuple[str, str]:
     if before_s is None:
         return "—", "known after the first block"
-    return f"≈ {duration(before_s)}", "as the last such run here"
+    about = f"{round(before_s / 60)} min" if before_s >= 90 else duration(before_s)
+    return f"≈ {about}", "as the last such run here"
 
 
 def _tile(name: str, value: str, more: str, hint: str) -> str:
