@@ -213,6 +213,13 @@ def _check_resources(plan: Draft, target: Path) -> None:
             f"This needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
             "Lower --samples or --length, or close other programs.",
         )
+    if plan.device.type == "cuda":
+        need, free = plan.plan.memory.on_device, torch.cuda.mem_get_info(plan.device)[0]
+        if need > free:
+            raise ResourceError(
+                f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
+                "Close what else uses the card, or choose --device cpu.",
+            )
     existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
     need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:

@@ -84,6 +84,11 @@ class Memory(Record):
     def total(self) -> int:
         return self.fixed + max(self.outside, self.hidden_states + self.block + self.statistics + self.workspace)
 
+    @property
+    def on_device(self) -> int:
+        """What of it is a CUDA device's, where there is one; hidden states stay with the host."""
+        return self.block + self.statistics + self.workspace
+
 
 class Plan(Record):
     """A table of decisions, made from the model's config alone."""

@@ -2,15 +2,21 @@
 
 import inspect
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import lsprism
-from lsprism.errors import SourceError, SpecError
+from lsprism import api
+from lsprism.engine.plan import draft
+from lsprism.errors import ResourceError, SourceError, SpecError
+from lsprism.models.source import resolve
+from lsprism.specs import PlanSpec, ask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +37,17 @@ def hub(monkeypatch, tiny_folder, tmp_path) -> list[dict]:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return asked
+
+
+def test_a_card_with_too_little_memory_is_refused_before_anything_is_touched(tiny_folder, tmp_path, monkeypatch):
+    planned = draft(ask(PlanSpec, model_id=tiny_folder), resolve(str(tiny_folder)))
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (10, 80 * 10**9))
+    api._check_resources(planned, tmp_path)  # on the CPU no card is asked
+    card = torch.device("cuda", 1)
+    with pytest.raises(ResourceError, match="on cuda:1, 0.0 GB are free"):
+        api._check_resources(replace(planned, device=card), tmp_path)
+    assert asked == [card]
 
 
 @pytest.mark.parametrize("name", ["compress", "load", "inspect", "export"])
