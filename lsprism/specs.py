@@ -14,6 +14,7 @@ MethodName = Literal["hybrid", "sparsegpt", "wanda", "magnitude", "svd", "svd-pl
 PatternName = Literal["unstructured", "2:4", "4:8"]
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform"]
+EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
 USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
@@ -68,9 +69,16 @@ class PlanSpec(Request):
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    effort: EffortName = Field("fast", description="best: several times the time for a smaller error (hybrid)")
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+
+    @model_validator(mode="after")
+    def _effort_fits(self) -> "PlanSpec":
+        if self.effort == "best" and self.method != "hybrid":
+            raise ValueError(f"effort best fits the method hybrid, not {self.method}")
+        return self
 
     @model_validator(mode="after")
     def _pattern_fits(self) -> "PlanSpec":

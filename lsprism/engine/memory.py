@@ -28,7 +28,8 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     widest = max(site.columns for site in sites)
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
     gram = METHODS[spec.method].needs_gram
-    matrices = GRAM_WORKSPACE * widest**2 + 16 * largest if gram else 12 * largest
+    of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
+    matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
     return Memory(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
@@ -59,7 +60,9 @@ WIKITEXT2 = 10_900_000  # characters of the train split
 ARROW = 45_000_000  # the library that reads parquet
 FIXED = 80_000_000
 TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
-GRAM_WORKSPACE = 13  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
+# Bytes per entry of the largest Gram matrix (its root, the inverse of that, and their making) and of the weight.
+GRAM_WORKSPACE = 13, 16
+BEST_WORKSPACE = 21, 44
 
 
 def bound_heap() -> None:

@@ -17,7 +17,7 @@ from lsprism.engine.site import compress_site
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
 from lsprism.layers.forms import Dense
 from lsprism.layers.modules import PrismLinear
-from lsprism.methods import METHODS
+from lsprism.methods import method_of
 from lsprism.methods.stats import InputStats
 from lsprism.models.surgery import place
 from lsprism.reports import LayerReport
@@ -86,7 +86,7 @@ class _Blocks:
 
     def __init__(self, spec: CompressSpec, draft: Draft, stage: Staging) -> None:
         self.draft, self.stage = draft, stage
-        self.method = METHODS[spec.method]
+        self.method = method_of(spec.method, spec.effort)
         self.feed = BlockFeed(draft)
         self.plans = {p.site.name: p for p in draft.plan.sites}
         self.walk: Walk
