@@ -6,7 +6,7 @@ Minimises ||X (W - S - L)^T||_F with the full Gram matrix H, one part at a time:
        (the alternation of OATS: Zhang, Papyan, 2024, there with the diagonal of H only)
     2. pruning   S = SparseGPT of W - L, which chooses its places anew and makes up for what it removes
     3. joining   with effort: places, values and factors together (admm.py)
-    4. polish    L and S in turn, each exactly, the places fixed (refit.py)
+    4. polish    S and L in turn, each the best beside the other, the places fixed (refit.py)
 """
 
 import torch
@@ -23,8 +23,7 @@ from lsprism.methods.wanda import scores
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS, SAMPLE_ROWS = 24, 64
-POLISH, STEPS = 1, 4  # rounds, and steps of conjugate gradients in each
-BEST_POLISH, BEST_STEPS = 2, 12  # the same with effort
+POLISH, BEST_POLISH = (1, 4), (2, 12)  # rounds, and steps of conjugate gradients in each
 
 
 class Hybrid:
@@ -45,9 +44,8 @@ class Hybrid:
         metric = metric_of(stats.gram)
         parts = pruned_beside(full, stats.norms, metric, nonzeros, budget.rank)
         if self.best:
-            parts = refit(full, joined(full, parts, metric), metric, BEST_POLISH, BEST_STEPS)
-        else:
-            parts = refit(full, parts, metric, POLISH, STEPS)
+            parts = joined(full, parts, metric)
+        parts = refit(full, parts, metric, *(BEST_POLISH if self.best else POLISH))
         sparse = Sparse.pack(parts.sparse.to(weight.dtype), parts.mask)
         if not budget.rank:
             return sparse
@@ -58,6 +56,8 @@ def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, ra
     """Steps 1 and 2: an S of `nonzeros` entries, and an L that is near the best beside it."""
     left, right = low_rank_beside(full, norms, metric, nonzeros, rank)
     sparse, mask = sparsified(full - left @ right, metric.inverse, nonzeros)
+    if rank:
+        left, right = low_rank_step(metric, full - sparse, right)
     return Parts(sparse, mask, left, right)
 
 

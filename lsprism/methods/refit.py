@@ -37,12 +37,11 @@ class Parts:
 
 
 def refit(full: Tensor, parts: Parts, metric: Metric, rounds: int, steps: int) -> Parts:
-    """L, then S by `steps` of conjugate gradients, `rounds` times, and L once more. Without a rank: S alone."""
+    """S by `steps` of conjugate gradients, then L, `rounds` times. Without a rank: S alone."""
     for _ in range(rounds):
-        parts = refit_factors(full, parts, metric)
         sparse = refitted(full - parts.low_rank, parts.sparse, parts.mask, metric, steps)
-        parts = replace(parts, sparse=sparse)
-    return refit_factors(full, parts, metric)
+        parts = refit_factors(full, replace(parts, sparse=sparse), metric)
+    return parts
 
 
 def refit_factors(full: Tensor, parts: Parts, metric: Metric) -> Parts:
