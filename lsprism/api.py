@@ -19,9 +19,8 @@ from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, staged_bytes
 from lsprism.calibration.corpus import Corpus, read_text, tokenize, windows
 from lsprism.calibration.own_text import own_windows
-from lsprism.calibration.walk import BATCH_TOKENS
 from lsprism.engine.plan import Draft, draft
-from lsprism.engine.run import run
+from lsprism.engine.run import batch_tokens, run
 from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
@@ -200,7 +199,7 @@ def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
         "base_model": source.base_model,
         "revision": source.revision,
         "calibration_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
-        "batch_tokens": BATCH_TOKENS,
+        "batch_tokens": batch_tokens(spec),
         "lsprism": lsprism.__version__,
     }
 

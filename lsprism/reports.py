@@ -78,11 +78,13 @@ class Memory(Record):
     hidden_states: int
     block: int  # weights of one block, dense and compressed
     statistics: int
-    workspace: int  # activations of one batch, or the method's matrices
+    workspace: int  # activations of one batch, or the method's matrices, or one block that learns
+    healing: int = 0  # the whole model, learning
 
     @property
     def total(self) -> int:
-        return self.fixed + max(self.outside, self.hidden_states + self.block + self.statistics + self.workspace)
+        blocks = self.block + self.statistics + self.workspace
+        return self.fixed + max(self.outside, self.hidden_states + max(blocks, self.healing))
 
     @property
     def on_device(self) -> int:
@@ -129,7 +131,9 @@ class LayerReport(Record):
     rank: int
     stored_bytes: int
     dense_bytes: int
-    error: float = Field(description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens")
+    error: float = Field(
+        description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before blocks or the model learn"
+    )
 
     @property
     def sparsity(self) -> float:

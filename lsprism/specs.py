@@ -14,6 +14,7 @@ MethodName = Literal["hybrid", "sparsegpt", "wanda", "magnitude", "svd", "svd-pl
 PatternName = Literal["unstructured", "2:4", "4:8"]
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform"]
+EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
 USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
@@ -35,6 +36,8 @@ Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 Positive = Annotated[int, Field(ge=1, le=131072)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Minutes = Annotated[float, Field(ge=0, le=10080)]
+Steps = Annotated[int, Field(ge=0, le=10**6)]
 
 
 class Request(BaseModel):
@@ -68,9 +71,28 @@ class PlanSpec(Request):
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    effort: EffortName = Field("fast", description="best: several times the time for a smaller error (hybrid)")
+    reconstruct_minutes: Minutes = Field(0, description="time for blocks to learn to answer as before; 0: none")
+    reconstruct_steps: Steps = Field(0, description="steps of that for every block; 0: as many as the minutes allow")
+    heal_minutes: Minutes = Field(0, description="time for the whole model to learn the dense one's answers; 0: none")
+    heal_steps: Steps = Field(0, description="steps of that; 0: as many as the minutes allow")
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+
+    @property
+    def reconstructs(self) -> bool:
+        return bool(self.reconstruct_minutes or self.reconstruct_steps)
+
+    @property
+    def heals(self) -> bool:
+        return bool(self.heal_minutes or self.heal_steps)
+
+    @model_validator(mode="after")
+    def _effort_fits(self) -> "PlanSpec":
+        if self.effort == "best" and self.method != "hybrid":
+            raise ValueError(f"effort best fits the method hybrid, not {self.method}")
+        return self
 
     @model_validator(mode="after")
     def _pattern_fits(self) -> "PlanSpec":

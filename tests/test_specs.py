@@ -80,6 +80,12 @@ def test_a_pattern_wants_its_methods_and_its_sparsity(pattern, method, sparsity)
     assert (method if sparsity == 0.5 else f"{sparsity:g}") in message
 
 
+@pytest.mark.parametrize("method", ["wanda", "svd"])
+def test_effort_wants_a_method_that_can_use_it(method):
+    assert refusal(effort="best", method=method).startswith("Effort best fits the method hybrid")
+    assert ask(PlanSpec, model_id="demo", method=method).effort == "fast"
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 def test_a_pattern_that_fits_is_taken(pattern):
     assert ask(CompressSpec, **LEAST, pattern=pattern, method="wanda", sparsity=0.5).pattern == pattern

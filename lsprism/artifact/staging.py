@@ -7,7 +7,7 @@ next block, with the notes on the finished ones. A kill at any moment leaves a c
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from lsprism.errors import TargetError
 from lsprism.reports import LayerReport
 
 STREAM = "stream.safetensors"
+REPLACING = "replacing"  # folder of shards that are whole and on their way to their places
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,38 @@ class Staging:
             "seconds": str(checkpoint.seconds),
         }
         write_shard(self.folder / STREAM, {str(n): part for n, part in enumerate(checkpoint.hidden)}, notes)
+
+    def note_recipe(self, recipe: dict) -> None:
+        """Replace the recipe, of which something became known while working."""
+        with disk_errors(self.folder):
+            _write_recipe(self.folder, recipe)
+
+    def begin_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
+        """Write others for the place of finished shards: from here on all of them are put there, or none."""
+        half, whole = self.folder / "replacing.part", self.folder / REPLACING
+        with disk_errors(self.folder):
+            for left in (half, whole):
+                shutil.rmtree(left, ignore_errors=True)
+            half.mkdir()
+            for name, tensors in shards:
+                write_shard(half / name, tensors)
+            os.replace(half, whole)
+
+    @property
+    def replacing(self) -> bool:
+        """Whether shards are on their way to their places."""
+        return (self.folder / REPLACING).is_dir()
+
+    def forget_replacing(self) -> None:
+        shutil.rmtree(self.folder / REPLACING, ignore_errors=True)
+
+    def end_replacing(self, checkpoint: Checkpoint) -> None:
+        """Move them there; `checkpoint` says that it is done."""
+        with disk_errors(self.folder):
+            for path in (self.folder / REPLACING).iterdir():
+                os.replace(path, self.folder / path.name)
+            self.write_checkpoint(checkpoint)
+            (self.folder / REPLACING).rmdir()
 
     def publish(self) -> None:
         """Write the manifest, rename the folder to its target, drop what was only for the making.
@@ -118,6 +151,11 @@ def _empty(folder: Path, recipe: dict) -> None:
         for entry in folder.iterdir():
             if entry.name != NOTES:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        half = (folder / RECIPE).with_suffix(".tmp")
-        write_json(half, recipe)
-        os.replace(half, folder / RECIPE)
+        _write_recipe(folder, recipe)
+
+
+def _write_recipe(folder: Path, recipe: dict) -> None:
+    """Whole or as it was."""
+    half = (folder / RECIPE).with_suffix(".tmp")
+    write_json(half, recipe)
+    os.replace(half, folder / RECIPE)

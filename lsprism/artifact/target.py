@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.reports import CompressionReport
@@ -112,6 +112,18 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     verify(target)
     report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
     return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
+
+
+def with_known_steps(target: Path, recipe: dict) -> dict:
+    """The recipe with the steps that an earlier session made of the very same minutes: time is measured once."""
+    known = dict(recipe)
+    for folder in (target, beside(target, ".part")):
+        before = recipe_of(folder)
+        for kind in ("reconstruct", "heal"):
+            minutes, steps = f"{kind}_minutes", f"{kind}_steps"
+            if recipe[minutes] and not recipe[steps] and before.get(minutes) == recipe[minutes]:
+                known[steps] = before.get(steps) or known[steps]
+    return known
 
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:

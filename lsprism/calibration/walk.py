@@ -20,6 +20,7 @@ from lsprism.errors import NumericError, SourceError
 from lsprism.methods.stats import InputStats
 
 BATCH_TOKENS = 4096  # tokens per forward pass; part of the recipe, since sums depend on their order
+LEARNING_TOKENS = 1024  # the same where blocks learn, a batch a step
 
 
 @dataclass
@@ -46,13 +47,36 @@ class Call:
 class Walk:
     """hidden[batch] [samples, length, width]; calls[block][batch].
 
+    dense: the hidden states of the model as it was, in step with `hidden`; empty unless they are asked for.
+    extras: what a block returns beside the hidden states; None where it returns a tensor alone.
     stateful: blocks leave results for later blocks in a mapping that all are given, so no walk can begin in the middle.
     """
 
     device: torch.device
     hidden: list[Tensor] = field(default_factory=list)
     calls: list[list[Call]] = field(default_factory=list)
+    dense: list[Tensor] = field(default_factory=list)
+    extras: tuple | None = None
     stateful: bool = False
+
+    def keep_dense(self) -> None:
+        """From here on the model as it was is walked too, by `teach`."""
+        if self.stateful:
+            raise SourceError(
+                "This model's blocks leave results for later ones, so they cannot learn from those of the dense model.",
+                "Leave out the minutes and steps of reconstruction and healing.",
+            )
+        self.dense = [hidden.clone() for hidden in self.hidden]
+
+    @property
+    def streams(self) -> list[Tensor]:
+        """All that is to be known to go on from here."""
+        return [*self.hidden, *self.dense]
+
+    @streams.setter
+    def streams(self, tensors: list[Tensor]) -> None:
+        count = len(self.hidden)
+        self.hidden, self.dense = tensors[:count], tensors[count:]
 
     def collect(
         self, index: int, block: nn.Module, sites: dict[str, nn.Module], stats: dict[str, InputStats], gram: bool
@@ -67,23 +91,34 @@ class Walk:
         for name in sites.keys() - stats.keys():
             stats[name] = unreached(sites[name], gram=gram)  # methods go by the weights alone
 
+    def teach(self, index: int, block: nn.Module) -> Iterator[float]:
+        """Replace `dense` by the outputs of the block as it was. Yields the share done after each batch."""
+        yield from self._through(index, block, self.dense)
+
     def propagate(self, index: int, block: nn.Module) -> Iterator[float]:
-        """Second pass: replace the hidden states by the block's outputs. Yields the share done after each batch."""
+        """Last pass: replace the hidden states by the block's outputs. Yields the share done after each batch."""
+        yield from self._through(index, block, self.hidden)
+        self.calls[index] = []  # its masks and embeddings are not needed again
+
+    def _through(self, index: int, block: nn.Module, stream: list[Tensor]) -> Iterator[float]:
         for n, call in enumerate(self.calls[index]):
             with torch.no_grad():
-                out = call.run(block, self.hidden[n].to(self.device, copy=True)).to("cpu")
+                out = call.run(block, stream[n].to(self.device, copy=True)).to("cpu")
             if not torch.isfinite(out).all():
                 raise NumericError(
                     f"Block {index} puts out numbers that are not finite.",
                     "Choose --dtype float32 or bfloat16, or another calibration text.",
                 )
-            self.hidden[n] = out
-            yield (n + 1) / len(self.hidden)
-        self.calls[index] = []  # its masks and embeddings are not needed again
+            stream[n] = out
+            yield (n + 1) / len(stream)
 
 
-def capture(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor, device: torch.device) -> Walk:
+def capture(
+    model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor, device: torch.device, batch_tokens: int = 0
+) -> Walk:
     """Run the model's own forward up to its blocks over tokens [samples, length] and note what each block is handed.
+
+    `batch_tokens` at once, 0: BATCH_TOKENS.
 
     Everything outside the blocks that runs before them, and the first block, must hold their weights; the first block
     is run once, to learn whether blocks answer with a tensor or more. A model that does more between its blocks than
@@ -91,12 +126,13 @@ def capture(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor, devic
     """
     notes = _Notes(model, blocks, Walk(device, calls=[[] for _ in blocks]))
     with notes.instead_of_blocks():
-        for part in tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])):
+        for part in tokens.split(max(1, (batch_tokens or BATCH_TOKENS) // tokens.shape[1])):
             notes.begin_batch()
             with torch.no_grad(), suppress(_AllCaptured):
                 model.base_model(input_ids=part.to(device), use_cache=False)
             if notes.seen != len(blocks):
                 raise notes.refusal(f"runs only {notes.seen} of its {len(blocks)} blocks")
+    notes.walk.extras = notes.extras
     return notes.walk
 
 

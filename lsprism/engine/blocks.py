@@ -16,13 +16,14 @@ class BlockFeed:
         self.draft = draft
         self.weights = WeightFiles(draft.plan.source.folder, draft.model)
 
-    def begin(self, tokens: Tensor) -> Walk:
-        """Capture what the blocks are handed when the model reads tokens [samples, length]."""
+    def begin(self, tokens: Tensor, batch_tokens: int = 0) -> Walk:
+        """Capture what the blocks are handed when the model reads tokens [samples, length], `batch_tokens` at once."""
         model = self.draft.model
         self._assign_outside()
         self.fill(0)
         move_computed(model, self.draft.device)
-        walk = capture(model, model.get_submodule(self.draft.anatomy.blocks), tokens, self.draft.device)
+        blocks = model.get_submodule(self.draft.anatomy.blocks)
+        walk = capture(model, blocks, tokens, self.draft.device, batch_tokens)
         release(model)
         return walk
 

@@ -10,11 +10,11 @@ import torch
 from transformers import PreTrainedModel
 
 from lsprism.calibration.hub_text import MOST_CHARACTERS
-from lsprism.calibration.walk import BATCH_TOKENS
+from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.errors import WorkError
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
-from lsprism.reports import Memory
+from lsprism.reports import LinearSite, Memory
 from lsprism.specs import PlanSpec
 
 
@@ -28,15 +28,34 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     widest = max(site.columns for site in sites)
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
     gram = METHODS[spec.method].needs_gram
-    matrices = GRAM_WORKSPACE * widest**2 + 16 * largest if gram else 12 * largest
+    of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
+    matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
+    streams = 2 if spec.reconstructs or spec.heals else 1
     return Memory(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
-        hidden_states=tokens * config.hidden_size * size,
+        hidden_states=streams * tokens * config.hidden_size * size,
         block=2 * sum(site.parameters for site in sites) * size,
         statistics=4 * sum({site.columns: site.columns**2 for site in sites}.values()) if gram else 0,
-        workspace=max(activations, matrices),
+        workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
+        healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
     )
+
+
+def _of_a_lesson(spec: PlanSpec, sites: list[LinearSite], size: int) -> int:
+    """One block that learns, and the activations of a batch on the way back."""
+    batch = max(LEARNING_TOKENS, spec.calibration.length)
+    return LEARNT * sum(s.parameters for s in sites) + 4 * batch * size * sum(s.rows + s.columns for s in sites)
+
+
+def _of_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy) -> int:
+    """The model whole, all its sites learning, the inputs of all blocks and the logits of one window."""
+    config, length, size = model.config.get_text_config(), spec.calibration.length, model.dtype.itemsize
+    logits = 6 * 4 * length * config.vocab_size
+    lesson = _of_a_lesson(spec, anatomy.of_block(0), size)
+    inputs = anatomy.count * length * config.hidden_size * size
+    learnt = LEARNT * sum(s.parameters for s in anatomy.sites)
+    return sum(p.numel() for p in model.parameters()) * size + learnt + logits + lesson + inputs
 
 
 def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
@@ -59,7 +78,10 @@ WIKITEXT2 = 10_900_000  # characters of the train split
 ARROW = 45_000_000  # the library that reads parquet
 FIXED = 80_000_000
 TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
-GRAM_WORKSPACE = 13  # bytes per entry of the largest Gram matrix: its root, the inverse of that, and their making
+LEARNT = 21  # bytes of a weight that learns: itself, its gradient, two moments, the best so far, and its place
+# Bytes per entry of the largest Gram matrix (its root, the inverse of that, and their making) and of the weight.
+GRAM_WORKSPACE = 13, 16
+BEST_WORKSPACE = 21, 44
 
 
 def bound_heap() -> None:

@@ -62,7 +62,7 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
         resident_bytes=sum(tensor_bytes(layout) for layout in outside + blocks) + _computed_bytes(model),
         dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
         memory=memory,
-        disk_bytes=stored + memory.hidden_states * 2,
+        disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
     )
     return Draft(plan, model, anatomy, device, dtype, outside, blocks)
 

@@ -1,27 +1,30 @@
 """Carries out a plan: the only loop. Yields events, ends with the report; closing the iterator stops it."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 
 from torch import Tensor, nn
 
 from lsprism.artifact.finish import finish
 from lsprism.artifact.shards import is_whole, write_shard
 from lsprism.artifact.staging import Checkpoint, Staging, staging
-from lsprism.artifact.target import finished_report
-from lsprism.calibration.walk import Walk
+from lsprism.artifact.target import finished_report, with_known_steps
+from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS, Walk
 from lsprism.engine.blocks import BlockFeed
+from lsprism.engine.heal import Healing
 from lsprism.engine.memory import memory_errors
 from lsprism.engine.plan import Draft
+from lsprism.engine.reconstruct import Lesson
 from lsprism.engine.site import compress_site
+from lsprism.engine.timing import Timing
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
 from lsprism.layers.forms import Dense
 from lsprism.layers.modules import PrismLinear
-from lsprism.methods import METHODS
+from lsprism.methods import method_of
 from lsprism.methods.stats import InputStats
 from lsprism.models.surgery import place
 from lsprism.reports import LayerReport
-from lsprism.specs import CompressSpec
+from lsprism.specs import CompressSpec, PlanSpec
 
 
 def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: str) -> Iterator[Event]:
@@ -30,39 +33,51 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
     Interrupted anywhere, OUT.part stays; the same call with `spec.resume` goes on from its checkpoint and ends with the
     same bytes.
     """
+    recipe = with_known_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
     if spec.resume and (report := finished_report(spec.save_path, recipe, force=spec.force)):
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
     started = time.monotonic()
     with memory_errors(), staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
-        work = _Blocks(spec, draft, stage)
+        work = _Blocks(spec, draft, stage, recipe)
         yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {text}")
-        work.walk = work.feed.begin(tokens)
+        work.begin(tokens)
         last = yield from _last_checkpoint(stage, draft, work.walk)
-        work.walk.hidden, layers = last.hidden, last.layers
+        work.walk.streams, layers = last.hidden, last.layers
         started -= last.seconds
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
-        clock = BlockClock(count, done=last.next_block)
+        clock = BlockClock(count, done=min(last.next_block, count))
         for index in range(clock.done, count):
             fresh = yield from work.block(index, clock)
             layers = [*layers, *fresh]
-            stage.write_checkpoint(Checkpoint(index + 1, work.walk.hidden, layers, time.monotonic() - started))
+            stage.write_checkpoint(Checkpoint(index + 1, work.walk.streams, layers, time.monotonic() - started))
             yield BlockDone(block=index + 1, of=count, layers=fresh, seconds=clock.block_done())
+        if spec.heals and last.next_block <= count:
+            if not stage.replacing:  # else a kill came after the learning
+                yield from work.heal(tokens)
+                stage.begin_replacing(work.shards())
+            stage.end_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
         yield Stage(name="write", detail=str(spec.save_path))
         work.write_outside()
         report = finish(stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=text)
         yield Finished(report=report)
 
 
+def batch_tokens(spec: PlanSpec) -> int:
+    """Tokens that go through a block at once; they decide the bytes of the result."""
+    return LEARNING_TOKENS if spec.reconstructs else BATCH_TOKENS
+
+
 def _last_checkpoint(stage: Staging, draft: Draft, walk: Walk) -> Generator[Event, None, Checkpoint]:
     """Where to go on, or the beginning. A checkpoint counts only together with the shards that it tells of."""
-    anew = Checkpoint(0, walk.hidden, [], 0.0)
+    anew = Checkpoint(0, walk.streams, [], 0.0)
     if not stage.begun:
         return anew
     checkpoint = stage.read_checkpoint()
     if wrong := _unusable(checkpoint, stage, draft, walk):
+        stage.forget_replacing()
         yield Notice(text=f"{wrong}: starting again at the first block.")
         return anew
     yield Notice(text=f"Going on after block {checkpoint.next_block} of {draft.anatomy.count}.")
@@ -81,34 +96,45 @@ def _unusable(checkpoint: Checkpoint | None, stage: Staging, draft: Draft, walk:
     return f"{broken[0]} is missing or damaged" if broken else ""
 
 
+# What part of a block's time each step takes, about.
+USUAL = {"teach": (0, 0), "measure": (0, 0.4), "compress": (0.4, 0.6), "propagate": (0.6, 1)}
+LONG = {"teach": (0, 0.1), "measure": (0.1, 0.2), "compress": (0.2, 0.4), "learn": (0.4, 0.9), "propagate": (0.9, 1)}
+
+
 class _Blocks:
     """The model's blocks, one at a time: weights in, statistics, compressed weights out."""
 
-    def __init__(self, spec: CompressSpec, draft: Draft, stage: Staging) -> None:
-        self.draft, self.stage = draft, stage
-        self.method = METHODS[spec.method]
+    def __init__(self, spec: CompressSpec, draft: Draft, stage: Staging, recipe: dict) -> None:
+        self.spec, self.draft, self.stage, self.recipe = spec, draft, stage, recipe
+        self.method = method_of(spec.method, spec.effort)
         self.feed = BlockFeed(draft)
         self.plans = {p.site.name: p for p in draft.plan.sites}
         self.walk: Walk
 
+    def begin(self, tokens: Tensor) -> None:
+        self.walk = self.feed.begin(tokens, batch_tokens(self.spec))
+        if self.spec.reconstructs or self.spec.heals:
+            self.walk.keep_dense()
+
     def block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
         """Compress block `index` and write its shard; returns the reports of its sites."""
         model, anatomy, walk = self.draft.model, self.draft.anatomy, self.walk
+        told = _Told(clock, LONG if self.spec.reconstructs else USUAL)
         block = self.feed.fill(index)
         sites = {site.name: model.get_submodule(site.name) for site in anatomy.of_block(index)}
+        if walk.dense:
+            yield from told("teach", walk.teach(index, block))
         stats: dict[str, InputStats] = {}
-        for part in walk.collect(index, block, sites, stats, self.method.needs_gram):
-            yield clock.progress("measure", part * 0.4)
+        yield from told("measure", walk.collect(index, block, sites, stats, self.method.needs_gram))
         if missed := [name for name, seen in stats.items() if not seen.tokens]:
             yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")
-        reports = []
-        for n, name in enumerate(sites, start=1):
-            reports.append(self._site(name, stats))
-            yield clock.progress("compress", 0.4 + 0.2 * n / len(sites))
+        reports: list[LayerReport] = []
+        yield from told("compress", self._sites(sites, stats, reports))
         del stats, sites
-        for part in walk.propagate(index, block):
-            yield clock.progress("propagate", 0.6 + part * 0.4)
-        self._write(index, block)
+        if self.spec.reconstructs:
+            yield from told("learn", self._learn(index, block))
+        yield from told("propagate", walk.propagate(index, block))
+        write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
         self.feed.release(index)
         return reports
 
@@ -118,14 +144,53 @@ class _Blocks:
             tensors = self.feed.weights.read(layout)
             write_shard(self.stage.folder / self.draft.file_of_group(number), tensors)
 
-    def _site(self, name: str, stats: dict[str, InputStats]) -> LayerReport:
-        form, bias, report = compress_site(self.draft.model, self.plans[name], stats.get(name), self.method)
-        if not isinstance(form, Dense):
-            place(self.draft.model, name, PrismLinear(form, bias))
-        return report
+    def heal(self, tokens: Tensor) -> Iterator[Event]:
+        """Let the whole model learn from the shards on; it is on the device afterwards."""
+        yield Stage(name="heal", detail=f"all blocks at once, {tokens.shape[0]} x {tokens.shape[1]} tokens")
+        healing = Healing(self.feed, self.stage, self.walk, tokens)
+        steps = Timing("heal", self.recipe, self.stage).steps(healing.try_one)
+        clock = BlockClock(steps)
+        for _ in healing.learn(steps, self.spec.calibration.seed):
+            yield clock.progress("heal", 1.0)
+            clock.block_done()
 
-    def _write(self, index: int, block: nn.Module) -> None:
+    def shards(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Those of all blocks, as the device holds them."""
+        for index in range(self.draft.anatomy.count):
+            yield self.draft.file_of_block(index), self._shard(index)
+            self.feed.release(index)
+
+    def _sites(
+        self, names: Collection[str], stats: dict[str, InputStats], reports: list[LayerReport]
+    ) -> Iterator[float]:
+        model = self.draft.model
+        for name in names:
+            form, bias, report = compress_site(model, self.plans[name], stats.get(name), self.method)
+            if not isinstance(form, Dense):
+                place(model, name, PrismLinear(form, bias))
+            reports.append(report)
+            yield len(reports) / len(names)
+
+    def _learn(self, index: int, block: nn.Module) -> Iterator[float]:
+        lesson = Lesson(block, self.walk, index)
+        steps = Timing("reconstruct", self.recipe, self.stage).steps(lesson.try_one, units=self.draft.anatomy.count)
+        yield from lesson.learn(steps, self.spec.calibration.seed + index)
+
+    def _shard(self, index: int) -> dict[str, Tensor]:
         prefix = self.draft.anatomy.block_name(index)
-        tensors = {f"{prefix}.{name}": tensor.to("cpu").contiguous() for name, tensor in block.state_dict().items()}
+        state = self.draft.model.get_submodule(prefix).state_dict()
+        tensors = {f"{prefix}.{name}": tensor.to("cpu").contiguous() for name, tensor in state.items()}
         assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == self.draft.blocks[index]
-        write_shard(self.stage.folder / self.draft.file_of_block(index), tensors)
+        return tensors
+
+
+class _Told:
+    """Turns the shares done of a block's steps into its progress."""
+
+    def __init__(self, clock: BlockClock, bounds: dict[str, tuple[float, float]]) -> None:
+        self.clock, self.bounds = clock, bounds
+
+    def __call__(self, step: str, shares: Iterator[float]) -> Iterator[Event]:
+        begin, end = self.bounds[step]
+        for share in shares:
+            yield self.clock.progress(step, begin + share * (end - begin))

@@ -10,7 +10,13 @@ from lsprism.methods.sparsegpt import SparseGPT
 from lsprism.methods.svd import SVD
 from lsprism.methods.svd_plain import PlainSVD
 from lsprism.methods.wanda import Wanda
+from lsprism.specs import EffortName
 
 METHODS: dict[str, Method] = {
     method.name: method for method in (Hybrid(), SparseGPT(), Wanda(), Magnitude(), SVD(), PlainSVD())
 }
+BEST: dict[str, Method] = {"hybrid": Hybrid(best=True)}
+
+
+def method_of(name: str, effort: EffortName) -> Method:
+    return BEST[name] if effort == "best" else METHODS[name]

@@ -1,11 +1,12 @@
 """Perplexity of a model compressed by several methods, under one protocol, one row at a time.
 
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
-        --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5
+        --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense` or METHOD:SPARSITY[:PATTERN]. Every row is compressed with the same windows (64 x 512 by default) and
-evaluated on the same ones: the first --windows windows of --context tokens of the text, exp(mean NLL) over predicted
-tokens. Rows that stand in --out already are not measured again.
+A row is `dense` or METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. Every row
+is compressed with the same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context
+tokens of the text from window --first on, exp(mean NLL) over predicted tokens. Rows that stand in --out already are not
+measured again; with --keep the artifacts stay, and other windows are evaluated without compressing again.
 """
 
 import argparse
@@ -47,13 +48,16 @@ def measure(row: str, options: argparse.Namespace) -> dict:
 
     if row == "dense":
         return perplexity_of(options.model, options)
-    method, sparsity, *pattern = row.split(":", 2)
+    what, *more = row.split("+")
+    method, sparsity, *pattern = what.split(":", 2)
     calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
     settings = {"method": method, "sparsity": sparsity, "calibration": calibration}
     settings |= {"pattern": pattern[0]} if pattern else {}
+    settings |= dict(setting.split("=") for setting in more)
     with tempfile.TemporaryDirectory(dir=options.work) as work:
-        report = api.compress(options.model, Path(work) / "artifact", **settings)
-        measured = perplexity_of(str(Path(work) / "artifact"), options)
+        target = (options.keep or Path(work)) / row.replace(":", "-")
+        report = api.compress(options.model, target, **settings, resume=True)
+        measured = perplexity_of(str(target), options)
     return {
         **measured,
         "kept_parameters": report.kept_parameters,
@@ -76,6 +80,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--first", type=int, default=0, help="number of the first window, from 0")
     parser.add_argument("--work", type=Path, help="folder for the artifacts, which are deleted again")
+    parser.add_argument("--keep", type=Path, help="folder where the artifacts stay")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}

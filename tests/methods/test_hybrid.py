@@ -1,56 +1,67 @@
-"""Hybrid's two least-squares steps, each against its own optimum."""
+"""Hybrid, fast and best: what its factors fit, what effort brings, and what no input may break."""
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, random, stats_of
+from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
+from test_methods import HARD, budget_for
 
-from lsprism.methods import hybrid
-from lsprism.methods.hybrid import Hybrid, refitted
+from lsprism.methods import METHODS, method_of
+from lsprism.methods.hybrid import Hybrid
 from lsprism.methods.metric import metric_of
 from lsprism.reports import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+both = pytest.mark.parametrize("method", [Hybrid(), Hybrid(best=True)], ids=["fast", "best"])
 
 
-def loss(metric, lost: torch.Tensor) -> torch.Tensor:
-    """[rows] error of every row in the metric."""
-    return (lost @ metric.root).square().sum(1)
-
-
-def test_refitting_never_loses_and_comes_to_the_least_squares_fit(monkeypatch: pytest.MonkeyPatch):
-    weight, x = random(6, 20), inputs(20)
-    metric = metric_of(x.T @ x)
-    mask = random(6, 20, seed=3) > 0
-    start = weight * mask
-    few = refitted(weight, start, mask, metric)
-    assert (loss(metric, weight - few) < loss(metric, weight - start)).all()
-    assert (few[~mask] == 0).all() and torch.equal(start, weight * mask)
-    monkeypatch.setattr(hybrid, "STEPS", 60)
-    many, gram = refitted(weight, start, mask, metric), metric.gram.double()
-    for row, places in enumerate(mask):
-        wanted = torch.linalg.solve(gram[places][:, places], gram[places] @ weight[row].double())
-        assert torch.allclose(many[row, places].double(), wanted, atol=1e-3)
-
-
-def test_a_row_that_is_fitted_already_stays(monkeypatch: pytest.MonkeyPatch):
-    x = inputs(20)
-    weight = random(6, 20)
-    everything = torch.ones(6, 20, dtype=torch.bool)
-    assert torch.equal(refitted(weight, weight, everything, metric_of(x.T @ x)), weight)
-
-
-def test_the_factors_fit_what_the_sparse_part_leaves():
+@both
+def test_the_factors_fit_what_the_sparse_part_leaves(method):
     """No other factors of that rank go better with the sparse part that was chosen."""
     weight, x = low_rank_plus_sparse(30, 40, rank=2, share=0.2), inputs(40)
-    form = Hybrid().compress(weight, stats_of(x), LayerBudget(kept=600, rank=3))
+    form = method.compress(weight, stats_of(x), LayerBudget(kept=600, rank=3))
     metric = metric_of(stats_of(x).gram)
     left = weight - form.sparse.dense()
     best = torch.linalg.svdvals((left @ metric.root).double())[3:].square().sum()
-    found = loss(metric, left - form.low_rank.left @ form.low_rank.right).sum()
+    found = ((left - form.low_rank.left @ form.low_rank.right) @ metric.root).square().sum()
     assert found.item() == pytest.approx(best.item(), rel=1e-3)
 
 
-def test_a_budget_without_a_rank_is_spent_on_non_zeros():
+@both
+def test_a_budget_without_a_rank_is_spent_on_non_zeros(method):
     weight, x = random(8, 10), inputs(10)
-    form = Hybrid().compress(weight, stats_of(x), LayerBudget(kept=17))
+    form = method.compress(weight, stats_of(x), LayerBudget(kept=17))
     assert form.name == "sparse" and form.kept == 17
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (96, 200)], ids=str)
+def test_effort_lowers_the_error(shape, share):
+    weight, x = low_rank_plus_sparse(*shape, rank=2, share=0.2), inputs(shape[1], tokens=2000)
+    budget = budget_for("hybrid", weight, round(share * weight.numel()))
+    fast, best = (Hybrid(best=best).compress(weight, stats_of(x), budget) for best in (False, True))
+    assert (best.kept, best.rank) == (fast.kept, fast.rank)
+    assert output_error(weight, best, x) < 0.97 * output_error(weight, fast, x)
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_no_input_breaks_the_effort(case):
+    weight, x = HARD[case]
+    budget = budget_for("hybrid", weight, round(0.6 * weight.numel()))
+    form = Hybrid(best=True).compress(weight, stats_of(x), budget)
+    assert (form.kept, form.rank) == (budget.kept, budget.rank) and torch.isfinite(form.dense()).all()
+    if x.any() and weight.any():
+        assert output_error(weight, form, x) < 1
+
+
+@both
+def test_the_same_call_gives_the_same_bytes_and_changes_nothing(method):
+    weight, stats = random(24, 40), stats_of(inputs(40))
+    before, budget = (weight.clone(), stats.gram.clone()), budget_for("hybrid", weight, 480)
+    once, twice = (method.compress(weight, stats, budget).tensors() for _ in range(2))
+    assert all(torch.equal(once[part], twice[part]) for part in once)
+    assert torch.equal(weight, before[0]) and torch.equal(stats.gram, before[1])
+
+
+def test_effort_chooses_the_method():
+    assert method_of("hybrid", "fast") is METHODS["hybrid"] and method_of("wanda", "fast") is METHODS["wanda"]
+    assert method_of("hybrid", "best").best

@@ -1,0 +1,106 @@
+"""Layers that learn: what a compressed layer keeps becomes float32 parameters for a while, the places stay."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask
+from lsprism.layers.modules import PrismLinear
+from lsprism.models.surgery import place
+
+
+class Learner(nn.Module):
+    """y = (S + L) x + bias in the dtype of x; S [rows, columns] is zero and stays so outside its places."""
+
+    def __init__(self, form: Form, bias: Tensor | None) -> None:
+        super().__init__()
+        sparse, factors = _apart(form)
+        self.dtype = next(iter(form.tensors().values())).dtype
+        self.bias = bias
+        self.places = self.sparse = self.left = self.right = None
+        if sparse is not None:
+            self.places = unpack_mask(sparse.bitmap, sparse.columns)
+            self.sparse = nn.Parameter(sparse.dense().float())
+            self.sparse.register_hook(lambda gradient: gradient.mul_(self.places))
+        if factors is not None:
+            self.left, self.right = nn.Parameter(factors.left.float()), nn.Parameter(factors.right.float())
+
+    @property
+    def weight(self) -> Tensor:
+        """float32 [rows, columns]."""
+        if self.left is None:
+            return self.sparse
+        return self.left @ self.right if self.sparse is None else torch.addmm(self.sparse, self.left, self.right)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+    @torch.no_grad()
+    def form(self) -> Form:
+        """What was learnt, in the dtype and the form that it came in."""
+        factors = None if self.left is None else LowRank(self.left.to(self.dtype), self.right.to(self.dtype))
+        if self.sparse is None:
+            return factors
+        sparse = Sparse.pack(self.sparse.to(self.dtype), self.places)
+        return sparse if factors is None else SparseLowRank(sparse, factors)
+
+
+def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:
+    match form:
+        case Sparse():
+            return form, None
+        case LowRank():
+            return None, form
+        case _:
+            return form.sparse, form.low_rank
+
+
+@contextmanager
+def learning(root: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """While the `with` lasts, the compressed layers below `root` learn; afterwards they hold what they have learnt."""
+    layers = {name: part for name, part in root.named_modules() if isinstance(part, PrismLinear)}
+    learners = {n: Learner(part.form, part.bias) for n, part in layers.items() if part.form_name != "dense"}
+    for name, learner in learners.items():
+        place(root, name, learner)
+    try:
+        yield [value for learner in learners.values() for value in learner.parameters() if value.requires_grad]
+    finally:
+        for name, learner in learners.items():
+            place(root, name, PrismLinear(learner.form(), learner.bias))
+
+
+class Adam:
+    """Adam with a rate that rises over the first tenth of the steps and falls as half a cosine to zero.
+
+    `rate` is a step's length relative to the root mean square of a tensor's values: models differ tenfold in that.
+    """
+
+    def __init__(self, values: list[nn.Parameter], rate: float, steps: int) -> None:
+        self.rate, self.steps, self.done = rate, steps, 0
+        self.inner = torch.optim.Adam([{"params": [value], "size": _size(value)} for value in values], fused=True)
+
+    def step(self) -> None:
+        """Take the gradients, and take them away."""
+        rate = self.rate * share_of_rate(self.done, self.steps)
+        for group in self.inner.param_groups:
+            group["lr"] = rate * group["size"]
+        self.inner.step()
+        self.inner.zero_grad()
+        self.done += 1
+
+
+def _size(values: Tensor) -> float:
+    """Root mean square of what is not zero."""
+    count = torch.count_nonzero(values).clamp_min(1)
+    return (values.detach().norm() / count.sqrt()).item()
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """In (0, 1]; `step` counts from 0."""
+    rising = max(1, steps // 10)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))

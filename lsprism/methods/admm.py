@@ -1,0 +1,55 @@
+"""S and L together by the alternating direction method of multipliers, in the metric of the inputs.
+
+(Sparse alone: ALPS, Meng, Behdin, Wang, Mazumder, 2024; with a low-rank part: 3BASiL, Makni, Behdin, Mazumder, 2025.)
+
+In units in which every feature has length 1, with H the Gram matrix in them, the sparse part is held twice: B, which
+may be anything, and S, which keeps its places. The multipliers U make the two meet, the harder the larger rho:
+
+    T = W - L
+    B = argmin tr((T - B) H (T - B)^T) + rho ||B - S + U||^2  =  T - (T - S + U) Q,    Q = rho (H + rho I)^-1
+    S = the highest |B + U|,    U = U + B - S
+    L = one step of subspace iteration towards the best of its rank for W - B
+
+A fit S + L is a fixed point of this where U = (T - S) H / rho outside the places of S: so it starts.
+"""
+
+import torch
+from torch import Tensor
+
+from lsprism.methods.masks import keep_best
+from lsprism.methods.metric import Metric, low_rank_step
+from lsprism.methods.refit import Parts
+
+STEPS, STAGES = 120, 12  # steps in all; rho is raised from stage to stage
+SOFT, HARD = 0.3, 1.0  # rho at first and at last, relative to the square of a feature
+
+
+def joined(full: Tensor, parts: Parts, metric: Metric) -> Parts:
+    """From the fit `parts` of full [rows, columns] to one with better places, as many."""
+    units = metric.gram.diagonal().sqrt()
+    gram = metric.gram / units / units.unsqueeze(1)
+    whole, sparse, right = full * units, parts.sparse * units, parts.right * units
+    left, mask, nonzeros = parts.left, parts.mask, int(parts.mask.sum())
+    rest = whole - left @ right  # T
+    rho, duals = SOFT, ((rest - sparse) @ gram).mul_(~mask).div_(SOFT)  # U
+    for stage in range(STAGES):
+        before, rho = rho, SOFT * (HARD / SOFT) ** (stage / max(1, STAGES - 1))
+        duals.mul_(before / rho)
+        pull = _pull(gram, rho)
+        for _ in range(STEPS // STAGES):
+            free = torch.addmm(rest, (rest - sparse).add_(duals), pull, alpha=-1)  # B
+            duals.add_(free)
+            mask = keep_best(duals.abs(), nonzeros)
+            torch.mul(duals, mask, out=sparse)
+            duals.sub_(sparse)
+            if parts.rank:
+                left, right = low_rank_step(Metric(gram, gram, gram), whole - free, right)
+                torch.addmm(whole, left, right, alpha=-1, out=rest)
+    return Parts(sparse / units, mask, left, right / units)
+
+
+def _pull(gram: Tensor, rho: float) -> Tensor:
+    """Q = rho (H + rho I)^-1."""
+    raised = gram.clone()
+    raised.diagonal().add_(rho)
+    return torch.cholesky_inverse(torch.linalg.cholesky(raised)).mul_(rho)

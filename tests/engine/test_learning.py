@@ -1,0 +1,81 @@
+"""A layer that learns is the compressed layer, and is again afterwards: same places, same form, same dtype."""
+
+import pytest
+import torch
+from torch import nn
+
+from lsprism.engine.learning import Adam, Learner, learning, share_of_rate
+from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.layers.modules import PrismLinear
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def form_of(kind: str) -> Sparse | LowRank | SparseLowRank:
+    sparse, factors = Sparse.pack(random(6, 10), random(6, 10, seed=1) > 0), LowRank(random(6, 2), random(2, 10))
+    return {"sparse": sparse, "low_rank": factors, "sparse_low_rank": SparseLowRank(sparse, factors)}[kind]
+
+
+every_form = pytest.mark.parametrize("kind", ["sparse", "low_rank", "sparse_low_rank"])
+
+
+@every_form
+def test_a_learner_stands_for_the_same_matrix_and_gives_the_same_form_back(kind):
+    form, bias, x = form_of(kind), nn.Parameter(random(6, seed=3), requires_grad=False), random(4, 10, seed=4)
+    learner = Learner(form, bias)
+    assert torch.equal(learner.weight.to(torch.bfloat16), form.dense())
+    assert torch.allclose(learner(x), nn.functional.linear(x, form.dense(), bias))
+    back = learner.form()
+    assert all(torch.equal(tensor, back.tensors()[name]) for name, tensor in form.tensors().items())
+
+
+@every_form
+def test_learning_moves_what_is_kept_and_no_zero(kind):
+    form = form_of(kind)
+    root = nn.ModuleDict({"layer": PrismLinear(form), "left alone": nn.Linear(10, 6)})
+    wanted, x = random(32, 6, seed=5).float(), random(32, 10, seed=6)
+    losses = []
+    with learning(root) as values:
+        assert len(values) == {"sparse": 1, "low_rank": 2, "sparse_low_rank": 3}[kind]
+        adam = Adam(values, rate=0.02, steps=30)
+        for _ in range(30):
+            loss = (root["layer"](x).float() - wanted).square().mean()
+            loss.backward()
+            adam.step()
+            losses.append(loss.item())
+    learnt = root["layer"].form
+    assert losses[-1] < 0.9 * losses[0]
+    assert type(learnt) is type(form) and (learnt.kept, learnt.rank) == (form.kept, form.rank)
+    assert {t.dtype for t in learnt.tensors().values()} == {t.dtype for t in form.tensors().values()}
+    if kind != "low_rank":
+        assert torch.equal(learnt.tensors()["bitmap"], form.tensors()["bitmap"])
+    assert not any(parameter.requires_grad for parameter in root["layer"].parameters())
+
+
+def test_without_a_rate_nothing_changes():
+    form, x = form_of("sparse_low_rank"), random(8, 10)
+    root = nn.ModuleDict({"layer": PrismLinear(form)})
+    with learning(root) as values:
+        adam = Adam(values, rate=0, steps=1)
+        root["layer"](x).float().square().mean().backward()
+        adam.step()
+    assert all(torch.equal(tensor, root["layer"].form.tensors()[name]) for name, tensor in form.tensors().items())
+
+
+def test_layers_are_put_back_when_the_learning_is_broken_off():
+    root = nn.ModuleDict({"layer": PrismLinear(form_of("sparse"))})
+    with pytest.raises(KeyboardInterrupt), learning(root):
+        raise KeyboardInterrupt
+    assert isinstance(root["layer"], PrismLinear)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 100])
+def test_the_rate_rises_then_falls_and_is_never_nothing(steps):
+    shares = [share_of_rate(step, steps) for step in range(steps)]
+    top = shares.index(max(shares))
+    assert max(shares) == 1 and min(shares) > 0 and top <= steps / 10
+    assert shares[: top + 1] == sorted(shares[: top + 1]) and shares[top:] == sorted(shares[top:], reverse=True)

@@ -1,0 +1,102 @@
+"""Blocks that learn to answer as before: it helps, it is repeatable, and it survives a stop."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from tiny_runs import asked, digests, done
+
+from lsprism import api
+from lsprism.engine import reconstruct, timing
+from lsprism.errors import TargetError
+from lsprism.events import BlockDone, Progress
+from lsprism.specs import CompressSpec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = {"samples": 64, "length": 32, "method": "wanda"}  # two batches: one to learn from, one to watch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brisk():
+    """Tiny models of random weights want longer steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruct, "RATE", 0.02)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", blocks=3)
+
+
+@pytest.fixture(scope="module")
+def learnt(model, text_file, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("learnt") / "out"
+    done(asked(model, text_file, out, reconstruct_steps=30, **SIZE))
+    return out
+
+
+def distance(model: Path, artifact: Path) -> float:
+    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
+    tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        dense, found = (api.load(str(m)).model.model(tokens).last_hidden_state.float() for m in (model, artifact))
+    return ((found - dense).norm() / dense.norm()).item()
+
+
+def stopped_while_learning(spec: CompressSpec, block: int) -> None:
+    with closing(api.compressing(spec)) as events:
+        for event in events:
+            if isinstance(event, Progress) and event.step == "learn" and event.block == block:
+                return
+    raise AssertionError("no block learnt")
+
+
+def test_the_model_comes_nearer_to_the_dense_one(model, text_file, learnt, tmp_path):
+    done(asked(model, text_file, tmp_path / "plain", **SIZE))
+    assert distance(model, learnt) < 0.9 * distance(model, tmp_path / "plain")
+
+
+def test_stopped_in_the_middle_of_a_block_it_ends_with_the_same_bytes(model, text_file, learnt, tmp_path):
+    spec = asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE)
+    stopped_while_learning(spec, 2)
+    events = done(spec.model_copy(update={"resume": True}))
+    assert [event.block for event in events if isinstance(event, BlockDone)] == [2, 3]
+    assert digests(tmp_path / "out") == digests(learnt)
+
+
+def test_values_that_serve_worse_are_not_taken(model, text_file, tmp_path, monkeypatch):
+    done(asked(model, text_file, tmp_path / "plain", **SIZE))
+    monkeypatch.setattr(reconstruct, "RATE", 1e6)
+    done(asked(model, text_file, tmp_path / "wild", reconstruct_steps=8, **SIZE))
+    assert distance(model, tmp_path / "wild") == pytest.approx(distance(model, tmp_path / "plain"), rel=0.01)
+
+
+def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, learnt, tmp_path, monkeypatch):
+    """0.9 s for 3 blocks, and a step takes 10 ms: 30 steps. A resumed run asks no clock again."""
+    monkeypatch.setattr(timing, "_fastest", lambda try_one: 0.01)
+    spec = asked(model, text_file, tmp_path / "out", reconstruct_minutes=0.015, **SIZE)
+    stopped_while_learning(spec, 2)
+    monkeypatch.setattr(timing, "_fastest", None)
+    done(spec.model_copy(update={"resume": True}))
+    assert json.loads((tmp_path / "out" / "lsprism" / "recipe.json").read_text())["reconstruct_steps"] == 30
+    assert digests(tmp_path / "out") == digests(learnt)
+    assert done(spec.model_copy(update={"resume": True}))[-1].report.save_path == tmp_path / "out"
+    with pytest.raises(TargetError, match="reconstruct_minutes 0.015, not 1"):
+        done(spec.model_copy(update={"resume": True, "reconstruct_minutes": 1.0}))
+
+
+def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monkeypatch):
+    steps = timing.Timing.steps
+
+    def timed_first(self, try_one, units=1):
+        try_one()
+        return steps(self, try_one, units)
+
+    monkeypatch.setattr(timing.Timing, "steps", timed_first)
+    done(asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE))
+    assert digests(tmp_path / "out") == digests(learnt)

@@ -1,0 +1,64 @@
+"""Places, values and factors chosen together."""
+
+import pytest
+import torch
+from problems import inputs, low_rank_plus_sparse, random, stats_of
+
+from lsprism.methods import admm
+from lsprism.methods.admm import joined
+from lsprism.methods.hybrid import pruned_beside
+from lsprism.methods.metric import metric_of
+from lsprism.methods.refit import Parts, refit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def problem(rows: int, columns: int, kept: int, rank: int):
+    weight = low_rank_plus_sparse(rows, columns, rank=2, share=0.2)
+    stats = stats_of(inputs(columns, tokens=2000))
+    metric = metric_of(stats.gram)
+    return weight, metric, pruned_beside(weight, stats.norms, metric, kept, rank)
+
+
+def loss(weight: torch.Tensor, parts: Parts, metric) -> float:
+    return ((weight - parts.sparse - parts.low_rank) @ metric.root).norm().item()
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_places_change_and_their_number_does_not(rank):
+    weight, metric, start = problem(40, 60, 1200, rank)
+    found = joined(weight, start, metric)
+    assert found.mask.sum() == start.mask.sum() == 1200 and found.rank == rank
+    assert (found.mask != start.mask).any() and (found.sparse[~found.mask] == 0).all()
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_its_places_are_better_than_those_it_began_with(rank):
+    weight, metric, start = problem(40, 60, 1200, rank)
+    before = refit(weight, start, metric, 4, 20)
+    after = refit(weight, joined(weight, start, metric), metric, 4, 20)
+    assert loss(weight, after, metric) < 0.97 * loss(weight, before, metric)
+
+
+def test_an_exact_fit_stays():
+    """Where nothing is lost there is nothing to pull at."""
+    _, metric, start = problem(24, 40, 480, 2)
+    exact = start.sparse + start.low_rank
+    assert loss(exact, joined(exact, start, metric), metric) < 1e-3 * loss(exact * 2, start, metric)
+
+
+def test_more_steps_do_better(monkeypatch: pytest.MonkeyPatch):
+    weight, metric, start = problem(64, 96, 3000, 3)
+    losses = []
+    for steps in (12, 60, 240):
+        monkeypatch.setattr(admm, "STEPS", steps)
+        losses.append(loss(weight, refit(weight, joined(weight, start, metric), metric, 2, 12), metric))
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_where_every_place_is_kept_it_comes_to_the_weight_itself():
+    weight, x = random(12, 16), inputs(16)
+    metric = metric_of(x.T @ x)
+    everything = torch.ones(12, 16, dtype=torch.bool)
+    start = Parts(weight * 0.5, everything, weight.new_zeros(12, 0), weight.new_zeros(0, 16))
+    assert torch.allclose(joined(weight, start, metric).sparse, weight, atol=1e-3)

@@ -1,0 +1,68 @@
+"""Each half step of the refit against its own optimum, and the loss that never rises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import inputs, random
+from test_properties import problems
+
+from lsprism.methods.masks import keep_best
+from lsprism.methods.metric import metric_of
+from lsprism.methods.refit import Parts, refit, refit_factors, refitted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def loss(metric, lost: torch.Tensor) -> torch.Tensor:
+    """[rows] error of every row in the metric."""
+    return (lost.double() @ metric.root.double()).square().sum(1)
+
+
+def test_refitting_never_loses_and_comes_to_the_least_squares_fit():
+    weight, x = random(6, 20), inputs(20)
+    metric = metric_of(x.T @ x)
+    mask = random(6, 20, seed=3) > 0
+    start = weight * mask
+    few = refitted(weight, start, mask, metric, 4)
+    assert (loss(metric, weight - few) < loss(metric, weight - start)).all()
+    assert (few[~mask] == 0).all() and torch.equal(start, weight * mask)
+    many, gram = refitted(weight, start, mask, metric, 60), metric.gram.double()
+    for row, places in enumerate(mask):
+        wanted = torch.linalg.solve(gram[places][:, places], gram[places] @ weight[row].double())
+        assert torch.allclose(many[row, places].double(), wanted, atol=1e-3)
+
+
+def test_a_row_that_is_fitted_already_stays():
+    x = inputs(20)
+    weight = random(6, 20)
+    everything = torch.ones(6, 20, dtype=torch.bool)
+    assert torch.equal(refitted(weight, weight, everything, metric_of(x.T @ x), 4), weight)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.integers(0, 3), st.integers(1, 8), st.floats(0.05, 0.9))
+def test_the_loss_never_rises(problem, rank, steps, share):
+    """From any start, over either half step and over the rounds of both."""
+    weight, stats = problem
+    metric, rank = metric_of(stats.gram), min(rank, *weight.shape)
+    mask = keep_best(weight.abs(), max(1, round(share * weight.numel())))
+    start = Parts(weight * mask, mask, random(len(weight), rank, seed=1), random(rank, weight.shape[1], seed=2))
+    whole = loss(metric, weight).sum().item()
+
+    def left(parts: Parts) -> float:
+        return loss(metric, weight - parts.sparse - parts.low_rank).sum().item()
+
+    losses, parts = [left(start)], start
+    for _ in range(3):
+        parts = refit_factors(weight, parts, metric)
+        losses.append(left(parts))
+        sparse = refitted(weight - parts.low_rank, parts.sparse, parts.mask, metric, steps)
+        parts = replace(parts, sparse=sparse)
+        losses.append(left(parts))
+    slack = 1e-5 * whole + 1e-12  # of float32
+    assert all(after <= before + slack for before, after in zip(losses, losses[1:], strict=False))
+    assert left(refit(weight, start, metric, 3, steps)) <= losses[0] + slack
+    assert (parts.sparse[~mask] == 0).all()
