@@ -25,7 +25,13 @@ WORDS = {
     "damaged": "its record is damaged",
 }
 KINDS = {"running": "live", "stopping": "live", "queued": "live", "done": "good", "failed": "bad", "lost": "bad"}
-STEPS = {"measure": "reading the inputs", "compress": "compressing", "propagate": "handing on the outputs"}
+STEPS = {
+    "teach": "the dense block's answers",
+    "measure": "reading the inputs",
+    "compress": "compressing",
+    "learn": "learning to answer as before",
+    "propagate": "handing on the outputs",
+}
 
 
 def empty(title: str, text: str) -> str:
@@ -92,6 +98,8 @@ def _bar(view: View) -> str:
     stage = view.stage or "starting"
     if run.live and progress and stage == "compress":
         stage = f"block {progress.block} of {progress.of} · {STEPS.get(progress.step, progress.step)}"
+    elif run.live and progress and stage == "heal":
+        stage = f"step {progress.block} of {progress.of} · the whole model learns"
     elif not run.live:
         took = (run.ended or 0) - (run.begun or 0)
         stage = f"took {duration(took)}" if run.begun and run.ended else ""

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from lsprism.errors import SpecError
-from lsprism.specs import PATTERNED, BudgetName, CalibrationSpec, CompressSpec, DtypeName, PatternName
+from lsprism.specs import PATTERNED, BudgetName, CalibrationSpec, CompressSpec, DtypeName, EffortName, PatternName
 from lsprism.ui import form, models
 from lsprism.ui.context import refusals
 
@@ -110,6 +110,13 @@ def _details(fields: dict[str, Any]) -> None:
         fields["length"] = number("length", "Length", "Tokens a piece", minimum=8)
         fields["seed"] = number("seed", "Seed", "The same seed, the same result", minimum=0)
     with gr.Row():
+        fields["effort"] = gr.Dropdown(
+            list(get_args(EffortName)), value="fast", label="Effort", min_width=120, elem_id="effort",
+            info="best: several times the time for a smaller error",
+        )  # fmt: skip
+        fields["reconstruct_minutes"] = _minutes("reconstruct_minutes", "Blocks learn", "Minutes; 0: not at all")
+        fields["heal_minutes"] = _minutes("heal_minutes", "The model learns", "Minutes at the end; 0: not at all")
+    with gr.Row():
         fields["device"] = gr.Dropdown(
             ["auto", "cpu", "cuda"], value="auto", label="Device", allow_custom_value=True, min_width=120
         )
@@ -120,8 +127,13 @@ def _details(fields: dict[str, Any]) -> None:
         label="Output folder", placeholder="in the folder of the run", elem_id="save_path", max_lines=1
     )
     quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    fields["method"].change(_fitting, fields["method"], [fields["pattern"], fields["rank_share"]], **quiet)
+    fitting = [fields[name] for name in ("pattern", "rank_share", "effort")]
+    fields["method"].change(_fitting, fields["method"], fitting, **quiet)
     fields["pattern"].input(_share_of, fields["pattern"], fields["sparsity"], **quiet)
+
+
+def _minutes(name: str, label: str, info: str) -> gr.Number:
+    return gr.Number(DEFAULTS[name], label=label, info=info, minimum=0, min_width=120, elem_id=name)
 
 
 def _words(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
@@ -160,6 +172,9 @@ FIELDS = (
     "samples",
     "length",
     "seed",
+    "effort",
+    "reconstruct_minutes",
+    "heal_minutes",
     "device",
     "dtype",
     "save_path",
@@ -178,9 +193,10 @@ def _preset_of(sparsity: float) -> tuple[str, str]:
     return form.preset_of(sparsity), _said(form.sentence_of(sparsity))
 
 
-def _fitting(method: str) -> tuple[Any, Any]:
+def _fitting(method: str) -> tuple[Any, Any, Any]:
     """What the method does not know is not shown."""
-    return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=method == "hybrid")
+    hybrid = method == "hybrid"
+    return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=hybrid), gr.Dropdown(visible=hybrid)
 
 
 def _share_of(pattern: str) -> Any:

@@ -9,6 +9,8 @@ from lsprism.runs import Run
 from lsprism.specs import CalibrationSpec, PlanSpec
 
 TIGHT = 0.7  # of the free memory: above it the machine may slow down
+WORK = ("method", "effort", "reconstruct_minutes", "reconstruct_steps", "heal_minutes", "heal_steps")
+_DEFAULTS = {name: PlanSpec.model_fields[name].default for name in WORK}
 HINTS = {
     "fixed": "tokenizer, calibration text, the libraries' scratch",
     "outside": "embeddings and output head, while the text is read",
@@ -47,14 +49,14 @@ def refusal(message: str, hint: str) -> str:
 
 
 def seconds_before(runs: Iterable[Run], spec: PlanSpec) -> float | None:
-    """What the newest finished run of this model, method and amount of text took."""
+    """What the newest finished run of this model, this work and this amount of text took."""
     for run in runs:
         calibration = run.settings.get("calibration") or {}
         alike = (
             run.verb == "compress"
             and run.state == "done"
             and run.settings.get("model_id") == spec.model_id
-            and run.settings.get("method") == spec.method
+            and all(run.settings.get(name, _DEFAULTS[name]) == getattr(spec, name) for name in WORK)
             and _tokens(CalibrationSpec(**calibration)) == _tokens(spec.calibration)
         )
         if alike and isinstance(seconds := run.figures.get("seconds"), int | float):

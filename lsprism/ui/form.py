@@ -64,6 +64,7 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
         said.pop("pattern", None)
     if said.get("method") != "hybrid":
         said.pop("rank_share", None)
+        said.pop("effort", None)
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):
         said["save_path"] = Path(str(said["save_path"]).strip()).expanduser()

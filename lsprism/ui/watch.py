@@ -78,7 +78,9 @@ def _with_events(view: View, moments: tuple) -> View:
             case Notice(text=text):
                 changes["said"].append(f"  {text}")
             case Progress() as progress:
-                changes |= {"progress": progress, "blocks": progress.of}
+                changes["progress"] = progress
+                if progress.step != "heal":  # which counts steps
+                    changes["blocks"] = progress.of
             case BlockDone(layers=layers, of=of, block=block, seconds=seconds):
                 changes["blocks"] = of
                 changes["layers"] |= {layer.name: layer for layer in layers}

@@ -29,7 +29,8 @@ def test_time_is_taken_only_from_a_run_of_the_same_work():
     done = run(figures={"seconds": 61.0})
     assert seconds_before([run("failed", figures={"seconds": 5.0}), done], spec) == 61.0
     assert seconds_before([done], spec.model_copy(update={"method": "svd"})) is None
-    assert seconds_before([done], spec.model_copy(update={"calibration": CalibrationSpec(samples=9)})) is None
+    for other in ({"heal_minutes": 20}, {"calibration": CalibrationSpec(samples=9)}):
+        assert seconds_before([done], spec.model_copy(update=other)) is None
 
 
 def test_a_refusal_does_not_send_a_reader_of_the_page_to_the_command_line():
