@@ -19,7 +19,7 @@ import torch
 from platformdirs import user_cache_path
 
 logger = logging.getLogger("lsprism.layers.kernels")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "lanes.h", "values.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "block.h", "rows.h", "lanes.h", "values.h"))
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
 _BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16")}
@@ -54,11 +54,13 @@ def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Pointers are passed as numbers; see kernels.cpp."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    loaded.prism_multiply.argtypes = [pointer, number, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
+    loaded.prism_multiply.argtypes = [pointer, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
     loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int]
     loaded.prism_offsets.argtypes = [pointer, number, number, pointer]
-    for function in (loaded.prism_multiply, loaded.prism_unpack, loaded.prism_offsets):
-        function.restype = None
+    loaded.prism_begin_block.argtypes = [pointer] * 7 + [ctypes.c_int, ctypes.c_int]
+    loaded.prism_end_block.argtypes = [pointer] * 5 + [ctypes.c_int, ctypes.c_int]
+    for name in ("multiply", "unpack", "offsets", "begin_block", "end_block"):
+        getattr(loaded, f"prism_{name}").restype = None
     return loaded
 
 

@@ -70,7 +70,7 @@ class Product:
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         self.form, self.bias = form, bias
         native = kernels() if readable(form, bias) and _pays(form) else None
-        self._packed = None if native is None else Packed(native, form, bias)
+        self.packed = None if native is None else Packed(native, form, bias)
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = self._tensors[0][1].dtype
         self._address = self._tensors[0][1].data_ptr()
@@ -84,12 +84,12 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        native = kernels() if self._packed and self._takes(x) else None
+        native = kernels() if self.packed and self._takes(x) else None
         if native is None:
             return reference.linear(x, self.form, self.bias)
-        if x.numel() <= FEW_TOKENS * self._packed.columns:
-            return self._packed.multiply(native, x.contiguous())
-        if self._packed.sparse:
+        if x.numel() <= FEW_TOKENS * self.packed.columns:
+            return self.packed.multiply(native, x.contiguous())
+        if self.packed.sparse:
             return self._by_tiles(native, x)
         return reference.linear(x, self.form, self.bias)
 
@@ -100,12 +100,12 @@ class Product:
             and x.dtype is self._dtype
             and x.is_cpu
             and not x.requires_grad
-            and x.shape[-1] == self._packed.columns
+            and x.shape[-1] == self.packed.columns
         )
 
     def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists."""
-        packed = self._packed
+        packed = self.packed
         step = max(64, TILE_BYTES // (packed.columns * x.element_size()))
         if step >= packed.rows:
             y = F.linear(x, packed.unpack(native, 0, packed.rows), self.bias)
