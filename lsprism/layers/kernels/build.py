@@ -41,7 +41,7 @@ def usable_levels() -> list[str]:
 @cache
 def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
     """The kernels of one level, compiled if the cache has none of this source; BuildError if that fails."""
-    path = _cache_folder() / f"kernels-{level}-{_key(level, sanitize)}.so"
+    path = cache_folder() / f"kernels-{level}-{version(level, sanitize)}.so"
     if not path.is_file():
         _compile(level, path, sanitize)
     try:
@@ -64,13 +64,15 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     return loaded
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """`$LSPRISM_HOME/cache`, or the user's cache folder."""
     home = os.environ.get("LSPRISM_HOME")
     return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")
 
 
-def _key(level: str, sanitize: bool) -> str:
+@cache
+def version(level: str, sanitize: bool = False) -> str:
+    """Changes with the sources, the flags and the machine's OpenMP runtime."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update(source.read_bytes())
