@@ -26,11 +26,12 @@ from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
+from lsprism.layers.kernels.choice import recorded
 from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
-from lsprism.reports import CompressionReport, ModelSource, Plan, SiteStats, StatsReport
+from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
 
@@ -48,7 +49,17 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
-    return draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))).plan
+    drafted = draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
+    plan = drafted.plan
+    if drafted.device.type != "cpu":
+        return plan
+    sites = [site.model_copy(update={"kernel": _kernel_of(site, drafted.dtype)}) for site in plan.sites]
+    return plan.model_copy(update={"sites": sites})
+
+
+def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
+    site = plan.site
+    return recorded(plan.form, (site.rows, site.columns), plan.kept, plan.budget.rank, dtype)
 
 
 def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:

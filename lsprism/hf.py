@@ -26,6 +26,7 @@ from lsprism.artifact.manifest import QUANT_METHOD, REMEDY, check_format
 from lsprism.errors import DamagedError
 from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
+from lsprism.models.fused import fuse, separate
 from lsprism.models.surgery import place
 from lsprism.reports import LayerBudget, LinearSite
 
@@ -80,6 +81,7 @@ class PrismQuantizer(HfQuantizer):
         for module in model.modules():
             if type(module) is nn.Linear:
                 DenseLinear.adopt(module)
+        fuse(model)
         return model
 
     def update_weight_conversions(self, weight_conversions: list, model: PreTrainedModel) -> list:
@@ -99,6 +101,7 @@ class PrismQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Multiply every form out into the linear layer of the model's own code: as large as the baseline."""
+        separate(model)
         for name in self.quantization_config.modules:
             place(model, name, dense_module(model.get_submodule(name), name in self.transposed))
         for module in model.modules():

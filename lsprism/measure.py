@@ -20,6 +20,7 @@ from lsprism.evaluation.sides import Sides, side_of
 from lsprism.evaluation.spectra import read_report
 from lsprism.evaluation.spectra import spectra as singular_values
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
+from lsprism.layers.kernels.dispatch import using
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
@@ -40,6 +41,11 @@ def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
 
 def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
     """The same as a stream of events; closing it stops, and what was measured is kept where there is a save_path."""
+    with using(spec.kernel):
+        yield from _evaluating(spec)
+
+
+def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     if spec.save_path is not None:
         _check_target(spec.save_path, REPORT, spec)
@@ -65,6 +71,11 @@ def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> Study
 
 def studying(spec: StudySpec) -> Iterator[Event]:
     """The same as a stream of events. Each artifact and each figure is kept as soon as it is there."""
+    with using(spec.kernel):
+        yield from _studying(spec)
+
+
+def _studying(spec: StudySpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     _check_target(spec.save_path, STUDY, spec)
     source = resolve(spec.model_id, spec.revision, need_weights=False)

@@ -65,6 +65,7 @@ class SitePlan(Record):
     stored_bytes: int  # weight only, without bias
     dense_bytes: int
     note: str = ""
+    kernel: str = ""  # what would multiply by it on this machine, where that was asked
 
 
 class Memory(Record):

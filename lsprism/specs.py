@@ -24,6 +24,10 @@ JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+KERNEL = (
+    "what multiplies by compressed layers: auto (the fastest on this machine), reference (plain torch, which defines "
+    "what is computed), or a level of instructions"
+)
 
 
 def _split(value: object) -> object:
@@ -159,6 +163,7 @@ class EvaluateSpec(Request):
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of both sides; auto: the measured model's own")
+    kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Path | None = Field(None, description="folder for report.json, report.csv and report.html")
     resume: bool = Field(False, description="keep what a stopped evaluation has measured already")
     force: bool = Field(False, description="measure anew; replace a report that is already there")
@@ -177,6 +182,7 @@ class StudySpec(Request):
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Path = Field(description="folder for the artifacts, their reports and the page study.html")
     resume: bool = Field(False, description="go on where a stopped or killed study was")
     force: bool = Field(False, description="start anew; replace a study that is already there")

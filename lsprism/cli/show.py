@@ -83,10 +83,19 @@ def _totals(report: Plan) -> Table:
         ("stored bytes, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
         ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
         ("resident bytes once loaded", size(report.resident_bytes)),
+        *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
         ("disk while compressing", size(report.disk_bytes)),
         ("peak memory while compressing", size(report.memory.total)),
         *_parts(report.memory),
     )
+
+
+def _kernels(sites: list[SitePlan]) -> str:
+    """The one of all sites, or each with the names of its sites."""
+    names: dict[str, dict[str, None]] = {}
+    for p in sites:
+        names.setdefault(p.kernel, {})[p.site.name.rpartition(".")[2]] = None
+    return "; ".join(names if len(names) == 1 else (f"{kernel}: {', '.join(of)}" for kernel, of in names.items()))
 
 
 def _parts(memory: Memory) -> list[tuple[str, str]]:

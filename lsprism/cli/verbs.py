@@ -16,7 +16,7 @@ from lsprism.cli.recorded import recorded
 from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json
 from lsprism.errors import SpecError
-from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec
+from lsprism.specs import KERNEL, CompressSpec, GenerateSpec, PlanSpec
 
 if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
@@ -102,7 +102,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
         "--kernel",
         default="auto",
         metavar="WHICH",
-        help="auto: compiled for this CPU; reference: plain torch, which defines what is computed",
+        help=KERNEL,
     )
     add_options(parser, GENERATE)
 

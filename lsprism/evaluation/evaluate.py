@@ -23,6 +23,7 @@ from lsprism.evaluation.tasks import Task, load_task
 from lsprism.evaluation.windows import QUICK_WINDOWS, Windows, first, require_context, usual_context, windows_of
 from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
+from lsprism.layers.kernels.dispatch import chosen
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.specs import MeasureSpec
 
@@ -105,6 +106,7 @@ class Evaluation:
         self, kind: type[T], measure: str, side: Side, steps: Callable[[Side], Part[T]], **key: object
     ) -> Part[T]:
         key |= {"measure": measure, "model": side.fingerprint, "dtype": side.dtype, "device": side.device}
+        key |= {"kernel": chosen()} if chosen() != "auto" else {}
         return self.ledger.once(kind, key, lambda: steps(side))
 
     @property

@@ -4,10 +4,14 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from lsprism.generation.cache import make_room
+
 
 def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
     """Read the prompt [1, n]; logits [vocab] of the token after it, and the cache that `step` goes on with."""
-    return _forward(model, input_ids, None)
+    logits, cache = _forward(model, input_ids, None)
+    make_room(cache)
+    return logits, cache
 
 
 def step(model: PreTrainedModel, token: int, cache: Cache) -> tuple[Tensor, Cache]:

@@ -27,13 +27,15 @@ class Sampler:
 
     def pick(self, logits: Tensor) -> int:
         """The next token for logits [vocab] of any dtype; raises NumericError if they are not numbers."""
-        token = int(self._penalized(logits).argmax()) if self._spec.greedy else self._draw(self.probabilities(logits))
-        self.see(torch.tensor([token], device=logits.device))
+        token = self._likeliest(logits) if self._spec.greedy else self._draw(self.probabilities(logits))
+        if self._spec.repetition_penalty != 1:
+            self.see(torch.tensor([token], device=logits.device))
         return token
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What a draw would be made from, float32 [vocab]; exactly zero for the tokens ruled out."""
         scores = self._penalized(logits)
+        _check(scores.max())
         # The largest score becomes 0: a temperature close to zero then means the likeliest token, not inf - inf.
         scores = (scores - scores.max()) / max(self._spec.temperature, torch.finfo(torch.float32).tiny)
         if self._spec.top_k:
@@ -42,10 +44,14 @@ class Sampler:
             scores = keep_top_p(scores, self._spec.top_p)
         return scores.softmax(dim=-1)
 
+    def _likeliest(self, logits: Tensor) -> int:
+        scores = self._penalized(logits)
+        token = int(scores.argmax())  # of a nan, if there is one
+        _check(scores[token])
+        return token
+
     def _penalized(self, logits: Tensor) -> Tensor:
         scores = logits.float()
-        if not (top := scores.max()).isfinite():
-            raise NumericError(f"The model's largest logit is {top.item()}.", "Try --dtype float32.")
         if self._spec.repetition_penalty == 1:
             return scores
         return penalize(scores, self._seen.to(scores.device), self._spec.repetition_penalty)
@@ -57,6 +63,11 @@ class Sampler:
         point = torch.rand((), dtype=torch.float64, generator=self._generator).to(below.device) * below[-1]
         place = torch.searchsorted(below, point, right=True).clamp(max=len(possible) - 1)
         return int(possible[place])
+
+
+def _check(top: Tensor) -> None:
+    if not top.isfinite():
+        raise NumericError(f"The model's largest logit is {top.item()}.", "Try --dtype float32.")
 
 
 def penalize(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -52,6 +52,11 @@ class PrismLinear(nn.Module):
         """Let go of the tensors that the last product was computed with: they would live on though replaced."""
         self._product = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "_product":
+            self.forget()  # another tensor
+        super().__setattr__(name, value)
+
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
         self.forget()  # to another dtype or device
         return super()._apply(*args, **settings)
@@ -88,6 +93,15 @@ class DenseLinear(nn.Linear):
         """As PrismLinear's."""
         self._product = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "_product":
+            self.forget()
+        super().__setattr__(name, value)
+
+    def _apply(self, *args: Any, **settings: Any) -> "DenseLinear":
+        self.forget()
+        return super()._apply(*args, **settings)
+
     @property
     def form(self) -> Form:
         return Dense(self.weight)
@@ -104,10 +118,15 @@ def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
     """W x + bias; what the kernels need beside the layer's tensors is kept with it until those are others."""
     if torch.compiler.is_compiling():
         return reference.linear(x, layer.form, layer.bias)
+    return product_of(layer)(x)
+
+
+def product_of(layer: PrismLinear | DenseLinear) -> Product:
+    """Multiplies by the tensors that the layer holds now."""
     product = layer._product
     if product is None or not product.holds(layer._parameters, layer._buffers):
         product = layer._product = Product(layer.form, layer.bias)
-    return product(x)
+    return product
 
 
 def empty_form(site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype) -> Form:

@@ -193,3 +193,11 @@ def test_export_to_what_exists_is_refused(home, tiny_folder, capsys):
     assert "exists already" in capsys.readouterr().err
     assert main(["export", "--model-id", str(tiny_folder), "--save-path", "x", "--public"]) == 2
     assert "--push-to-hub is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["generate --prompt the", "evaluate", "benchmark --task logic"])
+def test_unknown_kernels_are_refused(tiny_folder, tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb.split(), "--model-id", str(tiny_folder), "--kernel", "sse9"]) == 2
+    assert "'sse9'" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()

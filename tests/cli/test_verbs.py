@@ -106,6 +106,7 @@ def test_inspect_json_is_the_plan_and_touches_nothing(run, tmp_path, monkeypatch
     assert Plan.model_validate_json(out).method == "svd"
     assert list(tmp_path.iterdir()) == []
     code, out, _ = run("inspect", "--sparsity", "0.5")
+    assert "kernels on this machine" in out
     assert code == 0
     for word in ("2 blocks in model.layers", "self_attn.q_proj", "left alone", "peak memory while compressing"):
         assert word in out

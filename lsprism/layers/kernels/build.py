@@ -19,7 +19,7 @@ import torch
 from platformdirs import user_cache_path
 
 logger = logging.getLogger("lsprism.layers.kernels")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "lanes.h", "values.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "block.h", "rows.h", "lanes.h", "values.h"))
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
 _BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16")}
@@ -41,7 +41,7 @@ def usable_levels() -> list[str]:
 @cache
 def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
     """The kernels of one level, compiled if the cache has none of this source; BuildError if that fails."""
-    path = _cache_folder() / f"kernels-{level}-{_key(level, sanitize)}.so"
+    path = cache_folder() / f"kernels-{level}-{version(level, sanitize)}.so"
     if not path.is_file():
         _compile(level, path, sanitize)
     try:
@@ -54,21 +54,25 @@ def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Pointers are passed as numbers; see kernels.cpp."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    loaded.prism_multiply.argtypes = [pointer, number, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
+    loaded.prism_multiply.argtypes = [pointer, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
     loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int]
     loaded.prism_offsets.argtypes = [pointer, number, number, pointer]
-    for function in (loaded.prism_multiply, loaded.prism_unpack, loaded.prism_offsets):
-        function.restype = None
+    loaded.prism_begin_block.argtypes = [pointer] * 7 + [ctypes.c_int, ctypes.c_int]
+    loaded.prism_end_block.argtypes = [pointer] * 5 + [ctypes.c_int, ctypes.c_int]
+    for name in ("multiply", "unpack", "offsets", "begin_block", "end_block"):
+        getattr(loaded, f"prism_{name}").restype = None
     return loaded
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """`$LSPRISM_HOME/cache`, or the user's cache folder."""
     home = os.environ.get("LSPRISM_HOME")
     return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")
 
 
-def _key(level: str, sanitize: bool) -> str:
+@cache
+def version(level: str, sanitize: bool = False) -> str:
+    """Changes with the sources, the flags and the machine's OpenMP runtime."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update(source.read_bytes())

@@ -9,12 +9,22 @@ from torch import Tensor
 from lsprism.errors import DamagedError
 from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, form_shape
 
-GROUP = 4  # layers that one call takes at most; as kGroup in kernels.cpp
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
+_PARTS = ("values", "bitmap", "offsets", "left", "right", "bias")
+
+
+class Layer(ctypes.Structure):
+    """As in rows.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "columns", "rank", "nonzeros")] + [
+        (name, ctypes.c_void_p) for name in _PARTS
+    ]
+
+
 class Packed:
-    """What `Layer` in kernels.cpp says of one form and its bias; see `readable` for what they may be."""
+    """What the kernels must know of one form and its bias; see `readable` for what they may be."""
 
     def __init__(self, kernels: ctypes.CDLL, form: Form, bias: Tensor | None) -> None:
         sparse, factors, dense = _parts(form)
@@ -23,44 +33,113 @@ class Packed:
         offsets = _offsets(kernels, sparse) if sparse else None
         values, bitmap = (sparse.values, sparse.bitmap) if sparse else (dense, None)
         left, right = (factors.left, factors.right) if factors else (None, None)
-        self._read = (values, bitmap, offsets, left, right, bias)  # alive as long as their addresses are used
-        sizes = [self.rows, self.columns, form.rank, sparse.kept if sparse else 0]
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in self._read]
-        self._words = torch.tensor(sizes + addresses, dtype=torch.int64)
-        self._layer = self._words.data_ptr()
-        self._dtype = (left if values is None else values).dtype
+        read = (values, bitmap, offsets, left, right, bias)
+        self._read = [
+            None if tensor is None else tensor.detach() for tensor in read
+        ]  # keeps the memory that it has now
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._read]
+        self.layer = Layer(self.rows, self.columns, form.rank, sparse.kept if sparse else 0, *addresses)
+        self._layer = ctypes.addressof(self.layer)
+        self.dtype = (left if values is None else values).dtype
 
     def multiply(self, kernels: ctypes.CDLL, x: Tensor) -> Tensor:
         """x [..., columns], contiguous, of the form's dtype -> [..., rows]."""
         y = x.new_empty((*x.shape[:-1], self.rows))
         tokens, threads = x.numel() // self.columns, torch.get_num_threads()
-        kernels.prism_multiply(self._layer, 1, x.data_ptr(), y.data_ptr(), tokens, DTYPES[self._dtype], threads)
+        kernels.prism_multiply(self._layer, x.data_ptr(), y.data_ptr(), tokens, DTYPES[self.dtype], threads)
         return y
 
     def unpack(self, kernels: ctypes.CDLL, first: int, last: int) -> Tensor:
         """Rows `first` to `last` of the sparse part, dense: [last - first, columns]."""
-        out = torch.empty(last - first, self.columns, dtype=self._dtype)
-        kernels.prism_unpack(self._layer, first, last, out.data_ptr(), DTYPES[self._dtype], torch.get_num_threads())
+        out = torch.empty(last - first, self.columns, dtype=self.dtype)
+        kernels.prism_unpack(self._layer, first, last, out.data_ptr(), DTYPES[self.dtype], torch.get_num_threads())
         return out
 
 
-class Together:
-    """Layers of one input, such as query, key and value: one call, one parallel region for all of them."""
+class PackedBlock:
+    """What the kernels must know of a decoder block of the Llama family; see block.h.
 
-    def __init__(self, layers: list[Packed]) -> None:
-        assert 0 < len(layers) <= GROUP and len({(one.columns, one._dtype) for one in layers}) == 1
-        self._layers = layers
-        self._words = torch.cat([one._words for one in layers])
+    `layers`: query, key, value, output, gate, up, down; `norms`: weights before attention and before the MLP, of
+    queries and of keys, the latter two None where the model has none; `heads`: of queries, of keys, and their width;
+    `numbers`: epsilon of the norms, and what scores are multiplied by.
+    """
 
-    def multiply(self, kernels: ctypes.CDLL, x: Tensor) -> list[Tensor]:
-        """x [..., columns], contiguous -> one [..., rows] for each layer."""
-        first, before = self._layers[0], x.shape[:-1]
-        tokens, threads = x.numel() // first.columns, torch.get_num_threads()
-        sizes = [tokens * one.rows for one in self._layers]
-        y = x.new_empty(sum(sizes))
-        layers, count = self._words.data_ptr(), len(sizes)
-        kernels.prism_multiply(layers, count, x.data_ptr(), y.data_ptr(), tokens, DTYPES[first._dtype], threads)
-        return [part.view(*before, one.rows) for part, one in zip(y.split(sizes), self._layers, strict=True)]
+    def __init__(
+        self,
+        layers: list[Packed],
+        norms: list[Tensor | None],
+        heads: tuple[int, int, int],
+        numbers: tuple[float, float],
+    ) -> None:
+        self._read = layers, [None if norm is None else norm.detach() for norm in norms]
+        addresses = [None if norm is None else norm.data_ptr() for norm in norms]
+        parts = (Layer * 7)(*(one.layer for one in layers)), (ctypes.c_void_p * 4)(*addresses)
+        self._block = _Block(*parts, *heads, *numbers)
+        self._address = ctypes.addressof(self._block)
+        self._heads, self._dtype = heads, DTYPES[layers[0].dtype]
+
+    def begin(self, kernels: ctypes.CDLL, x: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [1, 1, hidden] -> queries [heads, width], key and value [1, key heads, 1, width]."""
+        heads, key_heads, width = self._heads
+        query = x.new_empty(heads, width)
+        key, value = x.new_empty(1, key_heads, 1, width), x.new_empty(1, key_heads, 1, width)
+        kernels.prism_begin_block(
+            self._address,
+            x.data_ptr(),
+            cosine.data_ptr(),
+            sine.data_ptr(),
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            self._dtype,
+            torch.get_num_threads(),
+        )
+        return query, key, value
+
+    def end(self, kernels: ctypes.CDLL, x: Tensor, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """keys, values [1, key heads, tokens, width], this token's among them -> what the block makes of x."""
+        keys, values = _rows(keys, x), _rows(values, x)
+        _, key_head, key_token, _ = keys.stride()
+        _, value_head, value_token, _ = values.stride()
+        past = _Past(keys.data_ptr(), values.data_ptr(), keys.shape[2], key_head, key_token, value_head, value_token)
+        y = torch.empty_like(x)
+        kernels.prism_end_block(
+            self._address,
+            x.data_ptr(),
+            query.data_ptr(),
+            ctypes.addressof(past),
+            y.data_ptr(),
+            self._dtype,
+            torch.get_num_threads(),
+        )
+        return y
+
+
+def _rows(past: Tensor, x: Tensor) -> Tensor:
+    """`past` as it is, unless a cache holds it in another dtype or order than a block computes in."""
+    return past if past.dtype is x.dtype and past.stride(3) == 1 else past.to(x.dtype).contiguous()
+
+
+class _Block(ctypes.Structure):
+    """As in block.h."""
+
+    _fields_ = [
+        ("layers", Layer * 7),
+        ("norms", ctypes.c_void_p * 4),
+        ("heads", ctypes.c_int64),
+        ("key_heads", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("epsilon", ctypes.c_double),
+        ("scaling", ctypes.c_double),
+    ]
+
+
+class _Past(ctypes.Structure):
+    """As in block.h."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values")] + [
+        (name, ctypes.c_int64) for name in ("tokens", "key_head", "key_token", "value_head", "value_token")
+    ]
 
 
 def readable(form: Form, bias: Tensor | None) -> bool:

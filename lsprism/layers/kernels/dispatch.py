@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, Sparse, SparseLowRank
+from lsprism.layers.forms import Form, SparseLowRank
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
+from lsprism.layers.kernels.choice import SMALL, describe, fastest
 from lsprism.layers.kernels.cpu import Packed, readable
 
 FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
@@ -59,9 +61,20 @@ def _best() -> ctypes.CDLL | None:
         return None
 
 
-def _pays(form: Form) -> bool:
-    """Torch's own dense products beat what a compiler makes of the portable kernels; unpacking first never does."""
-    return _chosen != "auto" or isinstance(form, Sparse | SparseLowRank) or usable_levels()[-1] != "portable"
+def chosen() -> str:
+    """The way that products take, as `using` names it."""
+    return _chosen
+
+
+def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) -> bool:
+    """The kernels are faster than plain torch for one token."""
+    if packed.rows * packed.columns < SMALL:
+        return True
+    x = torch.zeros(1, packed.columns, dtype=packed.dtype)
+    level = usable_levels()[-1]
+    ways = {level: lambda: packed.multiply(native, x), "reference": lambda: reference.linear(x, form, bias)}
+    key = describe(form.name, (packed.rows, packed.columns), form.kept, form.rank, packed.dtype)
+    return fastest(key, ways) == level
 
 
 class Product:
@@ -69,8 +82,9 @@ class Product:
 
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         self.form, self.bias = form, bias
-        native = kernels() if readable(form, bias) and _pays(form) else None
-        self._packed = None if native is None else Packed(native, form, bias)
+        native = kernels() if readable(form, bias) else None
+        packed = None if native is None else Packed(native, form, bias)
+        self.packed = packed if packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = self._tensors[0][1].dtype
         self._address = self._tensors[0][1].data_ptr()
@@ -84,12 +98,12 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        native = kernels() if self._packed and self._takes(x) else None
+        native = kernels() if self.packed and self._takes(x) else None
         if native is None:
             return reference.linear(x, self.form, self.bias)
-        if x.numel() <= FEW_TOKENS * self._packed.columns:
-            return self._packed.multiply(native, x.contiguous())
-        if self._packed.sparse:
+        if x.numel() <= FEW_TOKENS * self.packed.columns:
+            return self.packed.multiply(native, x.contiguous())
+        if self.packed.sparse:
             return self._by_tiles(native, x)
         return reference.linear(x, self.form, self.bias)
 
@@ -100,12 +114,12 @@ class Product:
             and x.dtype is self._dtype
             and x.is_cpu
             and not x.requires_grad
-            and x.shape[-1] == self._packed.columns
+            and x.shape[-1] == self.packed.columns
         )
 
     def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists."""
-        packed = self._packed
+        packed = self.packed
         step = max(64, TILE_BYTES // (packed.columns * x.element_size()))
         if step >= packed.rows:
             y = F.linear(x, packed.unpack(native, 0, packed.rows), self.bias)

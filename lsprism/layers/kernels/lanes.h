@@ -184,3 +184,43 @@ struct Lanes<BFloat16> {
 
 #endif
 #endif
+
+// U registers of the sums below, from column `first` on.
+#if LEVEL > LEVEL_PORTABLE
+template <class T, int U>
+inline int64_t some_columns(const T* rows, int64_t stride, const float* factors, int64_t count, int64_t first, float* to) {
+#if LEVEL >= LEVEL_AVX512
+    constexpr int W = 16;
+    __m512 sums[U];
+    for (int u = 0; u < U; ++u) sums[u] = _mm512_setzero_ps();
+    for (int64_t n = 0; n < count; ++n)
+        for (int u = 0; u < U; ++u)
+            sums[u] = _mm512_fmadd_ps(_mm512_set1_ps(factors[n]), load_floats(rows + n * stride + first + u * W, 0xffff),
+                                      sums[u]);
+    for (int u = 0; u < U; ++u) _mm512_storeu_ps(to + first + u * W, sums[u]);
+#else
+    constexpr int W = 8;
+    __m256 sums[U];
+    for (int u = 0; u < U; ++u) sums[u] = _mm256_setzero_ps();
+    for (int64_t n = 0; n < count; ++n)
+        for (int u = 0; u < U; ++u)
+            sums[u] = _mm256_fmadd_ps(_mm256_set1_ps(factors[n]), load_floats(rows + n * stride + first + u * W), sums[u]);
+    for (int u = 0; u < U; ++u) _mm256_storeu_ps(to + first + u * W, sums[u]);
+#endif
+    return first + U * W;
+}
+#endif
+
+// to [columns] = sum of factors[n] * rows[n], over `count` rows that begin at multiples of `stride`.
+template <class T>
+inline void weighted_sum(const T* rows, int64_t stride, const float* factors, int64_t count, int64_t columns, float* to) {
+    int64_t first = 0;
+#if LEVEL > LEVEL_PORTABLE
+    constexpr int W = LEVEL >= LEVEL_AVX512 ? 16 : 8;
+    while (first + 4 * W <= columns) first = some_columns<T, 4>(rows, stride, factors, count, first, to);
+    while (first + W <= columns) first = some_columns<T, 1>(rows, stride, factors, count, first, to);
+#endif
+    for (int64_t i = first; i < columns; ++i) to[i] = 0;
+    for (int64_t n = 0; n < count && first < columns; ++n)
+        for (int64_t i = first; i < columns; ++i) to[i] += factors[n] * to_float(rows[n * stride + i]);
+}

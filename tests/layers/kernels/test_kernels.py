@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from lsprism.errors import DamagedError, SpecError
 from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
 from lsprism.layers.kernels import build, dispatch, reference
-from lsprism.layers.kernels.cpu import Packed, Together
 from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.models.surgery import set_tensor
 
@@ -91,20 +90,6 @@ def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, monkeypatch):
     with dispatch.using(level):
         eye = torch.eye(45).to(dtype)
         assert torch.equal(dispatch.Product(form, None)(eye).T, form.dense())
-
-
-@needs_compiler
-@pytest.mark.parametrize("tokens", [1, 3, 11])
-def test_layers_of_one_input_in_one_call(tokens):
-    torch.manual_seed(0)
-    sparse = [Sparse.pack(torch.randn(rows, 70), torch.rand(rows, 70) < 0.5) for rows in (9, 4)]
-    both = SparseLowRank(sparse[1], LowRank(torch.randn(4, 3), torch.randn(3, 70)))
-    forms, biases = [sparse[0], both, Dense(torch.randn(5, 70))], [None, torch.randn(4), None]
-    native, x = build.library(LEVELS[-1]), torch.randn(tokens, 1, 70)
-    packed = [Packed(native, form, bias) for form, bias in zip(forms, biases, strict=True)]
-    found = Together(packed).multiply(native, x)
-    for y, one in zip(found, packed, strict=True):
-        assert torch.equal(y, one.multiply(native, x))
 
 
 @needs_compiler

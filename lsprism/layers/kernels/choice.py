@@ -1,0 +1,90 @@
+"""Which way to multiply by a form is the fastest on this machine: measured once for each form, shape and number of
+threads, and kept in a file beside the compiled kernels. A new version of these measures anew."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from lsprism.layers.kernels.build import cache_folder, usable_levels, version
+from lsprism.reports import FormName
+
+SMALL = 1 << 18  # parameters: below, a call takes longer than the product, and the kernels' calls are the shortest
+MARGIN = 1.2  # that torch must be faster by: the kernels also do several layers in one call
+CALLS, ENOUGH_S = 9, 0.05
+
+logger = logging.getLogger("lsprism.layers.kernels")
+
+
+def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
+    """The name of the fastest of `ways`, the first unless another is clearly faster; `key` is what `describe` says."""
+    known = _read(_file(usable_levels()[-1]))
+    if known.get(key) in ways:
+        return known[key]
+    seconds = _seconds(ways)
+    first, best = next(iter(ways)), min(seconds, key=seconds.__getitem__)
+    choice = best if seconds[first] > MARGIN * seconds[best] else first
+    known[key] = choice
+    _write(_file(usable_levels()[-1]), known)
+    logger.info("%s: %s (%s)", key, choice, ", ".join(f"{name} {s * 1e6:.0f} us" for name, s in seconds.items()))
+    return choice
+
+
+def describe(form: FormName, shape: tuple[int, int], kept: int, rank: int, values: torch.dtype) -> str:
+    """What a choice depends on, in words; `kept` in parameters, of which only the tenth counts."""
+    rows, columns = shape
+    share = round(10 * kept / (rows * columns))
+    dtype = str(values).removeprefix("torch.")
+    return f"{form} {rows}x{columns}, {share}/10 kept, rank {rank}, {dtype}, {torch.get_num_threads()} threads"
+
+
+def recorded(form: FormName, shape: tuple[int, int], kept: int, rank: int, values: torch.dtype) -> str:
+    """What was chosen; where nothing was measured so far, the best level of instructions, which is tried first."""
+    level = usable_levels()[-1]
+    return _read(_file(level)).get(describe(form, shape, kept, rank, values), level)
+
+
+def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Of the fastest call of each; they take turns, and who is hopeless is not asked again."""
+    seconds = dict.fromkeys(ways, float("inf"))
+    spent = dict.fromkeys(ways, 0.0)
+    for turn in range(1 + CALLS):  # the first warms up
+        for name, way in ways.items():
+            if turn and (spent[name] > ENOUGH_S or seconds[name] > 4 * min(seconds.values())):
+                continue
+            started = time.perf_counter()
+            way()
+            took = time.perf_counter() - started
+            spent[name] += took
+            seconds[name] = min(seconds[name], took)
+    return seconds
+
+
+def _file(level: str) -> Path:
+    return cache_folder() / f"choices-{level}-{version(level)}.json"
+
+
+@cache
+def _read(path: Path) -> dict[str, str]:
+    """Choice by key; empty where there is no file that can be read. The one dict is what the process knows."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, known: dict[str, str]) -> None:
+    """Whole or absent; a cache that cannot be written is no reason to stop."""
+    beside = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        logger.info("The choice of kernels cannot be kept in %s.", path.parent)

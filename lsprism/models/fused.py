@@ -1,0 +1,136 @@
+"""Decoder blocks that read one token in one go: what the model's own code says in some sixty operations, the compiled
+kernels do in two calls, between which the new key and value go into whatever cache the model was given.
+
+Only for families whose blocks are alike (FAMILIES), one sequence, one token, no mask, no hooks inside, no gradient;
+all else, and the reference path, runs the model's own code.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsprism.layers.kernels.cpu import PackedBlock
+from lsprism.layers.kernels.dispatch import kernels
+from lsprism.layers.modules import DenseLinear, PrismLinear, product_of
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+
+
+def fuse(model: nn.Module) -> None:
+    """Let the blocks of a loaded model read single tokens in one go, in place."""
+    for module in model.modules():
+        if _is_block(module):
+            module.__class__ = _fused(type(module))
+            module._step = None
+
+
+def separate(model: nn.Module) -> None:
+    """Undo `fuse`."""
+    for module in model.modules():
+        if "_step" in module.__dict__:
+            module.__class__ = type(module).__base__
+            del module._step
+
+
+def _is_block(module: nn.Module) -> bool:
+    kind = type(module)
+    if not any(kind.__module__ == f"transformers.models.{name}.modeling_{name}" for name in FAMILIES):
+        return False
+    return kind.__name__.endswith("DecoderLayer") and module.self_attn.config.hidden_act == "silu"
+
+
+@cache
+def _fused(plain: type[nn.Module]) -> type[nn.Module]:
+    """The class of a block that tries the short way first; it bears the name by which others know the block."""
+
+    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
+        y = None if args else _short_way(self, hidden_states, settings)
+        return plain.forward(self, hidden_states, *args, **settings) if y is None else y
+
+    def state(self: nn.Module) -> dict[str, Any]:
+        return {**self.__dict__, "_step": None}  # a copy has tensors of its own
+
+    members = {"forward": forward, "__getstate__": state, "__module__": plain.__module__}
+    return type(plain.__name__, (plain,), members)
+
+
+class _Step:
+    """A block as the kernels read it, valid as long as `holds`."""
+
+    def __init__(self, block: nn.Module) -> None:
+        attention, linears = block.self_attn, _linears(block)
+        norms = [block.input_layernorm, block.post_attention_layernorm]
+        norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        # Between two looks a model's weights go through the caches: all that is looked at is cold, so it is little.
+        inside = [(block._modules, name) for name in block._modules]
+        self._modules = [(home, name, home[name]) for home, name in inside + _homes(block)]
+        self._norms = [(norm._parameters, norm.weight) for norm in norms if norm is not None]
+        self._products = [(module, product_of(module)) for module in linears]
+        inner = [module for module in block.modules() if module is not block]
+        self._hooks = [hooks for one in inner for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+        self.dtype, self.width = norms[0].weight.dtype, attention.head_dim
+        self.packed = None
+        packed = [product.packed for _, product in self._products]
+        if all(one is not None and one.dtype is self.dtype for one in packed):
+            heads = (packed[0].rows // self.width, packed[1].rows // self.width, self.width)
+            numbers = (norms[0].variance_epsilon, attention.scaling)
+            weights = [None if norm is None else norm.weight for norm in norms]
+            self.packed = PackedBlock(packed, weights, heads, numbers)
+
+    def holds(self) -> bool:
+        """The block's modules and tensors are those that this was made of."""
+        for home, name, module in self._modules:
+            if home.get(name) is not module:
+                return False
+        for module, product in self._products:
+            if module._product is not product:
+                return False
+        for home, weight in self._norms:  # noqa: SIM110 - `all` over a generator takes twice as long
+            if home["weight"] is not weight:
+                return False
+        return True
+
+    def watched(self) -> bool:
+        """Somebody listens to the modules inside, which the short way does not call."""
+        return any(self._hooks)
+
+
+def _homes(block: nn.Module) -> list[tuple[dict[str, nn.Module | None], str]]:
+    """Where the block's linear layers are looked up."""
+    attention, mlp = block.self_attn._modules, block.mlp._modules
+    return [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
+
+
+def _linears(block: nn.Module) -> list[nn.Module]:
+    return [home[name] for home, name in _homes(block)]
+
+
+def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
+    """The block's output for one token, or None where this way is not for it."""
+    native, past, position = kernels(), settings.get("past_key_values"), settings.get("position_embeddings")
+    if native is None or past is None or position is None or settings.get("attention_mask") is not None:
+        return None
+    if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
+        return None
+    if type(x) is not Tensor or x.shape[:-1] != (1, 1) or not x.is_cpu or x.requires_grad or not x.is_contiguous():
+        return None
+    step = block._step
+    if step is None or not step.holds():
+        if not all(isinstance(module, PrismLinear | DenseLinear) for module in _linears(block)):
+            return None
+        step = block._step = _Step(block)
+    cosine, sine = position
+    if step.packed is None or x.dtype is not step.dtype or not _fits(cosine, step) or not _fits(sine, step):
+        return None
+    if step.watched():
+        return None
+    query, key, value = step.packed.begin(native, x, cosine, sine)
+    keys, values = past.update(key, value, block.self_attn.layer_idx)
+    return step.packed.end(native, x, query, keys, values)
+
+
+def _fits(part: Tensor, step: _Step) -> bool:
+    return part.numel() == step.width and part.dtype is step.dtype and part.is_contiguous()

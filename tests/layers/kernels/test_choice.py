@@ -1,0 +1,92 @@
+"""The fastest way is taken, once measured it is known, and it can be seen."""
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+
+from lsprism.layers.forms import Dense, Sparse
+from lsprism.layers.kernels import build, choice, dispatch, reference
+
+KEY = choice.describe("dense", (3, 4), 12, 0, torch.float16)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache of its own."""
+    monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
+    choice._read.cache_clear()
+    yield tmp_path / "cache"
+    choice._read.cache_clear()
+
+
+def ways(first, second, calls=None):
+    """Two ways that take so many milliseconds."""
+
+    def sleeper(name, milliseconds):
+        def way():
+            if calls is not None:
+                calls.append(name)
+            time.sleep(milliseconds / 1000)
+
+        return way
+
+    return {"first": sleeper("first", first), "second": sleeper("second", second)}
+
+
+@pytest.mark.parametrize(("first", "second", "taken"), [(4, 1, "second"), (1, 4, "first"), (2, 2, "first")])
+def test_the_fastest_is_taken_and_the_first_where_they_are_alike(first, second, taken, folder):
+    assert choice.fastest(KEY, ways(first, second)) == taken
+
+
+def test_what_is_known_is_not_measured_again(folder):
+    choice.fastest(KEY, ways(4, 1))
+    for _ in range(2):
+        calls = []
+        assert choice.fastest(KEY, ways(1, 4, calls)) == "second" and not calls
+        choice._read.cache_clear()  # as in another process
+    (path,) = folder.glob("choices-*.json")
+    assert json.loads(path.read_text()) == {KEY: "second"}
+
+
+def test_a_damaged_file_or_a_way_that_is_no_more_is_measured_anew(folder):
+    choice.fastest(KEY, ways(4, 1))
+    (path,) = folder.glob("choices-*.json")
+    for text in ("{", "[1]", json.dumps({KEY: "third"})):
+        path.write_text(text)
+        choice._read.cache_clear()
+        assert choice.fastest(KEY, ways(1, 4)) == "first"
+
+
+def test_who_is_hopeless_is_not_asked_again(folder):
+    calls = []
+    choice.fastest(KEY, ways(0.1, 5, calls))
+    assert calls.count("second") <= 2 < calls.count("first")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("faster", ["reference", build.usable_levels()[-1]])
+def test_a_large_product_goes_the_way_that_was_chosen(faster, folder, monkeypatch):
+    build.library(build.usable_levels()[-1])
+    form, x = Dense(torch.randn(512, 512)), torch.randn(1, 512)
+    monkeypatch.setattr(dispatch, "fastest", lambda key, ways: faster)
+    calls, plain = [], reference.linear
+    monkeypatch.setattr(reference, "linear", lambda *args: calls.append(1) or plain(*args))
+    dispatch.Product(form, None)(x)
+    assert bool(calls) == (faster == "reference")
+    with dispatch.using(build.usable_levels()[-1]):
+        calls.clear()
+        dispatch.Product(form, None)(x)
+    assert not calls
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_what_was_chosen_is_recorded_under_the_form(folder):
+    build.library(build.usable_levels()[-1])
+    form = Sparse.pack(torch.randn(520, 520), torch.rand(520, 520) < 0.5)
+    assert choice.recorded("sparse", (520, 520), form.kept, 0, torch.float32) == build.usable_levels()[-1]
+    dispatch.Product(form, None)
+    (path,) = folder.glob("choices-*.json")
+    assert choice.recorded("sparse", (520, 520), form.kept, 0, torch.float32) in json.loads(path.read_text()).values()
