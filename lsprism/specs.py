@@ -10,8 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lsprism.errors import SpecError
 
-MethodName = Literal["hybrid", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
+MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
+JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform"]
 EffortName = Literal["fast", "best"]
@@ -73,7 +74,7 @@ class PlanSpec(Request):
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     sparsity: float = Field(0.5, gt=0, lt=1, description="share of the layers' parameters that is removed")
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
-    rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
+    rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
     effort: EffortName = Field("fast", description="best: several times the time for a smaller error (hybrid)")
     reconstruct_minutes: Minutes = Field(0, description="time for blocks to learn to answer as before; 0: none")
@@ -176,7 +177,7 @@ class StudySpec(Request):
     revision: str = Field("", description="branch, tag or commit of a hub model")
     sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="shares that are removed")
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
-    rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
+    rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
     calibration: CalibrationSpec = CalibrationSpec()
     measuring: MeasureSpec = MeasureSpec()

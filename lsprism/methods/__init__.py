@@ -6,6 +6,7 @@ To add a method: a file here, a line below, its name in specs.MethodName.
 from lsprism.methods.base import Method
 from lsprism.methods.hybrid import Hybrid
 from lsprism.methods.magnitude import Magnitude
+from lsprism.methods.oats import OATS
 from lsprism.methods.sparsegpt import SparseGPT
 from lsprism.methods.svd import SVD
 from lsprism.methods.svd_plain import PlainSVD
@@ -13,7 +14,7 @@ from lsprism.methods.wanda import Wanda
 from lsprism.specs import EffortName
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Hybrid(), SparseGPT(), Wanda(), Magnitude(), SVD(), PlainSVD())
+    method.name: method for method in (Hybrid(), OATS(), SparseGPT(), Wanda(), Magnitude(), SVD(), PlainSVD())
 }
 BEST: dict[str, Method] = {"hybrid": Hybrid(best=True)}
 

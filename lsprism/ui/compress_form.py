@@ -7,7 +7,16 @@ from typing import Any, get_args
 import gradio as gr
 
 from lsprism.errors import SpecError
-from lsprism.specs import PATTERNED, BudgetName, CalibrationSpec, CompressSpec, DtypeName, EffortName, PatternName
+from lsprism.specs import (
+    JOINED,
+    PATTERNED,
+    BudgetName,
+    CalibrationSpec,
+    CompressSpec,
+    DtypeName,
+    EffortName,
+    PatternName,
+)
 from lsprism.ui import form, models
 from lsprism.ui.context import refusals
 
@@ -195,8 +204,8 @@ def _preset_of(sparsity: float) -> tuple[str, str]:
 
 def _fitting(method: str) -> tuple[Any, Any, Any]:
     """What the method does not know is not shown."""
-    hybrid = method == "hybrid"
-    return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=hybrid), gr.Dropdown(visible=hybrid)
+    joined, best = method in JOINED, method == "hybrid"
+    return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=joined), gr.Dropdown(visible=best)
 
 
 def _share_of(pattern: str) -> Any:

@@ -9,7 +9,7 @@ import yaml
 from lsprism.errors import SpecError
 from lsprism.runs import Runs
 from lsprism.runs.command import NAMES, line_of, options_of, order_of
-from lsprism.specs import PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, ask
+from lsprism.specs import JOINED, PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, ask
 
 TEXT = tuple(CalibrationSpec.model_fields)  # of the form, what belongs to the calibration
 CUSTOM = "Custom"
@@ -33,6 +33,7 @@ CUSTOM_SENTENCE = "Your own share. Above 0.6 most models stop making sense witho
 
 METHODS = {
     "hybrid": "Sparse + low-rank: keeps the important weights and adds a few strong directions. The usual choice.",
+    "oats": "Sparse + low-rank by turns, blind to how inputs go together. A published rival of hybrid.",
     "sparsegpt": "Sparse: what stays is adjusted to make up for what goes. Slower, often better at 0.5 and above.",
     "wanda": "Sparse: the weights that matter least for real text go. Fast.",
     "magnitude": "Sparse: the smallest weights go, whatever the text. The simplest comparison.",
@@ -62,8 +63,9 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
         raise SpecError("No model is chosen.", "Choose 'demo', or write a hub id or a folder.")
     if said.get("method") not in PATTERNED:
         said.pop("pattern", None)
-    if said.get("method") != "hybrid":
+    if said.get("method") not in JOINED:
         said.pop("rank_share", None)
+    if said.get("method") != "hybrid":
         said.pop("effort", None)
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):

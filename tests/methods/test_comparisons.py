@@ -60,3 +60,14 @@ def test_hybrid_beats_sparsegpt_where_inputs_are_correlated(shape):
 
 
 COMPARED = ("wanda", "sparsegpt")
+
+
+@shapes
+def test_oats_beats_wanda_on_low_rank_plus_sparse_and_hybrid_beats_oats_where_inputs_are_correlated(shape):
+    weight = low_rank_plus_sparse(*shape, rank=2, share=0.2)
+    for x, best, worse in (
+        (inputs(shape[1], correlated=False), "oats", "wanda"),
+        (inputs(shape[1]), "hybrid", "oats"),
+    ):
+        error = {name: output_error(weight, compressed(name, weight, x, 0.4), x) for name in (best, worse)}
+        assert error[best] < 0.8 * error[worse], error

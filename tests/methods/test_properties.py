@@ -11,7 +11,7 @@ from lsprism.methods import METHODS
 from lsprism.methods.metric import metric_of
 from lsprism.methods.stats import InputStats
 from lsprism.reports import LayerBudget
-from lsprism.specs import PATTERNED
+from lsprism.specs import JOINED, PATTERNED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +55,7 @@ def test_the_budget_is_met_to_the_parameter(problem, name, share):
     budget = budget_for(name, weight, round(share * weight.numel()))
     form = METHODS[name].compress(weight, stats, budget)
     assert (form.kept, form.rank) == (budget.kept, budget.rank)
-    assert type(form) is (FORMS["sparse"] if name == "hybrid" and budget.rank == 0 else FORMS[METHODS[name].form])
+    assert type(form) is (FORMS["sparse"] if name in JOINED and budget.rank == 0 else FORMS[METHODS[name].form])
     assert form.dense().shape == weight.shape and form.dense().isfinite().all()
     assert torch.equal(weight, before)
 
