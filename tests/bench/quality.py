@@ -3,11 +3,13 @@
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense` or METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. Every row
+A row is `dense`, `rtn:BITS` or METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], a setting being a field of CompressSpec. A row
 is compressed with the same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context
 tokens of the text from window --first on, exp(mean NLL) over predicted tokens. Rows that stand in --out already are not
 measured again; with --keep the artifacts stay, and other windows are evaluated without compressing again.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -16,17 +18,57 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from lsprism.models.load import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 
 
-def perplexity_of(model: str, options: argparse.Namespace) -> dict:
+GROUP = 64  # neighbours in a row that share a scale and a zero
+
+
+def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """weight [rows, columns], each group rounded to the nearest of 2^bits even steps between its ends."""
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale = ((high - low) / (2**bits - 1)).clamp_min(1e-12).half().float()
+    zero = (-low / scale).round()
+    steps = ((groups / scale).round() + zero).clamp(0, 2**bits - 1) - zero
+    return (steps * scale).flatten(1).to(weight.dtype)
+
+
+def round_to_nearest(model: str, bits: int, options: argparse.Namespace) -> dict:
+    """The dense model with the layers that we would compress rounded instead: the rival at its own bytes."""
+    from lsprism import api
+    from lsprism.models.anatomy import dissect
+
+    loaded = api.load(model)
+    sites = dissect(loaded.model).sites
+    for site in sites:
+        linear = loaded.model.get_submodule(site.name)
+        linear.weight.data.copy_(rounded(linear.weight.data, bits))
+    count = sum(site.parameters for site in sites)
+    dense = sum(p.nbytes for p in loaded.model.parameters())
+    layers = count * bits / 8 + count / GROUP * (16 + bits) / 8
+    layer_dense = count * loaded.dtype.itemsize
+    return {
+        **perplexity_of(model, options, loaded),
+        "stored_bytes": round(dense - layer_dense + layers),
+        "layer_bytes_of_dense": layers / layer_dense,
+    }
+
+
+def perplexity_of(model: str, options: argparse.Namespace, loaded: LoadedModel | None = None) -> dict:
     from lsprism import api
     from lsprism.calibration.corpus import read_text
     from lsprism.evaluation.perplexity import perplexity
     from lsprism.evaluation.windows import windows_of
 
-    loaded = api.load(model)
+    loaded = loaded or api.load(model)
     corpus = read_text(options.text, split="test")
     there = windows_of(loaded.tokenizer, corpus, options.context)
     taken = replace(there, tokens=there.tokens[options.first : options.first + options.windows])
@@ -48,6 +90,8 @@ def measure(row: str, options: argparse.Namespace) -> dict:
 
     if row == "dense":
         return perplexity_of(options.model, options)
+    if row.startswith("rtn:"):
+        return round_to_nearest(options.model, int(row.removeprefix("rtn:")), options)
     what, *more = row.split("+")
     method, sparsity, *pattern = what.split(":", 2)
     calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
