@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.reports import ValuesName
 
 MethodName = Literal["hybrid", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
@@ -72,6 +73,9 @@ class PlanSpec(Request):
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    values: ValuesName = Field(
+        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
+    )
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
@@ -156,6 +160,9 @@ class StudySpec(Request):
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of the kept parameters given to the factors (hybrid)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    values: ValuesName = Field(
+        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
+    )
     calibration: CalibrationSpec = CalibrationSpec()
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
