@@ -59,7 +59,7 @@ def planning(spec: PlanSpec) -> Plan:
 
 def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
     site = plan.site
-    return recorded(plan.form, (site.rows, site.columns), plan.kept, plan.budget.rank, dtype)
+    return recorded(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
 
 
 def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:

@@ -7,7 +7,7 @@ here, before anything is loaded.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,15 +28,16 @@ from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
 from lsprism.models.fused import fuse, separate
 from lsprism.models.surgery import place
-from lsprism.reports import LayerBudget, LinearSite
+from lsprism.reports import LayerBudget, LinearSite, ValuesName
 
-PACKED = ("sparse", "low_rank", "sparse_low_rank")
-# Module -> its tensors in the files: shape, and whether they are bytes (a bitmap) or numbers.
-Stored = dict[str, dict[str, tuple[tuple[int, ...], bool]]]
+PACKED, VALUES = ("sparse", "low_rank", "sparse_low_rank"), get_args(ValuesName)
+# Module -> its tensors in the files: shape, and whether they are bytes (a bitmap), int8, or numbers of a dtype.
+Stored = dict[str, dict[str, tuple[tuple[int, ...], str]]]
+_KINDS = {torch.uint8: "U8", torch.int8: "I8"}
 
 
 class PrismConfig(QuantizationConfigMixin):
-    """`modules`: path -> {"form", "kept", "rank"}; `format`: number of the layout on disk."""
+    """`modules`: path -> {"form", "kept", "rank", "values"}; `format`: number of the layout on disk."""
 
     def __init__(self, modules: Any = None, format: Any = None, **_: Any) -> None:
         check_format(format, Path("config.json"))
@@ -137,17 +138,17 @@ def _empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> P
     try:
         old = model.get_submodule(name)
         budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
-        form_name = entry["form"]
+        form_name, values = entry["form"], entry.get("values", "float")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"config.json: the entry of {name} does not fit the model ({error}).", REMEDY) from None
     if not is_linear(old):
         raise DamagedError(f"config.json: {name} is a {type(old).__name__}, not a linear layer.", REMEDY)
     rows, columns = old.weight.shape if isinstance(old, nn.Linear) else reversed(old.weight.shape)
     nonzeros = budget.kept - budget.rank * (rows + columns)
-    if form_name not in PACKED or budget.rank < 0 or nonzeros < 0:
+    if form_name not in PACKED or values not in VALUES or budget.rank < 0 or nonzeros < 0:
         raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
     site = LinearSite(name=name, block=0, rows=rows, columns=columns, bias=old.bias is not None)
-    form = empty_form(site, form_name, budget, old.weight.dtype)
+    form = empty_form(site, form_name, budget, old.weight.dtype, values)
     if (form.kept, form.rank) != (budget.kept, budget.rank):
         raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
     bias = None if old.bias is None else torch.empty(rows, dtype=old.bias.dtype, device="meta")
@@ -163,15 +164,15 @@ def _stored(files: Iterable[str]) -> Stored:
                 for name in opened.keys():  # noqa: SIM118 - not a dict
                     owner, _, part = name.rpartition(".")
                     tensor = opened.get_slice(name)
-                    found.setdefault(owner, {})[part] = tuple(tensor.get_shape()), tensor.get_dtype() == "U8"
+                    found.setdefault(owner, {})[part] = tuple(tensor.get_shape()), _kind(tensor.get_dtype())
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
     return found
 
 
-def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[int, ...], bool]]) -> None:
+def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[int, ...], str]]) -> None:
     """The files hold exactly the tensors of this module, in the shapes that config.json says."""
-    wanted = {part: (tuple(t.shape), t.dtype == torch.uint8) for part, t in packed.state_dict().items()}
+    wanted = {part: (tuple(t.shape), _KINDS.get(t.dtype, "")) for part, t in packed.state_dict().items()}
     if held == wanted:
         return
     part = min(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
@@ -180,6 +181,11 @@ def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[in
     if part not in wanted:
         raise DamagedError(f"The weights hold {name}.{part}, which config.json does not know.", REMEDY)
     raise DamagedError(f"{name}.{part} is {held[part][0]}, config.json asks for {wanted[part][0]}.", REMEDY)
+
+
+def _kind(stored: str) -> str:
+    """A dtype's name in the files, empty for all that hold numbers with a fraction: `dtype` chooses among them."""
+    return stored if stored in _KINDS.values() else ""
 
 
 def _ones(bitmap: Tensor) -> int:

@@ -155,7 +155,9 @@ def _is_demo(source: ModelSource) -> bool:
 
 
 def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
-    fields = {name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget")}
+    fields = {
+        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget", "values")
+    }
     return ask(
         CompressSpec,
         **fields,

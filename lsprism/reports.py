@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SourceKind = Literal["demo", "folder", "hub", "gguf", "artifact"]
 FormName = Literal["sparse", "low_rank", "sparse_low_rank", "dense"]
+ValuesName = Literal["float", "int8"]
 
 
 class Record(BaseModel):
@@ -65,6 +66,7 @@ class SitePlan(Record):
     stored_bytes: int  # weight only, without bias
     dense_bytes: int
     note: str = ""
+    values: ValuesName = "float"
     kernel: str = ""  # what would multiply by it on this machine, where that was asked
 
 
@@ -132,6 +134,7 @@ class LayerReport(Record):
     rank: int
     stored_bytes: int
     dense_bytes: int
+    values: ValuesName = "float"
     error: float = Field(
         description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before blocks or the model learn"
     )

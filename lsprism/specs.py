@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.reports import ValuesName
 
 MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
@@ -76,6 +77,9 @@ class PlanSpec(Request):
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    values: ValuesName = Field(
+        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
+    )
     effort: EffortName = Field("fast", description="best: several times the time for a smaller error (hybrid)")
     reconstruct_minutes: Minutes = Field(0, description="time for blocks to learn to answer as before; 0: none")
     reconstruct_steps: Steps = Field(0, description="steps of that for every block; 0: as many as the minutes allow")
@@ -179,6 +183,9 @@ class StudySpec(Request):
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
     budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    values: ValuesName = Field(
+        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
+    )
     calibration: CalibrationSpec = CalibrationSpec()
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")

@@ -237,7 +237,7 @@ def test_no_packed_tensor_has_the_dense_shape():
         for columns in range(1, 40):
             for rank in range(1, max(rows, columns) + 1):
                 budget = LayerBudget(kept=rank * (rows + columns), rank=rank)
-                pays = form_bytes("low_rank", rows, columns, budget, 2) < rows * columns * 2
+                pays = form_bytes("low_rank", (rows, columns), budget, 2) < rows * columns * 2
                 assert not pays or rank < min(rows, columns)
 
 

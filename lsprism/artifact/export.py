@@ -60,7 +60,10 @@ class _Unpacker:
                 if owner not in self.entries or part == "bias":
                     found[key] = tensor.nbytes
                 elif part == "weight":
-                    found[key] = self.sites[owner].parameters * tensor.itemsize
+                    scales = f"{owner}.scales"  # where there are some they have the dtype of the dense copy
+                    small = scales in stored.keys()  # noqa: SIM118 - not a dict
+                    itemsize = (stored.get_tensor(scales) if small else tensor).itemsize
+                    found[key] = self.sites[owner].parameters * itemsize
         return found
 
     def read(self, part: _Part) -> dict[str, Tensor]:
@@ -72,8 +75,8 @@ class _Unpacker:
         if owner not in self.entries or part == "bias":
             return stored.get_tensor(name)
         site, entry = self.sites[owner], self.entries[owner]
-        budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
-        packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype()))
+        budget, values = LayerBudget(kept=entry["kept"], rank=entry["rank"]), entry.get("values", "float")
+        packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
         packed.load_state_dict({key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}, assign=True)
         dense = packed.form.dense()
         return dense.T.contiguous() if site.transposed else dense

@@ -59,7 +59,7 @@ def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
     config = json.loads((plan.source.folder / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     modules = {
-        layer.name: {"form": layer.form, "kept": layer.kept, "rank": layer.rank}
+        layer.name: {"form": layer.form, "kept": layer.kept, "rank": layer.rank, "values": layer.values}
         for layer in layers
         if layer.form != "dense"
     }

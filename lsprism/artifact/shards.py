@@ -19,7 +19,8 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # tensor name -> dtype 
 
 OUTSIDE_SHARD_BYTES = 128 * 2**20  # tensors outside the blocks share files of this size: bounds the memory of a write
 # In the order in which safetensors lays them out.
-_CODES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+_CODES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_CODES |= {torch.int8: "I8", torch.uint8: "U8"}
 _ORDER = list(_CODES)
 
 

@@ -1,15 +1,24 @@
 """What a form costs: parameters and bytes, and where compressing stops paying."""
 
 from lsprism.layers.forms import bitmap_columns
-from lsprism.reports import FormName, LayerBudget
+from lsprism.reports import FormName, LayerBudget, ValuesName
 from lsprism.specs import PatternName, PlanSpec
 
 
-def form_bytes(form: FormName, rows: int, columns: int, budget: LayerBudget, itemsize: int) -> int:
-    """Stored bytes of a form that keeps `budget`, `itemsize` bytes a value; without bias."""
+def form_bytes(
+    form: FormName, shape: tuple[int, int], budget: LayerBudget, itemsize: int, values: ValuesName = "float"
+) -> int:
+    """Stored bytes of a form of (rows, columns) that keeps `budget`, in a model of `itemsize` bytes a number; no bias.
+
+    int8 values take a byte each, and a number of the model's for each row of the sparse part and of the factors.
+    """
+    rows, columns = shape
     bitmap = rows * bitmap_columns(columns) if form in ("sparse", "sparse_low_rank") else 0
     kept = rows * columns if form == "dense" else budget.kept
-    return kept * itemsize + bitmap
+    if values == "float" or form == "dense":
+        return kept * itemsize + bitmap
+    scales = {"sparse": rows, "low_rank": rows + budget.rank, "sparse_low_rank": 2 * rows + budget.rank}[form]
+    return kept + scales * itemsize + bitmap
 
 
 def break_even_rank(rows: int, columns: int) -> int:

@@ -73,16 +73,23 @@ def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) 
     if form == "sparse_low_rank" and budget.rank == 0:
         form = "sparse"
     dense_bytes = site.parameters * dtype.itemsize
-    stored = form_bytes(form, site.rows, site.columns, budget, dtype.itemsize)
-    note = ""
+    stored = form_bytes(form, (site.rows, site.columns), budget, dtype.itemsize, spec.values)
+    values, note = spec.values, ""
     if kept >= site.parameters:  # two factors of as many parameters would still lose something
         note = "stays as it is: the budget keeps all of it"
     elif stored >= dense_bytes:
         note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
     if note:
-        form, stored, budget = "dense", dense_bytes, LayerBudget(kept=site.parameters)
+        form, stored, budget, values = "dense", dense_bytes, LayerBudget(kept=site.parameters), "float"
     return SitePlan(
-        site=site, budget=budget, form=form, kept=budget.kept, stored_bytes=stored, dense_bytes=dense_bytes, note=note
+        site=site,
+        budget=budget,
+        form=form,
+        values=values,
+        kept=budget.kept,
+        stored_bytes=stored,
+        dense_bytes=dense_bytes,
+        note=note,
     )
 
 
@@ -99,7 +106,7 @@ def _layouts(model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan]) ->
         dtype = state[name].dtype
         if leaf == "weight" and owner in packed:
             site = packed[owner]
-            for part, tensor in empty_form(site.site, site.form, site.budget, dtype).tensors().items():
+            for part, tensor in empty_form(site.site, site.form, site.budget, dtype, site.values).tensors().items():
                 layout[f"{owner}.{part}"] = (tensor.dtype, tuple(tensor.shape))
         else:
             own = state[name].dtype

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lsprism.errors import NumericError
-from lsprism.layers.forms import Dense, Form, nbytes
+from lsprism.layers.forms import Dense, Form, nbytes, values_of
+from lsprism.layers.int8 import to_int8
 from lsprism.methods import Method
 from lsprism.methods.stats import InputStats, relative_output_error
 from lsprism.models.surgery import weight_of
@@ -27,6 +28,7 @@ def compress_site(
         form=form.name,
         kept=form.kept,
         rank=form.rank,
+        values=values_of(form),
         stored_bytes=nbytes(form),
         dense_bytes=plan.dense_bytes,
         error=error,
@@ -51,7 +53,8 @@ def _form(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Meth
             "Choose --dtype float32 or bfloat16, or another calibration text.",
         )
     try:
-        return method.compress(weight, stats, plan.budget)
+        form = method.compress(weight, stats, plan.budget)
+        return to_int8(form) if plan.values == "int8" else form
     except torch.linalg.LinAlgError as error:
         raise NumericError(
             f"{name} cannot be factorised: {str(error).splitlines()[0].rstrip('.')}.",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lsprism.artifact.manifest import REPORT
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank
+from lsprism.layers.forms import Form, LowRank, SparseLowRank, form_of
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.load import pick_dtype
 from lsprism.models.surgery import weight_of
@@ -90,18 +90,13 @@ def effective_rank(values: Tensor) -> float:
 def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
     """As it lies in the artifact."""
     tensors = {}
-    for part in ("weight", "bitmap", "left", "right"):
+    for part in ("weight", "bitmap", "left", "right", "scales", "left_scales", "right_scales"):
         key = f"{layer.name}.{part}"
         if key in files:
             with safe_open(folder / files[key], framework="pt") as opened:
                 tensors[part] = opened.get_tensor(key)
     try:
-        if layer.form == "low_rank":
-            return LowRank(tensors["weight"], tensors["right"])
-        sparse = Sparse(tensors["weight"], tensors["bitmap"], layer.columns)
-        if layer.form == "sparse":
-            return sparse
-        return SparseLowRank(sparse, LowRank(tensors["left"], tensors["right"]))
+        return form_of(layer.form, tensors, layer.columns)
     except KeyError as error:
         raise DamagedError(f"{folder} holds no {layer.name}.{error.args[0]}.", "Compress the model again.") from None
 
@@ -110,9 +105,9 @@ def _parts(form: Form) -> tuple[Tensor, Tensor]:
     """The sparse part and the product of the factors, each [rows, columns] float32; zeros where there is none."""
     match form:
         case SparseLowRank(sparse, low_rank):
-            return sparse.dense().float(), low_rank.left.float() @ low_rank.right.float()
-        case LowRank(left, right):
-            product = left.float() @ right.float()
+            return sparse.dense().float(), low_rank.product()
+        case LowRank():
+            product = form.product()
             return torch.zeros_like(product), product
     dense = form.dense().float()
     return dense, torch.zeros_like(dense)

@@ -2,16 +2,18 @@
 
 Each form says which matrix [rows, columns] it stands for (`dense`), what it keeps (`kept`, parameters) and what it
 stores (`nbytes`). Bytes of a sparse matrix: 1 bit a place for the bitmap, padded to whole bytes per row, and its packed
-non-zeros; in bf16 at 50 % that is 9/16 of dense.
+non-zeros; in bf16 at 50 % that is 9/16 of dense. Values are numbers of the model's dtype, or int8 with a scale of that
+dtype for each row (see int8.py), which makes 50 % cost 5 bits a place.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lsprism.reports import FormName
+from lsprism.reports import FormName, ValuesName
 
 _BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 
@@ -35,6 +37,11 @@ def unpack_mask(bitmap: Tensor, columns: int) -> Tensor:
     return bits.view(bitmap.shape[0], -1)[:, :columns]
 
 
+def restored(values: Tensor, scales: Tensor | None) -> Tensor:
+    """[rows, n] as numbers of the model's dtype: int8 values times the scales [rows] of their rows."""
+    return values if scales is None else (values.float() * scales.float().unsqueeze(1)).to(scales.dtype)
+
+
 @dataclass(frozen=True)
 class Sparse:
     """Non-zeros packed row by row, left to right, and a bitmap of their places."""
@@ -43,6 +50,7 @@ class Sparse:
     values: Tensor  # [non-zeros]
     bitmap: Tensor  # uint8 [rows, ceil(columns / 8)]
     columns: int
+    scales: Tensor | None = None  # [rows] where the values are int8
 
     @classmethod
     def pack(cls, weight: Tensor, mask: Tensor) -> "Sparse":
@@ -51,7 +59,12 @@ class Sparse:
 
     def dense(self) -> Tensor:
         mask = unpack_mask(self.bitmap, self.columns)
-        return torch.zeros(mask.shape, dtype=self.values.dtype, device=mask.device).masked_scatter_(mask, self.values)
+        full = torch.zeros(mask.shape, dtype=self.values.dtype, device=mask.device).masked_scatter_(mask, self.values)
+        return restored(full, self.scales)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (self.values if self.scales is None else self.scales).dtype
 
     @property
     def kept(self) -> int:
@@ -62,7 +75,7 @@ class Sparse:
         return 0
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.values, "bitmap": self.bitmap}
+        return {"weight": self.values, "bitmap": self.bitmap, **_there(scales=self.scales)}
 
 
 @dataclass(frozen=True)
@@ -72,9 +85,24 @@ class LowRank:
     name: ClassVar[FormName] = "low_rank"
     left: Tensor  # [rows, rank]
     right: Tensor  # [rank, columns]
+    left_scales: Tensor | None = None  # [rows] where the values are int8
+    right_scales: Tensor | None = None  # [rank]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """left, right as numbers of the model's dtype."""
+        return restored(self.left, self.left_scales), restored(self.right, self.right_scales)
+
+    def product(self) -> Tensor:
+        """left @ right, float32."""
+        left, right = self.factors()
+        return left.float() @ right.float()
 
     def dense(self) -> Tensor:
-        return (self.left.float() @ self.right.float()).to(self.left.dtype)
+        return self.product().to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (self.left if self.left_scales is None else self.left_scales).dtype
 
     @property
     def kept(self) -> int:
@@ -85,7 +113,8 @@ class LowRank:
         return self.left.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.left, "right": self.right}
+        scales = _there(scales=self.left_scales, right_scales=self.right_scales)
+        return {"weight": self.left, "right": self.right, **scales}
 
 
 @dataclass(frozen=True)
@@ -97,8 +126,11 @@ class SparseLowRank:
     low_rank: LowRank
 
     def dense(self) -> Tensor:
-        product = self.low_rank.left.float() @ self.low_rank.right.float()
-        return (self.sparse.dense().float() + product).to(self.sparse.values.dtype)
+        return (self.sparse.dense().float() + self.low_rank.product()).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sparse.dtype
 
     @property
     def kept(self) -> int:
@@ -109,7 +141,9 @@ class SparseLowRank:
         return self.low_rank.rank
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**self.sparse.tensors(), "left": self.low_rank.left, "right": self.low_rank.right}
+        part = self.low_rank
+        scales = _there(left_scales=part.left_scales, right_scales=part.right_scales)
+        return {**self.sparse.tensors(), "left": part.left, "right": part.right, **scales}
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,10 @@ class Dense:
 
     def dense(self) -> Tensor:
         return self.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
 
     @property
     def kept(self) -> int:
@@ -135,6 +173,30 @@ class Dense:
 
 
 Form = Sparse | LowRank | SparseLowRank | Dense
+
+
+def form_of(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) -> Form:
+    """The form over `tensors`, as its `tensors()` names them; a KeyError names what is missing."""
+    scales, factor_scales = tensors.get("scales"), (tensors.get("left_scales"), tensors.get("right_scales"))
+    match name:
+        case "sparse":
+            return Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
+        case "low_rank":
+            return LowRank(tensors["weight"], tensors["right"], scales, tensors.get("right_scales"))
+        case "sparse_low_rank":
+            sparse = Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
+            return SparseLowRank(sparse, LowRank(tensors["left"], tensors["right"], *factor_scales))
+        case _:
+            return Dense(tensors["weight"])
+
+
+def values_of(form: Form) -> ValuesName:
+    """How the form's numbers are stored."""
+    return "int8" if "scales" in form.tensors() else "float"
+
+
+def _there(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def nbytes(form: Form) -> int:

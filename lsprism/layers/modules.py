@@ -1,8 +1,9 @@
 """The module that stands where a linear layer stood.
 
-On disk its tensors are `weight` (packed values, or the left factor of a low-rank layer), `bitmap`, `left`, `right` and
-`bias`. The packed tensor bears the name `weight` on purpose: its shape differs from the dense one, so a program that
-does not know this format fails at load instead of running with random weights.
+On disk its tensors are `weight` (packed values, or the left factor of a low-rank layer), `bitmap`, `left`, `right`,
+`bias`, and where values are int8 `scales` (of `weight`), `left_scales`, `right_scales`. The packed tensor is named
+`weight` on purpose: its shape differs from the dense one, so a program that does not know this format fails at load
+instead of running with random weights.
 """
 
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_shape
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_of, form_shape
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.dispatch import Product
-from lsprism.reports import FormName, LayerBudget, LinearSite
+from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
 
 
 class PrismLinear(nn.Module):
@@ -34,15 +35,7 @@ class PrismLinear(nn.Module):
     @property
     def form(self) -> Form:
         """The form over the tensors that the module holds now."""
-        match self.form_name:
-            case "sparse":
-                return Sparse(self.weight, self.bitmap, self.in_features)
-            case "low_rank":
-                return LowRank(self.weight, self.right)
-            case "sparse_low_rank":
-                return SparseLowRank(Sparse(self.weight, self.bitmap, self.in_features), LowRank(self.left, self.right))
-            case _:
-                return Dense(self.weight)
+        return form_of(self.form_name, {**self._parameters, **self._buffers}, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
@@ -129,21 +122,28 @@ def product_of(layer: PrismLinear | DenseLinear) -> Product:
     return product
 
 
-def empty_form(site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype) -> Form:
+def empty_form(
+    site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype, values: ValuesName = "float"
+) -> Form:
     """A form without values, on the meta device: the shapes and dtypes of what is stored for a site."""
+    stored = torch.int8 if values == "int8" else dtype
 
-    def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+    def empty(*shape: int, dtype: torch.dtype = stored) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
+
+    def scales(count: int) -> Tensor | None:
+        return empty(count, dtype=dtype) if values == "int8" else None
 
     rows, columns, rank = site.rows, site.columns, budget.rank
     bitmap = empty(rows, bitmap_columns(columns), dtype=torch.uint8)
+    factors = LowRank(empty(rows, rank), empty(rank, columns), scales(rows), scales(rank))
     match form:
         case "sparse":
-            return Sparse(empty(budget.kept), bitmap, columns)
+            return Sparse(empty(budget.kept), bitmap, columns, scales(rows))
         case "low_rank":
-            return LowRank(empty(rows, rank), empty(rank, columns))
+            return factors
         case "sparse_low_rank":
-            sparse = Sparse(empty(budget.kept - rank * (rows + columns)), bitmap, columns)
-            return SparseLowRank(sparse, LowRank(empty(rows, rank), empty(rank, columns)))
+            nonzeros = budget.kept - rank * (rows + columns)
+            return SparseLowRank(Sparse(empty(nonzeros), bitmap, columns, scales(rows)), factors)
         case _:
-            return Dense(empty(rows, columns))
+            return Dense(empty(rows, columns, dtype=dtype))

@@ -63,11 +63,11 @@ def test_half_is_half_where_the_columns_are_whole_groups():
 
 @given(sizes, sizes)
 def test_factors_are_smaller_than_the_matrix_up_to_the_break_even_rank(rows, columns):
-    rank = break_even_rank(rows, columns)
+    rank, shape = break_even_rank(rows, columns), (rows, columns)
 
     def smaller(rank: int) -> bool:
         factors = LayerBudget(kept=rank * (rows + columns), rank=rank)
-        return form_bytes("low_rank", rows, columns, factors, 2) < form_bytes("dense", rows, columns, factors, 2)
+        return form_bytes("low_rank", shape, factors, 2) < form_bytes("dense", shape, factors, 2)
 
     assert smaller(rank) and not smaller(rank + 1)
 

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsprism.budgets.cost import form_bytes
-from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank, nbytes, pack_mask, unpack_mask
+from lsprism.layers.forms import (
+    Dense,
+    LowRank,
+    Sparse,
+    SparseLowRank,
+    nbytes,
+    pack_mask,
+    unpack_mask,
+    values_of,
+)
+from lsprism.layers.int8 import to_int8
 from lsprism.layers.modules import empty_form, form_shape
 from lsprism.reports import LayerBudget, LinearSite
 
@@ -71,12 +81,13 @@ def forms(rows: int, columns: int, kept: int, rank: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize(("rows", "columns", "kept", "rank"), [(12, 20, 100, 2), (7, 13, 60, 1), (1, 9, 10, 1)])
 def test_stated_bytes_and_shapes_are_those_of_the_tensors(rows, columns, kept, rank, dtype):
     site = LinearSite(name="x", block=0, rows=rows, columns=columns, bias=False)
-    for form in forms(rows, columns, min(kept, rows * columns + rank), rank, dtype):
+    there_are = forms(rows, columns, min(kept, rows * columns + rank), rank, dtype)
+    for form in [*there_are, *map(to_int8, there_are)]:
         budget = LayerBudget(kept=form.kept, rank=form.rank)
         assert form_shape(form) == (rows, columns) == tuple(form.dense().shape)
         assert nbytes(form) == sum(t.numel() * t.element_size() for t in form.tensors().values())
-        assert nbytes(form) == form_bytes(form.name, rows, columns, budget, dtype.itemsize)
-        planned = empty_form(site, form.name, budget, dtype).tensors()
+        assert nbytes(form) == form_bytes(form.name, (rows, columns), budget, dtype.itemsize, values_of(form))
+        planned = empty_form(site, form.name, budget, dtype, values_of(form)).tensors()
         real = form.tensors()
         assert {k: (t.shape, t.dtype) for k, t in planned.items()} == {k: (t.shape, t.dtype) for k, t in real.items()}
 
@@ -89,4 +100,4 @@ def test_sparse_and_low_rank_add_up():
 
 
 def test_half_of_bfloat16_is_nine_sixteenths_of_its_bytes():
-    assert form_bytes("sparse", 64, 64, LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16
+    assert form_bytes("sparse", (64, 64), LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16

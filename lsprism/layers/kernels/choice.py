@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from lsprism.layers.kernels.build import cache_folder, usable_levels, version
-from lsprism.reports import FormName
+from lsprism.reports import FormName, LayerBudget, ValuesName
 
+Shape = tuple[int, int]  # rows, columns
 SMALL = 1 << 18  # parameters: below, a call takes longer than the product, and the kernels' calls are the shortest
 MARGIN = 1.2  # that torch must be faster by: the kernels also do several layers in one call
 CALLS, ENOUGH_S = 9, 0.05
@@ -35,18 +36,18 @@ def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
     return choice
 
 
-def describe(form: FormName, shape: tuple[int, int], kept: int, rank: int, values: torch.dtype) -> str:
-    """What a choice depends on, in words; `kept` in parameters, of which only the tenth counts."""
+def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
+    """What a choice depends on, in words; of the parameters kept only the tenth counts."""
     rows, columns = shape
-    share = round(10 * kept / (rows * columns))
-    dtype = str(values).removeprefix("torch.")
-    return f"{form} {rows}x{columns}, {share}/10 kept, rank {rank}, {dtype}, {torch.get_num_threads()} threads"
+    share = round(10 * budget.kept / (rows * columns))
+    numbers = f"{values} {str(dtype).removeprefix('torch.')}"
+    return f"{form} {rows}x{columns}, {share}/10, rank {budget.rank}, {numbers}, {torch.get_num_threads()} threads"
 
 
-def recorded(form: FormName, shape: tuple[int, int], kept: int, rank: int, values: torch.dtype) -> str:
+def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
     """What was chosen; where nothing was measured so far, the best level of instructions, which is tried first."""
     level = usable_levels()[-1]
-    return _read(_file(level)).get(describe(form, shape, kept, rank, values), level)
+    return _read(_file(level)).get(describe(form, shape, budget, values, dtype), level)
 
 
 def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, fo
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-_PARTS = ("values", "bitmap", "offsets", "left", "right", "bias")
+_PARTS = ("values", "bitmap", "offsets", "left", "right", "bias", "scales", "left_scales", "right_scales")
 
 
 class Layer(ctypes.Structure):
@@ -33,14 +33,15 @@ class Packed:
         offsets = _offsets(kernels, sparse) if sparse else None
         values, bitmap = (sparse.values, sparse.bitmap) if sparse else (dense, None)
         left, right = (factors.left, factors.right) if factors else (None, None)
-        read = (values, bitmap, offsets, left, right, bias)
+        factor_scales = (factors.left_scales, factors.right_scales) if factors else (None, None)
+        read = (values, bitmap, offsets, left, right, bias, sparse and sparse.scales, *factor_scales)
         self._read = [
             None if tensor is None else tensor.detach() for tensor in read
         ]  # keeps the memory that it has now
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._read]
         self.layer = Layer(self.rows, self.columns, form.rank, sparse.kept if sparse else 0, *addresses)
         self._layer = ctypes.addressof(self.layer)
-        self.dtype = (left if values is None else values).dtype
+        self.dtype = form.dtype
 
     def multiply(self, kernels: ctypes.CDLL, x: Tensor) -> Tensor:
         """x [..., columns], contiguous, of the form's dtype -> [..., rows]."""
@@ -145,7 +146,7 @@ class _Past(ctypes.Structure):
 def readable(form: Form, bias: Tensor | None) -> bool:
     """The kernels can read these tensors where they lie: on the CPU, contiguous, of one dtype."""
     parts = [*form.tensors().values(), *([] if bias is None else [bias])]
-    dtypes = {tensor.dtype for tensor in parts} - {torch.uint8}
+    dtypes = {tensor.dtype for tensor in parts} - {torch.uint8, torch.int8}
     plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in parts)
     return plain and len(dtypes) == 1 and dtypes <= DTYPES.keys() and min(form_shape(form)) > 0
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, SparseLowRank
+from lsprism.layers.forms import Form, SparseLowRank, values_of
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.choice import SMALL, describe, fastest
 from lsprism.layers.kernels.cpu import Packed, readable
+from lsprism.reports import LayerBudget
 
 FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
 TILE_BYTES = 1 << 22  # a tile stays in the cache until it is multiplied
@@ -73,7 +74,8 @@ def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) 
     x = torch.zeros(1, packed.columns, dtype=packed.dtype)
     level = usable_levels()[-1]
     ways = {level: lambda: packed.multiply(native, x), "reference": lambda: reference.linear(x, form, bias)}
-    key = describe(form.name, (packed.rows, packed.columns), form.kept, form.rank, packed.dtype)
+    budget = LayerBudget(kept=form.kept, rank=form.rank)
+    key = describe(form.name, (packed.rows, packed.columns), budget, values_of(form), packed.dtype)
     return fastest(key, ways) == level
 
 
@@ -86,7 +88,7 @@ class Product:
         packed = None if native is None else Packed(native, form, bias)
         self.packed = packed if packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
-        self._dtype = self._tensors[0][1].dtype
+        self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
 
     def holds(self, parameters: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> bool:
@@ -130,6 +132,6 @@ class Product:
                 bias = None if self.bias is None else self.bias[first:last]
                 y[..., first:last] = F.linear(x, packed.unpack(native, first, last), bias)
         if isinstance(self.form, SparseLowRank):
-            low_rank = self.form.low_rank
-            y += F.linear(F.linear(x, low_rank.right), low_rank.left)
+            left, right = self.form.low_rank.factors()
+            y += F.linear(F.linear(x, right), left)
         return y

@@ -19,26 +19,36 @@ void multiply(const Layer& layer, const void* x, void* y, int64_t tokens, int th
     }
 }
 
-template <class T, bool Safe>
+// V: the format of the values, T: that of the dense row.
+template <class T, class V, bool Safe>
 void unpack_row(const Layer& layer, int64_t row, T* to) {
-    using L = Lanes<T>;
-    SparseRow<T, Safe> packed(layer, row);
-    int64_t first = 0;
-    for (; first + L::W <= layer.columns; first += L::W) L::store(to + first, packed.whole(first));
-    if (first == layer.columns) return;
+    using L = Lanes<V>;
+    SparseRow<V, Safe> packed(layer, row);
     T rest[L::W];
-    L::store(rest, packed.some(first, int(layer.columns - first)));
-    std::memcpy(to + first, rest, (layer.columns - first) * sizeof(T));
+    const float scale = layer.scales ? scale_of<T>(layer.scales, row) : 1.0f;
+    for (int64_t first = 0; first < layer.columns; first += L::W) {
+        const int64_t count = std::min<int64_t>(L::W, layer.columns - first);
+        const auto some = count == L::W ? packed.whole(first) : packed.some(first, int(count));
+        if constexpr (std::is_same_v<T, V>) L::store(rest, some);
+        else store_scaled(rest, some, scale);
+        std::memcpy(to + first, rest, count * sizeof(T));
+    }
 }
 
-template <class T>
+template <class T, class V>
 void unpack(const Layer& layer, int64_t from, int64_t to, void* out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if ((to - from) * layer.columns > kAlone)
     for (int64_t row = from; row < to; ++row) {
         T* here = static_cast<T*>(out) + (row - from) * layer.columns;
-        if (layer.offsets[row + 1] + Lanes<T>::W <= layer.nonzeros) unpack_row<T, true>(layer, row, here);
-        else unpack_row<T, false>(layer, row, here);
+        if (layer.offsets[row + 1] + Lanes<V>::W <= layer.nonzeros) unpack_row<T, V, true>(layer, row, here);
+        else unpack_row<T, V, false>(layer, row, here);
     }
+}
+
+template <class T>
+void unpack(const Layer& layer, int64_t from, int64_t to, void* out, int threads) {
+    if (layer.scales) unpack<T, Int8>(layer, from, to, out, threads);
+    else unpack<T, T>(layer, from, to, out, threads);
 }
 
 }  // namespace

@@ -65,6 +65,9 @@ struct Lanes {
 #elif LEVEL == LEVEL_AVX2
 
 inline __m256 load_floats(const float* from) { return _mm256_loadu_ps(from); }
+inline __m256 load_floats(const Int8* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
 inline __m256 load_floats(const BFloat16* from) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -118,6 +121,9 @@ inline __m512i fresh_zero() {
 
 // Where the mask has a zero, nothing is read.
 inline __m512 load_floats(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+inline __m512 load_floats(const Int8* from, __mmask16 mask) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from)));
+}
 inline __m512 load_floats(const BFloat16* from, __mmask16 mask) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
@@ -184,6 +190,14 @@ struct Lanes<BFloat16> {
 
 #endif
 #endif
+
+// W values of an int8 row, times its scale.
+template <class T>
+inline void store_scaled(T* to, typename Lanes<Int8>::V v, float scale) {
+    float all[Lanes<Int8>::W];
+    std::memcpy(all, &v, sizeof(all));
+    for (int i = 0; i < Lanes<Int8>::W; ++i) to[i] = from_float<T>(all[i] * scale);
+}
 
 // U registers of the sums below, from column `first` on.
 #if LEVEL > LEVEL_PORTABLE

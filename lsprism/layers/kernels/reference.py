@@ -11,7 +11,9 @@ def linear(x: Tensor, form: Form, bias: Tensor | None) -> Tensor:
     match form:
         case Sparse() | Dense():
             return F.linear(x, form.dense(), bias)
-        case LowRank(left, right):
+        case LowRank():
+            left, right = form.factors()
             return F.linear(F.linear(x, right), left, bias)
         case SparseLowRank(sparse, low_rank):
-            return F.linear(x, sparse.dense(), bias) + F.linear(F.linear(x, low_rank.right), low_rank.left)
+            left, right = low_rank.factors()
+            return F.linear(x, sparse.dense(), bias) + F.linear(F.linear(x, right), left)

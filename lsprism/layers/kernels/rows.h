@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "lanes.h"
@@ -17,6 +18,8 @@ struct Layer {
     const void* left;        // [rows, rank]
     const void* right;       // [rank, columns]
     const void* bias;        // [rows]
+    // Where values, left and right are int8: scales of their rows.
+    const void *scales, *left_scales, *right_scales;
 };
 
 namespace {
@@ -109,47 +112,105 @@ inline void add_products(Row row, int64_t columns, const typename Lanes<T>::X* x
         for (int n = 0; n < N; ++n) sums[n] = L::add(sums[n], parts[u][n]);
 }
 
-// N vectors in the format that Lanes<T> wants: each begins at a multiple of `stride` and ends with zeros.
-template <class T>
+// N vectors in the format that Lanes<V> wants: each begins at a multiple of `stride` and ends with zeros.
+template <class V>
 struct Inputs {
-    using X = typename Lanes<T>::X;
+    using X = typename Lanes<V>::X;
     X* data;
     int64_t stride;
 
-    Inputs(std::vector<X>& room, int64_t columns, int count) : stride(up_to_multiple(columns, Lanes<T>::W)) {
+    Inputs(std::vector<X>& room, int64_t columns, int count) : stride(up_to_multiple(columns, Lanes<V>::W)) {
         room.assign(stride * count, X{});
         data = room.data();
     }
-    void set(int64_t n, int64_t column, float value) {
-        if constexpr (sizeof(X) == sizeof(float)) data[n * stride + column] = value;
-        else data[n * stride + column] = from_float<T>(value);
-    }
+    void set(int64_t n, int64_t column, float value) { data[n * stride + column] = from_float<X>(value); }
+    template <class T>
     void copy(const T* from, int64_t columns, int64_t count) {
         for (int64_t n = 0; n < count; ++n)
-            if constexpr (sizeof(X) == sizeof(T))
+            if constexpr (std::is_same_v<X, T>)
                 std::memcpy(data + n * stride, from + n * columns, columns * sizeof(T));
             else
-                for (int64_t i = 0; i < columns; ++i) data[n * stride + i] = to_float(from[n * columns + i]);
+                for (int64_t i = 0; i < columns; ++i) set(n, i, to_float(from[n * columns + i]));
     }
 };
 
+// What rows are multiplied by, in the formats that values of T and of Int8 want.
+template <class T>
+struct Both {
+    Inputs<T> plain;
+    Inputs<Int8> small;
+
+    struct Room {
+        std::vector<typename Inputs<T>::X> plain;
+        std::vector<typename Inputs<Int8>::X> small;
+    };
+    Both(Room& room, int64_t plain_columns, int64_t small_columns, int count)
+        : plain(room.plain, plain_columns, count), small(room.small, small_columns, count) {}
+};
+
+template <class T>
+inline float scale_of(const void* scales, int64_t row) {
+    return to_float(static_cast<const T*>(scales)[row]);
+}
+
+// sums[n] += row . x[n] of a matrix [rows, columns] that is sparse where `layer` says so, in the format V.
+template <class V, int N>
+inline void add_row(const Layer& layer, int64_t row, const Inputs<V>& x, typename Lanes<V>::F (&sums)[N]) {
+    if (!layer.bitmap) add_products<V, N>(DenseRow<V>(layer.values, layer.columns, row), layer.columns, x.data, x.stride, sums);
+    else if (layer.offsets[row + 1] + Lanes<V>::W <= layer.nonzeros)
+        add_products<V, N>(SparseRow<V, true>(layer, row), layer.columns, x.data, x.stride, sums);
+    else add_products<V, N>(SparseRow<V, false>(layer, row), layer.columns, x.data, x.stride, sums);
+}
+
+template <class V, int N>
+inline void clear(typename Lanes<V>::F (&sums)[N]) {
+    for (auto& sum : sums) sum = Lanes<V>::zero();
+}
+
 // One row of a layer for N tokens, of which `tokens` are real; t = right x.
 template <class T, int N>
-inline void row_of_layer(const Layer& layer, int64_t row, const Inputs<T>& x, const Inputs<T>& t, T* y, int tokens) {
-    using L = Lanes<T>;
-    typename L::F sums[N];
-    for (int n = 0; n < N; ++n) sums[n] = L::zero();
-    if (layer.bitmap && layer.offsets[row + 1] + L::W <= layer.nonzeros)
-        add_products<T, N>(SparseRow<T, true>(layer, row), layer.columns, x.data, x.stride, sums);
-    else if (layer.bitmap)
-        add_products<T, N>(SparseRow<T, false>(layer, row), layer.columns, x.data, x.stride, sums);
-    else if (layer.values)
-        add_products<T, N>(DenseRow<T>(layer.values, layer.columns, row), layer.columns, x.data, x.stride, sums);
-    if (layer.rank)
-        add_products<T, N>(DenseRow<T>(layer.left, layer.rank, row), layer.rank, t.data, t.stride, sums);
-    float shift = layer.bias ? to_float(static_cast<const T*>(layer.bias)[row]) : 0.0f;
+inline void row_of_layer(const Layer& layer, int64_t row, const Both<T>& x, const Both<T>& t, T* y, int tokens) {
+    typename Lanes<T>::F sums[N];
+    typename Lanes<Int8>::F small[N];
+    float found[N];
+    clear<T>(sums);
+    if (layer.values && !layer.scales) add_row<T, N>(layer, row, x.plain, sums);
+    if (layer.rank && !layer.left_scales)
+        add_products<T, N>(DenseRow<T>(layer.left, layer.rank, row), layer.rank, t.plain.data, t.plain.stride, sums);
+    for (int n = 0; n < N; ++n) found[n] = Lanes<T>::total(sums[n]) + (layer.bias ? scale_of<T>(layer.bias, row) : 0);
+    if (layer.scales) {
+        clear<Int8>(small);
+        add_row<Int8, N>(layer, row, x.small, small);
+        for (int n = 0; n < N; ++n) found[n] += scale_of<T>(layer.scales, row) * Lanes<Int8>::total(small[n]);
+    }
+    if (layer.left_scales) {
+        clear<Int8>(small);
+        add_products<Int8, N>(DenseRow<Int8>(layer.left, layer.rank, row), layer.rank, t.small.data, t.small.stride, small);
+        for (int n = 0; n < N; ++n) found[n] += scale_of<T>(layer.left_scales, row) * Lanes<Int8>::total(small[n]);
+    }
     for (int n = 0; n < N; ++n)
-        if (n < tokens) y[n * layer.rows + row] = from_float<T>(L::total(sums[n]) + shift);
+        if (n < tokens) y[n * layer.rows + row] = from_float<T>(found[n]);
+}
+
+// t[n][row] = right row . x[n]
+template <class T, int N>
+inline void row_of_right(const Layer& layer, int64_t row, const Both<T>& x, Both<T>& t) {
+    float found[N];
+    if (layer.right_scales) {
+        typename Lanes<Int8>::F sums[N];
+        clear<Int8>(sums);
+        add_products<Int8, N>(DenseRow<Int8>(layer.right, layer.columns, row), layer.columns, x.small.data, x.small.stride,
+                              sums);
+        for (int n = 0; n < N; ++n) found[n] = scale_of<T>(layer.right_scales, row) * Lanes<Int8>::total(sums[n]);
+    } else {
+        typename Lanes<T>::F sums[N];
+        clear<T>(sums);
+        add_products<T, N>(DenseRow<T>(layer.right, layer.columns, row), layer.columns, x.plain.data, x.plain.stride, sums);
+        for (int n = 0; n < N; ++n) found[n] = Lanes<T>::total(sums[n]);
+    }
+    for (int n = 0; n < N; ++n)
+        if (layer.left_scales) t.small.set(n, row, found[n]);
+        else t.plain.set(n, row, found[n]);
 }
 
 int64_t multiplications(const Layer& layer) {
@@ -160,28 +221,26 @@ int64_t multiplications(const Layer& layer) {
 // Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
 template <class T, int N>
 void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
-    static thread_local std::vector<typename Lanes<T>::X> rooms[1 + kGroup];
-    Inputs<T> inputs(rooms[0], layers[0].columns, N);
-    inputs.copy(x, layers[0].columns, tokens);
-    std::vector<Inputs<T>> middle;
-    int64_t work = 0, ranks = 0;
+    static thread_local typename Both<T>::Room rooms[1 + kGroup];
+    const int64_t columns = layers[0].columns;
+    int64_t work = 0, ranks = 0, plain = 0, small = 0;
+    std::vector<Both<T>> middle;
     for (int64_t i = 0; i < count; ++i) {
-        middle.emplace_back(rooms[1 + i], layers[i].rank, N);
-        work += multiplications(layers[i]) * tokens;
-        ranks += layers[i].rank;
+        const Layer& layer = layers[i];
+        middle.emplace_back(rooms[1 + i], layer.left_scales ? 0 : layer.rank, layer.left_scales ? layer.rank : 0, N);
+        work += multiplications(layer) * tokens;
+        ranks += layer.rank;
+        if (layer.scales || layer.right_scales) small = columns;
+        if ((layer.values && !layer.scales) || (layer.right && !layer.right_scales)) plain = columns;
     }
+    Both<T> inputs(rooms[0], plain, small, N);
+    if (plain) inputs.plain.copy(x, columns, tokens);
+    if (small) inputs.small.copy(x, columns, tokens);
 #pragma omp parallel num_threads(threads) if (work > kAlone)
     {
         for (int64_t i = 0; i < count && ranks; ++i) {
-            const Layer& layer = layers[i];
 #pragma omp for schedule(static) nowait
-            for (int64_t row = 0; row < layer.rank; ++row) {
-                typename Lanes<T>::F sums[N];
-                for (int n = 0; n < N; ++n) sums[n] = Lanes<T>::zero();
-                add_products<T, N>(DenseRow<T>(layer.right, layer.columns, row), layer.columns, inputs.data,
-                                   inputs.stride, sums);
-                for (int n = 0; n < N; ++n) middle[i].set(n, row, Lanes<T>::total(sums[n]));
-            }
+            for (int64_t row = 0; row < layers[i].rank; ++row) row_of_right<T, N>(layers[i], row, inputs, middle[i]);
         }
         if (ranks) {
 #pragma omp barrier

@@ -21,6 +21,9 @@ struct BFloat16 {
 struct Float16 {
     uint16_t bits;
 };
+struct Int8 {  // times the scale of its row
+    int8_t number;
+};
 
 template <class To, class From>
 inline To same_bits(From from) {
@@ -31,6 +34,8 @@ inline To same_bits(From from) {
 }
 
 inline float to_float(float value) { return value; }
+
+inline float to_float(Int8 value) { return value.number; }
 
 inline float to_float(BFloat16 value) { return same_bits<float>(uint32_t(value.bits) << 16); }
 

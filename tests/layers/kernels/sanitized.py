@@ -5,6 +5,7 @@ import sys
 import torch
 
 from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
+from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels.build import library
 from lsprism.layers.kernels.cpu import Packed
 
@@ -19,11 +20,13 @@ def main(level: str) -> None:
                 sparse = Sparse.pack(torch.randn(rows, columns).to(dtype), mask)
                 factors = LowRank(torch.randn(rows, rank).to(dtype), torch.randn(rank, columns).to(dtype))
                 dense = Dense(torch.randn(rows, columns).to(dtype))
-                for form in (sparse, factors, SparseLowRank(sparse, factors), dense):
+                both = SparseLowRank(sparse, factors)
+                for form in (sparse, factors, both, dense, to_int8(both), to_int8(sparse), to_int8(factors)):
                     packed = Packed(kernels, form, torch.randn(rows).to(dtype))
                     for tokens in (1, 2, 3, 8, 11):
                         packed.multiply(kernels, torch.randn(tokens, columns).to(dtype))
-                assert torch.equal(Packed(kernels, sparse, None).unpack(kernels, 0, rows), sparse.dense())
+                for form in (sparse, to_int8(sparse)):
+                    assert torch.equal(Packed(kernels, form, None).unpack(kernels, 0, rows), form.dense())
     sys.stdout.write("clean\n")
 
 

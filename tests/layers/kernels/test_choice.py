@@ -9,8 +9,9 @@ import torch
 
 from lsprism.layers.forms import Dense, Sparse
 from lsprism.layers.kernels import build, choice, dispatch, reference
+from lsprism.reports import LayerBudget
 
-KEY = choice.describe("dense", (3, 4), 12, 0, torch.float16)
+KEY = choice.describe("dense", (3, 4), LayerBudget(kept=12), "float", torch.float16)
 
 
 @pytest.fixture
@@ -86,7 +87,8 @@ def test_a_large_product_goes_the_way_that_was_chosen(faster, folder, monkeypatc
 def test_what_was_chosen_is_recorded_under_the_form(folder):
     build.library(build.usable_levels()[-1])
     form = Sparse.pack(torch.randn(520, 520), torch.rand(520, 520) < 0.5)
-    assert choice.recorded("sparse", (520, 520), form.kept, 0, torch.float32) == build.usable_levels()[-1]
+    asked = ("sparse", (520, 520), LayerBudget(kept=form.kept), "float", torch.float32)
+    assert choice.recorded(*asked) == build.usable_levels()[-1]
     dispatch.Product(form, None)
     (path,) = folder.glob("choices-*.json")
-    assert choice.recorded("sparse", (520, 520), form.kept, 0, torch.float32) in json.loads(path.read_text()).values()
+    assert json.loads(path.read_text()) == {choice.describe(*asked): choice.recorded(*asked)}

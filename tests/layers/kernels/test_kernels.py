@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lsprism.errors import DamagedError, SpecError
 from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
+from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels import build, dispatch, reference
 from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.models.surgery import set_tensor
@@ -46,6 +47,7 @@ def products(draw):
     mask[-1] = mask[-1] | draw(st.booleans())
     sparse, factors = Sparse.pack(normal(rows, columns), mask), LowRank(normal(rows, rank), normal(rank, columns))
     form = {"S": sparse, "L": factors, "SL": SparseLowRank(sparse, factors), "D": Dense(normal(rows, columns))}[kind]
+    form = to_int8(form) if draw(st.booleans()) else form
     return form, normal(rows) if draw(st.booleans()) else None, normal(tokens, columns)
 
 
@@ -55,7 +57,8 @@ def magnitude(form, bias, x) -> torch.Tensor:
         case SparseLowRank():
             size = magnitude(form.sparse, None, x) + magnitude(form.low_rank, None, x)
         case LowRank():
-            size = x.double().abs() @ form.right.double().abs().T @ form.left.double().abs().T
+            left, right = form.factors()
+            size = x.double().abs() @ right.double().abs().T @ left.double().abs().T
         case _:
             size = x.double().abs() @ form.dense().double().abs().T
     return size if bias is None else size + bias.double().abs()
@@ -82,11 +85,13 @@ def test_products_agree_with_the_reference(level):
 
 @needs_compiler
 @every_level
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", EPSILON, ids=str)
-def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, monkeypatch):
+def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeypatch):
     monkeypatch.setattr(dispatch, "TILE_BYTES", 1)  # tiles of 64 rows
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(150, 45).to(dtype), torch.rand(150, 45) < 0.5)
+    form = to_int8(form) if int8 else form
     with dispatch.using(level):
         eye = torch.eye(45).to(dtype)
         assert torch.equal(dispatch.Product(form, None)(eye).T, form.dense())

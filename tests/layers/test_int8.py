@@ -1,0 +1,52 @@
+"""int8 values are the nearest multiples of their row's scale, and a form of them stands for nearly the same matrix."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_forms import forms
+
+from lsprism.layers.forms import Sparse, form_of, restored, values_of
+from lsprism.layers.int8 import LARGEST, rows_to_int8, to_int8
+from lsprism.layers.modules import PrismLinear
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 40), st.sampled_from(DTYPES), st.sampled_from([1e-3, 1.0, 100.0]))
+def test_no_value_is_further_off_than_half_a_step(rows, columns, dtype, size):
+    matrix = (torch.randn(rows, columns + 1) * size).to(dtype)
+    matrix[0] = 0  # a row of zeros has some scale
+    numbers, scales = rows_to_int8(matrix)
+    assert numbers.dtype == torch.int8 and scales.dtype == dtype and int(numbers.abs().max()) <= LARGEST
+    off = (numbers.double() * scales.double().unsqueeze(1) - matrix.double()).abs()
+    # The largest of a row is clamped where its scale was rounded down.
+    step = scales.double().unsqueeze(1) * (0.5 + LARGEST * torch.finfo(dtype).eps)
+    assert bool((off <= step * (1 + 1e-6)).all()) and not numbers[0].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_form_is_the_same_but_for_rounding(dtype):
+    torch.manual_seed(0)
+    for form in forms(24, 50, 700, 3, dtype):
+        small = to_int8(form)
+        assert (small.name, small.kept, small.rank, small.dtype) == (form.name, form.kept, form.rank, dtype)
+        assert values_of(small) == ("float" if form.name == "dense" else "int8")
+        error = (small.dense().float() - form.dense().float()).norm() / form.dense().float().norm()
+        assert error < 0.02
+        again = form_of(small.name, small.tensors(), 50)
+        assert torch.equal(again.dense(), small.dense())
+        layer = PrismLinear(small)
+        assert torch.equal(layer.form.dense(), small.dense())
+        other = PrismLinear(to_int8(type(form)(**vars(form))))
+        other.load_state_dict(layer.state_dict())
+        assert torch.equal(other.form.dense(), small.dense())
+
+
+def test_what_was_removed_stays_removed():
+    weight, mask = torch.randn(9, 33), torch.rand(9, 33) < 0.4
+    small = to_int8(Sparse.pack(weight, mask))
+    assert not small.dense()[~mask].any()
+    full = torch.zeros(9, 33, dtype=torch.int8).masked_scatter_(mask, small.values)
+    assert torch.equal(restored(full, small.scales), small.dense())
