@@ -268,3 +268,30 @@ def test_a_call_puts_hidden_states_where_they_were():
     assert Call((2,), {"c": 3}, None).answer(lambda *a, **k: (a, k), hidden) == ((hidden, 2), {"c": 3})
     assert Call((), {"c": 3}, "x").answer(lambda *a, **k: (a, k), hidden) == ((), {"x": hidden, "c": 3})
     assert Call((), {}, None).run(lambda h: (h, "more"), hidden) is hidden
+
+
+@torch.no_grad()
+def test_the_dense_model_is_walked_beside_the_other():
+    model = Model()
+    walk = capture(model, model.blocks, TOKENS, CPU)
+    walk.keep_dense()
+    wanted = own(model)
+    for index, block in enumerate(model.blocks):
+        list(walk.teach(index, block))
+        block.linear.weight.zero_()
+        list(walk.propagate(index, block))
+    torch.testing.assert_close(torch.cat(walk.dense), wanted)
+    assert not torch.allclose(torch.cat(walk.hidden), wanted)
+    streams = walk.streams
+    walk.streams = [tensor + 1 for tensor in streams]
+    assert torch.equal(walk.dense[-1], streams[-1] + 1) and torch.equal(walk.hidden[0], streams[0] + 1)
+
+
+def test_a_model_whose_blocks_share_results_has_no_dense_walk_beside_it():
+    with pytest.raises(SourceError, match="cannot learn"):
+        walking.Walk(CPU, stateful=True).keep_dense()
+
+
+def test_fewer_tokens_may_go_through_at_once():
+    model = Model()
+    assert [len(hidden) for hidden in capture(model, model.blocks, TOKENS, CPU, TOKENS.shape[1]).hidden] == [1] * 5

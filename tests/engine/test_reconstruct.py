@@ -100,3 +100,13 @@ def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monke
     monkeypatch.setattr(timing.Timing, "steps", timed_first)
     done(asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE))
     assert digests(tmp_path / "out") == digests(learnt)
+
+
+def test_the_plan_counts_what_learning_takes(model):
+    def memory(**settings):
+        return api.inspect(str(model), **settings).memory
+
+    plain, block, whole = memory(), memory(reconstruct_minutes=1), memory(heal_steps=1)
+    assert plain.healing == block.healing == 0 < whole.healing
+    assert plain.hidden_states * 2 == block.hidden_states == whole.hidden_states
+    assert plain.total < min(block.total, whole.total)
