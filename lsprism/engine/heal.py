@@ -97,7 +97,7 @@ def assemble(feed: BlockFeed, stage: Staging) -> None:
 
 
 def _empty(module: nn.Module, plan: SitePlan, dtype: torch.dtype) -> PrismLinear:
-    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype), module.bias)
+    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype, plan.values), module.bias)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask
+from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
+from lsprism.layers.int8 import to_int8
 from lsprism.layers.modules import PrismLinear
 from lsprism.models.surgery import place
 
@@ -18,7 +19,7 @@ class Learner(nn.Module):
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         super().__init__()
         sparse, factors = _apart(form)
-        self.dtype = next(iter(form.tensors().values())).dtype
+        self.dtype, self.values = form.dtype, values_of(form)
         self.bias = bias
         self.places = self.sparse = self.left = self.right = None
         if sparse is not None:
@@ -26,7 +27,7 @@ class Learner(nn.Module):
             self.sparse = nn.Parameter(sparse.dense().float())
             self.sparse.register_hook(lambda gradient: gradient.mul_(self.places))
         if factors is not None:
-            self.left, self.right = nn.Parameter(factors.left.float()), nn.Parameter(factors.right.float())
+            self.left, self.right = (nn.Parameter(factor.float()) for factor in factors.factors())
 
     @property
     def weight(self) -> Tensor:
@@ -42,10 +43,9 @@ class Learner(nn.Module):
     def form(self) -> Form:
         """What was learnt, in the dtype and the form that it came in."""
         factors = None if self.left is None else LowRank(self.left.to(self.dtype), self.right.to(self.dtype))
-        if self.sparse is None:
-            return factors
-        sparse = Sparse.pack(self.sparse.to(self.dtype), self.places)
-        return sparse if factors is None else SparseLowRank(sparse, factors)
+        sparse = None if self.sparse is None else Sparse.pack(self.sparse.to(self.dtype), self.places)
+        learnt = SparseLowRank(sparse, factors) if sparse and factors else sparse or factors
+        return to_int8(learnt) if self.values == "int8" else learnt
 
 
 def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:

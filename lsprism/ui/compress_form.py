@@ -7,6 +7,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from lsprism.errors import SpecError
+from lsprism.reports import ValuesName
 from lsprism.specs import (
     JOINED,
     PATTERNED,
@@ -114,6 +115,10 @@ def _details(fields: dict[str, Any]) -> None:
             list(get_args(BudgetName)), value="uniform", label="Budget", min_width=120,
             info="How the kept parameters are shared out",
         )  # fmt: skip
+        fields["values"] = gr.Dropdown(
+            list(get_args(ValuesName)), value="float", label="Values", min_width=120, elem_id="values",
+            info="int8: half the bytes again",
+        )  # fmt: skip
     with gr.Row():
         fields["samples"] = number("samples", "Samples", "Pieces of text; more is steadier and slower", minimum=1)
         fields["length"] = number("length", "Length", "Tokens a piece", minimum=8)
@@ -181,6 +186,7 @@ FIELDS = (
     "samples",
     "length",
     "seed",
+    "values",
     "effort",
     "reconstruct_minutes",
     "heal_minutes",

@@ -3,10 +3,11 @@
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense`, `rtn:BITS` or METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], a setting being a field of CompressSpec. A row
-is compressed with the same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context
-tokens of the text from window --first on, exp(mean NLL) over predicted tokens. Rows that stand in --out already are not
-measured again; with --keep the artifacts stay, and other windows are evaluated without compressing again.
+A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits) or
+METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. All are compressed with the
+same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
+from window --first on, exp(mean NLL) over predicted tokens. Rows that stand in --out already are not measured again;
+with --keep the artifacts stay, and other windows are evaluated without compressing again.
 """
 
 from __future__ import annotations

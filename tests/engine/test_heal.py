@@ -107,3 +107,14 @@ def test_resumed_after_the_blocks_it_heals_what_lies_on_disk(model, text_file, h
 
 def _layers(artifact: Path) -> dict[str, PrismLinear]:
     return {name: part for name, part in api.load(str(artifact)).model.named_modules() if isinstance(part, PrismLinear)}
+
+
+@pytest.mark.parametrize("method", ["wanda", "svd", "hybrid"])
+def test_whole_numbers_learn_too_and_stay_whole(model, text_file, tmp_path, method):
+    size = {**SIZE, "method": method, "values": "int8"}
+    done(asked(model, text_file, tmp_path / "out", reconstruct_steps=2, heal_steps=2, **size))
+    layers = [part for part in api.load(str(tmp_path / "out")).model.modules() if isinstance(part, PrismLinear)]
+    assert layers and {part.state_dict()["weight"].dtype for part in layers} == {torch.int8}
+    plain = tmp_path / "plain"
+    done(asked(model, text_file, plain, **size))
+    assert digests(plain) != digests(tmp_path / "out")
