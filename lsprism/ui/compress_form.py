@@ -162,7 +162,7 @@ def _words(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
             elem_id="yaml",
         )  # fmt: skip
         load = gr.UploadButton("Load settings …", file_types=[".yaml", ".yml"], size="sm")
-    load.upload(_loaded, load, list(fields.values()), show_progress="hidden", api_visibility="private")
+    load.upload(_loaded, load, [fields[name] for name in FIELDS], show_progress="hidden", api_visibility="private")
     return command, yaml
 
 
@@ -193,7 +193,7 @@ FIELDS = (
     "device",
     "dtype",
     "save_path",
-)  # fmt: skip - the settings of the form, in the order in which its components are made
+)  # fmt: skip - the settings of the form
 
 
 def _said(text: str) -> str:
