@@ -1,22 +1,26 @@
-"""Which way a product is computed: the C++ kernels where they can, the reference path everywhere else."""
+"""Which way a product is computed: by the C++ kernels or, on a card, Triton's; the reference path everywhere else."""
 
 import ctypes
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, SparseLowRank, values_of
+from lsprism.layers.forms import Form, Sparse, SparseLowRank, values_of
 from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.choice import SMALL, describe, fastest
 from lsprism.layers.kernels.cpu import Packed, readable
 from lsprism.reports import LayerBudget
+
+if TYPE_CHECKING:
+    from lsprism.layers.kernels import cuda
 
 FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
 TILE_BYTES = 1 << 22  # a tile stays in the cache until it is multiplied
@@ -62,6 +66,24 @@ def _best() -> ctypes.CDLL | None:
         return None
 
 
+def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
+    """As the Triton kernels take it: a form with a sparse part, on a CUDA device. None: that is for plain torch."""
+    parts = [*form.tensors().values(), *([] if bias is None else [bias])]
+    if not isinstance(form, Sparse | SparseLowRank) or not all(part.is_cuda and part.is_contiguous() for part in parts):
+        return None
+    try:
+        from lsprism.layers.kernels import cuda
+    except ImportError:
+        _without_triton()
+        return None
+    return cuda.Packed(form, bias)
+
+
+@cache
+def _without_triton() -> None:
+    logger.warning("Compressed layers run on plain torch, with the same results but slower: Triton is not installed.")
+
+
 def chosen() -> str:
     """The way that products take, as `using` names it."""
     return _chosen
@@ -87,6 +109,7 @@ class Product:
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
         self.packed = packed if packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
+        self._card = None if _chosen == "reference" else on_card(form, bias)
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
@@ -100,7 +123,9 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        native = kernels() if self.packed and self._takes(x) else None
+        if self._card is not None and self._matches(x) and _chosen != "reference":
+            return self._by_card(x)
+        native = kernels() if self.packed and x.is_cpu and self._matches(x) else None
         if native is None:
             return reference.linear(x, self.form, self.bias)
         if x.numel() <= FEW_TOKENS * self.packed.columns:
@@ -109,15 +134,16 @@ class Product:
             return self._by_tiles(native, x)
         return reference.linear(x, self.form, self.bias)
 
-    def _takes(self, x: Tensor) -> bool:
+    def _matches(self, x: Tensor) -> bool:
         """Not differentiated, and of the shape and dtype that the form is for."""
-        return (
-            type(x) is Tensor
-            and x.dtype is self._dtype
-            and x.is_cpu
-            and not x.requires_grad
-            and x.shape[-1] == self.packed.columns
-        )
+        columns = (self.packed or self._card).columns
+        return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
+
+    def _by_card(self, x: Tensor) -> Tensor:
+        """A few tokens by the bitmap; for more the dense matrix exists for a moment."""
+        if x.numel() <= FEW_TOKENS * self._card.columns:
+            return self._card.multiply(x.contiguous())
+        return self._with_factors(F.linear(x, self._card.unpack(), self.bias), x)
 
     def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists."""
@@ -131,6 +157,10 @@ class Product:
                 last = min(first + step, packed.rows)
                 bias = None if self.bias is None else self.bias[first:last]
                 y[..., first:last] = F.linear(x, packed.unpack(native, first, last), bias)
+        return self._with_factors(y, x)
+
+    def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
+        """y and the low-rank part's product with x, if there is one."""
         if isinstance(self.form, SparseLowRank):
             left, right = self.form.low_rank.factors()
             y += F.linear(F.linear(x, right), left)

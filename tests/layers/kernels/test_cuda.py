@@ -1,0 +1,104 @@
+"""The Triton kernels in Triton's interpreter, on the CPU: what they compute, not how fast."""
+
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lsprism.errors import DamagedError
+from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.layers.int8 import to_int8
+from lsprism.layers.kernels import dispatch
+
+SHAPES = [(1, 1), (5, 7), (9, 256), (33, 300), (64, 129)]
+EPS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    pytest.importorskip("triton", reason="triton is not installed")
+    return importlib.import_module("lsprism.layers.kernels.cuda")
+
+
+def sparse(rows, columns, density, dtype):
+    mask = torch.rand(rows, columns) < density
+    return Sparse.pack(torch.randn(rows, columns).to(dtype), mask)
+
+
+def factors(rows, columns, rank, dtype):
+    return LowRank(torch.randn(rows, rank).to(dtype), torch.randn(rank, columns).to(dtype))
+
+
+def agrees(cuda, form, tokens, bias=None):
+    x = torch.randn(1, tokens, form.dense().shape[1]).to(form.dtype)
+    found = cuda.Packed(form, bias).multiply(x)
+    exact = F.linear(x.double(), form.dense().double(), None if bias is None else bias.double())
+    scale = F.linear(x.double().abs(), form.dense().double().abs()).amax().clamp_min(1)
+    assert found.shape == exact.shape and found.dtype is form.dtype
+    assert ((found - exact).abs().amax() / scale) < EPS[form.dtype]
+
+
+@pytest.mark.parametrize("dtype", EPS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sparse_product_agrees_with_the_dense_one(cuda, shape, dtype):
+    torch.manual_seed(0)
+    agrees(cuda, sparse(*shape, 0.5, dtype), tokens=1)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_empty_rows_and_full_ones(cuda, density):
+    torch.manual_seed(1)
+    agrees(cuda, sparse(17, 140, density, torch.float32), tokens=2)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8])
+def test_sparse_and_low_rank_with_bias_for_a_few_tokens(cuda, tokens):
+    torch.manual_seed(2)
+    form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 21, torch.float32))
+    agrees(cuda, form, tokens, bias=torch.randn(19))
+
+
+@pytest.mark.parametrize("form", ["sparse", "both"])
+def test_whole_numbers_with_their_scales(cuda, form):
+    torch.manual_seed(3)
+    exact = sparse(19, 70, 0.5, torch.float32)
+    exact = SparseLowRank(exact, factors(19, 70, 5, torch.float32)) if form == "both" else exact
+    agrees(cuda, to_int8(exact), tokens=3)
+
+
+@pytest.mark.parametrize(("rounded", "dtype"), [(False, torch.bfloat16), (True, torch.float16)])
+def test_it_unpacks_to_the_same_bits(cuda, rounded, dtype):
+    """float16 where there is something to round: the interpreter cuts float32 to bfloat16 instead of rounding it."""
+    torch.manual_seed(4)
+    form = sparse(33, 150, 0.6, dtype)
+    form = to_int8(form) if rounded else form
+    assert torch.equal(cuda.Packed(form, None).unpack(), form.dense())
+
+
+def test_a_bitmap_that_does_not_fit_its_values_is_refused(cuda):
+    form = sparse(8, 16, 0.5, torch.float32)
+    with pytest.raises(DamagedError, match="places"):
+        cuda.Packed(replace(form, values=form.values[:-1]), None)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 9, 40])
+def test_a_layer_on_a_card_takes_this_way(cuda, monkeypatch, tokens):
+    torch.manual_seed(5)
+    form, bias = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 3, torch.float32)), torch.randn(19)
+    monkeypatch.setattr(dispatch, "on_card", cuda.Packed)
+    product, x = dispatch.Product(form, bias), torch.randn(tokens, 70)
+    asked = []
+    monkeypatch.setattr(cuda.Packed, "multiply", counted(cuda.Packed.multiply, "multiply", asked))
+    monkeypatch.setattr(cuda.Packed, "unpack", counted(cuda.Packed.unpack, "unpack", asked))
+    torch.testing.assert_close(product(x), dispatch.reference.linear(x, form, bias), rtol=1e-4, atol=1e-4)
+    assert asked == ["multiply" if tokens <= dispatch.FEW_TOKENS else "unpack"]
+
+
+def counted(function, name, asked):
+    return lambda *args: asked.append(name) or function(*args)
+
+
+def test_what_lies_on_the_cpu_is_not_for_a_card():
+    assert dispatch.on_card(sparse(4, 8, 0.5, torch.float32), None) is None
