@@ -13,7 +13,7 @@ from lsprism.talk import SLOTS, Progress, Slot, Talk, Turn, Wanted, Work
 from lsprism.talk.votes import Vote, Votes, tally
 from lsprism.ui import chat_form, chat_page
 from lsprism.ui.chat_page import Page, fresh
-from lsprism.ui.choices import choices, pair_of
+from lsprism.ui.choices import artifacts, choices, pair_of
 from lsprism.ui.context import Context, refusals
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -132,9 +132,10 @@ class Handlers:
 
     def _state(self, page: Page, values: Values, now: Progress | None) -> Shown:
         """Headers, memory, and what is being done."""
-        seating = self.talk.seating
+        seating, made = self.talk.seating, artifacts(self.runs)
+        asked = {slot: (values[slot] or "").strip() for slot in SLOTS}
         return {
-            "sides": chat_page.sides(page, seating, {slot: values[slot] or "" for slot in SLOTS}),
+            "sides": chat_page.sides(page, seating, asked, made),
             "memory": "" if page.hidden else chat_page.memory(seating),
             "status": chat_page.status(now, page.hidden),
         }

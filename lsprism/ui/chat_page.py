@@ -13,6 +13,7 @@ from lsprism.talk import SLOTS, Answer, Conversation, Portrait, Progress, Seat, 
 from lsprism.talk.votes import Tally
 from lsprism.ui.cards import empty
 
+NAMELESS: Mapping[str, str] = {}
 SHOWN = 2000  # characters of a prompt
 COPY = '<button class="copy" onclick="lsprismCopy(this)">Copy</button>'
 REASONS = {"eos": "", "length": "cut at the most tokens", "stopped": "stopped", "failed": ""}
@@ -71,13 +72,17 @@ def name(place: int) -> str:
     return "AB"[place]
 
 
-def sides(page: Page, seating: Seating, wanted: Mapping[Slot, str]) -> str:
-    """Both headers, from left to right."""
-    cards = [_side(place, slot, page, seating, wanted.get(slot, "")) for place, slot in enumerate(page.order)]
+def sides(page: Page, seating: Seating, wanted: Mapping[Slot, str], names: Mapping[str, str] = NAMELESS) -> str:
+    """Both headers, from left to right. `names`: what models are called that are not in memory yet."""
+    asked = [(slot, wanted.get(slot, "")) for slot in page.order]
+    cards = [
+        _side(n, page, seating.seats.get(slot), (model, names.get(model, ""))) for n, (slot, model) in enumerate(asked)
+    ]
     return f'<div class="sides">{"".join(cards)}</div>'
 
 
-def _side(place: int, slot: Slot, page: Page, seating: Seating, wanted: str) -> str:
+def _side(place: int, page: Page, seat: Seat | None, asked: tuple[str, str]) -> str:
+    wanted, called = asked
     if page.hidden:
         return _card(
             place,
@@ -85,10 +90,9 @@ def _side(place: int, slot: Slot, page: Page, seating: Seating, wanted: str) -> 
             "",
             "<p class='quiet'>One of the two models chosen above; which one is drawn by lot.</p>",
         )
-    seat = seating.seats.get(slot)
     if seat is None or (wanted and seat.wanted.model_id != wanted):
         what = "<p class='quiet'>Not in memory yet: it is loaded with the first question.</p>"
-        return _card(place, _short(wanted) or "no model", "", what)
+        return _card(place, called or _short(wanted) or "no model", "", what)
     state = "in memory" if seat.resident else "loaded when it answers"
     return _card(
         place, _label(seat), f'<span class="badge{" good" if seat.resident else ""}">{state}</span>', facts(seat)

@@ -76,6 +76,8 @@ def test_a_side_that_is_not_in_memory_says_what_happens_next():
     html = chat_page.sides(Page(), Seating(), {"left": "demo", "right": "/some/where/half"})
     assert html.count("loaded with the first question") == 2
     assert "/some/where" not in html and "half" in html
+    named = chat_page.sides(Page(), Seating(), {"right": "/run/artifact"}, {"/run/artifact": "demo, <b>hybrid"})
+    assert "demo, &lt;b&gt;hybrid" in named and "artifact" not in named
     stale = chat_page.sides(Page(), seating(), {"left": "demo", "right": "another"})
     assert stale.count("loaded with the first question") == 1, "the header of another model is never shown"
     turns = Seating(seats={"left": seat("demo", resident=False)}, together=False, note="Both do not fit.")
