@@ -136,7 +136,8 @@ class LayerReport(Record):
     dense_bytes: int
     values: ValuesName = "float"
     error: float = Field(
-        description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before blocks or the model learn"
+        description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before blocks or the model learn; "
+        "W: the weight, corrected for the layers before where the method does that"
     )
 
     @property

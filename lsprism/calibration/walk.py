@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lsprism.calibration.watch import unreached, watching
+from lsprism.calibration.watch import input_of, unreached, watching
 from lsprism.errors import NumericError, SourceError
 from lsprism.methods.stats import InputStats
 
@@ -90,6 +90,36 @@ class Walk:
                 yield n / len(self.hidden)
         for name in sites.keys() - stats.keys():
             stats[name] = unreached(sites[name], gram=gram)  # methods go by the weights alone
+
+    def groups(self, index: int, block: nn.Module, names: dict[str, nn.Module]) -> list[list[str]]:
+        """Sites that are handed every token, in the order in which they are reached, those of one input together.
+
+        By the first batch. Experts, which are handed some tokens each, are not among them.
+        """
+        hidden, stats = self.hidden[0], {}
+        with torch.no_grad(), watching(names, stats, gram=False, batches=1):
+            self.calls[index][0].run(block, hidden.to(self.device, copy=True))
+        found: dict[int, list[str]] = {}
+        for name, seen in stats.items():
+            if seen.tokens == hidden.shape[0] * hidden.shape[1]:
+                found.setdefault(id(seen), []).append(name)
+        return list(found.values())
+
+    def collect_beside(
+        self, index: int, block: nn.Module, dense: nn.Module, name: str, stats: InputStats
+    ) -> Iterator[float]:
+        """Fill `stats` with what the site `name` of the block is handed, and what it is in the dense block and stream.
+
+        Both are run as far as that site. Yields the share done after each batch.
+        """
+        for n, call in enumerate(self.calls[index]):
+            pair = []
+            for whole, stream in ((block, self.hidden), (dense, self.dense)):
+                with torch.no_grad():
+                    forward = partial(call.run, whole, stream[n].to(self.device, copy=True))
+                    pair.append(input_of(whole.get_submodule(name), forward))
+            stats.add_beside(*pair)
+            yield (n + 1) / len(self.hidden)
 
     def teach(self, index: int, block: nn.Module) -> Iterator[float]:
         """Replace `dense` by the outputs of the block as it was. Yields the share done after each batch."""

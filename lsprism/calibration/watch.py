@@ -1,6 +1,6 @@
 """Measures what flows into the linear sites of a block, with hooks that a `with` takes away again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -43,6 +43,29 @@ def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram:
 
             hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield watch
+
+
+class _Reached(Exception):
+    """Ends a forward at a site."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def input_of(site: nn.Module, forward: Callable[[], object]) -> Tensor:
+    """What `forward` hands to `site`, which it must reach; nothing of it is run after that."""
+
+    def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        raise _Reached(args[0] if args else next(iter(kwargs.values())))
+
+    handle = site.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        forward()
+    except _Reached as reached:
+        return reached.x
+    finally:
+        handle.remove()
+    raise AssertionError("the site was not reached")
 
 
 def unreached(site: nn.Module, *, gram: bool) -> InputStats:

@@ -30,13 +30,15 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     gram = METHODS[spec.method].needs_gram
     of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
     matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
-    streams = 2 if spec.reconstructs or spec.heals else 1
+    anchors = METHODS[spec.method].anchor > 0
+    beside = anchors or spec.reconstructs or spec.heals  # the dense model is walked too
+    squares = {site.columns**2 for site in sites}
     return Memory(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
-        hidden_states=streams * tokens * config.hidden_size * size,
-        block=2 * sum(site.parameters for site in sites) * size,
-        statistics=4 * sum({site.columns: site.columns**2 for site in sites}.values()) if gram else 0,
+        hidden_states=(2 if beside else 1) * tokens * config.hidden_size * size,
+        block=(3 if beside else 2) * sum(site.parameters for site in sites) * size,
+        statistics=(8 * max(squares) if anchors else 4 * sum(squares)) if gram else 0,
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
         healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
     )

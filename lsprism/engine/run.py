@@ -1,7 +1,8 @@
 """Carries out a plan: the only loop. Yields events, ends with the report; closing the iterator stops it."""
 
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Generator, Iterator
+from copy import deepcopy
 
 from torch import Tensor, nn
 
@@ -96,11 +97,6 @@ def _unusable(checkpoint: Checkpoint | None, stage: Staging, draft: Draft, walk:
     return f"{broken[0]} is missing or damaged" if broken else ""
 
 
-# What part of a block's time each step takes, about.
-USUAL = {"teach": (0, 0), "measure": (0, 0.4), "compress": (0.4, 0.6), "propagate": (0.6, 1)}
-LONG = {"teach": (0, 0.1), "measure": (0.1, 0.2), "compress": (0.2, 0.4), "learn": (0.4, 0.9), "propagate": (0.9, 1)}
-
-
 class _Blocks:
     """The model's blocks, one at a time: weights in, statistics, compressed weights out."""
 
@@ -113,30 +109,49 @@ class _Blocks:
 
     def begin(self, tokens: Tensor) -> None:
         self.walk = self.feed.begin(tokens, batch_tokens(self.spec))
-        if self.spec.reconstructs or self.spec.heals:
+        self.anchors = self.method.anchor > 0 and not self.walk.stateful
+        if self.anchors or self.spec.reconstructs or self.spec.heals:
             self.walk.keep_dense()
 
     def block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
         """Compress block `index` and write its shard; returns the reports of its sites."""
-        model, anatomy, walk = self.draft.model, self.draft.anatomy, self.walk
-        told = _Told(clock, LONG if self.spec.reconstructs else USUAL)
+        walk, told = self.walk, _Told(clock, learns=self.spec.reconstructs)
         block = self.feed.fill(index)
-        sites = {site.name: model.get_submodule(site.name) for site in anatomy.of_block(index)}
-        if walk.dense:
-            yield from told("teach", walk.teach(index, block))
-        stats: dict[str, InputStats] = {}
-        yield from told("measure", walk.collect(index, block, sites, stats, self.method.needs_gram))
-        if missed := [name for name, seen in stats.items() if not seen.tokens]:
-            yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")
-        reports: list[LayerReport] = []
-        yield from told("compress", self._sites(sites, stats, reports))
-        del stats, sites
+        dense = deepcopy(block) if walk.dense else None
+        reports = yield from self._compress(index, block, dense, told)
+        if dense is not None:
+            yield from told("teach", 0.1, walk.teach(index, dense))
         if self.spec.reconstructs:
-            yield from told("learn", self._learn(index, block))
-        yield from told("propagate", walk.propagate(index, block))
+            yield from told("learn", LEARNS, self._learn(index, block))
+        yield from told("propagate", 0.3 if walk.dense else 0.4, walk.propagate(index, block))
         write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
         self.feed.release(index)
         return reports
+
+    def _compress(
+        self, index: int, block: nn.Module, dense: nn.Module | None, told: "_Told"
+    ) -> Generator[Event, None, list[LayerReport]]:
+        """Every site of the block. With anchors: those of one input together, and each after all that it follows."""
+        name_of = f"{self.draft.anatomy.block_name(index)}."
+        sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
+        groups = self.walk.groups(index, block, sites) if self.anchors else []
+        others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
+        part, reports = 1 / (len(groups) + bool(others)), []
+        if others:
+            stats: dict[str, InputStats] = {}
+            collecting = self.walk.collect(index, block, others, stats, self.method.needs_gram)
+            yield from told("measure", 0.4 * part, collecting)
+            if missed := [name for name, seen in stats.items() if not seen.tokens]:
+                yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")
+            yield from told("compress", 0.2 * part, self._sites(list(others), stats, reports))
+        for group in groups:
+            columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
+            seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
+            inner = group[0].removeprefix(name_of)
+            yield from told("measure", 0.4 * part, self.walk.collect_beside(index, block, dense, inner, seen))
+            yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
+        order = list(sites)
+        return sorted(reports, key=lambda report: order.index(report.name))
 
     def write_outside(self) -> None:
         """Copy what is left alone, a file at a time."""
@@ -160,16 +175,15 @@ class _Blocks:
             yield self.draft.file_of_block(index), self._shard(index)
             self.feed.release(index)
 
-    def _sites(
-        self, names: Collection[str], stats: dict[str, InputStats], reports: list[LayerReport]
-    ) -> Iterator[float]:
+    def _sites(self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]) -> Iterator[float]:
+        """Yields the share done; the sites' reports go to the end of `reports`."""
         model = self.draft.model
-        for name in names:
+        for n, name in enumerate(names, start=1):
             form, bias, report = compress_site(model, self.plans[name], stats.get(name), self.method)
             if not isinstance(form, Dense):
                 place(model, name, PrismLinear(form, bias))
             reports.append(report)
-            yield len(reports) / len(names)
+            yield n / len(names)
 
     def _learn(self, index: int, block: nn.Module) -> Iterator[float]:
         lesson = Lesson(block, self.walk, index)
@@ -184,13 +198,16 @@ class _Blocks:
         return tensors
 
 
+LEARNS = 1.0  # time that learning takes, about, relative to all else that is done with a block
+
+
 class _Told:
     """Turns the shares done of a block's steps into its progress."""
 
-    def __init__(self, clock: BlockClock, bounds: dict[str, tuple[float, float]]) -> None:
-        self.clock, self.bounds = clock, bounds
+    def __init__(self, clock: BlockClock, *, learns: bool) -> None:
+        self.clock, self.done, self.whole = clock, 0.0, 1 + LEARNS * learns
 
-    def __call__(self, step: str, shares: Iterator[float]) -> Iterator[Event]:
-        begin, end = self.bounds[step]
+    def __call__(self, step: str, weight: float, shares: Iterator[float]) -> Iterator[Event]:
         for share in shares:
-            yield self.clock.progress(step, begin + share * (end - begin))
+            yield self.clock.progress(step, min(1.0, (self.done + share * weight) / self.whole))
+        self.done += weight

@@ -7,6 +7,7 @@ from lsprism.errors import NumericError
 from lsprism.layers.forms import Dense, Form, nbytes, values_of
 from lsprism.layers.int8 import to_int8
 from lsprism.methods import Method
+from lsprism.methods.anchor import anchored
 from lsprism.methods.stats import InputStats, relative_output_error
 from lsprism.models.surgery import weight_of
 from lsprism.reports import LayerReport, SitePlan
@@ -18,8 +19,10 @@ def compress_site(
     """The form that `plan` asks for, the site's bias, and what came of it. What is not finite is a NumericError."""
     site = plan.site
     weight = weight_of(model, site)
-    form = _form(weight, plan, stats, method)
-    error = 0.0 if isinstance(form, Dense) else relative_output_error(weight, form.dense(), stats.sample)
+    check_weight(site.name, weight)
+    target = _target(weight, plan, stats, method)
+    form = _form(target, plan, stats, method)
+    error = 0.0 if isinstance(form, Dense) else relative_output_error(target, form.dense(), stats.sample)
     report = LayerReport(
         name=site.name,
         block=site.block,
@@ -42,21 +45,26 @@ def check_weight(name: str, weight: Tensor) -> None:
         raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
 
 
-def _form(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
-    name = plan.site.name
-    check_weight(name, weight)
-    if plan.form == "dense" or stats is None:  # without statistics: the calibration never came this way
-        return Dense(weight)
+def _target(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
+    """What the form is to come near: the weight, or what makes up for the layers before."""
+    if plan.form == "dense" or stats is None:
+        return weight
     if not stats.norms.isfinite().all():
         raise NumericError(
-            f"{name} is handed numbers that are not finite.",
+            f"{plan.site.name} is handed numbers that are not finite.",
             "Choose --dtype float32 or bfloat16, or another calibration text.",
         )
+    return anchored(weight, stats, method.anchor)
+
+
+def _form(target: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
+    if plan.form == "dense" or stats is None:  # without statistics: the calibration never came this way
+        return Dense(target)
     try:
-        form = method.compress(weight, stats, plan.budget)
+        form = method.compress(target, stats, plan.budget)
         return to_int8(form) if plan.values == "int8" else form
     except torch.linalg.LinAlgError as error:
         raise NumericError(
-            f"{name} cannot be factorised: {str(error).splitlines()[0].rstrip('.')}.",
+            f"{plan.site.name} cannot be factorised: {str(error).splitlines()[0].rstrip('.')}.",
             "Choose --method wanda, or another calibration text.",
         ) from None

@@ -33,6 +33,7 @@ class Hybrid:
     label = "Sparse + low-rank: SparseGPT and factors, fitted to each other in the metric of the inputs"
     form: FormName = "sparse_low_rank"
     needs_gram = True
+    anchor = 0.75
 
     def __init__(self, *, best: bool = False) -> None:
         self.best = best

@@ -17,6 +17,7 @@ class Magnitude:
     label = "Magnitude: the largest weights of every row, whatever the inputs"
     form: FormName = "sparse"
     needs_gram = False
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
         return Sparse.pack(weight, keep(weight.abs().float(), budget))

@@ -68,6 +68,7 @@ class SparseGPT:
     label = "SparseGPT: what stays makes up for what is removed"
     form: FormName = "sparse"
     needs_gram = True
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
         full = live(weight, stats)

@@ -11,6 +11,7 @@ class InputStats:
 
     squares: [columns] sum of x_j^2, accumulated in float64.
     gram: [columns, columns] X^T X, only where the method asks for it.
+    drift: [columns, columns] (X0 - X)^T X, with X0 what the dense model's layer met; only where that is added too.
     sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration, in their own dtype.
     """
 
@@ -18,6 +19,7 @@ class InputStats:
         self.tokens = 0
         self.squares = torch.zeros(columns, dtype=torch.float64, device=device)
         self.gram = torch.zeros(columns, columns, dtype=torch.float32, device=device) if gram else None
+        self.drift: Tensor | None = None
         self._picks: list[Tensor] = []
         self._picks_per_batch = -(-SAMPLE_TOKENS // max(batches, 1))
 
@@ -34,6 +36,14 @@ class InputStats:
         else:
             self.gram.addmm_(x.T, x)
             self.squares.copy_(self.gram.diagonal())
+
+    def add_beside(self, x: Tensor, dense: Tensor) -> None:
+        """x [..., columns]: one batch of inputs; dense [..., columns]: what the dense model's layer meets instead."""
+        self.add(x)
+        x, dense = (part.detach().reshape(-1, part.shape[-1]).float() for part in (x, dense))
+        if self.drift is None:
+            self.drift = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
+        self.drift.addmm_((dense - x).T, x)
 
     @property
     def sample(self) -> Tensor:

@@ -26,6 +26,7 @@ class SVD:
     label = "Whitened SVD: two factors in the metric of the inputs"
     form: FormName = "low_rank"
     needs_gram = True
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
         left, right = low_rank_in(metric_of(stats.gram), weight.float(), budget.rank)

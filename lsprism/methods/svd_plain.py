@@ -18,6 +18,7 @@ class PlainSVD:
     label = "Plain SVD: two factors nearest to the weights, whatever the inputs"
     form: FormName = "low_rank"
     needs_gram = False
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
         return balanced(*truncated_svd(weight.float(), budget.rank), weight.dtype)

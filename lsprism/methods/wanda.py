@@ -21,6 +21,7 @@ class Wanda:
     label = "Wanda: magnitude times input norm, row by row"
     form: FormName = "sparse"
     needs_gram = False
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
         return Sparse.pack(weight, keep(scores(weight, stats.norms), budget))

@@ -104,7 +104,7 @@ def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monke
 
 def test_the_plan_counts_what_learning_takes(model):
     def memory(**settings):
-        return api.inspect(str(model), **settings).memory
+        return api.inspect(str(model), method="wanda", **settings).memory
 
     plain, block, whole = memory(), memory(reconstruct_minutes=1), memory(heal_steps=1)
     assert plain.healing == block.healing == 0 < whole.healing

@@ -1,0 +1,78 @@
+"""Sites after each other, each beside the dense model's: what that is worth, and that nothing else depends on it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from tiny_runs import asked, digests, done, stopped_after
+
+from lsprism import api
+from lsprism.calibration.walk import capture
+from lsprism.calibration.watch import input_of
+from lsprism.methods.hybrid import Hybrid
+from lsprism.methods.stats import InputStats
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = {"samples": 64, "length": 32, "method": "hybrid", "sparsity": 0.3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", blocks=3)
+
+
+@pytest.fixture(scope="module")
+def made(model, text_file, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "out"
+    done(asked(model, text_file, out, **SIZE))
+    return out
+
+
+def distance(model: Path, artifact: Path) -> float:
+    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
+    tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        dense, found = (api.load(str(m)).model.model(tokens).last_hidden_state.float() for m in (model, artifact))
+    return ((found - dense).norm() / dense.norm()).item()
+
+
+def test_anchors_bring_the_model_nearer_to_the_dense_one(model, text_file, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hybrid, "anchor", 0.0)
+    done(asked(model, text_file, tmp_path / "out", **SIZE))
+    assert distance(model, made) < 0.97 * distance(model, tmp_path / "out")
+
+
+def test_stopped_it_goes_on_with_both_streams(model, text_file, made, tmp_path):
+    spec = asked(model, text_file, tmp_path / "out", **SIZE)
+    stopped_after(spec, 2)
+    done(spec.model_copy(update={"resume": True}))
+    assert digests(tmp_path / "out") == digests(made)
+
+
+@torch.no_grad()
+def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached(model):
+    loaded = api.load(str(model)).model
+    walk = capture(loaded, loaded.model.layers, torch.arange(3, 19).repeat(4, 1), torch.device("cpu"))
+    block = loaded.model.layers[0]
+    sites = {name: part for name, part in block.named_modules() if name.endswith("_proj")}
+    assert [[name.partition(".")[2][0] for name in group] for group in walk.groups(0, block, sites)] == [
+        ["q", "k", "v"],
+        ["o"],
+        ["g", "u"],
+        ["d"],
+    ]
+    walk.keep_dense()
+    walk.hidden = [hidden * 0.5 for hidden in walk.hidden]
+    stats = InputStats(32, gram=True, batches=1)
+    list(walk.collect_beside(0, block, block, "self_attn.o_proj", stats))
+    assert stats.tokens == 64 and stats.drift.norm() > 0
+
+
+def test_nothing_is_run_after_the_site_that_is_looked_at():
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    ran, x = [], torch.ones(2, 4)
+    second.register_forward_pre_hook(lambda *_: ran.append("second"))
+    assert input_of(first, lambda: second(first(x))) is x
+    assert not ran and not first._forward_pre_hooks

@@ -1,0 +1,53 @@
+"""Targets that make up for the layers before."""
+
+import pytest
+import torch
+from problems import inputs, random
+
+from lsprism.methods.anchor import anchored
+from lsprism.methods.metric import metric_of
+from lsprism.methods.stats import InputStats
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def beside(x: torch.Tensor, dense: torch.Tensor) -> InputStats:
+    stats = InputStats(x.shape[1], gram=True, batches=2)
+    for part, other in zip(x.split(400), dense.split(400), strict=True):
+        stats.add_beside(part, other)
+    return stats
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight, what its layer meets, and what it met before: some of every feature is lost, and some goes astray."""
+    dense = inputs(40, tokens=800)
+    return random(24, 40), 0.9 * dense + 0.1 * dense.roll(1, dims=1) + 0.05 * random(800, 40, seed=4), dense
+
+
+def test_it_is_the_damped_least_squares_fit_to_the_dense_models_answers():
+    weight, x, dense = problem()
+    target, metric = anchored(weight, beside(x, dense), 1.0), metric_of(x.T @ x)
+    drift = (dense - x).T @ x / (x.T @ x).diagonal().mean()
+    assert torch.allclose(target @ metric.gram, weight @ (metric.gram + drift), atol=1e-3)
+
+
+def test_the_answers_come_nearer_to_the_dense_models_step_by_step():
+    weight, x, dense = problem()
+    stats, wanted = beside(x, dense), dense @ weight.T
+    lost = [(x @ anchored(weight, stats, share).T - wanted).norm().item() for share in (0.0, 0.5, 0.75, 1.0)]
+    assert lost == sorted(lost, reverse=True) and lost[-1] < 0.5 * lost[0]
+
+
+def test_where_nothing_drifted_and_where_it_is_not_asked_the_weight_stays():
+    weight, x, dense = problem()
+    assert anchored(weight, beside(x, dense), 0.0) is weight
+    assert torch.equal(anchored(weight, beside(x, x), 1.0), weight)
+    plain = InputStats(40, gram=True, batches=1)
+    plain.add(x)
+    assert anchored(weight, plain, 1.0) is weight
+    assert anchored(weight.bfloat16(), beside(x, dense), 1.0).dtype == torch.bfloat16
+
+
+def test_no_input_at_all_breaks_nothing():
+    weight, nothing = random(6, 8), torch.zeros(400, 8)
+    assert torch.equal(anchored(weight, beside(nothing, nothing), 1.0), weight)
