@@ -26,6 +26,7 @@ class OATS:
     label = "OATS: sparse + low-rank by turns, in the scale of the inputs"
     form: FormName = "sparse_low_rank"
     needs_gram = False
+    anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
         """A Sparse where the budget cannot pay for one rank."""
