@@ -7,6 +7,9 @@ Minimises ||X (W - S - L)^T||_F with the full Gram matrix H, one part at a time:
     2. pruning   S = SparseGPT of W - L, which chooses its places anew and makes up for what it removes
     3. joining   with effort: places, values and factors together (admm.py)
     4. polish    S and L in turn, each the best beside the other, the places fixed (refit.py)
+
+What W is, is not the weight alone: see anchor.py. Share of that way, by the squared error of the hidden states after
+four blocks on other text than was calibrated on: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1 (demo model, 0.5).
 """
 
 import torch
