@@ -36,6 +36,7 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
     import torch.nn.functional as F
 
     from lsprism.layers.forms import Dense, Sparse, nbytes
+    from lsprism.layers.int8 import to_int8
     from lsprism.layers.kernels.dispatch import Product
 
     def copies(form) -> list[Callable]:
@@ -59,6 +60,8 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
     for sparsity in SPARSITIES:
         form = Sparse.pack(weight.bfloat16(), chance >= sparsity)
         made.append(Way(f"bitmap {sparsity:.0%}", copies(form), nbytes(form)))
+    form = to_int8(Sparse.pack(weight.bfloat16(), chance >= 0.5))
+    made.append(Way("bitmap 50% int8", copies(form), nbytes(form)))
     return made
 
 

@@ -21,9 +21,9 @@ def test_no_value_is_further_off_than_half_a_step(rows, columns, dtype, size):
     numbers, scales = rows_to_int8(matrix)
     assert numbers.dtype == torch.int8 and scales.dtype == dtype and int(numbers.abs().max()) <= LARGEST
     off = (numbers.double() * scales.double().unsqueeze(1) - matrix.double()).abs()
-    # The largest of a row is clamped where its scale was rounded down.
-    step = scales.double().unsqueeze(1) * (0.5 + LARGEST * torch.finfo(dtype).eps)
-    assert bool((off <= step * (1 + 1e-6)).all()) and not numbers[0].any()
+    steps, kind = scales.double().unsqueeze(1), torch.finfo(dtype)
+    clamped = LARGEST * kind.eps * (steps + kind.smallest_normal)  # the largest, where the scale was rounded down
+    assert bool((off <= 0.5 * steps * (1 + 1e-6) + clamped).all()) and not numbers[0].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -22,7 +22,7 @@ logger = logging.getLogger("lsprism.layers.kernels")
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "block.h", "rows.h", "lanes.h", "values.h"))
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
-_BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16")}
+_BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16", "vnni")}
 # Level -> what the CPU must have (as torch calls it) and the compiler's flag for it. The best comes last; the place in
 # the table is LEVEL in values.h.
 LEVELS: dict[str, dict[str, str]] = {"portable": {}, "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": _BF16}

@@ -188,6 +188,26 @@ struct Lanes<BFloat16> {
     static void store(BFloat16* to, V v) { _mm512_storeu_si512(to, v); }
 };
 
+template <>  // pairs of whole numbers are multiplied and added into one of 32 bits; Inputs sees to it that these suffice
+struct Lanes<WholeInt8> {
+    static constexpr int W = 32;
+    using X = int16_t;
+    using V = __m512i;
+    using F = __m512i;
+
+    static F zero() { return _mm512_setzero_si512(); }
+    static V load(const WholeInt8* from) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static V load_some(const WholeInt8* from, int count) {
+        return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(__mmask32((uint64_t(1) << count) - 1), from));
+    }
+    static V expand(V packed, uint32_t places) { return _mm512_mask_expand_epi16(fresh_zero(), places, packed); }
+    static F multiply_add(V w, const X* x, F sums) { return _mm512_dpwssd_epi32(sums, w, _mm512_loadu_si512(x)); }
+    static F add(F a, F b) { return _mm512_add_epi32(a, b); }
+    static float total(F sums) { return _mm512_reduce_add_ps(_mm512_cvtepi32_ps(sums)); }
+};
+
 #endif
 #endif
 

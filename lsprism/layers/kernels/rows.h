@@ -112,41 +112,67 @@ inline void add_products(Row row, int64_t columns, const typename Lanes<T>::X* x
         for (int n = 0; n < N; ++n) sums[n] = L::add(sums[n], parts[u][n]);
 }
 
-// N vectors in the format that Lanes<V> wants: each begins at a multiple of `stride` and ends with zeros.
+// N vectors in the format that Lanes<V> wants: each begins at a multiple of `stride` and ends with zeros. Where that is
+// whole numbers, each vector has a scale.
 template <class V>
 struct Inputs {
     using X = typename Lanes<V>::X;
+    static constexpr bool kWhole = std::is_same_v<X, int16_t>;
     X* data;
     int64_t stride;
+    float scales[kWhole ? kTokens : 1] = {1.0f};
 
     Inputs(std::vector<X>& room, int64_t columns, int count) : stride(up_to_multiple(columns, Lanes<V>::W)) {
         room.assign(stride * count, X{});
         data = room.data();
     }
+    float scale(int64_t n) const { return kWhole ? scales[n] : 1.0f; }
     void set(int64_t n, int64_t column, float value) { data[n * stride + column] = from_float<X>(value); }
     template <class T>
     void copy(const T* from, int64_t columns, int64_t count) {
-        for (int64_t n = 0; n < count; ++n)
-            if constexpr (std::is_same_v<X, T>)
-                std::memcpy(data + n * stride, from + n * columns, columns * sizeof(T));
+        for (int64_t n = 0; n < count; ++n, from += columns)
+            if constexpr (kWhole) copy_whole(n, from, columns);
+            else if constexpr (std::is_same_v<X, T>) std::memcpy(data + n * stride, from, columns * sizeof(T));
             else
-                for (int64_t i = 0; i < columns; ++i) set(n, i, to_float(from[n * columns + i]));
+                for (int64_t i = 0; i < columns; ++i) set(n, i, to_float(from[i]));
+    }
+    // As large as 16 bits allow, and 31 bits for stride / 32 sums of two products with |int8| <= 127.
+    template <class T>
+    void copy_whole(int64_t n, const T* from, int64_t columns) {
+        const float limit = std::min(32767.0f, std::floor(2147483000.0f / (2 * 127 * float(stride / 32))));
+        float most = 0;
+        for (int64_t i = 0; i < columns; ++i) {
+            const float size = std::abs(to_float(from[i]));
+            most = size > most || size != size ? size : most;
+        }
+        scales[n] = most / limit;
+        if (!std::isfinite(most)) {
+            scales[n] = NAN;  // as is every sum then
+            return;
+        }
+        const float factor = most > 0 ? limit / most : 0;
+        for (int64_t i = 0; i < columns; ++i) data[n * stride + i] = X(std::nearbyint(to_float(from[i]) * factor));
     }
 };
 
-// What rows are multiplied by, in the formats that values of T and of Int8 want.
-template <class T>
+// What rows are multiplied by, in the formats that values of T and int8 values want.
+template <class T, class S>
 struct Both {
     Inputs<T> plain;
-    Inputs<Int8> small;
+    Inputs<S> small;
 
     struct Room {
         std::vector<typename Inputs<T>::X> plain;
-        std::vector<typename Inputs<Int8>::X> small;
+        std::vector<typename Inputs<S>::X> small;
     };
     Both(Room& room, int64_t plain_columns, int64_t small_columns, int count)
         : plain(room.plain, plain_columns, count), small(room.small, small_columns, count) {}
 };
+
+template <class T>
+using Given = Both<T, typename Small<T>::Type>;
+template <class T>
+using Middle = Both<T, Int8>;
 
 template <class T>
 inline float scale_of(const void* scales, int64_t row) {
@@ -169,9 +195,9 @@ inline void clear(typename Lanes<V>::F (&sums)[N]) {
 
 // One row of a layer for N tokens, of which `tokens` are real; t = right x.
 template <class T, int N>
-inline void row_of_layer(const Layer& layer, int64_t row, const Both<T>& x, const Both<T>& t, T* y, int tokens) {
+inline void row_of_layer(const Layer& layer, int64_t row, const Given<T>& x, const Middle<T>& t, T* y, int tokens) {
+    using S = typename Small<T>::Type;
     typename Lanes<T>::F sums[N];
-    typename Lanes<Int8>::F small[N];
     float found[N];
     clear<T>(sums);
     if (layer.values && !layer.scales) add_row<T, N>(layer, row, x.plain, sums);
@@ -179,11 +205,14 @@ inline void row_of_layer(const Layer& layer, int64_t row, const Both<T>& x, cons
         add_products<T, N>(DenseRow<T>(layer.left, layer.rank, row), layer.rank, t.plain.data, t.plain.stride, sums);
     for (int n = 0; n < N; ++n) found[n] = Lanes<T>::total(sums[n]) + (layer.bias ? scale_of<T>(layer.bias, row) : 0);
     if (layer.scales) {
-        clear<Int8>(small);
-        add_row<Int8, N>(layer, row, x.small, small);
-        for (int n = 0; n < N; ++n) found[n] += scale_of<T>(layer.scales, row) * Lanes<Int8>::total(small[n]);
+        typename Lanes<S>::F small[N];
+        clear<S>(small);
+        add_row<S, N>(layer, row, x.small, small);
+        const float scale = scale_of<T>(layer.scales, row);
+        for (int n = 0; n < N; ++n) found[n] += scale * x.small.scale(n) * Lanes<S>::total(small[n]);
     }
     if (layer.left_scales) {
+        typename Lanes<Int8>::F small[N];
         clear<Int8>(small);
         add_products<Int8, N>(DenseRow<Int8>(layer.left, layer.rank, row), layer.rank, t.small.data, t.small.stride, small);
         for (int n = 0; n < N; ++n) found[n] += scale_of<T>(layer.left_scales, row) * Lanes<Int8>::total(small[n]);
@@ -194,18 +223,20 @@ inline void row_of_layer(const Layer& layer, int64_t row, const Both<T>& x, cons
 
 // t[n][row] = right row . x[n]
 template <class T, int N>
-inline void row_of_right(const Layer& layer, int64_t row, const Both<T>& x, Both<T>& t) {
+inline void row_of_right(const Layer& layer, int64_t row, const Given<T>& x, Middle<T>& t) {
+    using S = typename Small<T>::Type;
+    const int64_t columns = layer.columns;
     float found[N];
     if (layer.right_scales) {
-        typename Lanes<Int8>::F sums[N];
-        clear<Int8>(sums);
-        add_products<Int8, N>(DenseRow<Int8>(layer.right, layer.columns, row), layer.columns, x.small.data, x.small.stride,
-                              sums);
-        for (int n = 0; n < N; ++n) found[n] = scale_of<T>(layer.right_scales, row) * Lanes<Int8>::total(sums[n]);
+        typename Lanes<S>::F sums[N];
+        clear<S>(sums);
+        add_products<S, N>(DenseRow<S>(layer.right, columns, row), columns, x.small.data, x.small.stride, sums);
+        const float scale = scale_of<T>(layer.right_scales, row);
+        for (int n = 0; n < N; ++n) found[n] = scale * x.small.scale(n) * Lanes<S>::total(sums[n]);
     } else {
         typename Lanes<T>::F sums[N];
         clear<T>(sums);
-        add_products<T, N>(DenseRow<T>(layer.right, layer.columns, row), layer.columns, x.plain.data, x.plain.stride, sums);
+        add_products<T, N>(DenseRow<T>(layer.right, columns, row), columns, x.plain.data, x.plain.stride, sums);
         for (int n = 0; n < N; ++n) found[n] = Lanes<T>::total(sums[n]);
     }
     for (int n = 0; n < N; ++n)
@@ -221,19 +252,20 @@ int64_t multiplications(const Layer& layer) {
 // Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
 template <class T, int N>
 void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
-    static thread_local typename Both<T>::Room rooms[1 + kGroup];
+    static thread_local typename Given<T>::Room given;
+    static thread_local typename Middle<T>::Room rooms[kGroup];
     const int64_t columns = layers[0].columns;
     int64_t work = 0, ranks = 0, plain = 0, small = 0;
-    std::vector<Both<T>> middle;
+    std::vector<Middle<T>> middle;
     for (int64_t i = 0; i < count; ++i) {
         const Layer& layer = layers[i];
-        middle.emplace_back(rooms[1 + i], layer.left_scales ? 0 : layer.rank, layer.left_scales ? layer.rank : 0, N);
+        middle.emplace_back(rooms[i], layer.left_scales ? 0 : layer.rank, layer.left_scales ? layer.rank : 0, N);
         work += multiplications(layer) * tokens;
         ranks += layer.rank;
         if (layer.scales || layer.right_scales) small = columns;
         if ((layer.values && !layer.scales) || (layer.right && !layer.right_scales)) plain = columns;
     }
-    Both<T> inputs(rooms[0], plain, small, N);
+    Given<T> inputs(given, plain, small, N);
     if (plain) inputs.plain.copy(x, columns, tokens);
     if (small) inputs.small.copy(x, columns, tokens);
 #pragma omp parallel num_threads(threads) if (work > kAlone)

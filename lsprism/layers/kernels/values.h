@@ -7,7 +7,7 @@
 #define LEVEL_PORTABLE 0
 #define LEVEL_AVX2 1         // with FMA, F16C
 #define LEVEL_AVX512 2       // F, BW, DQ, VL
-#define LEVEL_AVX512_BF16 3  // and VBMI2, BF16
+#define LEVEL_AVX512_BF16 3  // and VBMI2, BF16, VNNI
 #ifndef LEVEL
 #define LEVEL LEVEL_PORTABLE
 #endif
@@ -24,6 +24,25 @@ struct Float16 {
 struct Int8 {  // times the scale of its row
     int8_t number;
 };
+struct WholeInt8 {  // the same, multiplied by whole numbers of 16 bits
+    int8_t number;
+};
+
+// What int8 values are multiplied as, for inputs of T: inputs of 16 bits are as well held as whole numbers.
+template <class T>
+struct Small {
+    using Type = Int8;
+};
+#if LEVEL == LEVEL_AVX512_BF16
+template <>
+struct Small<BFloat16> {
+    using Type = WholeInt8;
+};
+template <>
+struct Small<Float16> {
+    using Type = WholeInt8;
+};
+#endif
 
 template <class To, class From>
 inline To same_bits(From from) {

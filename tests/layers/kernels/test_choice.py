@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -16,33 +15,47 @@ KEY = choice.describe("dense", (3, 4), LayerBudget(kept=12), "float", torch.floa
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A cache of its own."""
+    """A cache of its own for the choices."""
+    if shutil.which("c++"):
+        build.library(build.usable_levels()[-1])  # from the usual cache
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     choice._read.cache_clear()
     yield tmp_path / "cache"
     choice._read.cache_clear()
 
 
-def ways(first, second, calls=None):
-    """Two ways that take so many milliseconds."""
-
-    def sleeper(name, milliseconds):
-        def way():
-            if calls is not None:
-                calls.append(name)
-            time.sleep(milliseconds / 1000)
-
-        return way
-
-    return {"first": sleeper("first", first), "second": sleeper("second", second)}
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Time passes only while a way is gone."""
+    now = [0.0]
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
+    return now
 
 
-@pytest.mark.parametrize(("first", "second", "taken"), [(4, 1, "second"), (1, 4, "first"), (2, 2, "first")])
-def test_the_fastest_is_taken_and_the_first_where_they_are_alike(first, second, taken, folder):
+@pytest.fixture
+def ways(clock):
+    """Two ways that take so many milliseconds, and who was asked."""
+
+    def make(first, second, calls=None):
+        def going(name, milliseconds):
+            def way():
+                clock[0] += milliseconds / 1000
+                if calls is not None:
+                    calls.append(name)
+
+            return way
+
+        return {"first": going("first", first), "second": going("second", second)}
+
+    return make
+
+
+@pytest.mark.parametrize(("first", "second", "taken"), [(4, 1, "second"), (1, 4, "first"), (1.1, 1, "first")])
+def test_the_fastest_is_taken_and_the_first_where_they_are_alike(first, second, taken, folder, ways):
     assert choice.fastest(KEY, ways(first, second)) == taken
 
 
-def test_what_is_known_is_not_measured_again(folder):
+def test_what_is_known_is_not_measured_again(folder, ways):
     choice.fastest(KEY, ways(4, 1))
     for _ in range(2):
         calls = []
@@ -52,7 +65,7 @@ def test_what_is_known_is_not_measured_again(folder):
     assert json.loads(path.read_text()) == {KEY: "second"}
 
 
-def test_a_damaged_file_or_a_way_that_is_no_more_is_measured_anew(folder):
+def test_a_damaged_file_or_a_way_that_is_no_more_is_measured_anew(folder, ways):
     choice.fastest(KEY, ways(4, 1))
     (path,) = folder.glob("choices-*.json")
     for text in ("{", "[1]", json.dumps({KEY: "third"})):
@@ -61,7 +74,7 @@ def test_a_damaged_file_or_a_way_that_is_no_more_is_measured_anew(folder):
         assert choice.fastest(KEY, ways(1, 4)) == "first"
 
 
-def test_who_is_hopeless_is_not_asked_again(folder):
+def test_who_is_hopeless_is_not_asked_again(folder, ways):
     calls = []
     choice.fastest(KEY, ways(0.1, 5, calls))
     assert calls.count("second") <= 2 < calls.count("first")
@@ -70,7 +83,6 @@ def test_who_is_hopeless_is_not_asked_again(folder):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize("faster", ["reference", build.usable_levels()[-1]])
 def test_a_large_product_goes_the_way_that_was_chosen(faster, folder, monkeypatch):
-    build.library(build.usable_levels()[-1])
     form, x = Dense(torch.randn(512, 512)), torch.randn(1, 512)
     monkeypatch.setattr(dispatch, "fastest", lambda key, ways: faster)
     calls, plain = [], reference.linear
@@ -85,7 +97,6 @@ def test_a_large_product_goes_the_way_that_was_chosen(faster, folder, monkeypatc
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_what_was_chosen_is_recorded_under_the_form(folder):
-    build.library(build.usable_levels()[-1])
     form = Sparse.pack(torch.randn(520, 520), torch.rand(520, 520) < 0.5)
     asked = ("sparse", (520, 520), LayerBudget(kept=form.kept), "float", torch.float32)
     assert choice.recorded(*asked) == build.usable_levels()[-1]

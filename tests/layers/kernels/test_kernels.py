@@ -85,6 +85,22 @@ def test_products_agree_with_the_reference(level):
 
 @needs_compiler
 @every_level
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_int8_rows_as_long_and_inputs_as_uneven_as_they_come(level, dtype):
+    """Sums of whole numbers must not overflow, and one large input must not drown the others."""
+    torch.manual_seed(0)
+    form = to_int8(Sparse.pack(torch.ones(3, 40000).to(dtype), torch.ones(3, 40000, dtype=torch.bool)))
+    x = torch.full((2, 40000), 0.5, dtype=dtype)
+    x[1] = torch.randn(40000)
+    x[1, 7] = 300
+    with dispatch.using(level):
+        check(form, None, x)
+        x[0, 3], x[1, 3] = float("nan"), float("inf")
+        assert not dispatch.Product(form, None)(x).isfinite().any()
+
+
+@needs_compiler
+@every_level
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", EPSILON, ids=str)
 def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeypatch):
