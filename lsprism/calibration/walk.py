@@ -106,20 +106,24 @@ class Walk:
         return list(found.values())
 
     def collect_beside(
-        self, index: int, block: nn.Module, dense: nn.Module, name: str, stats: InputStats
+        self, index: int, blocks: tuple[nn.Module, nn.Module], name: str, stats: InputStats, *, teach: bool
     ) -> Iterator[float]:
-        """Fill `stats` with what the site `name` of the block is handed, and what it is in the dense block and stream.
+        """Fill `stats` with what the site `name` is handed in the first of `blocks`, and in the second, the dense one.
 
-        Both are run as far as that site. Yields the share done after each batch.
+        Both are run as far as that site; with `teach` the dense one to its end, which saves the pass of that name.
+        Yields the share done after each batch.
         """
-        for n, call in enumerate(self.calls[index]):
-            pair = []
-            for whole, stream in ((block, self.hidden), (dense, self.dense)):
-                with torch.no_grad():
-                    forward = partial(call.run, whole, stream[n].to(self.device, copy=True))
-                    pair.append(input_of(whole.get_submodule(name), forward))
-            stats.add_beside(*pair)
-            yield (n + 1) / len(self.hidden)
+        (block, dense), call = (part.get_submodule(name) for part in blocks), self.calls[index]
+        for n in range(len(call)):
+            with torch.no_grad():
+                forward = partial(call[n].run, blocks[0], self.hidden[n].to(self.device, copy=True))
+                x, _ = input_of(block, forward)
+                forward = partial(call[n].run, blocks[1], self.dense[n].to(self.device, copy=True))
+                beside, out = input_of(dense, forward, go_on=teach)
+            stats.add_beside(x, beside)
+            if teach:
+                self.dense[n] = _finite(index, out.to("cpu"))
+            yield (n + 1) / len(call)
 
     def teach(self, index: int, block: nn.Module) -> Iterator[float]:
         """Replace `dense` by the outputs of the block as it was. Yields the share done after each batch."""
@@ -134,13 +138,18 @@ class Walk:
         for n, call in enumerate(self.calls[index]):
             with torch.no_grad():
                 out = call.run(block, stream[n].to(self.device, copy=True)).to("cpu")
-            if not torch.isfinite(out).all():
-                raise NumericError(
-                    f"Block {index} puts out numbers that are not finite.",
-                    "Choose --dtype float32 or bfloat16, or another calibration text.",
-                )
-            stream[n] = out
+            stream[n] = _finite(index, out)
             yield (n + 1) / len(stream)
+
+
+def _finite(index: int, out: Tensor) -> Tensor:
+    """`out` of block `index`, or a NumericError."""
+    if not torch.isfinite(out).all():
+        raise NumericError(
+            f"Block {index} puts out numbers that are not finite.",
+            "Choose --dtype float32 or bfloat16, or another calibration text.",
+        )
+    return out
 
 
 def capture(

@@ -48,24 +48,25 @@ def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram:
 class _Reached(Exception):
     """Ends a forward at a site."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
 
-
-def input_of(site: nn.Module, forward: Callable[[], object]) -> Tensor:
-    """What `forward` hands to `site`, which it must reach; nothing of it is run after that."""
+def input_of(site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = False) -> tuple[Tensor, Tensor | None]:
+    """What `forward` hands to `site`, which it must reach, and with `go_on` its answer; else it is stopped there."""
+    seen: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-        raise _Reached(args[0] if args else next(iter(kwargs.values())))
+        x = args[0] if args else next(iter(kwargs.values()))
+        seen.append(x.clone() if go_on else x)  # what is run later may work in place
+        if not go_on:
+            raise _Reached
 
     handle = site.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        forward()
-    except _Reached as reached:
-        return reached.x
+        answer = forward()
+    except _Reached:
+        answer = None
     finally:
         handle.remove()
-    raise AssertionError("the site was not reached")
+    return seen[0], answer
 
 
 def unreached(site: nn.Module, *, gram: bool) -> InputStats:

@@ -119,11 +119,9 @@ class _Blocks:
         block = self.feed.fill(index)
         dense = deepcopy(block) if walk.dense else None
         reports = yield from self._compress(index, block, dense, told)
-        if dense is not None:
-            yield from told("teach", 0.1, walk.teach(index, dense))
         if self.spec.reconstructs:
             yield from told("learn", LEARNS, self._learn(index, block))
-        yield from told("propagate", 0.3 if walk.dense else 0.4, walk.propagate(index, block))
+        yield from told("propagate", told.left, walk.propagate(index, block))
         write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
         self.feed.release(index)
         return reports
@@ -131,12 +129,13 @@ class _Blocks:
     def _compress(
         self, index: int, block: nn.Module, dense: nn.Module | None, told: "_Told"
     ) -> Generator[Event, None, list[LayerReport]]:
-        """Every site of the block. With anchors: those of one input together, and each after all that it follows."""
+        """Every site of the block, of one input together, each after all that it follows; then the dense stream has
+        gone through the block too. Without anchors: all sites at once."""
         name_of = f"{self.draft.anatomy.block_name(index)}."
         sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
         groups = self.walk.groups(index, block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
-        part, reports = 1 / (len(groups) + bool(others)), []
+        part, reports = 1 / max(1, len(groups) + bool(others)), []
         if others:
             stats: dict[str, InputStats] = {}
             collecting = self.walk.collect(index, block, others, stats, self.method.needs_gram)
@@ -147,9 +146,12 @@ class _Blocks:
         for group in groups:
             columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
             seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
-            inner = group[0].removeprefix(name_of)
-            yield from told("measure", 0.4 * part, self.walk.collect_beside(index, block, dense, inner, seen))
+            inner, last = group[0].removeprefix(name_of), group is groups[-1]
+            collecting = self.walk.collect_beside(index, (block, dense), inner, seen, teach=last)
+            yield from told("measure", 0.4 * part, collecting)
             yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
+        if dense is not None and not groups:
+            yield from told("teach", 0.1, self.walk.teach(index, dense))
         order = list(sites)
         return sorted(reports, key=lambda report: order.index(report.name))
 
@@ -206,6 +208,10 @@ class _Told:
 
     def __init__(self, clock: BlockClock, *, learns: bool) -> None:
         self.clock, self.done, self.whole = clock, 0.0, 1 + LEARNS * learns
+
+    @property
+    def left(self) -> float:
+        return self.whole - self.done
 
     def __call__(self, step: str, weight: float, shares: Iterator[float]) -> Iterator[Event]:
         for share in shares:

@@ -66,13 +66,19 @@ def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached
     walk.keep_dense()
     walk.hidden = [hidden * 0.5 for hidden in walk.hidden]
     stats = InputStats(32, gram=True, batches=1)
-    list(walk.collect_beside(0, block, block, "self_attn.o_proj", stats))
+    list(walk.collect_beside(0, (block, block), "self_attn.o_proj", stats, teach=False))
     assert stats.tokens == 64 and stats.drift.norm() > 0
+    before = walk.streams
+    list(walk.collect_beside(0, (block, block), "mlp.down_proj", InputStats(48, gram=True, batches=1), teach=True))
+    assert torch.equal(walk.dense[0], walk.calls[0][0].run(block, before[1])) and torch.equal(walk.hidden[0], before[0])
 
 
 def test_nothing_is_run_after_the_site_that_is_looked_at():
     first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     ran, x = [], torch.ones(2, 4)
     second.register_forward_pre_hook(lambda *_: ran.append("second"))
-    assert input_of(first, lambda: second(first(x))) is x
-    assert not ran and not first._forward_pre_hooks
+    seen, answer = input_of(first, lambda: second(first(x)))
+    assert seen is x and answer is None and not ran
+    seen, answer = input_of(first, lambda: second(first(x)), go_on=True)
+    assert torch.equal(seen, x) and torch.equal(answer, second(first(x)))
+    assert not first._forward_pre_hooks
