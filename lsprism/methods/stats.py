@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+OUTLIER = 10  # times the median energy of a batch; the first token of a text may have ten thousand times
 SAMPLE_TOKENS = 256  # tokens kept as they are, to measure the relative output error of any method alike
 
 
@@ -38,12 +39,17 @@ class InputStats:
             self.squares.copy_(self.gram.diagonal())
 
     def add_beside(self, x: Tensor, dense: Tensor) -> None:
-        """x [..., columns]: one batch of inputs; dense [..., columns]: what the dense model's layer meets instead."""
+        """x [..., columns]: one batch of inputs; dense [..., columns]: what the dense model's layer meets instead.
+
+        Tokens of far more than the usual energy have no part in the drift: one of them would outweigh all others.
+        """
         self.add(x)
         x, dense = (part.detach().reshape(-1, part.shape[-1]).float() for part in (x, dense))
         if self.drift is None:
             self.drift = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
-        self.drift.addmm_((dense - x).T, x)
+        energy = dense.square().sum(1, keepdim=True)
+        lost = (dense - x).mul_(energy <= OUTLIER * energy.median())
+        self.drift.addmm_(lost.T, x)
 
     @property
     def sample(self) -> Tensor:

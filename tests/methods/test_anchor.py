@@ -48,6 +48,13 @@ def test_where_nothing_drifted_and_where_it_is_not_asked_the_weight_stays():
     assert anchored(weight.bfloat16(), beside(x, dense), 1.0).dtype == torch.bfloat16
 
 
+def test_one_token_of_huge_energy_has_no_part_in_the_drift():
+    _, x, dense = problem()
+    x[7], dense[7] = 300 * x[7], 330 * dense[7]
+    others = torch.arange(800) != 7
+    assert torch.allclose(beside(x, dense).drift, (dense - x)[others].T @ x[others], rtol=1e-3, atol=0.05)
+
+
 def test_no_input_at_all_breaks_nothing():
     weight, nothing = random(6, 8), torch.zeros(400, 8)
     assert torch.equal(anchored(weight, beside(nothing, nothing), 1.0), weight)
