@@ -17,7 +17,7 @@ from lsprism.reports import FormName, LayerBudget, ValuesName
 Shape = tuple[int, int]  # rows, columns
 SMALL = 1 << 18  # parameters: below, a call takes longer than the product, and the kernels' calls are the shortest
 MARGIN = 1.2  # that torch must be faster by: the kernels also do several layers in one call
-CALLS, ENOUGH_S = 9, 0.05
+CALLS, FAIR, ENOUGH_S = 9, 4, 0.1  # calls of each, of which all may make the first ones
 
 logger = logging.getLogger("lsprism.layers.kernels")
 
@@ -51,12 +51,12 @@ def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesNa
 
 
 def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Of the fastest call of each; they take turns, and who is hopeless is not asked again."""
+    """Of the fastest call of each; they take turns, and who is hopeless, not just once delayed, is not asked again."""
     seconds = dict.fromkeys(ways, float("inf"))
     spent = dict.fromkeys(ways, 0.0)
     for turn in range(1 + CALLS):  # the first warms up
         for name, way in ways.items():
-            if turn and (spent[name] > ENOUGH_S or seconds[name] > 4 * min(seconds.values())):
+            if turn >= FAIR and (spent[name] > ENOUGH_S or seconds[name] > 4 * min(seconds.values())):
                 continue
             started = time.perf_counter()
             way()
