@@ -1,18 +1,16 @@
 """The tab Compress: a form that becomes a request, what it would come to, and the run that it starts."""
 
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 import psutil
 
 from lsprism.errors import LSPrismError, SpecError
-from lsprism.runs import ask_to_stop, resume, start, stop
+from lsprism.runs import resume, start
 from lsprism.ui import compress_form, form
 from lsprism.ui.cards import empty, progress_card, queue
-from lsprism.ui.context import Context, refusals
+from lsprism.ui.context import Context, end_run, refusals
 from lsprism.ui.estimate import estimate, refusal, seconds_before, waiting
 
 POLL_S = 1.0
@@ -65,14 +63,7 @@ class Handlers:
         return [values[name] for name in compress_form.FIELDS]
 
     def stop(self, run_id: str) -> None:
-        """Ask at once; a thread sees to it that it ends for certain."""
-        with refusals():
-            ask_to_stop(self.runs, run_id)
-        threading.Thread(target=self._end, args=(run_id,), daemon=True, name=f"lsprism-stop-{run_id}").start()
-
-    def _end(self, run_id: str) -> None:
-        with suppress(LSPrismError):  # it has ended meanwhile
-            stop(self.runs, run_id)
+        end_run(self.runs, run_id)
 
     def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
         """Card, log, Stop, Resume, its settings, and the mark by which the next look knows that nothing changed."""

@@ -1,7 +1,8 @@
 """What all tabs share."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -9,7 +10,7 @@ from html import escape
 import gradio as gr
 
 from lsprism.errors import LSPrismError
-from lsprism.runs import Runs
+from lsprism.runs import Runs, ask_to_stop, stop
 from lsprism.ui.planner import Planner
 from lsprism.ui.watch import Watch
 
@@ -44,3 +45,15 @@ def refusals() -> Iterator[None]:
     except LSPrismError as error:
         hint = "" if error.hint.startswith("See --help") else f"<br>{escape(error.hint)}"
         raise gr.Error(escape(error.message) + hint, title="This does not work", print_exception=False) from None
+
+
+def end_run(runs: Runs, run_id: str) -> None:
+    """Ask a run to stop, at once; a thread sees to it that it ends for certain."""
+    with refusals():
+        ask_to_stop(runs, run_id)
+    threading.Thread(target=_end, args=(runs, run_id), daemon=True, name=f"lsprism-stop-{run_id}").start()
+
+
+def _end(runs: Runs, run_id: str) -> None:
+    with suppress(LSPrismError):  # it has ended meanwhile
+        stop(runs, run_id)

@@ -1,20 +1,17 @@
 """The tab Evaluate: measurements are runs like any other; their reports become a table, charts and one board."""
 
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from lsprism.charts.comparison import charts
 from lsprism.charts.table import comparison
-from lsprism.errors import LSPrismError
-from lsprism.runs import Run, ask_to_stop, resume, start, stop
+from lsprism.runs import Run, resume, start
 from lsprism.ui import evaluate_form, evaluate_page
 from lsprism.ui.cards import empty
 from lsprism.ui.choices import choices
-from lsprism.ui.context import Context, refusals
+from lsprism.ui.context import Context, end_run, refusals
 from lsprism.ui.ledger import label_of
 from lsprism.ui.plots import plot, served
 from lsprism.ui.reports import FILES, Reports, page_of
@@ -53,14 +50,8 @@ class Handlers:
 
     def stop(self, run_id: str) -> None:
         """The measurement that is looked at, or else the one at work."""
-        with refusals():
-            for view in self._views(run_id)[:1]:
-                ask_to_stop(self.runs, view.run.id)
-                threading.Thread(target=self._end, args=(view.run.id,), daemon=True).start()
-
-    def _end(self, run_id: str) -> None:
-        with suppress(LSPrismError):  # it has ended meanwhile
-            stop(self.runs, run_id)
+        for view in self._views(run_id)[:1]:
+            end_run(self.runs, view.run.id)
 
     def resume(self, run_id: str) -> None:
         with refusals():

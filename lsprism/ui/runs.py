@@ -1,16 +1,14 @@
 """The tab Runs: the list of all, and what can be done with one of them."""
 
-import threading
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from lsprism.errors import LSPrismError, RequestError
-from lsprism.runs import Run, Runs, ask_to_stop, resume, stop
+from lsprism.runs import Run, Runs, resume
 from lsprism.ui import ledger
 from lsprism.ui.cards import empty
-from lsprism.ui.context import Context, refusals
+from lsprism.ui.context import Context, end_run, refusals
 from lsprism.ui.watch import View
 
 POLL_S = 2.0
@@ -50,13 +48,7 @@ class Handlers:
             resume(self.runs, run_id)
 
     def stop(self, run_id: str) -> None:
-        with refusals():
-            ask_to_stop(self.runs, run_id)
-        threading.Thread(target=self._end, args=(run_id,), daemon=True, name=f"lsprism-stop-{run_id}").start()
-
-    def _end(self, run_id: str) -> None:
-        with suppress(LSPrismError):  # it has ended meanwhile
-            stop(self.runs, run_id)
+        end_run(self.runs, run_id)
 
     def note(self, run_id: str, text: str) -> None:
         with refusals():

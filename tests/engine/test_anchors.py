@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_model
-from tiny_runs import asked, digests, done, stopped_after
+from tiny_runs import asked, digests, distance, done, stopped_after
 
 from lsprism import api
 from lsprism.calibration.walk import capture
@@ -28,14 +28,6 @@ def made(model, text_file, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made") / "out"
     done(asked(model, text_file, out, **SIZE))
     return out
-
-
-def distance(model: Path, artifact: Path) -> float:
-    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
-    tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
-    with torch.no_grad():
-        dense, found = (api.load(str(m)).model.model(tokens).last_hidden_state.float() for m in (model, artifact))
-    return ((found - dense).norm() / dense.norm()).item()
 
 
 def test_anchors_bring_the_model_nearer_to_the_dense_one(model, text_file, made, tmp_path, monkeypatch):

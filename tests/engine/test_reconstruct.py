@@ -5,9 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import make_model
-from tiny_runs import asked, digests, done
+from tiny_runs import asked, digests, distance, done
 
 from lsprism import api
 from lsprism.engine import reconstruct, timing
@@ -38,14 +37,6 @@ def learnt(model, text_file, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("learnt") / "out"
     done(asked(model, text_file, out, reconstruct_steps=30, **SIZE))
     return out
-
-
-def distance(model: Path, artifact: Path) -> float:
-    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
-    tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
-    with torch.no_grad():
-        dense, found = (api.load(str(m)).model.model(tokens).last_hidden_state.float() for m in (model, artifact))
-    return ((found - dense).norm() / dense.norm()).item()
 
 
 def stopped_while_learning(spec: CompressSpec, block: int) -> None:

@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lsprism import api
 from lsprism.events import BlockDone, Event
 from lsprism.specs import CompressSpec, ask
@@ -33,6 +35,14 @@ def stopped_after(spec: CompressSpec, blocks: int) -> None:
 def digests(folder: Path) -> dict[str, str]:
     """Name of each safetensors file -> sha256."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def distance(model: Path, artifact: Path) -> float:
+    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
+    tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        dense, found = (api.load(str(m)).model.model(tokens).last_hidden_state.float() for m in (model, artifact))
+    return ((found - dense).norm() / dense.norm()).item()
 
 
 def notices(events: list[Event]) -> Iterator[str]:

@@ -105,7 +105,7 @@ class Packed:
         self.rows, self.columns = form_shape(form)
         self._sparse, self._factors = (form, None) if isinstance(form, Sparse) else (form.sparse, form.low_rank)
         self._bias, self._dtype = bias, form.dtype
-        self._offsets = offsets_of(self._sparse.bitmap)
+        self._offsets, self.device = offsets_of(self._sparse.bitmap), form.tensors()["weight"].device
         if self._offsets[-1] != self._sparse.kept:
             raise DamagedError(
                 f"A bitmap marks {self._offsets[-1]} places, but {self._sparse.kept} values are stored.",

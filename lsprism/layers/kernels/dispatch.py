@@ -123,7 +123,7 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        if self._card is not None and self._matches(x) and _chosen != "reference":
+        if self._card is not None and self._on_card(x):
             return self._by_card(x)
         native = kernels() if self.packed and x.is_cpu and self._matches(x) else None
         if native is None:
@@ -138,6 +138,9 @@ class Product:
         """Not differentiated, and of the shape and dtype that the form is for."""
         columns = (self.packed or self._card).columns
         return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
+
+    def _on_card(self, x: Tensor) -> bool:
+        return _chosen != "reference" and x.device == self._card.device and x.numel() > 0 and self._matches(x)
 
     def _by_card(self, x: Tensor) -> Tensor:
         """A few tokens by the bitmap; for more the dense matrix exists for a moment."""
