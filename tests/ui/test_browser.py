@@ -9,13 +9,14 @@ import pytest
 from conftest import make_model
 
 pytestmark = pytest.mark.slow
+BLOCKS = 24
 BUSY_MS = 120_000  # a child process that loads torch on a machine that is busy
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Enough blocks that a run can be watched and stopped."""
-    return make_model(tmp_path_factory.mktemp("models") / "tall", blocks=48)
+    return make_model(tmp_path_factory.mktemp("models") / "tall", blocks=BLOCKS)
 
 
 def _open(page, url):
@@ -61,7 +62,7 @@ def test_compress_reload_stop_resume_look(page, dashboard, model, text_file):
     if page.locator("#compress-run .badge").first.inner_text() == "stopped":
         page.click("#compress-resume")
     _badge(page, "done")
-    assert page.locator("#compress-run .grid i.full").count() == 48 * 7
+    assert page.locator("#compress-run .grid i.full").count() == BLOCKS * 7
 
     page.click("#tab-layers-button")
     page.locator("#layers-heat .js-plotly-plot").wait_for()

@@ -155,7 +155,13 @@ def test_a_measurement_is_asked_for_watched_and_read_in_two_browsers(browser, ad
         page.click("#evaluate-measures label >> text=Speed: tokens")
         page.check("#evaluate-quick input")
         page.click("#evaluate-details > button")
-        page.fill("#evaluate-dataset textarea, #evaluate-dataset input", str(text_file))
+        box = page.locator("#evaluate-dataset textarea, #evaluate-dataset input")
+        box.wait_for()
+        page.wait_for_timeout(500)  # what is still being unfolded takes its first value again
+        box.fill(str(text_file))
+        box.press("Tab")
+        page.wait_for_timeout(500)
+        assert box.input_value() == str(text_file)
         page.click("#evaluate-start")
         for one in (page, other):  # what the one has begun, the other sees
             one.locator("#evaluate-work .badge").first.wait_for()
