@@ -27,6 +27,8 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     largest = max(site.parameters for site in sites)
     widest = max(site.columns for site in sites)
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
+    if METHODS[spec.method].anchor > 0:  # inputs of both streams, and both as float32
+        activations = max(activations, batch * widest * 2 * (size + 4))
     gram = METHODS[spec.method].needs_gram
     of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
     matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest

@@ -44,11 +44,12 @@ class InputStats:
         Tokens of far more than the usual energy have no part in the drift: one of them would outweigh all others.
         """
         self.add(x)
-        x, dense = (part.detach().reshape(-1, part.shape[-1]).float() for part in (x, dense))
+        x = x.detach().reshape(-1, x.shape[-1]).float()
+        lost = dense.detach().reshape(-1, dense.shape[-1]).to(torch.float32, copy=True)
         if self.drift is None:
             self.drift = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
-        energy = dense.square().sum(1, keepdim=True)
-        lost = (dense - x).mul_(energy <= OUTLIER * energy.median())
+        energy = torch.linalg.vecdot(lost, lost).unsqueeze(1)
+        lost.sub_(x).mul_(energy <= OUTLIER * energy.median())
         self.drift.addmm_(lost.T, x)
 
     @property
