@@ -13,7 +13,7 @@ FLOORS = """errors reports figures | outcomes | specs events | charts | layers |
             | calibration | artifact | engine evaluation | api hf runs | measure talk | cli ui"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def room(path: Path) -> str:
@@ -22,7 +22,7 @@ def room(path: Path) -> str:
 
 def imported_modules(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -31,15 +31,17 @@ def imported_modules(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "lsprism" and "." in name}
 
 
-@each_file
-def test_imports_go_down(path: Path):
-    here = room(path)
-    if here.startswith("__"):  # __init__ and __main__ are doors, not rooms
-        return
-    assert here in FLOOR, f"{here} is no room of the house"
-    there = {name.split(".")[1] for name in imported_modules(path)} & FLOOR.keys() - {here}
-    wrong = {other for other in there if FLOOR[other] >= FLOOR[here]} - ({"hf"} if here == "api" else set())
-    assert not wrong, f"{here} must not import {sorted(wrong)}: its floor is not below"
+def test_imports_go_down():
+    wrong = []
+    for path in FILES:
+        here = room(path)
+        if here.startswith("__"):  # __init__ and __main__ are doors, not rooms
+            continue
+        assert here in FLOOR, f"{here} is no room of the house"
+        there = {name.split(".")[1] for name in imported_modules(path)} & FLOOR.keys() - {here}
+        there -= {"hf"} if here == "api" else set()
+        wrong += [f"{path} imports {other}" for other in there if FLOOR[other] >= FLOOR[here]]
+    assert not wrong, "a floor that is not below"
 
 
 def test_rooms_hold_no_import_cycle():
@@ -60,25 +62,29 @@ def test_rooms_hold_no_import_cycle():
         visit(name, ())
 
 
-@each_file
-def test_file_fits_on_a_few_screens(path: Path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_files_fit_on_a_few_screens():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {path: count for path, count in lines.items() if count > 300}
 
 
-@each_file
-def test_print_stands_only_in_the_command_line(path: Path):
-    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-    prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
-    assert room(path) == "cli" or not prints, f"print in lines {prints}"
+def test_print_stands_only_in_the_command_line():
+    prints = []
+    for path in FILES:
+        calls = [] if room(path) == "cli" else [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)]
+        prints += [f"{path}:{n.lineno}" for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+    assert not prints
 
 
-@each_file
-def test_public_functions_are_typed(path: Path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
-            assert not bare and node.returns is not None, f"{node.name} in line {node.lineno}: {bare or 'return'}"
+def test_public_functions_are_typed():
+    bare = []
+    for path in FILES:
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                untyped = any(a.annotation is None and a.arg not in ("self", "cls") for a in arguments)
+                if untyped or node.returns is None:
+                    bare.append(f"{path}:{node.lineno} {node.name}")
+    assert not bare
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_what_it_learns_from_is_the_dense_models_own_answer(text_file, tmp_path,
     assert all(any(torch.allclose(wanted[0], own, atol=0.05) for own in dense) for wanted in seen) and seen
 
 
+@pytest.mark.slow  # several whole runs
 @pytest.mark.parametrize("moment", ["learning", "before the first move", "amid the moves"])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(model, text_file, healed, tmp_path, monkeypatch, moment):
     spec = asked(model, text_file, tmp_path / "out", **STEPS, **SIZE)
@@ -98,6 +99,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(model, text_file, healed, 
     assert not (tmp_path / "out" / staging.REPLACING).exists()
 
 
+@pytest.mark.slow
 def test_resumed_after_the_blocks_it_heals_what_lies_on_disk(model, text_file, healed, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", **STEPS, **SIZE)
     stopped_after(spec, BLOCKS)

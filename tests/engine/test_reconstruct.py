@@ -52,6 +52,7 @@ def test_the_model_comes_nearer_to_the_dense_one(model, text_file, learnt, tmp_p
     assert distance(model, learnt) < 0.9 * distance(model, tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_a_block_it_ends_with_the_same_bytes(model, text_file, learnt, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE)
     stopped_while_learning(spec, 2)
@@ -67,6 +68,7 @@ def test_values_that_serve_worse_are_not_taken(model, text_file, tmp_path, monke
     assert distance(model, tmp_path / "wild") == pytest.approx(distance(model, tmp_path / "plain"), rel=0.01)
 
 
+@pytest.mark.slow
 def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, learnt, tmp_path, monkeypatch):
     """0.9 s for 3 blocks, and a step takes 10 ms: 30 steps. A resumed run asks no clock again."""
     monkeypatch.setattr(timing, "_fastest", lambda try_one: 0.01)
@@ -81,6 +83,7 @@ def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, l
         done(spec.model_copy(update={"resume": True, "reconstruct_minutes": 1.0}))
 
 
+@pytest.mark.slow
 def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monkeypatch):
     steps = timing.Timing.steps
 
