@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lsprism.calibration.recall import Recall
 from lsprism.calibration.watch import input_of, unreached, watching
 from lsprism.errors import NumericError, SourceError
 from lsprism.methods.stats import InputStats
@@ -85,7 +86,7 @@ class Walk:
         with watching(sites, stats, gram=gram, batches=len(self.hidden)) as watch:
             for n, (hidden, call) in enumerate(zip(self.hidden, self.calls[index], strict=True), start=1):
                 with torch.no_grad():
-                    call.run(block, hidden.to(self.device, copy=True))  # a block may work in place
+                    call.run(block, self._on_device(hidden))
                 watch.forget_inputs()
                 yield n / len(self.hidden)
         for name in sites.keys() - stats.keys():
@@ -98,7 +99,7 @@ class Walk:
         """
         hidden, stats = self.hidden[0], {}
         with torch.no_grad(), watching(names, stats, gram=False, batches=1):
-            self.calls[index][0].run(block, hidden.to(self.device, copy=True))
+            self.calls[index][0].run(block, self._on_device(hidden))
         found: dict[int, list[str]] = {}
         for name, seen in stats.items():
             if seen.tokens == hidden.shape[0] * hidden.shape[1]:
@@ -106,40 +107,43 @@ class Walk:
         return list(found.values())
 
     def collect_beside(
-        self, index: int, blocks: tuple[nn.Module, nn.Module], name: str, stats: InputStats, *, teach: bool
+        self, index: int, blocks: tuple[Recall, Recall], name: str, stats: InputStats, *, teach: bool
     ) -> Iterator[float]:
         """Fill `stats` with what the site `name` is handed in the first of `blocks`, and in the second, the dense one.
 
         Both are run as far as that site; with `teach` the dense one to its end, which saves the pass of that name.
         Yields the share done after each batch.
         """
-        (block, dense), call = (part.get_submodule(name) for part in blocks), self.calls[index]
-        for n in range(len(call)):
+        block, dense = (recall.block.get_submodule(name) for recall in blocks)
+        for n, call in enumerate(self.calls[index]):
             with torch.no_grad():
-                forward = partial(call[n].run, blocks[0], self.hidden[n].to(self.device, copy=True))
-                x, _ = input_of(block, forward)
-                forward = partial(call[n].run, blocks[1], self.dense[n].to(self.device, copy=True))
+                x, _ = input_of(block, partial(blocks[0].run, call.run, n, self._on_device(self.hidden[n])))
+                forward = partial(blocks[1].run, call.run, n, self._on_device(self.dense[n]))
                 beside, out = input_of(dense, forward, go_on=teach)
             stats.add_beside(x, beside)
             if teach:
                 self.dense[n] = _finite(index, out.to("cpu"))
-            yield (n + 1) / len(call)
+            yield (n + 1) / len(self.calls[index])
 
-    def teach(self, index: int, block: nn.Module) -> Iterator[float]:
+    def teach(self, index: int, block: nn.Module | Recall) -> Iterator[float]:
         """Replace `dense` by the outputs of the block as it was. Yields the share done after each batch."""
         yield from self._through(index, block, self.dense)
 
-    def propagate(self, index: int, block: nn.Module) -> Iterator[float]:
+    def propagate(self, index: int, block: nn.Module | Recall) -> Iterator[float]:
         """Last pass: replace the hidden states by the block's outputs. Yields the share done after each batch."""
         yield from self._through(index, block, self.hidden)
         self.calls[index] = []  # its masks and embeddings are not needed again
 
-    def _through(self, index: int, block: nn.Module, stream: list[Tensor]) -> Iterator[float]:
+    def _through(self, index: int, block: nn.Module | Recall, stream: list[Tensor]) -> Iterator[float]:
+        recall = block if isinstance(block, Recall) else Recall(block)
         for n, call in enumerate(self.calls[index]):
             with torch.no_grad():
-                out = call.run(block, stream[n].to(self.device, copy=True)).to("cpu")
+                out = recall.run(call.run, n, self._on_device(stream[n])).to("cpu")
             stream[n] = _finite(index, out)
             yield (n + 1) / len(stream)
+
+    def _on_device(self, hidden: Tensor) -> Tensor:
+        return hidden.to(self.device, copy=True)  # a block may work in place
 
 
 def _finite(index: int, out: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     return Memory(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
-        hidden_states=(2 if beside else 1) * tokens * config.hidden_size * size,
+        hidden_states=(4 if anchors else 2 if beside else 1) * tokens * config.hidden_size * size,
         block=(3 if beside else 2) * sum(site.parameters for site in sites) * size,
         statistics=(8 * max(squares) if anchors else 4 * sum(squares)) if gram else 0,
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),

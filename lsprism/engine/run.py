@@ -10,6 +10,7 @@ from lsprism.artifact.finish import finish
 from lsprism.artifact.shards import is_whole, write_shard
 from lsprism.artifact.staging import Checkpoint, Staging, staging
 from lsprism.artifact.target import finished_report, with_known_steps
+from lsprism.calibration.recall import Recall
 from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS, Walk
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.heal import Healing
@@ -116,40 +117,47 @@ class _Blocks:
     def block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
         """Compress block `index` and write its shard; returns the reports of its sites."""
         walk, told = self.walk, _Told(clock, learns=self.spec.reconstructs)
-        block = self.feed.fill(index)
-        dense = deepcopy(block) if walk.dense else None
+        block = Recall(self.feed.fill(index))
+        dense = Recall(deepcopy(block.block)) if walk.dense else None
         reports = yield from self._compress(index, block, dense, told)
         if self.spec.reconstructs:
-            yield from told("learn", LEARNS, self._learn(index, block))
+            block.forget()  # nothing is finished yet
+            yield from told("learn", LEARNS, self._learn(index, block.block))
         yield from told("propagate", told.left, walk.propagate(index, block))
+        block.forget()
         write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
         self.feed.release(index)
         return reports
 
     def _compress(
-        self, index: int, block: nn.Module, dense: nn.Module | None, told: "_Told"
+        self, index: int, block: Recall, dense: Recall | None, told: "_Told"
     ) -> Generator[Event, None, list[LayerReport]]:
         """Every site of the block, of one input together, each after all that it follows; then the dense stream has
         gone through the block too. Without anchors: all sites at once."""
         name_of = f"{self.draft.anatomy.block_name(index)}."
         sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
-        groups = self.walk.groups(index, block, sites) if self.anchors else []
+        groups = self.walk.groups(index, block.block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
         part, reports = 1 / max(1, len(groups) + bool(others)), []
         if others:
             stats: dict[str, InputStats] = {}
-            collecting = self.walk.collect(index, block, others, stats, self.method.needs_gram)
+            collecting = self.walk.collect(index, block.block, others, stats, self.method.needs_gram)
             yield from told("measure", 0.4 * part, collecting)
             if missed := [name for name, seen in stats.items() if not seen.tokens]:
                 yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")
             yield from told("compress", 0.2 * part, self._sites(list(others), stats, reports))
+        inner, done = {name: name.removeprefix(name_of) for name in sites}, []
         for group in groups:
             columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
             seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
-            inner, last = group[0].removeprefix(name_of), group is groups[-1]
-            collecting = self.walk.collect_beside(index, (block, dense), inner, seen, teach=last)
+            collecting = self.walk.collect_beside(
+                index, (block, dense), inner[group[0]], seen, teach=group is groups[-1]
+            )
             yield from told("measure", 0.4 * part, collecting)
             yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
+            done += [inner[name] for name in group]
+            for recall in (block, dense):
+                recall.finish(done, inner.values())
         if dense is not None and not groups:
             yield from told("teach", 0.1, self.walk.teach(index, dense))
         order = list(sites)

@@ -8,6 +8,7 @@ from conftest import make_model
 from tiny_runs import asked, digests, distance, done, stopped_after
 
 from lsprism import api
+from lsprism.calibration.recall import Recall
 from lsprism.calibration.walk import capture
 from lsprism.calibration.watch import input_of
 from lsprism.methods.hybrid import Hybrid
@@ -43,6 +44,12 @@ def test_stopped_it_goes_on_with_both_streams(model, text_file, made, tmp_path):
     assert digests(tmp_path / "out") == digests(made)
 
 
+def test_what_is_recalled_changes_no_byte(model, text_file, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(Recall, "finish", lambda *_: None)
+    done(asked(model, text_file, tmp_path / "out", **SIZE))
+    assert digests(tmp_path / "out") == digests(made)
+
+
 @torch.no_grad()
 def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached(model):
     loaded = api.load(str(model)).model
@@ -58,10 +65,11 @@ def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached
     walk.keep_dense()
     walk.hidden = [hidden * 0.5 for hidden in walk.hidden]
     stats = InputStats(32, gram=True, batches=1)
-    list(walk.collect_beside(0, (block, block), "self_attn.o_proj", stats, teach=False))
+    both = Recall(block), Recall(block)
+    list(walk.collect_beside(0, both, "self_attn.o_proj", stats, teach=False))
     assert stats.tokens == 64 and stats.drift.norm() > 0
     before = walk.streams
-    list(walk.collect_beside(0, (block, block), "mlp.down_proj", InputStats(48, gram=True, batches=1), teach=True))
+    list(walk.collect_beside(0, both, "mlp.down_proj", InputStats(48, gram=True, batches=1), teach=True))
     assert torch.equal(walk.dense[0], walk.calls[0][0].run(block, before[1])) and torch.equal(walk.hidden[0], before[0])
 
 
