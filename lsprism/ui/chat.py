@@ -12,7 +12,7 @@ from lsprism.specs import GenerateSpec, ask
 from lsprism.talk import SLOTS, Progress, Slot, Talk, Turn, Wanted, Work
 from lsprism.talk.votes import Vote, Votes, tally
 from lsprism.ui import chat_form, chat_page
-from lsprism.ui.chat_page import Page, fresh
+from lsprism.ui.chat_state import Page, fresh, kept, restored
 from lsprism.ui.choices import artifacts, choices, pair_of
 from lsprism.ui.context import Context, refusals
 
@@ -52,7 +52,8 @@ class Handlers:
             work = self.talk.ask(wanted(values), prompts(values, page, prompt), spec)
         for now in self._follow(work, session):  # each time all of it: of two updates in one frame a page shows one
             told = page.with_turn(Turn(prompt, now.answers))
-            yield first | {"page": told} | self._talk(told) | self._state(told, values, now) | self._after(told, now)
+            shown = {"page": told} | self._talk(told) | self._state(told, values, now) | self._after(told, now)
+            yield first | shown | ({"kept": kept(told)} if now.ended else {})
             first = {}
 
     def load(self, values: Values, page: Page, session: str) -> Iterator[Shown]:
@@ -93,22 +94,34 @@ class Handlers:
             slot = dict(zip("ab", page.order, strict=True)).get(verdict, verdict)
             pair = {"labels": chat_page.labels(seating), "weights": chat_page.weights(seating)}
             self.votes.add(Vote(at=time.time(), verdict=slot, blind=page.blind, **pair))
-        return self.show(replace(page, voted=True), values)
+        return self._changed(replace(page, voted=True), values)
 
     def edit(self, page: Page, values: Values) -> Shown:
         """The last prompt back into its box, and its turn undone."""
         before, prompt = page.conversation.without_last()
-        return self.show(replace(page, conversation=before), values) | ({"prompt": prompt} if prompt else {})
+        return self._changed(replace(page, conversation=before), values) | ({"prompt": prompt} if prompt else {})
 
     def undo(self, page: Page, values: Values) -> Shown:
-        return self.show(replace(page, conversation=page.conversation.without_last()[0]), values)
+        return self._changed(replace(page, conversation=page.conversation.without_last()[0]), values)
 
     def clear(self, page: Page, values: Values) -> Shown:
-        return self.show(fresh(bool(values["blind"])), values)
+        return self._changed(fresh(bool(values["blind"])), values)
+
+    def restore(self, said: str | None, values: Values) -> Shown:
+        """The page as the browser remembers it."""
+        page = restored(said)
+        return self.show(page, values) | {"blind": page.blind}
+
+    def _changed(self, page: Page, values: Values) -> Shown:
+        return self.show(page, values) | {"kept": kept(page)}
 
     def show(self, page: Page, values: Values) -> Shown:
         """All of a page that stands still."""
         return {"page": page} | self._talk(page) | self._state(page, values, None) | self._after(page, None)
+
+    def rechosen(self, page: Page, values: Values) -> Shown:
+        """Other models were chosen; what was said stays as it is, whether it has been restored already or not."""
+        return self._state(page, values, None)
 
     def known(self, seen: str) -> tuple[Any, Any, str]:
         """The models that can be chosen, where there are others than before."""
@@ -175,7 +188,7 @@ def buttons(busy: bool) -> Shown:
 def build(context: Context) -> None:
     """The controls, and what they do."""
     handlers, parts = Handlers(context, Talk()), chat_form.build(context.runs)
-    wire = Wire(parts)
+    wire = Wire(parts, context.talk)
     sends = [parts.prompt.submit, parts.buttons["send"].click]
     wire.streams(sends, handlers.send)
     wire.streams([parts.buttons["again"].click], handlers.again)
@@ -185,7 +198,8 @@ def build(context: Context) -> None:
     for name in ("edit", "undo", "clear"):
         wire.changes([parts.buttons[name].click], getattr(handlers, name))
     wire.changes([parts.blind.input], handlers.clear)
-    wire.changes([parts.left.change, parts.right.change, context.page.load], handlers.show)
+    wire.changes([parts.left.change, parts.right.change], handlers.rechosen)
+    wire.restores(context.page.load, handlers.restore)
     for verdict in ("a", "b", "equal", "bad"):
         wire.changes([parts.buttons[verdict].click], _voting(handlers, verdict))
     for text, button in parts.examples.items():
@@ -199,11 +213,13 @@ def build(context: Context) -> None:
 class Wire:
     """Between gradio's components and the names that handlers know them by."""
 
-    def __init__(self, parts: chat_form.Parts) -> None:
+    def __init__(self, parts: chat_form.Parts, kept: gr.BrowserState) -> None:
         self.inputs = {"left": parts.left, "right": parts.right, "prompt": parts.prompt, "blind": parts.blind}
         self.inputs |= parts.fields
         self.page: gr.State = parts.shown["page"]
+        self.kept = kept
         self.shown = {**parts.shown, **parts.buttons, "prompt": parts.prompt, "seed": parts.fields["seed"]}
+        self.shown |= {"blind": parts.blind, "kept": kept}
 
     def streams(self, events: list[Any], handler: Callable[[Values, Page, str], Iterator[Shown]]) -> None:
         def handle(said: dict, request: gr.Request) -> Iterator[dict]:
@@ -223,6 +239,12 @@ class Wire:
             events, handle, {*self.inputs.values(), self.page}, list(self.shown.values()),
             queue=False, trigger_mode="always_last", **QUIET,  # two models that change at once are shown both
         )  # fmt: skip
+
+    def restores(self, event: Any, handler: Callable[[str | None, Values], Shown]) -> None:
+        def handle(said: dict) -> dict:
+            return self._components(handler(said[self.kept], self._values(said)))
+
+        event(handle, {*self.inputs.values(), self.kept}, list(self.shown.values()), queue=False, **QUIET)
 
     def _values(self, said: dict) -> Values:
         return {name: said[component] for name, component in self.inputs.items()}

@@ -8,6 +8,7 @@ import gradio as gr
 from lsprism.runs import Runs
 from lsprism.specs import DtypeName, GenerateSpec
 from lsprism.ui import chat_page, models
+from lsprism.ui.chat_state import Page
 from lsprism.ui.choices import artifacts, choices
 
 DEFAULTS = {name: field.default for name, field in GenerateSpec.model_fields.items()}
@@ -49,10 +50,10 @@ class Parts:
 
 def build(runs: Runs) -> Parts:
     """All controls, without their events."""
-    shown: dict[str, Any] = {"page": gr.State(chat_page.Page())}
+    shown: dict[str, Any] = {"page": gr.State(Page())}
     buttons: dict[str, gr.Button] = {}
     left, right = _models(runs, buttons, shown)
-    shown["sides"] = gr.HTML(chat_page.sides(chat_page.Page(), chat_page.Seating(), {}), elem_id="chat-sides")
+    shown["sides"] = gr.HTML(chat_page.sides(Page(), chat_page.Seating(), {}), elem_id="chat-sides")
     with gr.Column(elem_classes="talk", elem_id="chat-talk"):  # the last one first: it stays in sight
         shown["now"] = gr.HTML(chat_page.NOTHING, elem_id="chat-now", js_on_load=SCRIPT)
         shown["past"] = gr.HTML("", elem_id="chat-past")

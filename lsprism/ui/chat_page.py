@@ -1,17 +1,16 @@
-"""What one browser page talks about, and how it looks as HTML. Pure; no gradio.
+"""How the browser page of the tab Chat looks as HTML. Pure; no gradio.
 
 Whatever a model or a user wrote is escaped here: it is shown as text, whatever it looks like.
 """
 
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from html import escape
 
 from lsprism.charts.units import amount, size
-from lsprism.talk import SLOTS, Answer, Conversation, Portrait, Progress, Seat, Seating, Slot, Turn, parting, speed_up
+from lsprism.talk import SLOTS, Answer, Portrait, Progress, Seat, Seating, Slot, Turn, parting, speed_up
 from lsprism.talk.votes import Tally
 from lsprism.ui.cards import empty
+from lsprism.ui.chat_state import Page
 
 NAMELESS: Mapping[str, str] = {}
 SHOWN = 2000  # characters of a prompt
@@ -29,43 +28,6 @@ NOTHING = empty(
     "Nothing said yet",
     "Write a prompt below, or take an example: both models answer. Enter sends, Shift+Enter begins a line, Esc stops.",
 )
-
-
-@dataclass(frozen=True)
-class Page:
-    """The conversation of one page. Where names are hidden, the sides are shuffled."""
-
-    conversation: Conversation = Conversation()
-    blind: bool = False
-    crossed: bool = False  # A is the right side
-    voted: bool = False  # on the last turn
-
-    @property
-    def order(self) -> tuple[Slot, Slot]:
-        """The sides as they stand from left to right."""
-        return (SLOTS[1], SLOTS[0]) if self.crossed else SLOTS
-
-    @property
-    def hidden(self) -> bool:
-        """Names and figures are kept back until the vote."""
-        return self.blind and not self.voted
-
-    def before_asking(self) -> "Page":
-        """A blind vote has revealed who is who, so the next question begins anew."""
-        return fresh(True) if self.blind and self.voted else replace(self, voted=False)
-
-    def with_turn(self, turn: Turn) -> "Page":
-        return replace(self, conversation=self.conversation.with_turn(turn), voted=False)
-
-    @property
-    def can_vote(self) -> bool:
-        """Both have answered the last prompt, and it was not voted on."""
-        turns = self.conversation.turns
-        return bool(turns) and not self.voted and all(_whole(turns[-1].answers.get(slot)) for slot in SLOTS)
-
-
-def fresh(blind: bool) -> Page:
-    return Page(blind=blind, crossed=blind and secrets.randbelow(2) == 1)
 
 
 def name(place: int) -> str:
@@ -278,7 +240,3 @@ def marked(said: str, place: tuple[int, int] | None) -> str:
 def _clipped(prompt: str) -> str:
     rest = len(prompt) - SHOWN
     return prompt if rest <= 0 else f"{prompt[:SHOWN]} … ({rest:,} more characters)"
-
-
-def _whole(answer: Answer | None) -> bool:
-    return answer is not None and bool(answer.reason) and not answer.failure

@@ -27,6 +27,7 @@ class Context:
     page: gr.Blocks  # its `load` happens when a page is opened or reloaded
     tabs: gr.Tabs
     opened: gr.State  # id of the run that this page looks at, from ?run=ID or chosen since; "" where none is
+    talk: gr.BrowserState  # what was said in the chat; outside of all tabs, or a page would read it too late
 
     @cached_property
     def watch(self) -> Watch:

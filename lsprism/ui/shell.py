@@ -33,8 +33,9 @@ def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
         service.expose(runs)  # first, or handlers of the same name would take its verbs' names
         gr.HTML(_head(), elem_id="head")
         opened = gr.State("")
+        talk = gr.BrowserState("", storage_key="lsprism-chat")  # readable as long as this dashboard runs
         with gr.Tabs(elem_id="tabs") as tabs:
-            context = Context(runs, page, tabs, opened)
+            context = Context(runs, page, tabs, opened, talk)
             for name, (label, build) in TABS.items():
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True):
                     build(context)

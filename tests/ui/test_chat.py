@@ -12,7 +12,7 @@ from lsprism.specs import GenerateSpec
 from lsprism.talk import Answer, Progress
 from lsprism.talk.talk import Work
 from lsprism.ui import chat, chat_form
-from lsprism.ui.chat_page import Page
+from lsprism.ui.chat_state import Page
 from lsprism.ui.context import Context
 
 VALUES = {
@@ -84,7 +84,9 @@ def test_it_streams_and_keeps_what_was_said(handlers):
     assert "Hello" in steps[0]["now"] and steps[0]["prompt"] == "", "the prompt is shown at once"
     assert "Good" in steps[0]["now"] and "night" not in steps[0]["now"]
     assert [step["stop"].interactive for step in steps] == [True, False]
-    assert steps[0].keys() - {"prompt"} == steps[1].keys() and "prompt" not in steps[1], "what is typed meanwhile stays"
+    assert steps[0].keys() - {"prompt"} == steps[1].keys() - {"kept"} and "prompt" not in steps[1], (
+        "what is typed meanwhile stays"
+    )
     told = shown(steps)
     assert [turn.prompt for turn in told["page"].conversation.turns] == ["Hello"]
     assert told["vote"].visible and "No votes" in told["status"]
@@ -175,6 +177,15 @@ def test_a_vote_counts_for_the_model_behind_the_letter_and_reveals_it(handlers):
         handlers.vote("a", VALUES, told["page"])
 
 
+def test_a_page_that_is_loaded_again_goes_on_where_it_was(handlers):
+    *_, last = moments = list(handlers.send(VALUES, Page(), "me"))
+    assert [("kept" in told) for told in moments] == [False] * (len(moments) - 1) + [True]  # once, when it is whole
+    again = handlers.restore(last["kept"], VALUES)
+    assert again["page"] == last["page"] and "night" in again["now"]
+    emptied = handlers.clear(again["page"], VALUES)
+    assert not handlers.restore(emptied["kept"], VALUES)["page"].conversation.turns
+
+
 def test_what_is_written_down_of_a_vote_holds_no_words(handlers):
     page = shown(handlers.send({**VALUES, "prompt": "a secret"}, Page(), "me"))["page"]
     handlers.vote("equal", VALUES, page)
@@ -197,5 +208,5 @@ def test_an_opened_run_brings_its_pair(handlers, tmp_path):
 
 def test_building_the_page_starts_no_process(tmp_path):
     with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
-        chat.build(Context(Runs(tmp_path), blocks, tabs, gr.State("")))
+        chat.build(Context(Runs(tmp_path), blocks, tabs, gr.State(""), gr.BrowserState("")))
     assert not [thread for thread in threading.enumerate() if thread.name == "lsprism-talk"]

@@ -108,10 +108,15 @@ def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
         assert HOSTILE in page.inner_text("#chat-now .prompt")
         page.keyboard.press("Escape")
         _wait(page, "document.getElementById('chat-stop').disabled")
-        costs = page.eval_on_selector_all("#chat-now .cost", "all => all.map(one => one.innerText)")
-        assert [("stopped" in cost, "tok/s" in cost) for cost in costs] == [(True, True)] * 2, costs
+        costs = "[...document.querySelectorAll('#chat-now .cost')].map(one => one.innerText)"
+        _wait(page, f"{costs}.filter(cost => cost.includes('stopped') && cost.includes('tok/s')).length == 2")
         page.click("#chat-vote-b")
         _wait(page, "document.querySelector('#chat-status').innerText.includes('1 vote')")
+        page.reload()
+        page.wait_for_selector("#tab-runs-button[aria-selected=true]")
+        page.click("#tab-chat-button")
+        _wait(page, "(document.querySelector('#chat-now .prompt') || {innerText: ''}).innerText.includes('river')")
+        assert "tok/s" in page.inner_text("#chat-now .cost >> nth=1")
         assert page.evaluate("window.harm") is None
         page.click("#chat-edit")
         _wait(page, "document.querySelector('#chat-prompt textarea').value.includes('river')")

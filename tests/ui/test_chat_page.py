@@ -7,7 +7,7 @@ import pytest
 from lsprism.talk import Answer, Conversation, Memory, Portrait, Progress, Seat, Seating, Timing, Turn, Wanted
 from lsprism.talk.votes import Tally
 from lsprism.ui import chat_page
-from lsprism.ui.chat_page import Page, fresh
+from lsprism.ui.chat_state import Page, fresh, kept, restored
 
 HOSTILE = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>{{#each a}}${alert(3)}`\0&amp;"
 
@@ -60,6 +60,18 @@ def test_whatever_is_said_is_shown_as_text(where):
         )
     assert "<img" not in html and "<script" not in html
     assert "&lt;img" in html
+
+
+@pytest.mark.parametrize(
+    "before", [Page(), fresh(True), page(), page(Answer(failure="no memory", reason="failed"), blind=True, voted=True)]
+)
+def test_what_the_browser_keeps_is_the_page_itself(before):
+    assert restored(kept(before)) == before
+
+
+@pytest.mark.parametrize("said", [None, "", "{}x", "[]", '{"blind": "perhaps"}', '{"conversation": {"turns": [1]}}'])
+def test_what_is_no_page_of_ours_is_a_fresh_one(said):
+    assert restored(said) == Page()
 
 
 def test_what_gradio_takes_for_a_template_is_no_template():

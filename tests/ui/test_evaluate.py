@@ -189,4 +189,4 @@ def test_a_look_costs_little(handlers, runs, tmp_path):
 
 def test_the_tab_builds(runs):
     with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
-        evaluate.build(Context(runs, blocks, tabs, gr.State("")))
+        evaluate.build(Context(runs, blocks, tabs, gr.State(""), gr.BrowserState("")))

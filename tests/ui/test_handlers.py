@@ -29,7 +29,7 @@ class FakePlanner:
 
 @pytest.fixture
 def context(tmp_path, monkeypatch):
-    made = Context(Runs(tmp_path), None, None, None)
+    made = Context(Runs(tmp_path), None, None, None, None)
     made.__dict__["planner"] = FakePlanner()  # where the cached property would keep it
     started = []
 

@@ -1,0 +1,65 @@
+"""What one browser page talks about, and how the browser keeps it. Frozen values; no gradio."""
+
+import secrets
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from lsprism.talk import SLOTS, Answer, Conversation, Slot, Turn
+
+
+@dataclass(frozen=True)
+class Page:
+    """The conversation of one page. Where names are hidden, the sides are shuffled."""
+
+    conversation: Conversation = Conversation()
+    blind: bool = False
+    crossed: bool = False  # A is the right side
+    voted: bool = False  # on the last turn
+
+    @property
+    def order(self) -> tuple[Slot, Slot]:
+        """The sides as they stand from left to right."""
+        return (SLOTS[1], SLOTS[0]) if self.crossed else SLOTS
+
+    @property
+    def hidden(self) -> bool:
+        """Names and figures are kept back until the vote."""
+        return self.blind and not self.voted
+
+    def before_asking(self) -> "Page":
+        """A blind vote has revealed who is who, so the next question begins anew."""
+        return fresh(True) if self.blind and self.voted else replace(self, voted=False)
+
+    def with_turn(self, turn: Turn) -> "Page":
+        return replace(self, conversation=self.conversation.with_turn(turn), voted=False)
+
+    @property
+    def can_vote(self) -> bool:
+        """Both have answered the last prompt, and it was not voted on."""
+        turns = self.conversation.turns
+        return bool(turns) and not self.voted and all(_whole(turns[-1].answers.get(slot)) for slot in SLOTS)
+
+
+def fresh(blind: bool) -> Page:
+    return Page(blind=blind, crossed=blind and secrets.randbelow(2) == 1)
+
+
+def kept(page: Page) -> str:
+    """What the browser keeps, so that a page that is loaded again goes on where it was."""
+    return _PAGE.dump_json(page).decode()
+
+
+def restored(said: str | None) -> Page:
+    """A fresh page where nothing was kept, or what was kept is none of ours."""
+    try:
+        return _PAGE.validate_json(said or "")
+    except ValidationError:
+        return Page()
+
+
+_PAGE = TypeAdapter(Page)
+
+
+def _whole(answer: Answer | None) -> bool:
+    return answer is not None and bool(answer.reason) and not answer.failure
