@@ -8,7 +8,7 @@ where a buffer is full, to one of twice the size. As long as they are few, copyi
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 FEW = 192  # tokens
@@ -21,6 +21,19 @@ def make_room(cache: Cache) -> None:
             if type(layer) is DynamicLayer:
                 layer.__class__ = RoomyLayer
                 layer.buffers = (None, None)
+
+
+def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
+    """Bytes that keys and values of so many tokens take at most: 2 x layers x their heads x width, with room to spare.
+
+    Models that keep less (windows, latent or recurrent states) stay below it.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    room = 2 if tokens > FEW else 1
+    return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * tokens * room
 
 
 class RoomyLayer(DynamicLayer):

@@ -43,14 +43,19 @@ def generate(
     The end is an end token (counted, not shown), `spec.max_new_tokens` or the end of the model's context (both are
     "length"), or `stop`, which is read before each token. Raises SpecError at once if the prompt fills the context.
     """
+    most = longest_answer(model, input_ids, spec)
+    return _pieces(model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop)
+
+
+def longest_answer(model: PreTrainedModel, input_ids: Tensor, spec: GenerateSpec) -> int:
+    """Tokens that an answer to the prompt [1, n] may have; SpecError if the prompt fills the context."""
     prompt, context = input_ids.shape[1], context_length(model)
     if context is not None and prompt >= context:
         raise SpecError(
             f"The prompt has {prompt} tokens, and the model's context of {context} leaves no room for an answer.",
             f"Shorten it to {context - 1} tokens or fewer.",
         )
-    most = spec.max_new_tokens if context is None else min(spec.max_new_tokens, context - prompt)
-    return _pieces(model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop)
+    return spec.max_new_tokens if context is None else min(spec.max_new_tokens, context - prompt)
 
 
 def _pieces(

@@ -17,8 +17,9 @@ from lsprism.errors import LSPrismError, ResourceError
 from lsprism.evaluation import sides as room
 from lsprism.evaluation.profile import WARM_UP_TOKENS
 from lsprism.evaluation.profile import answer as warm_up
+from lsprism.generation.cache import cache_bytes
 from lsprism.generation.prompt import encode
-from lsprism.generation.stream import generate
+from lsprism.generation.stream import generate, longest_answer
 from lsprism.models.load import LoadedModel
 from lsprism.models.source import resolve
 from lsprism.talk.memory import give_back, memory_on
@@ -68,13 +69,40 @@ class Engine:
         decode()
 
     def _decode(self, asked: Ask, slots: list[Slot], stop: Event) -> None:
-        streams, outgoing = {}, Outgoing(self.tell, asked.work)
+        """Those sides token by token in turn; where their keys and values do not fit beside each other, one by one."""
+        prompts, needs = {}, {}
         for slot in slots:
             with self._refusals(asked.work, slot):
-                model, prompt = self._models[slot], asked.prompts[slot]
-                tokens = encode(model.tokenizer, prompt, chat=False if isinstance(prompt, str) else None)
+                prompts[slot], needs[slot] = self._prompt(slot, asked)
+        if not prompts:
+            return
+        free = room.free_bytes(self._device())
+        together = [list(prompts)] if sum(needs.values()) < free else [[slot] for slot in prompts]
+        for side in together:
+            what = "answering" if len(together) == 1 else "answering one by one, for want of memory"
+            self.tell(Began(work=asked.work, what=what))
+            self._stream(asked, {slot: prompts[slot] for slot in side}, stop)
+
+    def _prompt(self, slot: Slot, asked: Ask) -> tuple[torch.Tensor, int]:
+        """The prompt [1, n], and the bytes of the keys and values of the longest answer; ResourceError: too many."""
+        model, prompt = self._models[slot], asked.prompts[slot]
+        tokens = encode(model.tokenizer, prompt, chat=False if isinstance(prompt, str) else None)
+        most = longest_answer(model.model, tokens, asked.spec)
+        need, free = cache_bytes(model.model, tokens.shape[1] + most), room.free_bytes(str(model.device))
+        if need >= free:
+            raise ResourceError(
+                f"An answer of up to {most:,} tokens needs about {need / 1e9:.1f} GB for what the model remembers of"
+                f" the text, {free / 1e9:.1f} GB are free.",
+                "Set fewer tokens at most, or close other programs.",
+            )
+        return tokens, need
+
+    def _stream(self, asked: Ask, prompts: dict[Slot, torch.Tensor], stop: Event) -> None:
+        streams, outgoing = {}, Outgoing(self.tell, asked.work)
+        for slot, tokens in prompts.items():
+            with self._refusals(asked.work, slot):
+                model = self._models[slot]
                 streams[slot] = generate(model.model, model.tokenizer, tokens, asked.spec, stop)
-        self.tell(Began(work=asked.work, what="answering"))
         while streams:
             for slot in list(streams):
                 piece = None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from lsprism import api
 from lsprism.generation import cache as roomy
 
 ROOM = 3
@@ -56,3 +57,14 @@ def test_cut_chosen_and_begun_anew(pair):
         cache.reset()
     for _ in range(6):
         feed(pair, 1)
+
+
+@pytest.mark.parametrize("tokens", [7, roomy.FEW + 9])
+def test_what_a_cache_takes_is_foretold(tiny_folder, tokens):
+    model = api.load(tiny_folder).model
+    cache = DynamicCache()
+    roomy.make_room(cache)
+    with torch.no_grad():
+        model(torch.full((1, tokens), 5), past_key_values=cache)
+    held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    assert held <= roomy.cache_bytes(model, tokens) <= 2 * held

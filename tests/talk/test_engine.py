@@ -95,7 +95,7 @@ def test_one_model_on_both_sides_is_in_memory_once(engine, pair):
 
 
 def test_what_does_not_fit_takes_turns_and_says_so(engine, told, pair, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda device: 10 * room.BESIDE if len(engine._models) == 0 else 0)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 10 * room.BESIDE if not engine._models else room.BESIDE)
     engine.answer(ask(pair), threading.Event())
     seats = last(told, Seats)
     assert not seats.together and "take turns" in seats.note
@@ -105,6 +105,26 @@ def test_what_does_not_fit_takes_turns_and_says_so(engine, told, pair, monkeypat
     engine.answer(ask(pair, work=2), threading.Event())
     order = [news.slot for news in told if isinstance(news, Words) and news.reason]
     assert order == ["right", "left"], "who is in memory answers first"
+
+
+def test_answers_whose_memory_does_not_fit_together_come_one_by_one(engine, told, pair, monkeypatch):
+    engine.load(Load(work=1, seats=pair))
+    monkeypatch.setattr(room_of_engine, "cache_bytes", lambda model, tokens: 6 * 10**8)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 10**9)
+    engine.answer(ask(pair, work=2), threading.Event())
+    order = [news.slot for news in told if isinstance(news, Words)]
+    assert order == sorted(order) and "one by one" in last(told, Began).what
+    assert {slot: answer.timing.tokens for slot, answer in answers(told).items()} == {"left": 12, "right": 12}
+
+
+def test_an_answer_whose_memory_never_fits_is_refused_on_its_side(engine, told, pair, monkeypatch):
+    engine.load(Load(work=1, seats=pair))
+    dense = engine._models["left"].model
+    monkeypatch.setattr(room_of_engine, "cache_bytes", lambda model, tokens: 10**12 * (model is dense))
+    engine.answer(ask(pair, work=2), threading.Event())
+    failed = last(told, Failed)
+    assert failed.slot == "left" and "12 tokens needs about 1000.0 GB" in failed.message
+    assert answers(told)["right"].timing.tokens == 12
 
 
 def test_a_model_too_large_even_alone_is_refused(engine, told, pair, monkeypatch):
