@@ -37,9 +37,10 @@ class Handlers:
         try:
             spec = form.spec_of(values)
             plan = self.planner.plan(form.plan_of(spec), token.strip())
+            card = self.planner.free_on(plan.device)
         except LSPrismError as error:
             return refusal(error.message, error.hint)
-        return estimate(plan, psutil.virtual_memory().available, seconds_before(self.runs.all(), spec))
+        return estimate(plan, psutil.virtual_memory().available, seconds_before(self.runs.all(), spec), card)
 
     def start(self, values: dict[str, Any], token: str) -> str:
         """The id of the run that was started."""

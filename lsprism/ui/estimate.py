@@ -21,8 +21,9 @@ HINTS = {
 }
 
 
-def estimate(plan: Plan, free_bytes: int, before_s: float | None) -> str:
-    """`free_bytes`: memory there is now; `before_s`: what a like run took here, if there was one."""
+def estimate(plan: Plan, free_bytes: int, before_s: float | None, free_on_card: int | None = None) -> str:
+    """`free_bytes`: memory there is now, `free_on_card`: on the plan's CUDA device, if it has one; `before_s`: what a
+    like run took here, if there was one."""
     share = plan.kept_parameters / plan.model_parameters
     tiles = [
         _tile("On disk", size(plan.stored_bytes), f"of {size(plan.dense_stored_bytes)}", "All files of the model."),
@@ -34,8 +35,9 @@ def estimate(plan: Plan, free_bytes: int, before_s: float | None) -> str:
         ),
         _tile("Time", *_time(before_s), "How long it takes is only known once a block has been timed."),
     ]
+    card = "" if free_on_card is None else _room(f"On {plan.device}", plan.memory.on_device, free_on_card)
     bar = _before_after(plan.stored_bytes, plan.dense_stored_bytes)
-    return f'<div class="tiles">{"".join(tiles)}</div>{bar}{_memory(plan.memory, free_bytes)}{_notes(plan)}'
+    return f'<div class="tiles">{"".join(tiles)}</div>{bar}{_memory(plan.memory, free_bytes)}{card}{_notes(plan)}'
 
 
 def waiting(text: str = "Working out what this would come to …") -> str:
@@ -91,13 +93,21 @@ def _before_after(after: int, before: int) -> str:
     )
 
 
-def _memory(memory: Memory, free_bytes: int) -> str:
-    share = memory.total / max(1, free_bytes)
+def _room(what: str, need: int, free_bytes: int) -> str:
+    """What is needed of what is free, and what that means."""
+    share = need / max(1, free_bytes)
     kind, verdict = "good", "fits"
     if share > 1:
         kind, verdict = "bad", "does not fit: fewer or shorter samples need less, or close other programs"
     elif share > TIGHT:
         kind, verdict = "fair", "fits, but it is tight"
+    return (
+        f'<div class="note {kind}"><strong>{escape(what)}: {size(need)} of {size(free_bytes)} free</strong> '
+        f"— {verdict}.</div>"
+    )
+
+
+def _memory(memory: Memory, free_bytes: int) -> str:
     names = {name: getattr(memory, name) for name in type(memory).model_fields}
     rows = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}<small>{escape(HINTS.get(name, ''))}</small></td>"
@@ -105,8 +115,7 @@ def _memory(memory: Memory, free_bytes: int) -> str:
         for name, count in names.items()
     )
     return (
-        f'<div class="note {kind}"><strong>Memory: {size(memory.total)} of {size(free_bytes)} free</strong> '
-        f"— {verdict}.</div><details><summary>How that is reckoned</summary><table>{rows}"
+        f"{_room('Memory', memory.total, free_bytes)}<details><summary>How that is reckoned</summary><table>{rows}"
         f"<tr><td><b>needed at once</b><small>fixed + the larger of outside and the sum of the others</small></td>"
         f"<td><b>{size(memory.total)}</b></td></tr></table></details>"
     )

@@ -1,7 +1,8 @@
 """Plans for the form, made by one small child process: the dashboard itself never loads torch for them.
 
     parent -> child   one JSON line: {"spec": {...}, "token": "..."}
-    child -> parent   one JSON line: {"plan": {...}}, or {"message": "...", "hint": "..."}
+                      or {"device": "cuda:0"}
+    child -> parent   one JSON line: {"plan": {...}} or {"free_bytes": ...}, or {"message": "...", "hint": "..."}
 
 The child ends when it has had nothing to do for a while, or when its parent goes; the next question starts another.
 """
@@ -41,11 +42,18 @@ class Planner:
             if key in self._known and not token:
                 self._known.move_to_end(key)
                 return self._known[key]
-            plan = self._ask(json.dumps({"spec": json.loads(key), "token": token}))
-            self._known[key] = plan
+            answer = self._ask({"spec": json.loads(key), "token": token})
+            self._known[key] = plan = Plan.model_validate(answer["plan"])
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
             return plan
+
+    def free_on(self, device: str) -> int | None:
+        """Bytes that are free now on a CUDA device; None for any other."""
+        if not device.startswith("cuda"):
+            return None
+        with self._lock:
+            return self._ask({"device": device})["free_bytes"]
 
     def warm(self) -> None:
         """Start the child in the background, so that the first answer is quick."""
@@ -61,15 +69,15 @@ class Planner:
         with self._lock:
             self._living()
 
-    def _ask(self, question: str) -> Plan:
+    def _ask(self, question: dict) -> dict:
         try:
-            answer = json.loads(self._exchange(question))
+            answer = json.loads(self._exchange(json.dumps(question)))
         except (OSError, ValueError) as error:  # it ended while it was asked, say for want of memory
             self._child = None
             raise WorkError("The estimate was broken off.", "Change a setting to have it made again.") from error
-        if "plan" in answer:
-            return Plan.model_validate(answer["plan"])
-        raise RequestError(answer["message"], answer["hint"])
+        if "message" in answer:
+            raise RequestError(answer["message"], answer["hint"])
+        return answer
 
     def _exchange(self, question: str) -> str:
         child = self._living()
@@ -101,8 +109,11 @@ class Planner:
 
 def _answer(line: str) -> dict:
     from lsprism import api
+    from lsprism.evaluation.sides import free_bytes
 
     asked = json.loads(line)
+    if "device" in asked:
+        return {"free_bytes": free_bytes(asked["device"])}
     if asked["token"]:
         os.environ["HF_TOKEN"] = asked["token"]
     try:

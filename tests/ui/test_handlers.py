@@ -26,6 +26,9 @@ class FakePlanner:
             raise SpecError("No such model.", "Choose another.")
         return plan()
 
+    def free_on(self, device):
+        return None
+
 
 @pytest.fixture
 def context(tmp_path, monkeypatch):

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from lsprism.errors import RequestError, WorkError
 from lsprism.specs import PlanSpec
-from lsprism.ui.planner import Planner
+from lsprism.ui.planner import Planner, _answer
 
 
 class FakeChild:
@@ -54,6 +55,19 @@ def test_what_was_planned_is_remembered_unless_it_took_a_token():
     assert planner.plan(spec) is planner.plan(spec) and len(child.asked) == 1
     planner.plan(spec, "hf_secret")
     assert len(child.asked) == 2 and child.asked[1]["token"] == "hf_secret"
+
+
+def test_only_a_card_is_asked_about_and_each_time_anew():
+    planner = Planner()
+    planner._child = child = FakeChild([json.dumps({"free_bytes": free}) for free in (5, 4)])
+    assert planner.free_on("cpu") is None and not child.asked
+    assert [planner.free_on("cuda:1"), planner.free_on("cuda:1")] == [5, 4]
+    assert child.asked == [{"device": "cuda:1"}] * 2
+
+
+def test_the_child_looks_at_the_card_itself(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9) if device.index == 1 else (0, 9))
+    assert _answer('{"device": "cuda:1"}') == {"free_bytes": 7}
 
 
 @pytest.mark.slow

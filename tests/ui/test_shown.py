@@ -18,6 +18,14 @@ def test_memory_is_green_amber_or_red(free, kind):
     assert f'class="note {kind}"' in said and f"{plan().memory.total}" in said.replace(" B", "").replace(",", "")
 
 
+@pytest.mark.parametrize(("free", "kind"), [(10_000, "good"), (1, "bad")])
+def test_a_cards_memory_is_weighed_apart_from_the_hosts(free, kind):
+    on_card = plan().model_copy(update={"device": "cuda:1"})
+    said = estimate(on_card, 10**9, None, free)
+    assert "On cuda:1" in said and f'class="note {kind}"' in said
+    assert "On cuda" not in estimate(plan(), 10**9, None)
+
+
 def test_the_estimate_says_bytes_and_parameters_and_no_time_that_it_does_not_know():
     said = estimate(plan(), 10_000, None)
     assert "65% of the bytes" in said and "60%" in said and "known after the first block" in said
