@@ -29,7 +29,7 @@ constexpr int kGroup = 3;             // layers of one input in one call
 constexpr int kTokens = 8;            // of one pass over a matrix
 constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a second thread
 constexpr int64_t kAhead = 3072;      // bytes of values that are asked for early: the hardware stops at every 4096
-constexpr int64_t kPieces = 8;        // in which a thread takes its rows, so that others can take some of them
+constexpr int64_t kPieces = 32;       // in which a thread takes its rows, so that others can take some of them
 
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
