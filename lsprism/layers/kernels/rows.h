@@ -1,14 +1,12 @@
 // Rows of a layer y = (S + L R) x + bias times a few vectors. Nothing is read past the end of a buffer: rows near the end
 // of the values take the cautious path.
 #pragma once
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <type_traits>
 #include <vector>
 
 #include "lanes.h"
+#include "shares.h"
 
 // As in cpu.py. A part that a layer has not is null.
 struct Layer {
@@ -29,7 +27,6 @@ constexpr int kGroup = 3;             // layers of one input in one call
 constexpr int kTokens = 8;            // of one pass over a matrix
 constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a second thread
 constexpr int64_t kAhead = 3072;      // bytes of values that are asked for early: the hardware stops at every 4096
-constexpr int64_t kPieces = 32;       // in which a thread takes its rows, so that others can take some of them
 
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
@@ -253,38 +250,6 @@ int64_t multiplications(const Layer& layer) {
     return of_values + layer.rank * (layer.rows + layer.columns);
 }
 
-// The rows of a layer that are a thread's own: a single stretch, since memory is read fastest in long streams.
-struct alignas(64) Share {
-    std::atomic<int64_t> next;
-    int64_t end, piece;
-};
-
-// [layers, threads]
-inline std::vector<Share> shared_out(const Layer* layers, int64_t count, int threads) {
-    std::vector<Share> shares(count * threads);
-    for (int64_t i = 0; i < count; ++i)
-        for (int64_t n = 0; n < threads; ++n) {
-            Share& share = shares[i * threads + n];
-            const int64_t first = layers[i].rows * n / threads;
-            share.next.store(first, std::memory_order_relaxed);
-            share.end = layers[i].rows * (n + 1) / threads;
-            share.piece = std::max<int64_t>(1, (share.end - first) / kPieces);
-        }
-    return shares;
-}
-
-// All of this thread's rows, then what others, who may have been interrupted, have left of theirs.
-template <class Work>
-inline void take_rows(Share* shares, int threads, Work work) {
-    const int self = omp_get_thread_num();
-    for (int n = 0; n < threads; ++n) {
-        Share& share = shares[(self + n) % threads];
-        int64_t row;
-        while ((row = share.next.fetch_add(share.piece, std::memory_order_relaxed)) < share.end)
-            work(row, std::min(row + share.piece, share.end));
-    }
-}
-
 // Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
 template <class T, int N>
 void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
@@ -301,7 +266,7 @@ void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, i
         if (layer.scales || layer.right_scales) small = columns;
         if ((layer.values && !layer.scales) || (layer.right && !layer.right_scales)) plain = columns;
     }
-    std::vector<Share> shares = shared_out(layers, count, threads);
+    std::vector<Share> shares = shared_out(count, threads, [&](int64_t i) { return layers[i].rows; });
     Given<T> inputs(given, plain, small, N);
     if (plain) inputs.plain.copy(x, columns, tokens);
     if (small) inputs.small.copy(x, columns, tokens);
