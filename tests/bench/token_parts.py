@@ -1,8 +1,9 @@
 """Where the time of one decoded token goes, in milliseconds by part, medians.
 
-Matrices are timed one by one with their own calls, in the order in which a step reads them. Attention is what a block's
-second half takes longer with all tokens than with one. What else the compiled blocks do is the rest of their time:
-norms, rotary positions, activations, handing work to the threads. All else is counted around the calls.
+Matrices are timed one by one with their own calls, in the order in which a step reads them, less what as many calls
+take that have nothing to do. Attention is what a block's second half takes longer with all tokens than with one. What
+else the compiled blocks do is the rest of their time: norms, rotary positions, activations, handing work to the
+threads. All else is counted around the calls.
 """
 
 import statistics
@@ -15,6 +16,7 @@ from torch import nn
 
 from lsprism.generation.decode import prefill, step
 from lsprism.generation.sampler import Sampler
+from lsprism.layers.forms import Dense
 from lsprism.layers.kernels.cpu import Packed, PackedBlock
 from lsprism.layers.kernels.dispatch import kernels
 from lsprism.layers.modules import DenseLinear, PrismLinear, product_of
@@ -32,12 +34,16 @@ def token_parts(model: nn.Module, prompt: torch.Tensor, tokens: int) -> dict[str
     layers = [product_of(module).packed for module in linears]
     inputs = [torch.randn(1, one.columns).to(one.dtype) for one in layers]
     around = [(PackedBlock, "begin"), (PackedBlock, "end"), (Packed, "multiply"), (type(cache), "update")]
+    nothing = Packed(kernels(), Dense(torch.zeros(1, 1, dtype=layers[0].dtype)), None)
     rows = []
     for _ in range(WARM_UP + tokens):
         spent.clear()
         with torch.inference_mode(), timed(spent, "matrices"):
             for one, x in zip(layers, inputs, strict=True):
                 one.multiply(kernels(), x)
+        with torch.inference_mode(), timed(spent, "calls"):
+            for x in inputs:
+                nothing.multiply(kernels(), x[:, :1])
         with short_past(), watched(spent, [(PackedBlock, "end")]):
             step(model, 5, cache)
         short = spent.pop("end")
@@ -49,11 +55,11 @@ def token_parts(model: nn.Module, prompt: torch.Tensor, tokens: int) -> dict[str
                 sampler.pick(logits)
         rows.append(spent | {"attention": spent["end"] - short})
     ms = {part: statistics.median(row[part] for row in rows[WARM_UP:]) * 1000 for part in rows[0]}
-    compiled = ms["begin"] + ms["end"]
+    compiled, matrices = ms["begin"] + ms["end"], ms["matrices"] - ms["calls"]
     return {
-        "matrices of the blocks": ms["matrices"],
+        "matrices of the blocks": matrices,
         "attention": ms["attention"],
-        "norms, rotation, activation, threads": compiled - ms["matrices"] - ms["attention"],
+        "norms, rotation, activation, threads": compiled - matrices - ms["attention"],
         "output head": ms["multiply"],
         "cache": ms["update"],
         "Python of the blocks": ms["forward"] - compiled - ms["update"],
