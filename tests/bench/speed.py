@@ -149,7 +149,7 @@ def of_prefill(artifact: str, options: argparse.Namespace) -> dict:
             seconds.append(time.perf_counter() - started)
         return seconds
 
-    options = argparse.Namespace(turns=options.turns, burst=1)
+    options = argparse.Namespace(turns=max(1, options.turns // 5), burst=1)
     found = decode({name: lambda n, model=model: read(model, n) for name, model in models.items()}, options)
     return {key.replace("token", "prompt"): value for key, value in found.items()}
 
