@@ -110,10 +110,10 @@ def _linears(block: nn.Module) -> list[nn.Module]:
 
 def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
     """The block's output for one token, or None where this way is not for it."""
+    if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
+        return None
     native, past, position = kernels(), settings.get("past_key_values"), settings.get("position_embeddings")
     if native is None or past is None or position is None or settings.get("attention_mask") is not None:
-        return None
-    if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
         return None
     if type(x) is not Tensor or x.shape[:-1] != (1, 1) or not x.is_cpu or x.requires_grad or not x.is_contiguous():
         return None

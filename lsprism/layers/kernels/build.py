@@ -19,7 +19,8 @@ import torch
 from platformdirs import user_cache_path
 
 logger = logging.getLogger("lsprism.layers.kernels")
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "block.h", "rows.h", "lanes.h", "values.h"))
+_FILES = ("kernels.cpp", "block.h", "rows.h", "shares.h", "lanes.h", "values.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
 _BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16", "vnni")}

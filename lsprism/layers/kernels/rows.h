@@ -1,13 +1,12 @@
 // Rows of a layer y = (S + L R) x + bias times a few vectors. Nothing is read past the end of a buffer: rows near the end
 // of the values take the cautious path.
 #pragma once
-#include <omp.h>
-
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 #include "lanes.h"
+#include "shares.h"
 
 // As in cpu.py. A part that a layer has not is null.
 struct Layer {
@@ -27,6 +26,7 @@ namespace {
 constexpr int kGroup = 3;             // layers of one input in one call
 constexpr int kTokens = 8;            // of one pass over a matrix
 constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a second thread
+constexpr int64_t kAhead = 3072;      // bytes of values that are asked for early: the hardware stops at every 4096
 
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
@@ -65,6 +65,7 @@ struct SparseRow {
           end(static_cast<const T*>(layer.values) + layer.nonzeros),
           bitmap(layer.bitmap + row * bitmap_stride(layer.columns)) {}
     typename L::V spread(uint32_t places) {
+        __builtin_prefetch(reinterpret_cast<const char*>(next) + kAhead);
         auto packed = Safe ? L::load(next) : L::load_some(next, int(std::min<int64_t>(L::W, end - next)));
         next += __builtin_popcount(places);
         return L::expand(packed, places);
@@ -265,6 +266,7 @@ void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, i
         if (layer.scales || layer.right_scales) small = columns;
         if ((layer.values && !layer.scales) || (layer.right && !layer.right_scales)) plain = columns;
     }
+    std::vector<Share> shares = shared_out(count, threads, [&](int64_t i) { return layers[i].rows; });
     Given<T> inputs(given, plain, small, N);
     if (plain) inputs.plain.copy(x, columns, tokens);
     if (small) inputs.small.copy(x, columns, tokens);
@@ -277,13 +279,10 @@ void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, i
         if (ranks) {
 #pragma omp barrier
         }
-        for (int64_t i = 0; i < count; ++i) {
-            const Layer& layer = layers[i];
-            const int64_t chunk = std::max<int64_t>(1, layer.rows / (threads * 8));
-#pragma omp for schedule(dynamic, chunk) nowait
-            for (int64_t row = 0; row < layer.rows; ++row)
-                row_of_layer<T, N>(layer, row, inputs, middle[i], y[i], tokens);
-        }
+        for (int64_t i = 0; i < count; ++i)
+            take_rows(shares.data() + i * threads, threads, [&, &layer = layers[i], to = y[i]](int64_t row, int64_t last) {
+                for (; row < last; ++row) row_of_layer<T, N>(layer, row, inputs, middle[i], to, tokens);
+            });
     }
 }
 

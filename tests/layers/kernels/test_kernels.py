@@ -114,6 +114,22 @@ def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeyp
 
 
 @needs_compiler
+@pytest.mark.parametrize("rows", [1, 5, 257])
+def test_every_row_is_computed_however_many_threads_share_them(rows):
+    torch.manual_seed(0)
+    form = Sparse.pack(torch.randn(rows, 20000), torch.rand(rows, 20000) < 0.5)
+    product, x, before = dispatch.Product(form, None), torch.randn(1, 20000), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = product(x)
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            assert torch.equal(product(x), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
 def test_the_kernels_are_taken_and_the_reference_when_asked(monkeypatch):
     layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
     calls = []

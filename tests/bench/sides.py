@@ -1,0 +1,119 @@
+"""The models that speed.py times side by side. A side is a function: number of tokens -> seconds of each, decoded
+greedily, one after the other, behind all that it has decoded before."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers.initialization import no_init_weights
+
+from lsprism import api
+from lsprism.generation.decode import prefill, step
+from lsprism.generation.sampler import Sampler
+from lsprism.layers.forms import Sparse, nbytes
+from lsprism.layers.modules import DenseLinear, PrismLinear
+from lsprism.models.fused import fuse
+from lsprism.models.surgery import place
+from lsprism.specs import GenerateSpec
+
+Side = Callable[[int], list[float]]
+FIRST_WORD = 100  # of the prompt: the tokens from here on
+
+
+def prompt_of(length: int) -> torch.Tensor:
+    """[1, length]"""
+    return torch.arange(length)[None] + FIRST_WORD
+
+
+def side(model: nn.Module, prompt: int) -> Side:
+    """The product's own loop."""
+    sampler = Sampler(GenerateSpec(greedy=True))
+    logits, cache = prefill(model, prompt_of(prompt))
+    token = sampler.pick(logits)
+
+    def decode(count: int) -> list[float]:
+        nonlocal token
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            logits, _ = step(model, token, cache)
+            token = sampler.pick(logits)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    return decode
+
+
+def compiled_side(model: nn.Module, prompt: int, room: int) -> Side:
+    """torch.compile over a cache of fixed size for `room` more tokens, without which it would compile anew."""
+    cache = StaticCache(config=model.config, max_cache_len=prompt + room)
+    with torch.inference_mode():
+        logits = model(input_ids=prompt_of(prompt), past_key_values=cache, logits_to_keep=1).logits
+    token, run = int(logits[0, -1].argmax()), torch.compile(model, dynamic=False)
+    place = torch.tensor([[prompt]])
+
+    @torch.inference_mode()
+    def decode(count: int) -> list[float]:
+        nonlocal token
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            output = run(input_ids=torch.tensor([[token]]), past_key_values=cache, position_ids=place)
+            token = int(output.logits[0, -1].argmax())
+            place.add_(1)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    return decode
+
+
+def load(model: str, dtype: str = "auto") -> nn.Module:
+    return api.load(model, dtype=dtype).model
+
+
+def load_fused(model: str, dtype: str) -> nn.Module:
+    """A dense model on our kernels for dense matrices and in our blocks."""
+    return fused(load(model, dtype))
+
+
+def fused(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            DenseLinear.adopt(module)
+    fuse(model)
+    return model
+
+
+def random_llama(dtype: torch.dtype) -> nn.Module:
+    """TinyLlama's shape: 22 blocks of 2048, 5632 in the MLP, 32 heads, 4 of keys; 1.1 billion random parameters."""
+    sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
+    torch.set_default_dtype(dtype)
+    with no_init_weights():
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=32, num_key_value_heads=4)).eval()
+    torch.set_default_dtype(torch.float32)
+    some = torch.randn(1 << 20).to(dtype) * 0.02
+    for parameter in model.requires_grad_(False).parameters():
+        times = -(-parameter.numel() // some.numel())
+        parameter.data.copy_(some.repeat(times)[: parameter.numel()].view_as(parameter))
+        if parameter.dim() == 1:
+            parameter.data.fill_(1)
+    return model
+
+
+def pruned(model: nn.Module, sparsity: float) -> nn.Module:
+    """Without a share of its blocks' weights, chosen at random; fused."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and name != "lm_head":
+            places = torch.rand(module.weight.shape) >= sparsity
+            place(model, name, PrismLinear(Sparse.pack(module.weight.data, places)))
+    return fused(model)
+
+
+def layer_bytes(model: nn.Module) -> dict[str, float]:
+    """Resident bytes of the compressed layers, and their share of the same layers dense."""
+    forms = [module.form for module in model.modules() if isinstance(module, PrismLinear)]
+    dense = sum(form.dense().nbytes for form in forms)
+    held = sum(map(nbytes, forms))
+    return {"layer_bytes": held, "layer_bytes_of_dense": held / dense}
