@@ -1,0 +1,69 @@
+"""What each layer will lose, foretold before anything is touched: by what earlier runs reached, or by error curves."""
+
+from lsprism.budgets import BUDGETS
+from lsprism.budgets.allot import allot
+from lsprism.budgets.curves import foretold
+from lsprism.calibration.known import Known, known
+from lsprism.engine.plan import Draft, shared_out
+from lsprism.engine.traits import traits_of
+from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
+from lsprism.specs import PlanSpec
+
+UNKNOWN = (
+    "What each layer will lose is known once this model has been compressed to two sparsities around this one with the "
+    "same settings, or once with --budget measured."
+)
+UNSETTLED = "The budget {} is made once the model has been measured; until then all layers are shown alike."
+
+
+def expecting(spec: PlanSpec, draft: Draft) -> Plan:
+    """The plan with the budgets of its rule and the error that each site is to be expected to have, if known."""
+    notes = []
+    if BUDGETS[spec.budget].learns:
+        if traits := traits_of(spec, draft).read():
+            draft = shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits))
+        else:
+            notes.append(UNSETTLED.format(spec.budget))
+    sites = _with_errors(spec, draft)
+    if any(plan.error is None for plan in sites) and spec.pattern == "unstructured":
+        notes.append(UNKNOWN)
+    return draft.plan.model_copy(update={"sites": sites, "notes": notes})
+
+
+def remember(spec: PlanSpec, draft: Draft, layers: list[LayerReport]) -> None:
+    """Add what a finished compression lost to what is known. With blocks that learn, later ones met other inputs."""
+    if spec.reconstructs or spec.pattern != "unstructured":
+        return
+    points = [SiteTraits(name=layer.name, curve=[_point(layer)] if layer.form != "dense" else []) for layer in layers]
+    achieved(spec, draft).add_points(points)
+
+
+def _point(layer: LayerReport) -> ErrorPoint:
+    size = layer.rows * layer.columns
+    return ErrorPoint(
+        density=layer.kept / size,
+        rank_share=layer.rank * (layer.rows + layer.columns) / layer.kept,
+        error=layer.error,
+    )
+
+
+def achieved(spec: PlanSpec, draft: Draft) -> Known:
+    """Where the errors lie that finished compressions with this method reached."""
+    settings = {"dtype": draft.plan.dtype, "device": draft.device.type, "effort": spec.effort, "values": spec.values}
+    return known(draft.plan.source, "achieved", settings | {"method": spec.method}, spec.calibration)
+
+
+def _with_errors(spec: PlanSpec, draft: Draft) -> list[SitePlan]:
+    """Real runs tell more than curves, which were taken with the inputs of the uncompressed model and little effort."""
+    if spec.pattern != "unstructured":
+        return draft.plan.sites
+    kept = [achieved(spec, draft)]
+    if spec.effort == "fast":
+        kept.append(traits_of(spec.model_copy(update={"budget": "measured"}), draft))
+    ways = [{traits.name: traits.curve for traits in part.read()} for part in kept]
+    sites = []
+    for plan in draft.plan.sites:
+        found = (foretold(way.get(plan.site.name, []), plan.site, plan.budget) for way in ways)
+        error = 0.0 if plan.form == "dense" else next((error for error in found if error is not None), None)
+        sites.append(plan.model_copy(update={"error": error}))
+    return sites
