@@ -138,6 +138,12 @@ class Plan(Record):
         return sum(p.stored_bytes for p in self.sites)
 
     @property
+    def mean_error(self) -> float | None:
+        """That is to be expected of a layer; None unless it is known of all."""
+        errors = [p.error for p in self.sites if p.error is not None]
+        return sum(errors) / len(errors) if len(errors) == len(self.sites) else None
+
+    @property
     def layer_dense_bytes(self) -> int:
         return sum(p.dense_bytes for p in self.sites)
 

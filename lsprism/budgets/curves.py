@@ -23,7 +23,7 @@ JOINED_DENSITIES = (
     0.5,
     0.25,
 )  # of a joined method, which is slower, and asked with and without factors
-ROWS = 128  # of a sparse method, whose rows hardly know of each other, so many are enough
+ROWS = 256  # of a sparse method, whose rows hardly know of each other, so many are enough
 BEYOND = 0.1  # density: how far from the points an error is still foretold
 RANKS = 1.5  # by which a point may differ in rank, in ranks; and SHARES, in what is kept
 SHARES = 0.02

@@ -71,7 +71,13 @@ def known(source: ModelSource, kind: str, settings: dict, calibration: Calibrati
         return Known(None)
     text = _text(calibration) if calibration else None
     key = hashlib.sha256(json.dumps([VERSION, model, settings, text], sort_keys=True).encode()).hexdigest()
-    return Known(cache_folder() / "traits" / f"{kind}-{key[:16]}.json")
+    return Known(traits_folder() / f"{kind}-{key[:16]}.json")
+
+
+def traits_folder() -> Path:
+    """`$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
+    own = os.environ.get("LSPRISM_TRAITS")
+    return Path(own).expanduser() if own else cache_folder() / "traits"
 
 
 def _fingerprint(folder: Path) -> list | None:

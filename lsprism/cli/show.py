@@ -39,8 +39,17 @@ def plan(report: Plan) -> Group:
         *(Padding(f"{name} {group[0].note}.", (0, 1)) for name, group in rows if group[0].note),
         _left_alone(report.left_alone, blocks),
         _totals(report),
-        *(Padding(note, (0, 1)) for note in report.notes),
+        *(Padding(note, (0, 1)) for note in [*report.notes, *_unknown(report.sites)]),
     )
+
+
+def _unknown(sites: list[SitePlan]) -> Iterable[str]:
+    """How the errors that are not known become so."""
+    if any(p.error is None and p.budget.pattern is None for p in sites):
+        yield (
+            "What each layer will lose is known once this model has been compressed to two sparsities near this one,"
+            " with the same other settings, or once with --budget measured."
+        )
 
 
 def _same(sites: list[SitePlan], blocks: str) -> list[tuple[str, list[SitePlan]]]:
@@ -73,6 +82,10 @@ def _sites(rows: list[tuple[str, list[SitePlan]]], blocks: int) -> Table:
     return table
 
 
+def _expected(error: float | None) -> list[tuple[str, str]]:
+    return [] if error is None else [("mean relative output error of a layer", f"{error:.1%}")]
+
+
 def _mean_error(sites: list[SitePlan]) -> str:
     """Of those of which it is known."""
     errors = [p.error for p in sites if p.error is not None]
@@ -94,6 +107,7 @@ def _totals(report: Plan) -> Table:
         ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
         ("resident bytes once loaded", size(report.resident_bytes)),
         *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
+        *_expected(report.mean_error),
         ("disk while compressing", size(report.disk_bytes)),
         ("peak memory while compressing", size(report.memory.total)),
         *_parts(report.memory),

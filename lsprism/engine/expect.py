@@ -9,10 +9,6 @@ from lsprism.engine.traits import traits_of
 from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
 from lsprism.specs import PlanSpec
 
-UNKNOWN = (
-    "What each layer will lose is known once this model has been compressed to two sparsities around this one with the "
-    "same settings, or once with --budget measured."
-)
 UNSETTLED = "The budget {} is made once the model has been measured; until then all layers are shown alike."
 
 
@@ -24,10 +20,7 @@ def expecting(spec: PlanSpec, draft: Draft) -> Plan:
             draft = shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits))
         else:
             notes.append(UNSETTLED.format(spec.budget))
-    sites = _with_errors(spec, draft)
-    if any(plan.error is None for plan in sites) and spec.pattern == "unstructured":
-        notes.append(UNKNOWN)
-    return draft.plan.model_copy(update={"sites": sites, "notes": notes})
+    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
 
 
 def remember(spec: PlanSpec, draft: Draft, layers: list[LayerReport]) -> None:
