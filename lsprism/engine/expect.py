@@ -5,7 +5,7 @@ from lsprism.budgets.allot import allot
 from lsprism.budgets.curves import foretold
 from lsprism.calibration.known import Known, known
 from lsprism.engine.plan import Draft, shared_out
-from lsprism.engine.traits import traits_of
+from lsprism.engine.traits import known_traits
 from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
 from lsprism.specs import PlanSpec
 
@@ -16,7 +16,7 @@ def expecting(spec: PlanSpec, draft: Draft) -> Plan:
     """The plan with the budgets of its rule and the error that each site is to be expected to have, if known."""
     notes = []
     if BUDGETS[spec.budget].learns:
-        if traits := traits_of(spec, draft).read():
+        if traits := known_traits(spec, draft):
             draft = shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits))
         else:
             notes.append(UNSETTLED.format(spec.budget))
@@ -50,13 +50,13 @@ def _with_errors(spec: PlanSpec, draft: Draft) -> list[SitePlan]:
     """Real runs tell more than curves, which were taken with the inputs of the uncompressed model and little effort."""
     if spec.pattern != "unstructured":
         return draft.plan.sites
-    kept = [achieved(spec, draft)]
+    found = [achieved(spec, draft).read()]
     if spec.effort == "fast":
-        kept.append(traits_of(spec.model_copy(update={"budget": "measured"}), draft))
-    ways = [{traits.name: traits.curve for traits in part.read()} for part in kept]
+        found.append(known_traits(spec.model_copy(update={"budget": "measured"}), draft))
+    ways = [{traits.name: traits.curve for traits in way} for way in found]
     sites = []
     for plan in draft.plan.sites:
-        found = (foretold(way.get(plan.site.name, []), plan.site, plan.budget) for way in ways)
-        error = 0.0 if plan.form == "dense" else next((error for error in found if error is not None), None)
+        errors = (foretold(way.get(plan.site.name, []), plan.site, plan.budget) for way in ways)
+        error = 0.0 if plan.form == "dense" else next((error for error in errors if error is not None), None)
         sites.append(plan.model_copy(update={"error": error}))
     return sites

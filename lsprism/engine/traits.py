@@ -30,10 +30,9 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
 
     tokens [samples, length]. A pass that is broken off leaves nothing.
     """
-    rule, kept = BUDGETS[spec.budget], traits_of(spec, draft)
-    if rule.learns is None:
+    if BUDGETS[spec.budget].learns is None:
         return []
-    if found := kept.read():
+    if found := known_traits(spec, draft):
         yield Notice(text=f"The budgets ({spec.budget}) are made of what is known of this model from an earlier run.")
         return found
     found = []
@@ -43,12 +42,17 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
                 found.append(item)
             else:
                 yield item
-    kept.write(found)
+    _place(spec, draft).write(found)
     return found
 
 
-def traits_of(spec: PlanSpec, draft: Draft) -> Known:
-    """Where the traits lie that the rule of `spec` asks for."""
+def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
+    """Those of all sites that an earlier pass learnt; empty where there was none."""
+    found = _place(spec, draft).read()
+    return found if [traits.name for traits in found] == [site.name for site in draft.anatomy.sites] else []
+
+
+def _place(spec: PlanSpec, draft: Draft) -> Known:
     settings = {"rule": spec.budget, "dtype": draft.plan.dtype, "device": draft.device.type}
     if spec.budget == "measured":
         settings |= {"method": spec.method, "rank_share": spec.rank_share if spec.method in JOINED else 0.0}
