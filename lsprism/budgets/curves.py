@@ -1,6 +1,8 @@
 """Error curves: what a site loses at a few densities, and what follows for those between.
 
-The logarithm of the error is interpolated by a monotone cubic over the density; beyond the points it goes on straight.
+Errors are near to a power of the share that is removed: the logarithm of the one is interpolated over that of the other
+by a monotone cubic, which is straight between two points, and goes on straight beyond the outer ones. (Straight lines
+over the density itself foretold 4 % too little between 0.4 and 0.6: Wanda, demo model.)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,15 +67,16 @@ def _some_rows(weight: Tensor) -> Tensor:
 
 def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray | None:
     """The errors at `densities` by points of one rank share; None where these are fewer than two."""
-    known = {point.density: max(point.error, TINY) for point in points}
+    known = {np.log(max(1 - point.density, TINY)): max(point.error, TINY) for point in points}
     if len(known) < 2:
         return None
     places = np.array(sorted(known))
     logs = np.log([known[place] for place in places])
     curve = PchipInterpolator(places, logs)
     slopes = curve.derivative()(places[[0, -1]])
-    inside = np.clip(densities, places[0], places[-1])
-    outside = densities - inside
+    asked = np.log(np.maximum(1 - densities, TINY))
+    inside = np.clip(asked, places[0], places[-1])
+    outside = asked - inside
     return np.exp(curve(inside) + outside * np.where(outside < 0, slopes[0], slopes[1]))
 
 

@@ -3,7 +3,7 @@
     python tests/bench/foretold.py --methods wanda,sparsegpt --ways runs,curves --out foretold.json
 
 For each method the model is compressed uniformly to --sparsity. `runs`: foretold from finished compressions to --known;
-`curves`: from the pass of a compression with --budget measured. Figures are |foretold - reached| / reached over the
+`curves`: from the pass that --budget measured asks for. Figures are |foretold - reached| / reached over the
 layers; rows that stand in --out already are not measured again.
 """
 
@@ -15,8 +15,13 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lsprism.specs import CompressSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,15 +34,16 @@ def settings_of(method: str, options: argparse.Namespace) -> dict:
 def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> dict:
     """The errors foretold, site by site, and what it took to learn and to foretell them."""
     from lsprism import api
+    from lsprism.specs import CompressSpec, ask
 
-    os.environ["LSPRISM_TRAITS"] = str(work / way)
+    os.environ["LSPRISM_TRAITS"] = str(work / f"traits-{way}")
     asked = settings_of(method, options)
     started = time.monotonic()
     if way == "runs":
         for sparsity in options.known.split(","):
             api.compress(options.model, work / f"{way}-{sparsity}", sparsity=sparsity, **asked)
     else:
-        api.compress(options.model, work / way, sparsity=options.sparsity, budget="measured", **asked)
+        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, budget="measured", **asked))
     learnt = time.monotonic()
     plan = api.inspect(options.model, sparsity=options.sparsity, **asked)
     return {
@@ -45,6 +51,14 @@ def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> 
         "learning_s": learnt - started,
         "inspect_s": time.monotonic() - learnt,
     }
+
+
+def measure(spec: CompressSpec) -> None:
+    """The pass that the budgets ask for, without the compression after it."""
+    from lsprism import api
+
+    with closing(api.compressing(spec)) as events:
+        next(event for event in events if event.kind == "stage" and event.name == "calibrate")
 
 
 def compared(foretold: dict, reached: dict[str, float]) -> dict:
@@ -84,7 +98,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            os.environ["LSPRISM_TRAITS"] = str(work / "reached")
+            os.environ["LSPRISM_TRAITS"] = str(work / "traits")
             asked = settings_of(method, options)
             report = api.compress(options.model, work / "reached", sparsity=options.sparsity, **asked)
             reached = {layer.name: layer.error for layer in report.layers}
