@@ -19,7 +19,7 @@ M, LAMBDA = 5.0, 0.08
 
 def outliers(block: list[Seen]) -> Iterator[SiteTraits]:
     """The sites of one block, whose mean they are compared with."""
-    count = sum(seen.site.parameters for seen in block)
+    count = max(1, sum(seen.site.parameters for seen in block))  # a block may have no sites
     mean = sum(_scores(seen).sum(dtype=seen.stats.squares.dtype).item() for seen in block) / count
     for seen in block:
         above = (_scores(seen) > M * mean).double().mean().item()

@@ -124,6 +124,10 @@ def test_an_outlier_is_above_five_times_the_mean_of_its_block():
     assert next(outliers([Seen(site(0, 4, 10, "loud"), loud, stats)])).outlier_share == 4 / 40
 
 
+def test_a_block_without_layers_has_no_outliers():
+    assert list(outliers([])) == []
+
+
 def test_atp_falls_in_equal_steps_from_the_first_block_to_the_last():
     sites = [site(block) for block in range(5)]
     kept = [share.kept for share in atp(sites, 0.4, []).values()]

@@ -7,7 +7,7 @@ import pytest
 from lsprism import api
 from lsprism.calibration.known import traits_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CALIBRATION = {"source": "embedded", "samples": 8, "length": 128}
 
