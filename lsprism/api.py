@@ -19,8 +19,10 @@ from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, staged_bytes
 from lsprism.calibration.corpus import Corpus, read_text, tokenize, windows
 from lsprism.calibration.own_text import own_windows
+from lsprism.engine.expect import expecting, remember
 from lsprism.engine.plan import Draft, draft
 from lsprism.engine.run import batch_tokens, run
+from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
@@ -50,7 +52,7 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
     drafted = draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
-    plan = drafted.plan
+    plan = expecting(spec, drafted)
     if drafted.device.type != "cpu":
         return plan
     sites = [site.model_copy(update={"kernel": _kernel_of(site, drafted.dtype)}) for site in plan.sites]
@@ -97,13 +99,19 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     tokens, text, notice = _calibration(spec, source, corpus)
     if notice:
         yield Notice(text=notice)
+    recipe = _recipe(spec, plan, tokens)
+    if spec.budget != "uniform":
+        plan = yield from settled(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:
         notes.setdefault(site.note, []).append(site.site.name)
     for note, (first, *others) in notes.items():
         if note:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
-    yield from run(spec, plan, tokens, _recipe(spec, plan, tokens), text)
+    for event in run(spec, plan, tokens, recipe, text):
+        if isinstance(event, Finished):
+            remember(spec, plan, event.report.layers)
+        yield event
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:

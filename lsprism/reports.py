@@ -56,6 +56,24 @@ class LayerBudget(Record):
     pattern: tuple[int, int] | None = None  # (n, m): keep n of every m neighbours in a row; None: anywhere
 
 
+class ErrorPoint(Record):
+    """What one site loses at one budget."""
+
+    density: float  # parameters kept / all
+    rank_share: float = 0.0  # of the kept ones, that goes to factors
+    error: float  # ||(W - W')X||_F / ||WX||_F, as LayerReport.error
+
+
+class SiteTraits(Record):
+    """What is known of one site before its budget is set; only what the rule of the budgets asks for."""
+
+    name: str
+    outlier_share: float = 0.0  # of |W_ij| * ||X_j||_2, those above five times the mean of their block
+    effective_rank: float = 0.0  # of W: exp of the entropy of the singular values' shares
+    dominant_rank: int = 0  # of W: singular values that belong to the larger cluster or are outliers
+    curve: list[ErrorPoint] = []
+
+
 class SitePlan(Record):
     """What will become of one site."""
 
@@ -68,6 +86,7 @@ class SitePlan(Record):
     note: str = ""
     values: ValuesName = "float"
     kernel: str = ""  # what would multiply by it on this machine, where that was asked
+    error: float | None = None  # that is to be expected, as LayerReport.error; None: not known
 
 
 class Memory(Record):
@@ -112,10 +131,17 @@ class Plan(Record):
     dense_stored_bytes: int  # the same model, uncompressed, in the same dtype
     memory: Memory
     disk_bytes: int  # needed in the target's file system while working
+    notes: list[str] = []  # what is not as it was asked, or not known
 
     @property
     def layer_stored_bytes(self) -> int:
         return sum(p.stored_bytes for p in self.sites)
+
+    @property
+    def mean_error(self) -> float | None:
+        """That is to be expected of a layer; None unless it is known of all."""
+        errors = [p.error for p in self.sites if p.error is not None]
+        return sum(errors) / len(errors) if len(errors) == len(self.sites) else None
 
     @property
     def layer_dense_bytes(self) -> int:

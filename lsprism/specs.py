@@ -15,7 +15,7 @@ MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd",
 PatternName = Literal["unstructured", "2:4", "4:8"]
 JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
 PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
-BudgetName = Literal["uniform"]
+BudgetName = Literal["uniform", "owl", "atp", "spectrum", "kmif", "measured"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
@@ -24,7 +24,10 @@ TaskName = Literal["summarization", "extraction", "creative", "logic"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
-
+BUDGET = (
+    "how the kept parameters are shared among the layers: uniform, or by outliers (owl), depth (atp), singular values "
+    "(spectrum, kmif) or errors measured first (measured)"
+)
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 KERNEL = (
     "what multiplies by compressed layers: auto (the fastest on this machine), reference (plain torch, which defines "
@@ -76,7 +79,7 @@ class PlanSpec(Request):
     sparsity: float = Field(0.5, gt=0, lt=1, description="share of the layers' parameters that is removed")
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    budget: BudgetName = Field("uniform", description=BUDGET)
     values: ValuesName = Field(
         "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
     )
@@ -108,6 +111,8 @@ class PlanSpec(Request):
         if self.pattern == "unstructured":
             return self
         n, m = map(int, self.pattern.split(":"))
+        if self.budget != "uniform":
+            raise ValueError(f"pattern {self.pattern} fits the budget uniform only, not {self.budget}")
         if self.method not in PATTERNED:
             raise ValueError(f"pattern {self.pattern} fits the methods {', '.join(PATTERNED)}, not {self.method}")
         if self.sparsity != 1 - n / m:
@@ -182,7 +187,7 @@ class StudySpec(Request):
     sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="shares that are removed")
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("uniform", description="how the kept parameters are shared among the layers")
+    budget: BudgetName = Field("uniform", description=BUDGET)
     values: ValuesName = Field(
         "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
     )

@@ -68,9 +68,10 @@ def make_model(folder: Path, *, blocks: int = 2, tied: bool = False, bias: bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory):
-    """No test writes into the user's own list of runs."""
+    """No test writes into the user's own list of runs, or into what is known of the user's models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSPRISM_STATE", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("LSPRISM_TRAITS", str(tmp_path_factory.mktemp("traits")))
         yield
 
 

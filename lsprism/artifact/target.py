@@ -11,9 +11,10 @@ from filelock import FileLock, Timeout
 from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
-from lsprism.reports import CompressionReport
+from lsprism.reports import CompressionReport, LayerBudget
 
 ANOTHER = "Choose another --save-path."
+BUDGETS = "site_budgets"  # entry of a recipe: what follows from its settings, and is no setting itself
 
 
 def beside(target: Path, suffix: str) -> Path:
@@ -126,6 +127,15 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     return known
 
 
+def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
+    """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
+    for folder in (target, beside(target, ".part")):
+        before = recipe_of(folder)
+        if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
+            return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
+    return None
+
+
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
     try:
@@ -142,4 +152,5 @@ def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
     inner = dict(recipe.get("calibration", {}))
     source = inner.pop("source", None)
-    return {**recipe, **inner, "calibration": source}
+    settings = {name: value for name, value in recipe.items() if name != BUDGETS}
+    return {**settings, **inner, "calibration": source}

@@ -1,8 +1,39 @@
 """How much each layer may keep. To add a rule: a file here, a line below, its name in specs.BudgetName."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
+from lsprism.budgets.atp import atp
+from lsprism.budgets.curves import errors_of
+from lsprism.budgets.kmif import dominant_ranks, kmif
+from lsprism.budgets.measured import measured
+from lsprism.budgets.meet import Share
+from lsprism.budgets.owl import outliers, owl
+from lsprism.budgets.seen import Seen
+from lsprism.budgets.spectrum import effective_ranks, spectrum
 from lsprism.budgets.uniform import uniform
-from lsprism.reports import LinearSite
+from lsprism.reports import LinearSite, SiteTraits
+from lsprism.specs import PlanSpec
 
-BUDGETS: dict[str, Callable[[list[LinearSite], float], dict[str, int]]] = {"uniform": uniform}
+
+@dataclass(frozen=True)
+class Rule:
+    """shares: (all sites, density of all together, what is known of each) -> what each may keep.
+
+    learns: what makes that known, block by block: (sites of one block, spec) -> their traits, one after the other.
+    """
+
+    shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
+    needs: Literal["nothing", "weights", "inputs"] = "nothing"
+    learns: Callable[[list[Seen], PlanSpec], Iterator[SiteTraits]] | None = None
+
+
+BUDGETS: dict[str, Rule] = {
+    "uniform": Rule(uniform),
+    "owl": Rule(owl, "inputs", lambda block, _: outliers(block)),
+    "atp": Rule(atp),
+    "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
+    "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
+    "measured": Rule(measured, "inputs", errors_of),
+}

@@ -1,8 +1,9 @@
 """The uniform rule: every layer keeps the same share of its parameters."""
 
-from lsprism.reports import LinearSite
+from lsprism.budgets.meet import Share
+from lsprism.reports import LinearSite, SiteTraits
 
 
-def uniform(sites: list[LinearSite], sparsity: float) -> dict[str, int]:
-    """Site name -> parameters kept: round((1 - sparsity) * rows * columns)."""
-    return {site.name: round((1 - sparsity) * site.parameters) for site in sites}
+def uniform(sites: list[LinearSite], density: float, _traits: list[SiteTraits]) -> dict[str, Share]:
+    """Every site keeps round(density * rows * columns)."""
+    return {site.name: Share(round(density * site.parameters)) for site in sites}

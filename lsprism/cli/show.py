@@ -39,7 +39,17 @@ def plan(report: Plan) -> Group:
         *(Padding(f"{name} {group[0].note}.", (0, 1)) for name, group in rows if group[0].note),
         _left_alone(report.left_alone, blocks),
         _totals(report),
+        *(Padding(note, (0, 1)) for note in [*report.notes, *_unknown(report.sites)]),
     )
+
+
+def _unknown(sites: list[SitePlan]) -> Iterable[str]:
+    """How the errors that are not known become so."""
+    if any(p.error is None and p.budget.pattern is None for p in sites):
+        yield (
+            "What each layer will lose is known once this model has been compressed to two sparsities near this one,"
+            " with the same other settings, or once with --budget measured."
+        )
 
 
 def _same(sites: list[SitePlan], blocks: str) -> list[tuple[str, list[SitePlan]]]:
@@ -54,7 +64,9 @@ def _same(sites: list[SitePlan], blocks: str) -> list[tuple[str, list[SitePlan]]
 def _sites(rows: list[tuple[str, list[SitePlan]]], blocks: int) -> Table:
     """How often a row occurs is said only where it is not once in each block."""
     counted = any(len(group) != blocks for _, group in rows)
-    table = _columns("in each block", *[">blocks"] * counted, ">out x in", "form", ">kept", ">rank", ">of dense")
+    told = any(p.error for _, group in rows for p in group)
+    names = ["in each block", *[">blocks"] * counted, ">out x in", "form", ">kept", ">rank", ">of dense"]
+    table = _columns(*names, *[">expected error"] * told)
     for name, group in rows:
         first = group[0]
         table.add_row(
@@ -65,8 +77,19 @@ def _sites(rows: list[tuple[str, list[SitePlan]]], blocks: int) -> Table:
             f"{first.kept:,}",
             str(first.budget.rank or ""),
             f"{first.stored_bytes / first.dense_bytes:.1%}",
+            *[_mean_error(group)] * told,
         )
     return table
+
+
+def _expected(error: float | None) -> list[tuple[str, str]]:
+    return [] if error is None else [("mean relative output error of a layer", f"{error:.1%}")]
+
+
+def _mean_error(sites: list[SitePlan]) -> str:
+    """Of those of which it is known."""
+    errors = [p.error for p in sites if p.error is not None]
+    return f"{sum(errors) / len(errors):.1%}" if errors else ""
 
 
 def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:
@@ -84,6 +107,7 @@ def _totals(report: Plan) -> Table:
         ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
         ("resident bytes once loaded", size(report.resident_bytes)),
         *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
+        *_expected(report.mean_error),
         ("disk while compressing", size(report.disk_bytes)),
         ("peak memory while compressing", size(report.memory.total)),
         *_parts(report.memory),

@@ -1,13 +1,13 @@
 """Decides what becomes of every site, from the model's config alone, before anything is touched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
 
 from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_name, tensor_bytes
-from lsprism.budgets import BUDGETS
-from lsprism.budgets.cost import form_bytes, split
+from lsprism.budgets.allot import allot
+from lsprism.budgets.cost import form_bytes
 from lsprism.engine.memory import bound_heap, estimate
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
@@ -37,13 +37,35 @@ class Draft:
 
 
 def draft(spec: PlanSpec, source: ModelSource) -> Draft:
-    """The whole plan. Raises SourceError for a model whose structure is not understood."""
+    """The whole plan, uniform where the rule of the budgets must learn of the model first: see `shared_out`.
+
+    Raises SourceError for a model whose structure is not understood.
+    """
     bound_heap()  # before the skeleton: it is built of large tensors that are freed at once
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
     anatomy = dissect(model)
-    kept = BUDGETS[spec.budget](anatomy.sites, spec.sparsity)
-    sites = [_site_plan(site, kept[site.name], spec, dtype) for site in anatomy.sites]
+    plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
+    return Draft(plan, model, anatomy, device, dtype, outside, blocks)
+
+
+def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
+    """The same with other budgets: site name -> what it may keep."""
+    of = drafted.model, drafted.anatomy, drafted.device
+    plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
+    return replace(drafted, plan=plan, outside=outside, blocks=blocks)
+
+
+def _plan(
+    spec: PlanSpec,
+    source: ModelSource,
+    of: tuple[PreTrainedModel, Anatomy, torch.device],
+    budgets: dict[str, LayerBudget],
+) -> tuple[Plan, list[Layout], list[Layout]]:
+    """The table, and what each file will hold: those outside the blocks, and the blocks' own."""
+    model, anatomy, device = of
+    dtype = model.dtype
+    sites = [_site_plan(site, budgets[site.name], spec, dtype) for site in anatomy.sites]
     outside, blocks = _layouts(model, anatomy, sites)
     parameters = parameter_count(model)
     memory = estimate(spec, model, anatomy, [tensor_bytes(layout) for layout in outside])
@@ -64,18 +86,17 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
         memory=memory,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
     )
-    return Draft(plan, model, anatomy, device, dtype, outside, blocks)
+    return plan, outside, blocks
 
 
-def _site_plan(site: LinearSite, kept: int, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:
+def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:
     form = METHODS[spec.method].form
-    budget = split(form, site.rows, site.columns, kept, spec)
     if form == "sparse_low_rank" and budget.rank == 0:
         form = "sparse"
     dense_bytes = site.parameters * dtype.itemsize
     stored = form_bytes(form, (site.rows, site.columns), budget, dtype.itemsize, spec.values)
     values, note = spec.values, ""
-    if kept >= site.parameters:  # two factors of as many parameters would still lose something
+    if budget.kept >= site.parameters:  # two factors of as many parameters would still lose something
         note = "stays as it is: the budget keeps all of it"
     elif stored >= dense_bytes:
         note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"

@@ -9,7 +9,7 @@ from lsprism.runs import Run
 from lsprism.specs import CalibrationSpec, PlanSpec
 
 TIGHT = 0.7  # of the free memory: above it the machine may slow down
-WORK = ("method", "effort", "reconstruct_minutes", "reconstruct_steps", "heal_minutes", "heal_steps")
+WORK = ("method", "budget", "effort", "reconstruct_minutes", "reconstruct_steps", "heal_minutes", "heal_steps")
 _DEFAULTS = {name: PlanSpec.model_fields[name].default for name in WORK}
 HINTS = {
     "fixed": "tokenizer, calibration text, the libraries' scratch",
@@ -36,6 +36,9 @@ def estimate(plan: Plan, free_bytes: int, before_s: float | None, free_on_card: 
         _tile("Time", *_time(before_s), "How long it takes is only known once a block has been timed."),
     ]
     card = "" if free_on_card is None else _room(f"On {plan.device}", plan.memory.on_device, free_on_card)
+    if (error := plan.mean_error) is not None:
+        hint = "Of a layer's output, by what earlier runs of this model lost here."
+        tiles.append(_tile("Error expected", f"{error:.1%}", "mean of the layers", hint))
     bar = _before_after(plan.stored_bytes, plan.dense_stored_bytes)
     return f'<div class="tiles">{"".join(tiles)}</div>{bar}{_memory(plan.memory, free_bytes)}{card}{_notes(plan)}'
 
@@ -126,5 +129,5 @@ def _notes(plan: Plan) -> str:
     for site in plan.sites:
         if site.note:
             notes[site.note] = notes.get(site.note, 0) + 1
-    said = [f"{count} of {len(plan.sites)} layers: {note}." for note, count in notes.items()]
+    said = plan.notes + [f"{count} of {len(plan.sites)} layers: {note}." for note, count in notes.items()]
     return "".join(f'<p class="quiet">{escape(text)}</p>' for text in said[:3])

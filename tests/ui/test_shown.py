@@ -32,12 +32,19 @@ def test_the_estimate_says_bytes_and_parameters_and_no_time_that_it_does_not_kno
     assert "1 min 01 s" in estimate(plan(), 10_000, 61.0)
 
 
+def test_the_error_to_be_expected_is_shown_where_it_is_known():
+    known = plan().model_copy(update={"sites": [s.model_copy(update={"error": 0.123}) for s in plan().sites]})
+    assert "12.3%" in estimate(known, 10_000, None) and "Error expected" not in estimate(plan(), 10_000, None)
+    told = plan().model_copy(update={"notes": [f"Shown alike {SCRIPT}."]})
+    assert "Shown alike &lt;script&gt;" in estimate(told, 10_000, None)
+
+
 def test_time_is_taken_only_from_a_run_of_the_same_work():
     spec = PlanSpec(model_id="demo", method="wanda", calibration=CalibrationSpec(samples=8, length=64))
     done = run(figures={"seconds": 61.0})
     assert seconds_before([run("failed", figures={"seconds": 5.0}), done], spec) == 61.0
     assert seconds_before([done], spec.model_copy(update={"method": "svd"})) is None
-    for other in ({"heal_minutes": 20}, {"calibration": CalibrationSpec(samples=9)}):
+    for other in ({"heal_minutes": 20}, {"budget": "measured"}, {"calibration": CalibrationSpec(samples=9)}):
         assert seconds_before([done], spec.model_copy(update=other)) is None
 
 

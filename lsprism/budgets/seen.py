@@ -1,0 +1,15 @@
+"""One site as a rule may look at it before budgets are set."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lsprism.methods.stats import InputStats
+from lsprism.reports import LinearSite
+
+
+@dataclass(frozen=True)
+class Seen:
+    site: LinearSite
+    weight: Tensor  # [rows, columns]
+    stats: InputStats | None  # of the inputs in the uncompressed model; None where the rule needs the weights alone

@@ -1,0 +1,25 @@
+"""Budgets that must learn of the model first are settled once, before the compression, and stand in its recipe."""
+
+from collections.abc import Generator
+
+from torch import Tensor
+
+from lsprism.artifact.target import BUDGETS, known_budgets
+from lsprism.budgets.allot import allot
+from lsprism.engine.plan import Draft, shared_out
+from lsprism.engine.traits import learnt
+from lsprism.events import Event
+from lsprism.specs import CompressSpec
+
+
+def settled(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict) -> Generator[Event, None, Draft]:
+    """The draft with the budgets of its rule, of which `recipe` is told; a resumed run has those of its first session.
+
+    tokens [samples, length].
+    """
+    budgets = known_budgets(spec.save_path, recipe) if spec.resume else None
+    if budgets is None:
+        traits = yield from learnt(spec, draft, tokens)
+        budgets = allot(spec, draft.anatomy.sites, traits)
+    recipe[BUDGETS] = {name: [budget.kept, budget.rank] for name, budget in budgets.items()}
+    return shared_out(draft, spec, budgets)

@@ -1,0 +1,91 @@
+"""What is known of a model is found again, and only for that very model, text and settings."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import make_model
+from safetensors.torch import load_file, save_file
+
+from lsprism.calibration.known import Known, known
+from lsprism.reports import ErrorPoint, ModelSource, SiteTraits
+from lsprism.specs import CalibrationSpec
+
+TRAITS = [SiteTraits(name="a", outlier_share=1 / 3), SiteTraits(name="b", curve=[ErrorPoint(density=0.5, error=0.1)])]
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return make_model(tmp_path / "model", blocks=1)
+
+
+def path_of(folder: Path, settings: dict | None = None, **calibration) -> Path:
+    source = ModelSource(model_id="m", kind="folder", folder=folder, base_model="m")
+    return known(source, "owl", settings or {}, CalibrationSpec(**calibration)).path
+
+
+def test_what_is_written_is_read_to_the_last_bit(tmp_path):
+    kept = Known(tmp_path / "new" / "traits.json")
+    assert kept.read() == []
+    kept.write(TRAITS)
+    assert kept.read() == TRAITS
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["traits.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b'{"a": 1}', b'[{"name": 5}]', b"\xff"])
+def test_a_damaged_file_is_one_that_is_not_there(tmp_path, content):
+    (tmp_path / "traits.json").write_bytes(content)
+    assert Known(tmp_path / "traits.json").read() == []
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    Known(tmp_path / "file" / "traits.json").write(TRAITS)
+    Known(None).write(TRAITS)
+    assert Known(None).read() == []
+
+
+def test_points_are_added_and_those_of_the_same_budget_replaced(tmp_path):
+    kept = Known(tmp_path / "traits.json")
+    for density, error in ((0.5, 0.3), (0.7, 0.1), (0.5, 0.2)):
+        kept.add_points([SiteTraits(name="a", curve=[ErrorPoint(density=density, error=error)])])
+    assert [(p.density, p.error) for p in kept.read()[0].curve] == [(0.5, 0.2), (0.7, 0.1)]
+
+
+def test_the_name_depends_on_settings_and_text(model, tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("one")
+    names = [
+        path_of(model),
+        path_of(model, {"dtype": "float32"}),
+        *(path_of(model, **{name: 9}) for name in ("samples", "length", "seed")),
+        path_of(model, source=str(text)),
+    ]
+    text.write_text("another")
+    names.append(path_of(model, source=str(text)))
+    assert len(set(names)) == len(names)
+    assert path_of(model) == names[0]
+
+
+def test_the_name_depends_on_the_weights_and_the_config(model, tmp_path):
+    before = path_of(model)
+    same = shutil.copytree(model, tmp_path / "same")  # with the times of its files
+    assert path_of(same) == before, "the place does not matter"
+    weights = same / "model.safetensors"
+    stamp = weights.stat()
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][0] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert path_of(same) != before, "by the end of the file, where size and time are alike"
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    assert path_of(other) != before
+
+
+def test_of_a_model_without_weights_nothing_is_known(model):
+    source = ModelSource(model_id="m", kind="hub", folder=model, base_model="m", config_only=True)
+    assert known(source, "owl", {}).path is None
+    (model / "model.safetensors").unlink()
+    assert path_of(model) is None

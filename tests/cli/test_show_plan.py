@@ -1,0 +1,62 @@
+"""What a plan says of the errors to be expected."""
+
+import pytest
+from rich.console import Console
+
+from lsprism.cli import show
+from lsprism.reports import LayerBudget, LinearSite, Memory, ModelSource, Plan, SitePlan
+
+
+def plan(errors: list[float | None], pattern: tuple[int, int] | None = None, notes: list[str] | None = None) -> Plan:
+    sites = [
+        SitePlan(
+            site=LinearSite(name=f"layers.{n}.q", block=n, rows=20, columns=10, bias=False),
+            budget=LayerBudget(kept=100, pattern=pattern),
+            form="sparse",
+            kept=100,
+            stored_bytes=240,
+            dense_bytes=400,
+            error=error,
+        )
+        for n, error in enumerate(errors)
+    ]
+    counts = dict.fromkeys(("fixed", "outside", "hidden_states", "block", "statistics", "workspace"), 1)
+    totals = ("model_parameters", "kept_parameters", "stored_bytes", "resident_bytes", "dense_stored_bytes")
+    return Plan(
+        source=ModelSource(model_id="m", kind="folder", folder="m", base_model="m"),
+        method="wanda",
+        sparsity=0.5,
+        dtype="bfloat16",
+        device="cpu",
+        sites=sites,
+        left_alone=[],
+        memory=Memory(**counts),
+        disk_bytes=1,
+        notes=notes or [],
+        **dict.fromkeys(totals, 1000),
+    )
+
+
+def said(report: Plan) -> str:
+    console = Console(width=80, file=None)
+    with console.capture() as captured:
+        console.print(show.plan(report))
+    return " ".join(captured.get().split())
+
+
+def test_known_errors_stand_in_a_column_and_their_mean_among_the_totals():
+    text = said(plan([0.1, 0.2]))
+    assert "expected error" in text and "mean relative output error of a layer 15.0%" in text
+    assert "--budget measured" not in text
+
+
+@pytest.mark.parametrize("errors", [[None, None], [0.1, None]])
+def test_where_an_error_is_not_known_one_sentence_says_how_to_get_it(errors):
+    text = said(plan(errors, notes=["Shown alike."]))
+    assert text.count("once with --budget measured.") == 1 and "Shown alike." in text
+    assert "mean relative output error" not in text
+    assert ("expected error" in text) == (errors[0] is not None)
+
+
+def test_of_a_pattern_no_error_is_promised():
+    assert "--budget measured" not in said(plan([None], pattern=(2, 4)))

@@ -1,0 +1,177 @@
+"""Budgets that learn of the model first: learnt once, kept, and the same whatever comes between."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_model
+from tiny_runs import asked, digests, done, notices, stopped_after
+
+from lsprism import api
+from lsprism.calibration.known import traits_folder
+from lsprism.engine import traits
+from lsprism.errors import SpecError
+from lsprism.events import Finished, Stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LEARNING = ("owl", "spectrum", "measured")  # and kmif, whose forests take a second a block
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", blocks=3)
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    shutil.rmtree(traits_folder(), ignore_errors=True)
+
+
+def passes(events) -> list[str]:
+    """The passes over the model that budgets asked for."""
+    return [e.detail for e in events if isinstance(e, Stage) and e.name == "measure"]
+
+
+def plan_of(model, text_file, **settings):
+    calibration = {"source": str(text_file), "samples": 8, "length": 32}
+    return api.inspect(str(model), calibration=calibration, **settings)
+
+
+@pytest.mark.parametrize("rule", [*LEARNING, "atp"])
+def test_layers_keep_different_shares_and_the_recipe_says_which(model, text_file, tmp_path, rule):
+    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", budget=rule))[-1].report
+    check_shares(report, tmp_path / "out")
+
+
+def test_kmif_is_a_budget_like_the_others(text_file, tmp_path):
+    model = make_model(tmp_path / "one", blocks=1)
+    events = done(asked(model, text_file, tmp_path / "out", method="svd", budget="kmif"))
+    assert len(passes(events)) == 1
+    check_shares(events[-1].report, tmp_path / "out", within=0.02)  # of so few layers one rank is more than a hundredth
+    plan = plan_of(model, text_file, method="svd", budget="kmif")
+    assert [p.kept for p in plan.sites] == [layer.kept for layer in events[-1].report.layers]
+
+
+def check_shares(report, out, within=0.001):
+    assert len({round(layer.sparsity, 3) for layer in report.layers}) > 2
+    assert sum(layer.kept for layer in report.layers) == pytest.approx(
+        0.5 * sum(layer.rows * layer.columns for layer in report.layers), rel=within
+    )
+    recipe = json.loads((out / "lsprism/recipe.json").read_text())
+    assert recipe["site_budgets"] == {layer.name: [layer.kept, layer.rank] for layer in report.layers}
+
+
+@pytest.mark.parametrize("rule", LEARNING)
+def test_a_second_sparsity_does_not_look_at_the_model_again(model, text_file, tmp_path, rule):
+    first = done(asked(model, text_file, tmp_path / "a", method="wanda", budget=rule))
+    assert len(passes(first)) == 1
+    second = done(asked(model, text_file, tmp_path / "b", method="wanda", budget=rule, sparsity=0.3))
+    assert passes(second) == []
+    assert any("known of this model" in text for text in notices(second))
+    shutil.rmtree(traits_folder())
+    afresh = done(asked(model, text_file, tmp_path / "c", method="wanda", budget=rule, sparsity=0.3))
+    assert len(passes(afresh)) == 1
+    assert digests(tmp_path / "b") == digests(tmp_path / "c")
+
+
+def test_weights_are_looked_at_without_a_text_and_inputs_for_each_text_anew(model, text_file, tmp_path):
+    for rule, again in (("spectrum", 0), ("owl", 1)):
+        one = done(asked(model, text_file, tmp_path / f"{rule}1", method="wanda", budget=rule))
+        other = done(asked(model, text_file, tmp_path / f"{rule}2", method="wanda", budget=rule, seed=5))
+        assert (len(passes(one)), len(passes(other))) == (1, again)
+        assert ("tokens" in passes(one)[0]) == (rule == "owl")
+
+
+def test_a_resumed_run_keeps_its_budgets_though_nothing_is_known_any_more(model, text_file, tmp_path, monkeypatch):
+    done(asked(model, text_file, tmp_path / "whole", method="sparsegpt", budget="measured"))
+    spec = asked(model, text_file, tmp_path / "out", method="sparsegpt", budget="measured")
+    stopped_after(spec, 2)
+    shutil.rmtree(traits_folder())
+    monkeypatch.setattr(traits, "_pass", lambda *_: pytest.fail("the model is measured again"))
+    events = done(spec.model_copy(update={"resume": True}))
+    assert "Going on after block 2 of 3." in notices(events)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert isinstance(done(spec.model_copy(update={"resume": True}))[-1], Finished)  # complete: nothing to do
+
+
+def test_other_settings_do_not_inherit_the_budgets_of_an_unfinished_run(model, text_file, tmp_path):
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget="owl")
+    stopped_after(spec, 1)
+    other = spec.model_copy(update={"resume": True, "force": True, "sparsity": 0.3})
+    report = done(other)[-1].report
+    whole = sum(layer.rows * layer.columns for layer in report.layers)
+    assert sum(layer.kept for layer in report.layers) == pytest.approx(0.7 * whole, rel=0.001)
+
+
+def test_what_runs_reached_does_not_change_what_the_next_makes(model, text_file, tmp_path):
+    done(asked(model, text_file, tmp_path / "a", method="wanda", budget="measured"))
+    done(asked(model, text_file, tmp_path / "b", method="wanda", sparsity=0.4))
+    done(asked(model, text_file, tmp_path / "c", method="wanda", budget="measured"))
+    assert digests(tmp_path / "a") == digests(tmp_path / "c")
+
+
+def test_a_pass_that_is_broken_off_leaves_nothing(model, text_file, tmp_path):
+    events = api.compressing(asked(model, text_file, tmp_path / "out", method="wanda", budget="owl"))
+    for event in events:
+        if event.kind == "progress" and event.block == 2:
+            break
+    events.close()
+    assert not list(traits_folder().glob("owl*"))
+
+
+def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):
+    with pytest.raises(SpecError, match="Pattern 2:4 fits the budget uniform only, not owl"):
+        asked(model, text_file, tmp_path / "out", method="wanda", pattern="2:4", budget="owl")
+
+
+def test_the_plan_shows_the_budgets_once_they_are_known_and_says_so_before(model, text_file, tmp_path):
+    before = plan_of(model, text_file, method="wanda", budget="owl")
+    assert "owl is made once the model has been measured" in before.notes[0]
+    report = done(asked(model, text_file, tmp_path / "out", method="wanda", budget="owl"))[-1].report
+    after = plan_of(model, text_file, method="wanda", budget="owl")
+    assert after.notes == []
+    assert [p.kept for p in after.sites] == [layer.kept for layer in report.layers] != [p.kept for p in before.sites]
+    assert after.stored_bytes == report.stored_bytes
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "svd"])
+def test_errors_are_foretold_from_two_finished_runs(model, text_file, tmp_path, method):
+    for sparsity in (0.4, 0.6):
+        assert plan_of(model, text_file, method=method, sparsity=0.5).mean_error is None
+        done(asked(model, text_file, tmp_path / f"{sparsity}", method=method, sparsity=sparsity))
+    plan = plan_of(model, text_file, method=method, sparsity=0.5)
+    report = done(asked(model, text_file, tmp_path / "out", method=method, sparsity=0.5))[-1].report
+    errors = [layer.error for layer in report.layers]
+    assert plan.mean_error == pytest.approx(sum(errors) / len(errors), rel=0.05)
+    assert [p.error for p in plan.sites] == pytest.approx(errors, rel=0.2)  # in matrices of 32 columns
+    assert plan_of(model, text_file, method=method, sparsity=0.9).mean_error is None, "too far from both"
+    assert plan_of(model, text_file, method="magnitude").mean_error is None
+
+
+def test_errors_are_foretold_from_curves_that_were_measured(model, text_file, tmp_path):
+    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", budget="measured"))[-1].report
+    for rule in ("measured", "uniform"):
+        plan = plan_of(model, text_file, method="sparsegpt", sparsity=0.45, budget=rule)
+        assert None not in [p.error for p in plan.sites]
+        assert plan.mean_error < sum(layer.error for layer in report.layers) / len(report.layers)
+
+
+def test_a_pattern_is_foretold_nothing(model, text_file, tmp_path):
+    done(asked(model, text_file, tmp_path / "out", method="wanda", budget="measured"))
+    assert plan_of(model, text_file, method="wanda").mean_error is not None
+    assert plan_of(model, text_file, method="wanda", pattern="2:4").mean_error is None
+
+
+def test_blocks_that_learn_are_not_remembered(model, text_file, tmp_path):
+    done(asked(model, text_file, tmp_path / "out", method="wanda", reconstruct_steps=1))
+    assert not list(traits_folder().glob("*"))
+
+
+def test_foretelling_takes_a_moment(model, text_file, tmp_path):
+    done(asked(model, text_file, tmp_path / "out", method="wanda", budget="measured"))
+    started = time.process_time()
+    plan_of(model, text_file, method="wanda", sparsity=0.37)
+    assert time.process_time() - started < 1
