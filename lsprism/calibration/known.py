@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Known:
             beside.write_bytes(_TRAITS.dump_json(list(traits), exclude_defaults=True))
             beside.replace(self.path)
         except OSError:
+            with suppress(OSError):
+                beside.unlink()
             logger.info("What was learnt of the model cannot be kept in %s.", self.path.parent)
 
     def add_points(self, sites: Sequence[SiteTraits]) -> None:
