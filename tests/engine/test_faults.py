@@ -154,6 +154,7 @@ class Writer:
         return self.function(*args, **kwargs)
 
 
+@pytest.mark.slow  # a run for every write
 @pytest.mark.parametrize(("name", "function", "error"), WRITERS)
 def test_a_disk_that_is_full_at_any_write_is_told_and_the_run_goes_on_with_resume(
     model, text_file, tmp_path, whole, monkeypatch, name, function, error

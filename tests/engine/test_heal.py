@@ -53,6 +53,7 @@ def divergence(model: Path, artifact: Path) -> float:
     return torch.nn.functional.kl_div(logits(artifact), logits(model), log_target=True, reduction="sum").item()
 
 
+@pytest.mark.slow
 def test_it_answers_more_like_the_dense_model(model, text_file, healed, tmp_path):
     done(asked(model, text_file, tmp_path / "plain", **SIZE))
     assert divergence(model, healed) < 0.9 * divergence(model, tmp_path / "plain")

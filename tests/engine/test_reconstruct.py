@@ -47,6 +47,7 @@ def stopped_while_learning(spec: CompressSpec, block: int) -> None:
     raise AssertionError("no block learnt")
 
 
+@pytest.mark.slow
 def test_the_model_comes_nearer_to_the_dense_one(model, text_file, learnt, tmp_path):
     done(asked(model, text_file, tmp_path / "plain", **SIZE))
     assert distance(model, learnt) < 0.9 * distance(model, tmp_path / "plain")

@@ -66,6 +66,7 @@ def test_only_the_blocks_that_are_missing_are_worked_on(model, text_file, tmp_pa
     assert steps[0].eta_s is None, "no block has been timed in this session"
 
 
+@pytest.mark.slow
 def test_stopped_at_random_events_it_ends_with_the_same_bytes(model, text_file, tmp_path, whole):
     spec = asked(model, text_file, tmp_path / "out", method="hybrid", resume=True)  # with nothing there: fresh
     steps, last = random.Random(0), None

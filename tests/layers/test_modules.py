@@ -28,16 +28,16 @@ every_layer = pytest.mark.parametrize(
 
 
 @every_layer
-@pytest.mark.parametrize("shape", [(COLUMNS,), (1, COLUMNS), (5, COLUMNS), (2, 3, COLUMNS), (0, COLUMNS)], ids=str)
-def test_forward_is_the_product_with_the_dense_matrix(layer, shape):
+def test_forward_is_the_product_with_the_dense_matrix(layer):
     dtype = layer.weight.dtype
-    x = torch.randn(shape).to(dtype)
-    y = layer(x)
-    wanted = x.double() @ layer.form.dense().double().T
-    if layer.bias is not None:
-        wanted += layer.bias.double()
-    assert y.dtype == dtype and y.shape == (*shape[:-1], ROWS)
-    assert (y.double() - wanted).norm() <= TOLERANCE[dtype] * wanted.norm()
+    for shape in [(COLUMNS,), (1, COLUMNS), (5, COLUMNS), (2, 3, COLUMNS), (0, COLUMNS)]:
+        x = torch.randn(shape).to(dtype)
+        y = layer(x)
+        wanted = x.double() @ layer.form.dense().double().T
+        if layer.bias is not None:
+            wanted += layer.bias.double()
+        assert y.dtype == dtype and y.shape == (*shape[:-1], ROWS)
+        assert (y.double() - wanted).norm() <= TOLERANCE[dtype] * wanted.norm()
 
 
 @every_layer
