@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 ROOT = Path(__file__).parents[2]
+PAUSE_MS = 15_000  # between rounds, since the browser takes its share of the machine
 TABS = ("runs", "layers", "evaluate", "chat", "compress")
 
 
@@ -83,7 +84,7 @@ def meanwhile(page, seconds: float) -> dict[str, list[float]]:
             if tab == "chat":
                 times["typing"].append(timed(type_word, page, f"word {turn}"))
         times["command"].append(timed(slide, page, f"0.{31 + turn % 8}"))
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(PAUSE_MS)
         turn += 1
     return times
 
