@@ -205,7 +205,7 @@ def build(context: Context) -> None:
     for text, button in parts.examples.items():
         button.click(lambda text=text: text, None, parts.prompt, queue=False, **QUIET)
     seen = gr.State("")
-    for event in (context.page.load, gr.Timer(POLL_S).tick):
+    for event in (context.page.load, context.timer("chat", POLL_S).tick):
         event(handlers.known, seen, [parts.left, parts.right, seen], queue=False, **QUIET)
     context.opened.change(handlers.choose, context.opened, [parts.left, parts.right], queue=False, **QUIET)
 

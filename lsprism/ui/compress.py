@@ -119,7 +119,7 @@ def build(context: Context) -> None:
     )
     again.click(handlers.settings, opened, [parts.fields[name] for name in compress_form.FIELDS], **quiet)
     opened.change(handlers.look, [opened, seen], shown, **quiet)
-    gr.Timer(POLL_S).tick(handlers.look, [opened, seen], shown, queue=False, **quiet)
+    context.timer("compress", POLL_S).tick(handlers.look, [opened, seen], shown, queue=False, **quiet)
 
 
 def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], Any]]:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 
@@ -28,6 +28,14 @@ class Context:
     tabs: gr.Tabs
     opened: gr.State  # id of the run that this page looks at, from ?run=ID or chosen since; "" where none is
     talk: gr.BrowserState  # what was said in the chat; outside of all tabs, or a page would read it too late
+
+    timers: dict[str, list[gr.Timer]] = field(default_factory=dict)  # by tab
+
+    def timer(self, tab: str, every_s: float) -> gr.Timer:
+        """One that ticks while that tab is in sight: what nobody sees costs nothing."""
+        made = gr.Timer(every_s, active=tab in (*self.timers, tab)[:1])  # the first tab that is built is the one shown
+        self.timers.setdefault(tab, []).append(made)
+        return made
 
     @cached_property
     def watch(self) -> Watch:

@@ -155,9 +155,9 @@ def build(context: Context) -> None:
     parts.measure.click(_named(parts, handlers.measure), fields, opened, **QUIET)
     end.click(handlers.stop, opened, None, **QUIET)
     go_on.click(handlers.resume, opened, None, **QUIET)
-    for event in (opened.change, gr.Timer(POLL_S).tick):
+    for event in (opened.change, context.timer("evaluate", POLL_S).tick):
         event(handlers.look, [opened, seen], shown, queue=False, **QUIET)
-    for event in (context.page.load, gr.Timer(2 * POLL_S).tick):
+    for event in (context.page.load, context.timer("evaluate", 2 * POLL_S).tick):
         event(handlers.known, [opened, chosen, seen_known], listed, queue=False, **QUIET)
     context.page.load(lambda: ("", ""), None, [seen, seen_known], queue=False, **QUIET)
     opened.change(handlers.choose, opened, chosen, queue=False, **QUIET)

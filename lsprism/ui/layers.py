@@ -72,7 +72,7 @@ def build(context: Context) -> None:
     layers_spectra.build(context, run)
     seen, seen_runs = gr.State(""), gr.State("")
     shown = [heat, bars, hint, files, charts, seen]
-    gr.Timer(POLL_S).tick(handlers.choices, seen_runs, [run, seen_runs], queue=False, **QUIET)
+    context.timer("layers", POLL_S).tick(handlers.choices, seen_runs, [run, seen_runs], queue=False, **QUIET)
     gr.on([run.change, measure.change], handlers.charts, [run, measure, seen], shown, **QUIET)
-    gr.Timer(POLL_S).tick(handlers.charts, [run, measure, seen], shown, queue=False, **QUIET)
+    context.timer("layers", POLL_S).tick(handlers.charts, [run, measure, seen], shown, queue=False, **QUIET)
     context.opened.change(handlers.open, context.opened, [run, seen_runs], **QUIET)

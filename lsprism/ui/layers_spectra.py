@@ -136,7 +136,7 @@ def build(context: Context, run: gr.Dropdown) -> None:
     known = [said, compute, blocks, names, column, seen]
     drawn = [values, energy, split, files]
     run.change(handlers.state, [run, seen], known, **QUIET)
-    gr.Timer(POLL_S).tick(handlers.state, [run, seen], known, queue=False, **QUIET)
+    context.timer("layers", POLL_S).tick(handlers.state, [run, seen], known, queue=False, **QUIET)
     compute.click(handlers.compute, run, None, **QUIET).success(handlers.state, [run, seen], known, **QUIET)
     # Not seen.change: what a timer changes outside of the queue tells a state's listeners nothing.
     gr.on([said.change, run.change, blocks.change, names.change], handlers.charts, [run, blocks, names], drawn, **QUIET)

@@ -129,9 +129,9 @@ def build(context: Context) -> None:
     listed = [table, none, other, seen_list]
     shown = [page, log, notes, actions, go_on, end, seen]
     table.select(_chosen, None, opened, **QUIET)
-    for event in (opened.change, gr.Timer(POLL_S).tick):
+    for event in (opened.change, context.timer("runs", POLL_S).tick):
         event(handlers.look, [opened, seen], shown, queue=False, **QUIET)
-    for event in (context.page.load, gr.Timer(POLL_S).tick):
+    for event in (context.page.load, context.timer("runs", POLL_S).tick):
         event(handlers.list, seen_list, listed, queue=False, **QUIET)
     context.page.load(lambda: ("", ""), None, [seen, seen_list], queue=False, **QUIET)
     go_on.click(handlers.resume, opened, None, **QUIET)

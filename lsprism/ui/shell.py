@@ -36,11 +36,24 @@ def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
         talk = gr.BrowserState("", storage_key="lsprism-chat")  # readable as long as this dashboard runs
         with gr.Tabs(elem_id="tabs") as tabs:
             context = Context(runs, page, tabs, opened, talk)
+            shown = {}
             for name, (label, build) in TABS.items():
-                with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True):
+                with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True) as shown[name]:
                     build(context)
+        for name, tab in shown.items():
+            _in_sight(name, tab, context.timers)
         _load(page, runs, opened, tabs)
     return page, context
+
+
+def _in_sight(name: str, tab: gr.Tab, timers: dict[str, list[gr.Timer]]) -> None:
+    """When a tab is shown, its timers tick, and no others do."""
+    of = {timer: tab_name for tab_name, found in timers.items() for timer in found}
+
+    def switch() -> list[gr.Timer]:
+        return [gr.Timer(active=tab_name == name) for tab_name in of.values()]
+
+    tab.select(switch, None, list(of), queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _load(page: gr.Blocks, runs: Runs, opened: gr.State, tabs: gr.Tabs) -> None:
