@@ -120,6 +120,8 @@ class _Blocks:
         block = Recall(self.feed.fill(index))
         dense = Recall(deepcopy(block.block)) if walk.dense else None
         reports = yield from self._compress(index, block, dense, told)
+        if dense is not None:
+            dense.forget()  # it and its block would wait for the garbage collector
         if self.spec.reconstructs:
             block.forget()  # nothing is finished yet
             yield from told("learn", LEARNS, self._learn(index, block.block))

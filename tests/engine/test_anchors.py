@@ -11,6 +11,7 @@ from lsprism import api
 from lsprism.calibration.recall import Recall
 from lsprism.calibration.walk import capture
 from lsprism.calibration.watch import input_of
+from lsprism.events import BlockDone
 from lsprism.methods.hybrid import Hybrid
 from lsprism.methods.stats import InputStats
 
@@ -48,6 +49,15 @@ def test_what_is_recalled_changes_no_byte(model, text_file, made, tmp_path, monk
     monkeypatch.setattr(Recall, "finish", lambda *_: None)
     done(asked(model, text_file, tmp_path / "out", **SIZE))
     assert digests(tmp_path / "out") == digests(made)
+
+
+def test_nothing_recalled_outlives_its_block(model, text_file, tmp_path, monkeypatch):
+    made, before = [], Recall.__init__
+    monkeypatch.setattr(Recall, "__init__", lambda self, block: (made.append(self), before(self, block))[1])
+    for event in api.compressing(asked(model, text_file, tmp_path / "out", **SIZE)):
+        if isinstance(event, BlockDone):
+            assert len(made) == 2 * event.block
+            assert not any(recall._answers or recall._parts for recall in made)
 
 
 @torch.no_grad()
