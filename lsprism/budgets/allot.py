@@ -30,13 +30,18 @@ def _split(site: LinearSite, share: Share, spec: PlanSpec) -> LayerBudget:
 
 
 def _whole_ranks(sites: Sequence[LinearSite], shares: dict[str, Share], total: int) -> dict[str, LayerBudget]:
-    """Ranks are whole numbers: each is rounded down, at least 1, and what is left goes to those that lack the most."""
-    cost = {site.name: site.rows + site.columns for site in sites}
-    highest = {site.name: max(1, break_even_rank(site.rows, site.columns)) for site in sites}
+    """Ranks are whole numbers: each is rounded down, at least 1, and what is left goes to those that lack the most.
+
+    A site that may keep everything keeps it, and has no rank: two factors of as many parameters would lose something.
+    """
+    whole = {site.name: LayerBudget(kept=site.parameters) for site in sites if shares[site.name].kept >= site.parameters}
+    rest = [site for site in sites if site.name not in whole]
+    cost = {site.name: site.rows + site.columns for site in rest}
+    highest = {site.name: max(1, break_even_rank(site.rows, site.columns)) for site in rest}
     wanted = {name: shares[name].kept / cost[name] for name in cost}
     ranks = {name: min(max(1, int(wanted[name])), highest[name]) for name in cost}
-    left = total - sum(ranks[name] * cost[name] for name in cost)
+    left = total - sum(budget.kept for budget in whole.values()) - sum(ranks[name] * cost[name] for name in cost)
     for name in sorted(cost, key=lambda name: ranks[name] - wanted[name]):
         if cost[name] <= left and ranks[name] < highest[name]:
             ranks[name], left = ranks[name] + 1, left - cost[name]
-    return {name: LayerBudget(kept=ranks[name] * cost[name], rank=ranks[name]) for name in cost}
+    return whole | {name: LayerBudget(kept=ranks[name] * cost[name], rank=ranks[name]) for name in cost}
