@@ -14,7 +14,7 @@ from lsprism.reports import ValuesName
 MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
 JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
-PATTERNED = ("wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
+PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
 BudgetName = Literal["uniform", "owl", "atp", "spectrum", "kmif", "measured"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]

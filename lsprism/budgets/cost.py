@@ -29,13 +29,16 @@ def break_even_rank(rows: int, columns: int) -> int:
 def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) -> LayerBudget:
     """Divide `kept` parameters of one matrix between non-zeros and factors, as `spec` asks.
 
-    Sparse with a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns.
+    With a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns. It leaves
+    nothing for factors.
     Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
     Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0: in a small budget one rank
     would take most of it, at many times the error.
     """
+    if budget := patterned(rows, columns, spec.pattern):
+        return budget
     if form == "sparse":
-        return patterned(rows, columns, spec.pattern) or LayerBudget(kept=kept)
+        return LayerBudget(kept=kept)
     affordable = min(kept // (rows + columns), rows, columns)
     if form == "low_rank":
         rank = max(1, affordable)

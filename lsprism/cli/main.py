@@ -58,6 +58,10 @@ def _run(words: list[str]) -> int:
             f"{options.verb} has no option {flag}.",
             closest(flag, options.flags) or f"See {PROGRAM} {options.verb} --help.",
         )
+    if options.verb == "compress":
+        # Threads that wait for each other sleep, before torch is there: spinning takes a core that another process could
+        # have, such as the page from which the run was started. (Decoding is too fine for that.)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     VERBS[options.verb].run(options)
     return 0
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_name, tensor_bytes
 from lsprism.budgets.allot import allot
 from lsprism.budgets.cost import form_bytes
-from lsprism.engine.memory import bound_heap, estimate
+from lsprism.engine.memory import bound_heap, estimate, trim_heap
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
@@ -41,9 +41,10 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
 
     Raises SourceError for a model whose structure is not understood.
     """
-    bound_heap()  # before the skeleton: it is built of large tensors that are freed at once
+    bound_heap()
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
+    trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
     return Draft(plan, model, anatomy, device, dtype, outside, blocks)

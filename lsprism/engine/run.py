@@ -14,7 +14,7 @@ from lsprism.calibration.recall import Recall
 from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS, Walk
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.heal import Healing
-from lsprism.engine.memory import memory_errors
+from lsprism.engine.memory import memory_errors, trim_heap
 from lsprism.engine.plan import Draft
 from lsprism.engine.reconstruct import Lesson
 from lsprism.engine.site import compress_site
@@ -129,6 +129,7 @@ class _Blocks:
         block.forget()
         write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
         self.feed.release(index)
+        trim_heap()
         return reports
 
     def _compress(
@@ -190,12 +191,14 @@ class _Blocks:
     def _sites(self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]) -> Iterator[float]:
         """Yields the share done; the sites' reports go to the end of `reports`."""
         model = self.draft.model
+        trim_heap()  # tensors of other sizes than activations follow
         for n, name in enumerate(names, start=1):
             form, bias, report = compress_site(model, self.plans[name], stats.get(name), self.method)
             if not isinstance(form, Dense):
                 place(model, name, PrismLinear(form, bias))
             reports.append(report)
             yield n / len(names)
+        trim_heap()
 
     def _learn(self, index: int, block: nn.Module) -> Iterator[float]:
         lesson = Lesson(block, self.walk, index)

@@ -16,20 +16,21 @@ A fit S + L is a fixed point of this where U = (T - S) H / rho outside the place
 import torch
 from torch import Tensor
 
-from lsprism.methods.masks import keep_best
+from lsprism.methods.masks import keep_anywhere
 from lsprism.methods.metric import Metric, low_rank_step
 from lsprism.methods.refit import Parts
+from lsprism.reports import LayerBudget
 
 STEPS, STAGES = 120, 12  # steps in all; rho is raised from stage to stage
 SOFT, HARD = 0.3, 1.0  # rho at first and at last, relative to the square of a feature
 
 
-def joined(full: Tensor, parts: Parts, metric: Metric) -> Parts:
-    """From the fit `parts` of full [rows, columns] to one with better places, as many."""
+def joined(full: Tensor, parts: Parts, metric: Metric, pattern: tuple[int, int] | None = None) -> Parts:
+    """From the fit `parts` of full [rows, columns] to one with better places, as many, in the same pattern."""
     units = metric.gram.diagonal().sqrt()
     gram = metric.gram / units / units.unsqueeze(1)
     whole, sparse, right = full * units, parts.sparse * units, parts.right * units
-    left, mask, nonzeros = parts.left, parts.mask, int(parts.mask.sum())
+    left, mask, wanted = parts.left, parts.mask, LayerBudget(kept=int(parts.mask.sum()), pattern=pattern)
     rest = whole - left @ right  # T
     rho, duals = SOFT, ((rest - sparse) @ gram).mul_(~mask).div_(SOFT)  # U
     for stage in range(STAGES):
@@ -39,7 +40,7 @@ def joined(full: Tensor, parts: Parts, metric: Metric) -> Parts:
         for _ in range(STEPS // STAGES):
             free = torch.addmm(rest, (rest - sparse).add_(duals), pull, alpha=-1)  # B
             duals.add_(free)
-            mask = keep_best(duals.abs(), nonzeros)
+            mask = keep_anywhere(duals.abs(), wanted)
             torch.mul(duals, mask, out=sparse)
             duals.sub_(sparse)
             if parts.rank:

@@ -43,13 +43,12 @@ class Hybrid:
         self.best = best
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
-        """A Sparse where the budget cannot pay for one rank."""
+        """A Sparse where the budget pays for no rank: a small one, or one with a pattern."""
         full = live(weight, stats)
-        nonzeros = budget.kept - budget.rank * sum(weight.shape)
         metric = metric_of(stats.gram)
-        parts = pruned_beside(full, stats.norms, metric, nonzeros, budget.rank)
+        parts = pruned_beside(full, stats.norms, metric, budget)
         if self.best:
-            parts = joined(full, parts, metric)
+            parts = joined(full, parts, metric, budget.pattern)
         parts = refit(full, parts, metric, *(BEST_POLISH if self.best else POLISH))
         sparse = Sparse.pack(parts.sparse.to(weight.dtype), parts.mask)
         if not budget.rank:
@@ -57,11 +56,13 @@ class Hybrid:
         return SparseLowRank(sparse, balanced(parts.left, parts.right, weight.dtype))
 
 
-def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, rank: int) -> Parts:
-    """Steps 1 and 2: an S of `nonzeros` entries, and an L that is near the best beside it."""
-    left, right = low_rank_beside(full, norms, metric, nonzeros, rank)
-    sparse, mask = sparsified(full - left @ right, metric.inverse, nonzeros)
-    if rank:
+def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, budget: LayerBudget) -> Parts:
+    """Steps 1 and 2: an S, and an L of the budget's rank that is near the best beside it."""
+    nonzeros = budget.kept - budget.rank * sum(full.shape)
+    left, right = low_rank_beside(full, norms, metric, nonzeros, budget.rank)
+    of_sparse = LayerBudget(kept=nonzeros, pattern=budget.pattern)
+    sparse, mask = sparsified(full - left @ right, metric.inverse, of_sparse)
+    if budget.rank:
         left, right = low_rank_step(metric, full - sparse, right)
     return Parts(sparse, mask, left, right)
 

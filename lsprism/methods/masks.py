@@ -13,6 +13,11 @@ def keep(scores: Tensor, budget: LayerBudget) -> Tensor:
     return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_per_row(scores, budget.kept)
 
 
+def keep_anywhere(scores: Tensor, budget: LayerBudget) -> Tensor:
+    """The same, with the `kept` places anywhere in the matrix."""
+    return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_best(scores, budget.kept)
+
+
 def keep_per_row(scores: Tensor, kept: int) -> Tensor:
     """scores [rows, columns] -> bool mask with exactly `kept` places, the highest of each row.
 

@@ -31,16 +31,13 @@ def live(weight: Tensor, stats: InputStats) -> Tensor:
     return weight.float() * (stats.gram.diagonal() > 0)
 
 
-def sparsified(weight: Tensor, inverse: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+def sparsified(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Tensor, Tensor]:
     """weight [rows, columns] float32, U [columns, columns] -> S, zero where removed, and the mask of what is kept."""
-    initial = keep_best(weight.abs() / inverse.diagonal(), kept)
+    if pattern := budget.pattern:
+        return _sweep(weight, inverse, pattern[1], lambda scores: keep_n_of_m(scores, *pattern))
+    initial = keep_best(weight.abs() / inverse.diagonal(), budget.kept)
     shares = iter([part.sum().item() for part in initial.split(BLOCK, dim=1)])
     return _sweep(weight, inverse, BLOCK, lambda scores: keep_best(scores, next(shares)))
-
-
-def patterned(weight: Tensor, inverse: Tensor, pattern: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The same, keeping n of every m neighbours in a row."""
-    return _sweep(weight, inverse, pattern[1], lambda scores: keep_n_of_m(scores, *pattern))
 
 
 def _sweep(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -> tuple[Tensor, Tensor]:
@@ -72,9 +69,5 @@ class SparseGPT:
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
         full = live(weight, stats)
-        inverse = metric_of(stats.gram).inverse
-        if budget.pattern:
-            sparse, mask = patterned(full, inverse, budget.pattern)
-        else:
-            sparse, mask = sparsified(full, inverse, budget.kept)
+        sparse, mask = sparsified(full, metric_of(stats.gram).inverse, budget)
         return Sparse.pack(sparse.to(weight.dtype), mask)

@@ -5,8 +5,9 @@
 Starts the app with a state folder of its own, opens it in chromium, presses Start with the defaults but for --method
 and the slider, and until the run is done changes tabs, types, and moves the slider, over and over. Printed: seconds to
 the first answer, to a page that can be used, and from there to the end of the run; milliseconds, median and 95th
-percentile, until another tab is shown, until what is typed stands there, until the command follows the slider, and of
-all requests by which the page looks whether something has changed (network and queueing included).
+percentile, until another tab is shown, until what is typed stands there, until the command follows the slider, of all
+requests by which the page looks whether something has changed (network and queueing included), and of the handler that
+answers those of the tab Compress (called here, on the same run).
 """
 
 import argparse
@@ -22,9 +23,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
 PAUSE_MS = 15_000  # between rounds, since the browser takes its share of the machine
+LOOK_MS = 1000
 TABS = ("runs", "layers", "evaluate", "chat", "compress")
 
 
@@ -71,9 +74,27 @@ def slide(page, sparsity: str) -> None:
     page.wait_for_function(f"document.querySelector('#command').innerText.includes('--sparsity {sparsity}')")
 
 
-def meanwhile(page, seconds: float) -> dict[str, list[float]]:
+def looker(home: Path) -> Callable[[], None]:
+    """What the page's clock asks of the tab Compress each time, for the newest run."""
+    from lsprism.runs import Runs
+    from lsprism.ui.compress import Handlers
+    from lsprism.ui.watch import Watch
+
+    runs = Runs(home)
+    handlers, seen = Handlers(SimpleNamespace(runs=runs, watch=Watch(runs), planner=None)), ""
+    newest = max(runs.all(), key=lambda run: run.created).id
+
+    def look() -> None:
+        nonlocal seen
+        answer = handlers.look(newest, seen)[-1]
+        seen = answer if isinstance(answer, str) else seen
+
+    return look
+
+
+def meanwhile(page, seconds: float, look: Callable[[], None]) -> dict[str, list[float]]:
     """Use the page until the run on it is done, or so long."""
-    times: dict[str, list[float]] = {"tab": [], "typing": [], "command": []}
+    times: dict[str, list[float]] = {"tab": [], "typing": [], "command": [], "handler": []}
     deadline = time.monotonic() + seconds
     turn = 0
     while not page.locator("#compress-run .badge", has_text="done").count():
@@ -84,7 +105,9 @@ def meanwhile(page, seconds: float) -> dict[str, list[float]]:
             if tab == "chat":
                 times["typing"].append(timed(type_word, page, f"word {turn}"))
         times["command"].append(timed(slide, page, f"0.{31 + turn % 8}"))
-        page.wait_for_timeout(PAUSE_MS)
+        for _ in range(PAUSE_MS // LOOK_MS):
+            times["handler"].append(timed(look))
+            page.wait_for_timeout(LOOK_MS)
         turn += 1
     return times
 
@@ -120,7 +143,7 @@ def main() -> None:
             _choose(page, options.method)
             page.click("#compress-start")
             page.wait_for_selector("#compress-run .badge")
-            times = meanwhile(page, 60 * options.minutes)
+            times = meanwhile(page, 60 * options.minutes, looker(Path(home)))
             done_s = time.monotonic() - began
         finally:
             app.terminate()
@@ -144,4 +167,5 @@ def _note(asked, looks: list[float]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     main()

@@ -1,35 +1,47 @@
-"""Perplexity of a model compressed by several methods, under one protocol, one row at a time.
+"""One model, compressed by several methods under one protocol: a row each, and the table of them all.
 
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits) or
-METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. All are compressed with the
-same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
-from window --first on, exp(mean NLL) over predicted tokens. Rows that stand in --out already are not measured again;
-with --keep the artifacts stay, and other windows are evaluated without compressing again.
+A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
+METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. All are calibrated on the same
+windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text from
+window --first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the
+dense model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of a
+child that compresses; memory less that of a child that only imports.
+
+Rows that stand in --out already are not measured again, and a row that was killed goes on where it was if --keep names
+a folder for the artifacts. --table prints what stands in --out as markdown and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from lsprism.evaluation.windows import Windows
     from lsprism.models.load import LoadedModel
 
 ROOT = Path(__file__).parents[2]
-
-
 GROUP = 64  # neighbours in a row that share a scale and a zero
+IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
+COMPRESS = """
+import sys, lsprism.api
+from lsprism.specs import CompressSpec
+spec = CompressSpec.model_validate_json(sys.argv[1])
+print(lsprism.api.report_of(lsprism.api.compressing(spec)).model_dump_json())
+"""
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -42,12 +54,12 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return (steps * scale).flatten(1).to(weight.dtype)
 
 
-def round_to_nearest(model: str, bits: int, options: argparse.Namespace) -> dict:
+def round_to_nearest(bits: int, options: argparse.Namespace) -> dict:
     """The dense model with the layers that we would compress rounded instead: the rival at its own bytes."""
     from lsprism import api
     from lsprism.models.anatomy import dissect
 
-    loaded = api.load(model)
+    loaded = api.load(options.model)
     sites = dissect(loaded.model).sites
     for site in sites:
         linear = loaded.model.get_submodule(site.name)
@@ -57,60 +69,111 @@ def round_to_nearest(model: str, bits: int, options: argparse.Namespace) -> dict
     layers = count * bits / 8 + count / GROUP * (16 + bits) / 8
     layer_dense = count * loaded.dtype.itemsize
     return {
-        **perplexity_of(model, options, loaded),
+        **figures_of(loaded, options),
         "stored_bytes": round(dense - layer_dense + layers),
         "layer_bytes_of_dense": layers / layer_dense,
     }
 
 
-def perplexity_of(model: str, options: argparse.Namespace, loaded: LoadedModel | None = None) -> dict:
+def compressed(row: str, options: argparse.Namespace) -> dict:
     from lsprism import api
-    from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation.perplexity import perplexity
-    from lsprism.evaluation.windows import windows_of
+    from lsprism.specs import CompressSpec
 
-    loaded = loaded or api.load(model)
-    corpus = read_text(options.text, split="test")
-    there = windows_of(loaded.tokenizer, corpus, options.context)
-    taken = replace(there, tokens=there.tokens[options.first : options.first + options.windows])
+    what, *more = row.split("+")
+    method, sparsity, *pattern = what.split(":", 2)
+    calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
+    settings = {"method": method, "sparsity": sparsity, "calibration": calibration, "resume": True}
+    settings |= {"pattern": pattern[0]} if pattern else {}
+    settings |= dict(setting.split("=") for setting in more)
+    with tempfile.TemporaryDirectory() as work:
+        target = (options.keep or Path(work)) / row.replace(":", "-")
+        spec = CompressSpec(model_id=options.model, save_path=target, **settings)
+        report = json.loads(child(COMPRESS, spec.model_dump_json()))
+        measured = figures_of(api.load(str(target)), options)
+    layers = report["layers"]
+    return {
+        **measured,
+        "kept_of_layers": sum(s["kept"] for s in layers) / sum(s["rows"] * s["columns"] for s in layers),
+        "kept_parameters": report["kept_parameters"],
+        "stored_bytes": report["stored_bytes"],
+        "layer_bytes_of_dense": sum(s["stored_bytes"] for s in layers) / sum(s["dense_bytes"] for s in layers),
+        "compress_seconds": report["seconds"],
+        "compress_peak_bytes": report["peak_memory_bytes"] - int(child(IMPORTS)),
+        "calibration": f"{options.samples} x {options.length} tokens of {report['calibration']}",
+    }
+
+
+def child(code: str, *arguments: str) -> str:
+    """The last line that it prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"the child ended with code {done.returncode}")
+    return done.stdout.splitlines()[-1]
+
+
+@cache
+def dense_model(model: str) -> LoadedModel:
+    from lsprism import api
+
+    return api.load(model)
+
+
+def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
+    from lsprism.evaluation import agreement
+    from lsprism.evaluation.perplexity import perplexity
+    from lsprism.evaluation.steps import finished
+
+    taken = windows_of(loaded, options.text, options)
+    taken = replace(taken, tokens=taken.tokens[options.first : options.first + options.windows])
     figure = perplexity(loaded.model, taken)
+    other = perplexity(loaded.model, windows_of(loaded, "embedded", options))
     return {
         "perplexity": figure.value,
+        "kl": finished(agreement.measuring(dense_model(options.model), loaded, taken)).kl,
+        "perplexity_embedded": other.value,
         "text": figure.text,
         "context": figure.context,
         "first_window": options.first,
         "windows": figure.windows,
         "windows_there_are": figure.of,
-        "dtype": str(loaded.dtype),
+        "windows_embedded": other.windows,
+        "dtype": figure.dtype,
         "device": figure.device,
     }
 
 
-def measure(row: str, options: argparse.Namespace) -> dict:
-    from lsprism import api
+def windows_of(loaded: LoadedModel, text: str, options: argparse.Namespace) -> Windows:
+    from lsprism.calibration.corpus import read_text
+    from lsprism.evaluation.windows import windows_of
 
+    return windows_of(loaded.tokenizer, read_text(text, split="test"), options.context)
+
+
+def measure(row: str, options: argparse.Namespace) -> dict:
     if row == "dense":
-        return perplexity_of(options.model, options)
+        return figures_of(dense_model(options.model), options)
     if row.startswith("rtn:"):
-        return round_to_nearest(options.model, int(row.removeprefix("rtn:")), options)
-    what, *more = row.split("+")
-    method, sparsity, *pattern = what.split(":", 2)
-    calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
-    settings = {"method": method, "sparsity": sparsity, "calibration": calibration}
-    settings |= {"pattern": pattern[0]} if pattern else {}
-    settings |= dict(setting.split("=") for setting in more)
-    with tempfile.TemporaryDirectory(dir=options.work) as work:
-        target = (options.keep or Path(work)) / row.replace(":", "-")
-        report = api.compress(options.model, target, **settings, resume=True)
-        measured = perplexity_of(str(target), options)
-    return {
-        **measured,
-        "kept_parameters": report.kept_parameters,
-        "stored_bytes": report.stored_bytes,
-        "layer_bytes_of_dense": report.layer_stored_bytes / report.layer_dense_bytes,
-        "compress_seconds": report.seconds,
-        "calibration": f"{options.samples} x {options.length} of {report.calibration}",
-    }
+        return round_to_nearest(int(row.removeprefix("rtn:")), options)
+    return compressed(row, options)
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Markdown, in the order of the rows."""
+    heads = "row", "kept of the layers", "stored MB", "perplexity", "on the embedded text", "KL", "seconds", "peak MB"
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for name, row in rows.items():
+        cells = (
+            f"`{name.split(' ', 1)[1]}`",
+            f"{row['kept_of_layers']:.1%}" if "kept_of_layers" in row else "",
+            f"{row['stored_bytes'] / 1e6:.1f}" if "stored_bytes" in row else "",
+            f"{row['perplexity']:.2f}",
+            f"{row['perplexity_embedded']:.2f}",
+            f"{row['kl']:.3f}",
+            f"{row['compress_seconds']:.0f}" if "compress_seconds" in row else "",
+            f"{row['compress_peak_bytes'] / 1e6:.0f}" if "compress_peak_bytes" in row else "",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -124,17 +187,20 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--first", type=int, default=0, help="number of the first window, from 0")
-    parser.add_argument("--work", type=Path, help="folder for the artifacts, which are deleted again")
     parser.add_argument("--keep", type=Path, help="folder where the artifacts stay")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
+    parser.add_argument("--table", action="store_true", help="print the rows that are there")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.table:
+        print(table(rows))
+        return
     for row in options.rows.split(","):
         key = f"{options.model} {row}"
         if key not in rows:
             started = time.monotonic()
             rows[key] = {**measure(row, options), "row_seconds": time.monotonic() - started}
-            options.out.write_text(json.dumps(rows, indent=2))
+            options.out.write_text(json.dumps(rows, indent=2) + "\n")
         print(f"{key}: {rows[key]['perplexity']:.3f}", flush=True)
 
 

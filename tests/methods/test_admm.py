@@ -9,6 +9,7 @@ from lsprism.methods.admm import joined
 from lsprism.methods.hybrid import pruned_beside
 from lsprism.methods.metric import metric_of
 from lsprism.methods.refit import Parts, refit
+from lsprism.reports import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,7 +18,8 @@ def problem(rows: int, columns: int, kept: int, rank: int):
     weight = low_rank_plus_sparse(rows, columns, rank=2, share=0.2)
     stats = stats_of(inputs(columns, tokens=2000))
     metric = metric_of(stats.gram)
-    return weight, metric, pruned_beside(weight, stats.norms, metric, kept, rank)
+    budget = LayerBudget(kept=kept + rank * (rows + columns), rank=rank)
+    return weight, metric, pruned_beside(weight, stats.norms, metric, budget)
 
 
 def loss(weight: torch.Tensor, parts: Parts, metric) -> float:
@@ -38,6 +40,16 @@ def test_its_places_are_better_than_those_it_began_with(rank):
     before = refit(weight, start, metric, 4, 20)
     after = refit(weight, joined(weight, start, metric), metric, 4, 20)
     assert loss(weight, after, metric) < 0.97 * loss(weight, before, metric)
+
+
+def test_in_a_pattern_its_places_are_better_too():
+    weight, metric, _ = problem(40, 60, 1200, 0)
+    norms, budget = metric.gram.diagonal().sqrt(), LayerBudget(kept=1200, pattern=(2, 4))
+    start = pruned_beside(weight, norms, metric, budget)
+    found = joined(weight, start, metric, budget.pattern)
+    assert (found.mask.unflatten(1, (-1, 4)).sum(-1) == 2).all()
+    before, after = (loss(weight, refit(weight, parts, metric, 4, 20), metric) for parts in (start, found))
+    assert after < before
 
 
 def test_an_exact_fit_stays():

@@ -7,7 +7,8 @@ from problems import inputs, random
 from lsprism.methods import sparsegpt
 from lsprism.methods.masks import keep_best
 from lsprism.methods.metric import metric_of
-from lsprism.methods.sparsegpt import patterned, sparsified
+from lsprism.methods.sparsegpt import sparsified
+from lsprism.reports import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +28,8 @@ def test_it_is_optimal_brain_surgery_from_left_to_right(block: int, monkeypatch:
     monkeypatch.setattr(sparsegpt, "BLOCK", block)
     weight, x = random(7, 26), inputs(26)
     metric = metric_of(x.T @ x)
-    for sparse, mask in (sparsified(weight, metric.inverse, 90), patterned(weight, metric.inverse, (2, 4))):
+    for budget in (LayerBudget(kept=90), LayerBudget(kept=100, pattern=(2, 4))):
+        sparse, mask = sparsified(weight, metric.inverse, budget)
         wanted = by_definition(weight, torch.linalg.inv(metric.gram.double()), mask)
         assert torch.allclose(sparse, wanted, atol=1e-3)
         assert (sparse[~mask] == 0).all()
@@ -36,7 +38,7 @@ def test_it_is_optimal_brain_surgery_from_left_to_right(block: int, monkeypatch:
 def test_a_single_block_keeps_the_best_by_the_surgeons_score():
     weight, x = random(7, 26), inputs(26)
     inverse = metric_of(x.T @ x).inverse
-    _, mask = sparsified(weight, inverse, 90)
+    _, mask = sparsified(weight, inverse, LayerBudget(kept=90))
     assert torch.equal(mask, keep_best(weight.abs() / inverse.diagonal(), 90))
 
 
@@ -44,7 +46,7 @@ def test_blocks_keep_what_the_whole_matrix_would_keep_in_them():
     weight, x = random(20, 300), inputs(300, tokens=900)
     weight[:, :128] *= 4
     inverse = metric_of(x.T @ x).inverse
-    _, mask = sparsified(weight, inverse, 2000)
+    _, mask = sparsified(weight, inverse, LayerBudget(kept=2000))
     wanted = keep_best(weight.abs() / inverse.diagonal(), 2000)
     assert [part.sum() for part in mask.split(128, dim=1)] == [part.sum() for part in wanted.split(128, dim=1)]
     assert mask[:, :128].sum() > mask[:, 128:].sum()
