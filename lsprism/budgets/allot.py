@@ -34,8 +34,8 @@ def _whole_ranks(sites: Sequence[LinearSite], shares: dict[str, Share], total: i
 
     A site that may keep everything keeps it, and has no rank: two factors of as many parameters would lose something.
     """
-    whole = {site.name: LayerBudget(kept=site.parameters) for site in sites if shares[site.name].kept >= site.parameters}
-    rest = [site for site in sites if site.name not in whole]
+    rest = [site for site in sites if shares[site.name].kept < site.parameters]
+    whole = {site.name: LayerBudget(kept=site.parameters) for site in sites if site not in rest}
     cost = {site.name: site.rows + site.columns for site in rest}
     highest = {site.name: max(1, break_even_rank(site.rows, site.columns)) for site in rest}
     wanted = {name: shares[name].kept / cost[name] for name in cost}

@@ -29,8 +29,8 @@ def break_even_rank(rows: int, columns: int) -> int:
 def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) -> LayerBudget:
     """Divide `kept` parameters of one matrix between non-zeros and factors, as `spec` asks.
 
-    With a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns. It leaves
-    nothing for factors.
+    With a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns; factors
+    get nothing.
     Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
     Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0: in a small budget one rank
     would take most of it, at many times the error.

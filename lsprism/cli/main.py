@@ -59,8 +59,8 @@ def _run(words: list[str]) -> int:
             closest(flag, options.flags) or f"See {PROGRAM} {options.verb} --help.",
         )
     if options.verb == "compress":
-        # Threads that wait for each other sleep, before torch is there: spinning takes a core that another process could
-        # have, such as the page from which the run was started. (Decoding is too fine for that.)
+        # Threads that wait for each other sleep instead of spinning on a core that another process could have, such as
+        # the page from which the run was started. To be set before torch is there. (Decoding is too fine for it.)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     VERBS[options.verb].run(options)
     return 0

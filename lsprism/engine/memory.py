@@ -92,11 +92,12 @@ def bound_heap() -> None:
     """Have glibc keep what is freed in blocks of up to 32 MB for the next tensor, until `trim_heap`.
 
     Memory that comes from the system anew is cleared page by page: given back at once, that took a third of a run on
-    the demo model. Kept for good, tensors of many sizes fragment it: twice the memory at the end of a run. Systems with
-    another library are left as they are.
+    the demo model. Kept for good, tensors of many sizes fragment it: twice the memory at the end of a run; the more so
+    in several arenas. Systems with another library are left as they are.
     """
     if _GLIBC:
         libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
 
@@ -108,7 +109,7 @@ def trim_heap() -> None:
 
 
 _GLIBC = platform.libc_ver()[0] == "glibc"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 @contextmanager
