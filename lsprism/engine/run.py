@@ -17,7 +17,7 @@ from lsprism.engine.heal import Healing
 from lsprism.engine.memory import memory_errors, trim_heap
 from lsprism.engine.plan import Draft
 from lsprism.engine.reconstruct import Lesson
-from lsprism.engine.site import compress_site
+from lsprism.engine.site import compress_site, target_of
 from lsprism.engine.timing import Timing
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
 from lsprism.layers.forms import Dense
@@ -118,10 +118,7 @@ class _Blocks:
         """Compress block `index` and write its shard; returns the reports of its sites."""
         walk, told = self.walk, _Told(clock, learns=self.spec.reconstructs)
         block = Recall(self.feed.fill(index))
-        dense = Recall(deepcopy(block.block)) if walk.dense else None
-        reports = yield from self._compress(index, block, dense, told)
-        if dense is not None:
-            dense.forget()  # it and its block would wait for the garbage collector
+        reports = yield from self._compress(index, block, told)
         if self.spec.reconstructs:
             block.forget()  # nothing is finished yet
             yield from told("learn", LEARNS, self._learn(index, block.block))
@@ -132,9 +129,7 @@ class _Blocks:
         trim_heap()
         return reports
 
-    def _compress(
-        self, index: int, block: Recall, dense: Recall | None, told: "_Told"
-    ) -> Generator[Event, None, list[LayerReport]]:
+    def _compress(self, index: int, block: Recall, told: "_Told") -> Generator[Event, None, list[LayerReport]]:
         """Every site of the block, of one input together, each after all that it follows; then the dense stream has
         gone through the block too. Without anchors: all sites at once."""
         name_of = f"{self.draft.anatomy.block_name(index)}."
@@ -142,6 +137,7 @@ class _Blocks:
         groups = self.walk.groups(index, block.block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
         part, reports = 1 / max(1, len(groups) + bool(others)), []
+        dense = Recall(deepcopy(block.block)) if self.walk.dense else None
         if others:
             stats: dict[str, InputStats] = {}
             collecting = self.walk.collect(index, block.block, others, stats, self.method.needs_gram)
@@ -157,11 +153,14 @@ class _Blocks:
                 index, (block, dense), inner[group[0]], seen, teach=group is groups[-1]
             )
             yield from told("measure", 0.4 * part, collecting)
+            if group is groups[-1]:
+                dense.forget()  # or it and its block would wait for the garbage collector
+                dense = None
             yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
             done += [inner[name] for name in group]
-            for recall in (block, dense):
+            for recall in filter(None, (block, dense)):
                 recall.finish(done, inner.values())
-        if dense is not None and not groups:
+        if dense is not None:
             yield from told("teach", 0.1, self.walk.teach(index, dense))
         order = list(sites)
         return sorted(reports, key=lambda report: order.index(report.name))
@@ -192,8 +191,12 @@ class _Blocks:
         """Yields the share done; the sites' reports go to the end of `reports`."""
         model = self.draft.model
         trim_heap()  # tensors of other sizes than activations follow
+        targets = {name: target_of(model, self.plans[name], stats.get(name), self.method) for name in names}
+        for seen in stats.values():
+            seen.forget_drift()
         for n, name in enumerate(names, start=1):
-            form, bias, report = compress_site(model, self.plans[name], stats.get(name), self.method)
+            seen, target = stats.get(name), targets.pop(name)
+            form, bias, report = compress_site(model, self.plans[name], target, seen, self.method)
             if not isinstance(form, Dense):
                 place(model, name, PrismLinear(form, bias))
             reports.append(report)

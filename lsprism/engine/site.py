@@ -14,13 +14,10 @@ from lsprism.reports import LayerReport, SitePlan
 
 
 def compress_site(
-    model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method
+    model: nn.Module, plan: SitePlan, target: Tensor, stats: InputStats | None, method: Method
 ) -> tuple[Form, Tensor | None, LayerReport]:
     """The form that `plan` asks for, the site's bias, and what came of it. What is not finite is a NumericError."""
     site = plan.site
-    weight = weight_of(model, site)
-    check_weight(site.name, weight)
-    target = _target(weight, plan, stats, method)
     form = _form(target, plan, stats, method)
     error = 0.0 if isinstance(form, Dense) else relative_output_error(target, form.dense(), stats.sample)
     report = LayerReport(
@@ -45,8 +42,13 @@ def check_weight(name: str, weight: Tensor) -> None:
         raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
 
 
-def _target(weight: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
-    """What the form is to come near: the weight, or what makes up for the layers before."""
+def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
+    """What the form is to come near: the weight [rows, columns], or what makes up for the layers before.
+
+    What is not finite is a NumericError.
+    """
+    weight = weight_of(model, plan.site)
+    check_weight(plan.site.name, weight)
     if plan.form == "dense" or stats is None:
         return weight
     if not stats.norms.isfinite().all():

@@ -13,7 +13,6 @@ happened to show.
 import torch
 from torch import Tensor
 
-from lsprism.methods.metric import metric_of
 from lsprism.methods.stats import InputStats
 
 
@@ -21,10 +20,9 @@ def anchored(weight: Tensor, stats: InputStats, share: float) -> Tensor:
     """`share` of the way from weight [rows, columns] to T, in its dtype; `stats` of X' know C as their drift."""
     if not share or stats.drift is None:
         return weight
-    metric = metric_of(stats.gram)
-    drift = stats.drift / (stats.gram.diagonal().mean().clamp_min(TINY))  # in the units of the metric
-    full = weight.float()
-    answer = torch.linalg.multi_dot([full @ drift, metric.inverse.T, metric.inverse])  # H^-1 = U^T U
+    metric, full = stats.metric, weight.float()
+    lost = (full @ stats.drift).div_(max(metric.unit, TINY))  # in the units of the metric
+    answer = torch.linalg.multi_dot([lost, metric.inverse.T, metric.inverse])  # H^-1 = U^T U
     return torch.add(full, answer, alpha=share).to(weight.dtype)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lsprism.layers.forms import Sparse, SparseLowRank
 from lsprism.methods.admm import joined
-from lsprism.methods.metric import Metric, low_rank_step, metric_of
+from lsprism.methods.metric import Metric, low_rank_step
 from lsprism.methods.refit import Parts, refit
 from lsprism.methods.sparsegpt import live, sparsified
 from lsprism.methods.stats import InputStats
@@ -45,7 +45,7 @@ class Hybrid:
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
         """A Sparse where the budget pays for no rank: a small one, or one with a pattern."""
         full = live(weight, stats)
-        metric = metric_of(stats.gram)
+        metric = stats.metric
         parts = pruned_beside(full, stats.norms, metric, budget)
         if self.best:
             parts = joined(full, parts, metric, budget.pattern)

@@ -30,15 +30,18 @@ class Metric:
     gram: Tensor
     root: Tensor
     inverse: Tensor
+    unit: float = 1.0  # the mean diagonal
 
 
-def metric_of(gram: Tensor) -> Metric:
+def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
     """gram [columns, columns] = X^T X, of any rank. Should the damping not suffice, it is raised tenfold until it does.
 
     Raises NumericError where the gram matrix is not finite.
     """
-    mean = gram.diagonal().mean()
-    gram = gram / mean if mean > 0 else gram.clone()
+    mean = gram.diagonal().mean().clone()
+    gram = gram if in_place else gram.clone()
+    if mean > 0:
+        gram /= mean
     if not torch.isfinite(gram.sum()):
         raise NumericError(
             "The inputs of a layer are not finite numbers, or their products are not.",
@@ -52,7 +55,7 @@ def metric_of(gram: Tensor) -> Metric:
         root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
         damping *= 10
     root = root.flip(0, 1)
-    return Metric(gram, root, _inverse(root))
+    return Metric(gram, root, _inverse(root), mean.item())
 
 
 def _inverse(root: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lsprism.layers.forms import Sparse
 from lsprism.methods.masks import keep_best, keep_n_of_m
-from lsprism.methods.metric import metric_of
 from lsprism.methods.stats import InputStats
 from lsprism.reports import FormName, LayerBudget
 
@@ -28,7 +27,7 @@ Choose = Callable[[Tensor], Tensor]  # scores [rows, some columns] -> bool mask
 
 def live(weight: Tensor, stats: InputStats) -> Tensor:
     """The weight [rows, columns] in float32, without what meets an input that was always zero."""
-    return weight.float() * (stats.gram.diagonal() > 0)
+    return weight.float() * (stats.squares > 0)
 
 
 def sparsified(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Tensor, Tensor]:
@@ -69,5 +68,5 @@ class SparseGPT:
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
         full = live(weight, stats)
-        sparse, mask = sparsified(full, metric_of(stats.gram).inverse, budget)
+        sparse, mask = sparsified(full, stats.metric.inverse, budget)
         return Sparse.pack(sparse.to(weight.dtype), mask)

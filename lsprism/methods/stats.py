@@ -1,7 +1,11 @@
 """What calibration leaves behind of the inputs X [tokens, columns] of one layer: sums, never the inputs themselves."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
+
+from lsprism.methods.metric import Metric, metric_of
 
 OUTLIER = 10  # times the median energy of a batch; the first token of a text may have ten thousand times
 SAMPLE_TOKENS = 256  # tokens kept as they are, to measure the relative output error of any method alike
@@ -11,8 +15,9 @@ class InputStats:
     """Running sums over the tokens that reached one layer; float32 on the device of the inputs.
 
     squares: [columns] sum of x_j^2, accumulated in float64.
-    gram: [columns, columns] X^T X, only where the method asks for it.
-    drift: [columns, columns] (X0 - X)^T X, with X0 what the dense model's layer met; only where that is added too.
+    gram: [columns, columns] X^T X, only where the method asks for it, and until the metric has been made of it.
+    drift: [columns, columns] (X0 - X)^T X, with X0 what the dense model's layer met; only where that is added too, and
+    until it is forgotten.
     sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration, in their own dtype.
     """
 
@@ -51,6 +56,16 @@ class InputStats:
         energy = torch.linalg.vecdot(lost, lost).unsqueeze(1)
         lost.sub_(x).mul_(energy <= OUTLIER * energy.median())
         self.drift.addmm_(lost.T, x)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """Of all that was added; made once, in the memory of the gram matrix, which is gone then: they are large."""
+        assert self.gram is not None, "the method asked for no gram matrix"
+        gram, self.gram = self.gram, None
+        return metric_of(gram, in_place=True)
+
+    def forget_drift(self) -> None:
+        self.drift = None
 
     @property
     def sample(self) -> Tensor:

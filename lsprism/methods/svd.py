@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lsprism.layers.forms import LowRank
-from lsprism.methods.metric import low_rank_in, metric_of
+from lsprism.methods.metric import low_rank_in
 from lsprism.methods.stats import InputStats
 from lsprism.reports import FormName, LayerBudget
 
@@ -29,5 +29,5 @@ class SVD:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
-        left, right = low_rank_in(metric_of(stats.gram), weight.float(), budget.rank)
+        left, right = low_rank_in(stats.metric, weight.float(), budget.rank)
         return balanced(left, right, weight.dtype)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def problem(rows: int, columns: int, kept: int, rank: int):
     weight = low_rank_plus_sparse(rows, columns, rank=2, share=0.2)
     stats = stats_of(inputs(columns, tokens=2000))
-    metric = metric_of(stats.gram)
+    metric = stats.metric
     budget = LayerBudget(kept=kept + rank * (rows + columns), rank=rank)
     return weight, metric, pruned_beside(weight, stats.norms, metric, budget)
 

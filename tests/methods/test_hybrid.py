@@ -56,10 +56,10 @@ def test_no_input_breaks_the_effort(case):
 @both
 def test_the_same_call_gives_the_same_bytes_and_changes_nothing(method):
     weight, stats = random(24, 40), stats_of(inputs(40))
-    before, budget = (weight.clone(), stats.gram.clone()), budget_for("hybrid", weight, 480)
+    before, budget = (weight.clone(), stats.metric.gram.clone()), budget_for("hybrid", weight, 480)
     once, twice = (method.compress(weight, stats, budget).tensors() for _ in range(2))
     assert all(torch.equal(once[part], twice[part]) for part in once)
-    assert torch.equal(weight, before[0]) and torch.equal(stats.gram, before[1])
+    assert torch.equal(weight, before[0]) and torch.equal(stats.metric.gram, before[1])
 
 
 def test_effort_chooses_the_method():

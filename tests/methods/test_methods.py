@@ -70,9 +70,9 @@ def test_weights_come_back_in_their_own_dtype(name, dtype):
 @every_method
 def test_neither_weights_nor_statistics_are_changed(name):
     weight, stats = random(24, 40), stats_of(inputs(40))
-    before = weight.clone(), stats.gram.clone(), stats.squares.clone()
+    before = weight.clone(), stats.metric.gram.clone(), stats.squares.clone()
     METHODS[name].compress(weight, stats, budget_for(name, weight, 480))
-    assert all(torch.equal(*pair) for pair in zip(before, (weight, stats.gram, stats.squares), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(before, (weight, stats.metric.gram, stats.squares), strict=True))
 
 
 def test_scores_leave_the_weight_alone():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, random
+from problems import inputs, random, stats_of
 
 from lsprism.errors import NumericError
 from lsprism.methods import metric as room
@@ -126,3 +126,13 @@ def test_the_inverse_of_the_root_is_one():
     metric = metric_of(x.T @ x)
     assert torch.allclose(metric.inverse @ metric.root, torch.eye(50), atol=1e-5)
     assert torch.equal(metric.inverse.tril(-1), torch.zeros(50, 50))
+
+
+def test_statistics_hold_the_gram_matrix_or_the_metric_that_was_made_in_its_place():
+    gram = inputs(40).T @ inputs(40)
+    stats, wanted = stats_of(inputs(40)), metric_of(gram)
+    memory = stats.gram.data_ptr()
+    metric = stats.metric
+    assert stats.gram is None and stats.metric is metric and metric.gram.data_ptr() == memory
+    assert torch.allclose(metric.gram, wanted.gram) and metric.unit == pytest.approx(gram.diagonal().mean().item())
+    assert torch.equal(gram, inputs(40).T @ inputs(40)), "whoever asks for no such thing keeps the matrix"

@@ -8,7 +8,6 @@ from problems import inputs, random, stats_of
 from test_methods import FORMS, budget_for
 
 from lsprism.methods import METHODS
-from lsprism.methods.metric import metric_of
 from lsprism.methods.stats import InputStats
 from lsprism.reports import LayerBudget
 from lsprism.specs import JOINED, PATTERNED
@@ -42,7 +41,7 @@ def error(name: str, weight: torch.Tensor, stats: InputStats, budget: LayerBudge
     if name in ("magnitude", "svd-plain"):
         scale = torch.eye(weight.shape[1])
     else:
-        scale = stats.norms.diag() if name == "wanda" else metric_of(stats.gram).root
+        scale = stats.norms.diag() if name == "wanda" else stats.metric.root
     whole = (weight.double() @ scale.double()).norm()
     return ((lost @ scale.double()).norm() / whole.clamp_min(1e-30)).item()
 

@@ -47,7 +47,7 @@ def test_a_row_that_is_fitted_already_stays():
 def test_the_loss_never_rises(problem, rank, steps, share):
     """From any start, over either half step and over the rounds of both."""
     weight, stats = problem
-    metric, rank = metric_of(stats.gram), min(rank, *weight.shape)
+    metric, rank = stats.metric, min(rank, *weight.shape)
     mask = keep_best(weight.abs(), max(1, round(share * weight.numel())))
     start = Parts(weight * mask, mask, random(len(weight), rank, seed=1), random(rank, weight.shape[1], seed=2))
     whole = loss(metric, weight).sum().item()
