@@ -36,11 +36,13 @@ class Handlers:
         """The cards beside the slider."""
         try:
             spec = form.spec_of(values)
-            plan = self.planner.plan(form.plan_of(spec), token.strip())
+            runs = self.runs.all()
+            finished = sum(run.state == "done" for run in runs)
+            plan = self.planner.plan(form.plan_of(spec), token.strip(), finished=finished)
             card = self.planner.free_on(plan.device)
         except LSPrismError as error:
             return refusal(error.message, error.hint)
-        return estimate(plan, psutil.virtual_memory().available, seconds_before(self.runs.all(), spec), card)
+        return estimate(plan, psutil.virtual_memory().available, seconds_before(runs, spec), card)
 
     def start(self, values: dict[str, Any], token: str) -> str:
         """The id of the run that was started."""

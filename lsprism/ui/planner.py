@@ -32,17 +32,19 @@ class Planner:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Plan] = OrderedDict()
 
-    def plan(self, spec: PlanSpec, token: str = "") -> Plan:
+    def plan(self, spec: PlanSpec, token: str = "", *, finished: int = 0) -> Plan:
         """What the compression would do; RequestError where it cannot be done. `token` goes no further than the child.
 
-        What is remembered is what was asked without a token: access may end.
+        What is remembered is what was asked without a token, for access may end, and with the same number of `finished`
+        runs, for every one teaches what the next will lose.
         """
-        key = spec.model_dump_json()
+        said = spec.model_dump_json()
+        key = f"{finished} {said}"
         with self._lock:
             if key in self._known and not token:
                 self._known.move_to_end(key)
                 return self._known[key]
-            answer = self._ask({"spec": json.loads(key), "token": token})
+            answer = self._ask({"spec": json.loads(said), "token": token})
             self._known[key] = plan = Plan.model_validate(answer["plan"])
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)

@@ -20,7 +20,7 @@ class FakePlanner:
     def __init__(self):
         self.asked = []
 
-    def plan(self, spec, token=""):
+    def plan(self, spec, token="", *, finished=0):
         self.asked.append((spec, token))
         if spec.model_id == "gone":
             raise SpecError("No such model.", "Choose another.")

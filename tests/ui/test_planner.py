@@ -46,7 +46,7 @@ def test_a_child_that_ends_while_it_is_asked_is_forgotten():
     assert planner._child is None
 
 
-def test_what_was_planned_is_remembered_unless_it_took_a_token():
+def test_what_was_planned_is_remembered_unless_it_took_a_token_or_another_run_has_ended():
     from run_views import plan
 
     answer = json.dumps({"plan": json.loads(plan().model_dump_json())})
@@ -55,6 +55,8 @@ def test_what_was_planned_is_remembered_unless_it_took_a_token():
     assert planner.plan(spec) is planner.plan(spec) and len(child.asked) == 1
     planner.plan(spec, "hf_secret")
     assert len(child.asked) == 2 and child.asked[1]["token"] == "hf_secret"
+    planner.plan(spec, finished=1)
+    assert len(child.asked) == 3
 
 
 def test_only_a_card_is_asked_about_and_each_time_anew():
