@@ -4,7 +4,8 @@
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
 A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
-METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. All are calibrated on the same
+METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a part
+of hybrid: anchors, refit (the last step) or factors. All are calibrated on the same
 windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text from
 window --first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the
 dense model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of a
@@ -34,14 +35,22 @@ if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
 
 ROOT = Path(__file__).parents[2]
+NO_RANK = 1e-9  # share of what is kept: less than one rank
 GROUP = 64  # neighbours in a row that share a scale and a zero
 IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
 COMPRESS = """
 import sys, lsprism.api
+{without}
 from lsprism.specs import CompressSpec
 spec = CompressSpec.model_validate_json(sys.argv[1])
 print(lsprism.api.report_of(lsprism.api.compressing(spec)).model_dump_json())
 """
+WITHOUT = {
+    "": "",
+    "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
+    "refit": "from lsprism.methods import hybrid; hybrid.POLISH = hybrid.BEST_POLISH = 0, 0",
+    "factors": "",
+}
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -85,10 +94,12 @@ def compressed(row: str, options: argparse.Namespace) -> dict:
     settings = {"method": method, "sparsity": sparsity, "calibration": calibration, "resume": True}
     settings |= {"pattern": pattern[0]} if pattern else {}
     settings |= dict(setting.split("=") for setting in more)
+    without = settings.pop("without", "")
+    settings |= {"rank_share": NO_RANK} if without == "factors" else {}
     with tempfile.TemporaryDirectory() as work:
         target = (options.keep or Path(work)) / row.replace(":", "-")
         spec = CompressSpec(model_id=options.model, save_path=target, **settings)
-        report = json.loads(child(COMPRESS, spec.model_dump_json()))
+        report = json.loads(child(COMPRESS.format(without=WITHOUT[without]), spec.model_dump_json()))
         measured = figures_of(api.load(str(target)), options)
     layers = report["layers"]
     return {
