@@ -1,6 +1,8 @@
 """README's results are what one command makes of the reports in assets/, to the letter."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 from lsprism.charts.reports import read_reports
@@ -9,9 +11,9 @@ from lsprism.cli.main import main
 ROOT = Path(__file__).parents[1]
 
 
-def results() -> tuple[str, str]:
-    """The command that README names, and the table below it."""
-    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- results -->\n")[2]
+def results(mark: str = "results") -> tuple[str, str]:
+    """The command that README names below the mark, and the table below it."""
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")[2]
     block = block.partition("<!-- end -->")[0]
     (command,) = [line.strip() for line in block.splitlines() if line.startswith("    ")]
     return command, block.partition(command)[2].strip()
@@ -25,6 +27,14 @@ def test_the_results_are_made_by_the_command_that_stands_there(capsys, monkeypat
     paths = [str(path) for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
     assert main(paths) == 0
     assert capsys.readouterr().out.strip() == table
+
+
+def test_the_methods_are_compared_by_the_command_that_stands_there():
+    command, table = results("methods")
+    program, *words = shlex.split(command)
+    assert program == "python"
+    made = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert made.strip() == table
 
 
 def test_the_reports_name_no_place_on_a_machine():

@@ -162,15 +162,18 @@ def windows_of(loaded: LoadedModel, text: str, options: argparse.Namespace) -> W
 
 def measure(row: str, options: argparse.Namespace) -> dict:
     if row == "dense":
-        return figures_of(dense_model(options.model), options)
+        dense = dense_model(options.model)
+        return {**figures_of(dense, options), "stored_bytes": sum(p.nbytes for p in dense.model.parameters())}
     if row.startswith("rtn:"):
         return round_to_nearest(int(row.removeprefix("rtn:")), options)
     return compressed(row, options)
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown, in the order of the rows."""
+    """Markdown, in the order of the rows, and how they were made."""
     heads = "row", "kept of the layers", "stored MB", "perplexity", "on the embedded text", "KL", "seconds", "peak MB"
+    protocols = {protocol(row) for row in rows.values()}
+    calibrations = {row["calibration"] for row in rows.values() if "calibration" in row}
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for name, row in rows.items():
         cells = (
@@ -184,7 +187,15 @@ def table(rows: dict[str, dict]) -> str:
             f"{row['compress_peak_bytes'] / 1e6:.0f}" if "compress_peak_bytes" in row else "",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *sorted(protocols), "Calibrated on " + "; ".join(sorted(calibrations)) + "."])
+
+
+def protocol(row: dict) -> str:
+    first, last = row["first_window"] + 1, row["first_window"] + row["windows"]
+    return (
+        f"Perplexity and KL: windows {first} to {last} of {row['windows_there_are']}, {row['context']} tokens each, of "
+        f"{row['text']}; embedded text: {row['windows_embedded']} windows; {row['dtype']} on {row['device']}."
+    )
 
 
 def main() -> None:

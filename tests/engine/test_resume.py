@@ -213,32 +213,38 @@ def test_a_forced_run_that_was_stopped_is_resumed_by_the_same_command_with_resum
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_it_ends_with_the_same_bytes(text_file, tmp_path):
+@pytest.mark.parametrize(
+    ("blocks", "times", "learning"),
+    [(60, 10, {}), (6, 4, {"reconstruct_steps": 20, "heal_steps": 10})],
+    ids=["compressing", "learning"],
+)
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(blocks, times, learning, text_file, tmp_path):
     """kill -9 of the real command, again and again, until no kill comes any more."""
-    model = make_model(tmp_path / "deep", blocks=60)
-    spec = asked(model, text_file, tmp_path / "whole", method="hybrid", samples=32, length=64)
+    model = make_model(tmp_path / "deep", blocks=blocks)
+    spec = asked(model, text_file, tmp_path / "whole", method="hybrid", samples=32, length=64, **learning)
     started = time.monotonic()
     done(spec)
     whole_s = time.monotonic() - started
     moments, kills, out = random.Random(0), 0, tmp_path / "out"
-    for _ in range(10):
+    for _ in range(times):
         process = subprocess.Popen(_command(spec, out), cwd=ROOT, env=_environment(), stderr=subprocess.DEVNULL)
         _wait_for_work(process, out)
         try:
-            process.wait(moments.uniform(0, whole_s / 10))
+            process.wait(moments.uniform(0, whole_s / times))
         except subprocess.TimeoutExpired:
             process.kill()
             kills += process.wait() == -9
         assert not out.exists() or process.returncode == 0
-    assert kills >= 8, "the runs were over before they could be killed"
+    assert kills >= times - 2, "the runs were over before they could be killed"
     assert subprocess.run(_command(spec, out), cwd=ROOT, env=_environment(), capture_output=True).returncode == 0
     assert digests(out) == digests(tmp_path / "whole")
-    assert json.loads((out / "lsprism/report.json").read_text())["layers"][-1]["block"] == 59
+    assert json.loads((out / "lsprism/report.json").read_text())["layers"][-1]["block"] == blocks - 1
 
 
 def _command(spec, out: Path) -> list[str]:
     text = spec.calibration
     options = f"--method hybrid --samples {text.samples} --length {text.length} --calibration {text.source} --resume"
+    learning = [f"--{name.replace('_', '-')}={getattr(spec, name)}" for name in ("reconstruct_steps", "heal_steps")]
     return [
         sys.executable,
         "-m",
@@ -249,6 +255,7 @@ def _command(spec, out: Path) -> list[str]:
         "--save-path",
         str(out),
         *options.split(),
+        *learning,
     ]
 
 
