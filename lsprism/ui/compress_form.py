@@ -100,7 +100,7 @@ def _details(fields: dict[str, Any]) -> None:
     with gr.Row():
         fields["pattern"] = gr.Dropdown(
             list(get_args(PatternName)), value="unstructured", label="Pattern", min_width=140, elem_id="pattern",
-            info="2:4 keeps 2 of every 4 neighbours", visible=False,
+            info="2:4 keeps 2 of every 4 neighbours, and no factors",
         )  # fmt: skip
         fields["rank_share"] = gr.Slider(
             0.01, 0.9, value=DEFAULTS["rank_share"], step=0.01, label="Rank share", min_width=200,

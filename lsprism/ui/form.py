@@ -55,7 +55,7 @@ def sentence_of(sparsity: float) -> str:
 def spec_of(values: dict[str, Any]) -> PlanSpec:
     """The request that the form stands for: a CompressSpec where it names a folder. SpecError names what is wrong.
 
-    What does not apply to the method (a pattern for factors, a rank share without them) is left as the default.
+    What does not apply to the method (a pattern for factors, a rank share where there are none) is left as the default.
     """
     said = {name: value for name, value in values.items() if value not in (None, "")}
     said["model_id"] = str(said.get("model_id", "")).strip()
@@ -63,7 +63,7 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
         raise SpecError("No model is chosen.", "Choose 'demo', or write a hub id or a folder.")
     if said.get("method") not in PATTERNED:
         said.pop("pattern", None)
-    if said.get("method") not in JOINED:
+    if said.get("method") not in JOINED or said.get("pattern", "unstructured") != "unstructured":
         said.pop("rank_share", None)
     if said.get("method") != "hybrid":
         said.pop("effort", None)

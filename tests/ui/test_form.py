@@ -9,7 +9,7 @@ from lsprism.specs import CompressSpec, PlanSpec
 from lsprism.ui import form
 
 VALUES = {
-    "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "2:4", "rank_share": 0.2,
+    "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "unstructured", "rank_share": 0.2,
     "source": "embedded", "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto",
     "save_path": "",
 }  # fmt: skip
@@ -19,7 +19,6 @@ def test_the_form_becomes_a_request():
     spec = form.spec_of(VALUES)
     assert type(spec) is PlanSpec
     assert (spec.model_id, spec.sparsity, spec.rank_share, spec.calibration.samples) == ("demo", 0.3, 0.2, 8)
-    assert spec.pattern == "unstructured"  # which hybrid does not know
 
 
 def test_a_named_folder_is_where_the_result_goes(tmp_path):
@@ -28,10 +27,13 @@ def test_a_named_folder_is_where_the_result_goes(tmp_path):
 
 
 def test_a_pattern_belongs_to_the_methods_that_know_it():
-    spec = form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.5})
-    assert spec.pattern == "2:4" and spec.rank_share == PlanSpec(model_id="demo").rank_share
+    values = {**VALUES, "pattern": "2:4", "sparsity": 0.5}
+    assert form.spec_of({**values, "method": "svd"}).pattern == "unstructured"
+    for method in ("wanda", "hybrid"):  # nor does the latter have factors then
+        spec = form.spec_of({**values, "method": method})
+        assert spec.pattern == "2:4" and spec.rank_share == PlanSpec(model_id="demo").rank_share
     with pytest.raises(SpecError, match="0.3"):
-        form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.3})
+        form.spec_of({**values, "method": "wanda", "sparsity": 0.3})
 
 
 @pytest.mark.parametrize(
