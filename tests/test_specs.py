@@ -72,7 +72,7 @@ def test_a_model_must_be_named():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "method", "sparsity"), [("2:4", "hybrid", 0.5), ("4:8", "svd", 0.5), ("2:4", "wanda", 0.4)]
+    ("pattern", "method", "sparsity"), [("2:4", "oats", 0.5), ("4:8", "svd", 0.5), ("2:4", "wanda", 0.4)]
 )
 def test_a_pattern_wants_its_methods_and_its_sparsity(pattern, method, sparsity):
     message = refusal(pattern=pattern, method=method, sparsity=sparsity)

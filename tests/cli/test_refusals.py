@@ -74,7 +74,7 @@ CASES = {
     "method": ("--method magic", "--method: .*'wanda'.*got 'magic'"),
     "pattern": ("--pattern 3:4", "--pattern: .*'2:4'.*got '3:4'"),
     "pattern and sparsity": ("--method wanda --pattern 2:4 --sparsity 0.6", "Pattern 2:4 fits sparsity 0.5 only"),
-    "pattern and method": ("--method hybrid --pattern 2:4", "Pattern 2:4 fits the methods .*wanda.*, not hybrid"),
+    "pattern and method": ("--method oats --pattern 2:4", "Pattern 2:4 fits the methods .*wanda.*, not oats"),
     "device": ("--device tpu", "--device: .*got 'tpu'"),
     "device not here": ("--device cuda:7", "--device cuda:7: this PyTorch sees"),
     "dtype": ("--dtype int8", "--dtype: .*'bfloat16'.*got 'int8'"),

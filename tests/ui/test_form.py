@@ -59,7 +59,7 @@ def test_a_file_for_the_command_line_is_one_for_the_form_and_back(tmp_path):
     from lsprism.cli.options import options_of, read_config
 
     path = tmp_path / "run.yaml"
-    path.write_text(form.yaml_of(form.spec_of({**VALUES, "method": "wanda", "sparsity": 0.5})))
+    path.write_text(form.yaml_of(form.spec_of({**VALUES, "method": "wanda", "pattern": "2:4", "sparsity": 0.5})))
     said = read_config(path, [option.name for option in options_of(CompressSpec)])
     assert said["sparsity"] == "0.5" and said["pattern"] == "2:4" and said["calibration"] == "embedded"
 
