@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import softmax
 from torch.utils.checkpoint import checkpoint
 
 from lsprism.artifact.staging import Staging
@@ -63,22 +63,31 @@ class Healing:
 
     def _step(self, adam: Adam, windows: list[int]) -> None:
         for window in windows:  # one at a time: logits are large
-            (self._loss(window) / len(windows)).backward()
+            self._descend(window, share=1 / len(windows))
         adam.step()
 
-    def _loss(self, window: int) -> Tensor:
-        """Mean over the tokens of one window, in nats."""
+    def _descend(self, window: int, share: float) -> None:
+        """Add the gradient of `share` of the loss, the mean over the tokens of one window."""
         tokens = self.tokens[window : window + 1].to(self.device)
         with torch.no_grad(), instead(self.blocks, self._answers(window)):
-            wanted = log_softmax(self.model(input_ids=tokens, use_cache=False).logits.float(), dim=-1)
-        found = log_softmax(self.model(input_ids=tokens, use_cache=False).logits.float(), dim=-1)
-        return kl_div(found, wanted, log_target=True, reduction="sum") / tokens.numel()
+            wanted = self.model(input_ids=tokens, use_cache=False).logits
+        logits = self.model(input_ids=tokens, use_cache=False).logits
+        logits.backward(gradient(logits.detach(), wanted).mul_(share))
 
     def _answers(self, window: int) -> Any:
         """Every block answers what the last one of the dense model did."""
         hidden = self.dense[window : window + 1].to(self.device)
         answer = hidden if self.extras is None else (hidden, *self.extras)
         return lambda _block: lambda *_args, **_kwargs: answer
+
+
+def gradient(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Of the mean KL(p || p') over tokens, by `logits` [..., words]: p' - p, p that of the logits `wanted`.
+
+    In closed form: autograd would hold several more tensors of as many words.
+    """
+    found, dense = (softmax(of, dim=-1, dtype=torch.float32) for of in (logits, wanted))
+    return found.sub_(dense).div_(logits[..., 0].numel()).to(logits.dtype)
 
 
 def assemble(feed: BlockFeed, stage: Staging) -> None:

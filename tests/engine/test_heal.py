@@ -63,10 +63,19 @@ def test_it_answers_more_like_the_dense_model(model, text_file, healed, tmp_path
     assert same == {min(digests(healed))}  # what lies outside the blocks
 
 
+def test_its_gradient_is_that_of_the_divergence():
+    logits, wanted = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3, 7)
+    pair = logits.log_softmax(-1), wanted.log_softmax(-1)
+    (torch.nn.functional.kl_div(*pair, log_target=True, reduction="sum") / 6).backward()
+    assert torch.allclose(healing.gradient(logits.detach(), wanted), logits.grad, atol=1e-6)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_it_learns_from_is_the_dense_models_own_answer(text_file, tmp_path, monkeypatch, tied):
     model, seen = make_model(tmp_path / "tiny", blocks=BLOCKS, tied=tied), []
-    monkeypatch.setattr(healing, "kl_div", lambda found, wanted, **_: seen.append(wanted.detach()) or (found * 0).sum())
+    monkeypatch.setattr(
+        healing, "gradient", lambda found, wanted: seen.append(wanted.float().log_softmax(-1)) or found * 0
+    )
     spec = asked(model, text_file, tmp_path / "out", heal_steps=1, **SIZE)
     done(spec)
     tokens, _, _ = api._calibration(spec, api.resolve(str(model)))
