@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lsprism.methods.metric import Metric, metric_of
 
+PART = 1024  # tokens that are held in float32 at once
 OUTLIER = 10  # times the median energy of a batch; the first token of a text may have ten thousand times
 SAMPLE_TOKENS = 256  # tokens kept as they are, to measure the relative output error of any method alike
 
@@ -36,11 +37,13 @@ class InputStats:
         # The sample: evenly spaced tokens of every batch.
         stride = max(1, x.shape[0] // self._picks_per_batch)
         self._picks.append(x[::stride][: self._picks_per_batch].clone())
-        x = x.float()
-        if self.gram is None:
-            self.squares += torch.linalg.vector_norm(x, dim=0).double().square()
-        else:
-            self.gram.addmm_(x.T, x)
+        for part in x.split(PART):
+            exact = part.float()
+            if self.gram is None:
+                self.squares += torch.linalg.vector_norm(exact, dim=0).double().square()
+            else:
+                self.gram.addmm_(exact.T, exact)
+        if self.gram is not None:
             self.squares.copy_(self.gram.diagonal())
 
     def add_beside(self, x: Tensor, dense: Tensor) -> None:
@@ -49,13 +52,15 @@ class InputStats:
         Tokens of far more than the usual energy have no part in the drift: one of them would outweigh all others.
         """
         self.add(x)
-        x = x.detach().reshape(-1, x.shape[-1]).float()
-        lost = dense.detach().reshape(-1, dense.shape[-1]).to(torch.float32, copy=True)
+        ours, theirs = (of.detach().reshape(-1, of.shape[-1]).split(PART) for of in (x, dense))
+        energies = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float32).square() for part in theirs]
+        limit = OUTLIER * torch.cat(energies).median()
         if self.drift is None:
-            self.drift = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
-        energy = torch.linalg.vecdot(lost, lost).unsqueeze(1)
-        lost.sub_(x).mul_(energy <= OUTLIER * energy.median())
-        self.drift.addmm_(lost.T, x)
+            self.drift = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float32, device=x.device)
+        for part, beside, energy in zip(ours, theirs, energies, strict=True):
+            exact = part.float()
+            lost = beside.to(torch.float32, copy=True).sub_(exact).mul_((energy <= limit).unsqueeze(1))
+            self.drift.addmm_(lost.T, exact)
 
     @cached_property
     def metric(self) -> Metric:
