@@ -80,7 +80,7 @@ def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
 TEXT_CHARACTER = 40  # bytes of memory per character while a text is tokenised
 WIKITEXT2 = 10_900_000  # characters of the train split
 ARROW = 45_000_000  # the library that reads parquet
-FIXED = 80_000_000
+FIXED = 140_000_000  # with what the heap holds of freed tensors
 TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
 LEARNT = 21  # bytes of a weight that learns: itself, its gradient, two moments, the best so far, and its place
 # Bytes per entry of the largest Gram matrix (its root, the inverse of that, and their making) and of the weight.
