@@ -110,11 +110,10 @@ def test_device_map_and_dtype(artifact):
 def test_generate_and_pipeline(artifact):
     model = AutoModelForCausalLM.from_pretrained(artifact)
     answer = model.generate(IDS, max_new_tokens=5, do_sample=False)
-    step = IDS
-    for _ in range(answer.shape[1] - IDS.shape[1]):
-        with torch.no_grad():
-            step = torch.cat([step, model(step).logits[:, -1:].argmax(-1)], dim=1)
-    assert torch.equal(answer, step)
+    with torch.no_grad():  # reading it at once, each word is the likeliest after those before, but for ties
+        expected = model(answer).logits[0, IDS.shape[1] - 1 : -1].float()
+    said = expected.gather(1, answer[0, IDS.shape[1] :, None])[:, 0]
+    assert (expected.amax(1) - said <= 4 * torch.finfo(model.dtype).eps * expected.abs().amax(1)).all()
     static = model.generate(IDS, max_new_tokens=5, do_sample=False, cache_implementation="static")
     assert torch.equal(static, answer)
     write = pipeline("text-generation", model=str(artifact))
