@@ -68,6 +68,9 @@ class Watch:
             return 0
 
 
+OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")
+
+
 def _with_events(view: View, moments: tuple) -> View:
     changes: dict[str, Any] = {"said": list(view.said), "layers": {layer.name: layer for layer in view.layers}}
     for moment in moments:
@@ -79,7 +82,7 @@ def _with_events(view: View, moments: tuple) -> View:
                 changes["said"].append(f"  {text}")
             case Progress() as progress:
                 changes["progress"] = progress
-                if progress.step != "heal":  # which counts steps
+                if progress.step in OF_A_BLOCK:  # others count steps, windows, prompts
                     changes["blocks"] = progress.of
             case BlockDone(layers=layers, of=of, block=block, seconds=seconds):
                 changes["blocks"] = of
