@@ -68,7 +68,7 @@ class Watch:
             return 0
 
 
-OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")
+OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")  # steps of the progress; others count other things
 
 
 def _with_events(view: View, moments: tuple) -> View:
@@ -82,8 +82,10 @@ def _with_events(view: View, moments: tuple) -> View:
                 changes["said"].append(f"  {text}")
             case Progress() as progress:
                 changes["progress"] = progress
-                if progress.step in OF_A_BLOCK:  # others count steps, windows, prompts
+                if progress.step in OF_A_BLOCK:
                     changes["blocks"] = progress.of
+                    if progress.block == 1:  # of another compression, or of one that begins anew
+                        changes["layers"] = {}
             case BlockDone(layers=layers, of=of, block=block, seconds=seconds):
                 changes["blocks"] = of
                 changes["layers"] |= {layer.name: layer for layer in layers}

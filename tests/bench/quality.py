@@ -5,11 +5,11 @@
 
 A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
 METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a
-part of hybrid: anchors, refit (the last step) or factors. All are calibrated on the same windows (64 x 512 by default)
-and evaluated on the same ones: --windows windows of --context tokens of the text from window --first on, and all
-windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the dense model's next-token
-distribution to the row's, mean over the same tokens. Seconds and peak memory are those of a child that compresses;
-memory less that of a child that only imports.
+part of hybrid: anchors or refit (the last step); a rank_share of 1e-9 leaves out the factors. All are calibrated on the
+same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
+from window --first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of
+the dense model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of
+a child that compresses; memory less that of a child that only imports.
 
 Rows that stand in --out already are not measured again, and a row that was killed goes on where it was if --keep names
 a folder for the artifacts. --table prints what stands in --out as markdown and measures nothing.
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
 
 ROOT = Path(__file__).parents[2]
-NO_RANK = 1e-9  # share of what is kept: less than one rank
 GROUP = 64  # neighbours in a row that share a scale and a zero
 IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
 COMPRESS = """
@@ -49,7 +48,6 @@ WITHOUT = {
     "": "",
     "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
     "refit": "from lsprism.methods import hybrid; hybrid.POLISH = hybrid.BEST_POLISH = 0, 0",
-    "factors": "",
 }
 
 
@@ -95,7 +93,6 @@ def compressed(row: str, options: argparse.Namespace) -> dict:
     settings |= {"pattern": pattern[0]} if pattern else {}
     settings |= dict(setting.split("=") for setting in more)
     without = settings.pop("without", "")
-    settings |= {"rank_share": NO_RANK} if without == "factors" else {}
     with tempfile.TemporaryDirectory() as work:
         target = (options.keep or Path(work)) / row.replace(":", "-")
         spec = CompressSpec(model_id=options.model, save_path=target, **settings)

@@ -57,6 +57,24 @@ def test_a_resumed_run_does_not_count_a_block_twice(followed):
     assert len(watch.view(run_id).layers) == 4
 
 
+def test_what_is_measured_meanwhile_is_no_block(followed):
+    watch, run_id, journal = followed
+    for event in (*_events(), Progress(step="perplexity", block=1, of=4, fraction=0, elapsed_s=0, eta_s=None)):
+        journal.add(event)
+    view = watch.view(run_id)
+    assert (view.progress.of, view.blocks, len(view.layers)) == (4, 2, 4)
+
+
+def test_a_second_compression_begins_without_the_layers_of_the_first(followed):
+    watch, run_id, journal = followed
+    stage, progress, first, *_ = _events()
+    for event in (*_events(), stage, progress):
+        journal.add(event)
+    assert not watch.view(run_id).layers
+    journal.add(first)
+    assert len(watch.view(run_id).layers) == 2
+
+
 def test_the_report_is_the_last_word(followed, tmp_path):
     watch, run_id, journal = followed
     journal.add(_events()[2])
