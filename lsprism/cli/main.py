@@ -96,5 +96,5 @@ def _quiet() -> None:
     ):
         os.environ.setdefault(name, value)
     handler = RichHandler(console=errors, show_path=False, show_time=False, show_level=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("lsprism").setLevel(logging.INFO)
