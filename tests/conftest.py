@@ -6,13 +6,15 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's own functions read it when they are imported
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: their threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's own functions read it when they are imported
 
 pytest_plugins = ["open_dashboard"]  # the fixtures dashboard, browser, page
 

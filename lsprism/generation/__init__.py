@@ -2,6 +2,7 @@
 
     prompt.py    text or messages -> input_ids
     decode.py    one call of the model
+    recorded.py  on a CUDA device: the same call, recorded
     sampler.py   logits -> token
     text.py      tokens -> text, whole characters only
     clock.py     what this stream alone has cost

@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from lsprism.generation.cache import make_room
+from lsprism.generation.recorded import Recorded, recordable
 
 
 def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
@@ -14,8 +15,14 @@ def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
     return logits, cache
 
 
-def step(model: PreTrainedModel, token: int, cache: Cache) -> tuple[Tensor, Cache]:
-    """Read one more token; logits [vocab] of the token after it. The cache is changed in place where its kind can."""
+def step(model: PreTrainedModel, token: int, cache: Cache | Recorded) -> tuple[Tensor, Cache | Recorded]:
+    """Read one more token; logits [vocab] of the token after it, and what the next step goes on with.
+
+    The cache is changed in place where its kind can; on a CUDA device a recorded step takes its place.
+    """
+    if isinstance(cache, Recorded) or recordable(model, cache):
+        cache = cache if isinstance(cache, Recorded) else Recorded(model, cache)
+        return cache.step(token), cache
     return _forward(model, torch.tensor([[token]], device=model.device), cache)
 
 

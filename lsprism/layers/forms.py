@@ -57,8 +57,12 @@ class Sparse:
         """Keep `weight` [rows, columns] where `mask` is true; a kept entry that is zero still counts as kept."""
         return cls(weight[mask], pack_mask(mask), weight.shape[1])
 
+    def mask(self) -> Tensor:
+        """bool [rows, columns]: the places of the values."""
+        return unpack_mask(self.bitmap, self.columns)
+
     def dense(self) -> Tensor:
-        mask = unpack_mask(self.bitmap, self.columns)
+        mask = self.mask()
         full = torch.zeros(mask.shape, dtype=self.values.dtype, device=mask.device).masked_scatter_(mask, self.values)
         return restored(full, self.scales)
 

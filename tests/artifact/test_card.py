@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_report(tmp_path, text_file):
 
 @pytest.mark.parametrize("method", ["wanda", "hybrid"])
 def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeypatch):
-    settings = {"method": method, "sparsity": 0.4, "dtype": "float32"}
+    settings = {"method": method, "sparsity": 0.4, "dtype": "float32", "device": "cpu"}
     out = compress(base(tmp_path / "tiny"), text_file, **settings)
     text = (out / "README.md").read_text()
     words = shlex.split(text.partition("```sh\n")[2].partition("```")[0].replace("\\\n", ""))
@@ -86,7 +86,7 @@ def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeyp
     monkeypatch.setattr("lsprism.api.compressing", compressing)
     assert main(words[3:]) == 1
     calibration = {"source": text_file.name, "samples": 4, "length": 16, "seed": 0}
-    asked = ask(CompressSpec, model_id="tiny", save_path="OUT", device="cpu", calibration=calibration, **settings)
+    asked = ask(CompressSpec, model_id="tiny", save_path="OUT", calibration=calibration, **settings)
     assert specs == [asked], "paths of this machine are left out, nothing else"
     assert str(tmp_path) not in text and "--seed 0" in text, "a default may change, the card does not"
 

@@ -105,7 +105,7 @@ def test_inspect_json_is_the_plan_and_touches_nothing(run, tmp_path, monkeypatch
     assert code == 0
     assert Plan.model_validate_json(out).method == "svd"
     assert list(tmp_path.iterdir()) == []
-    code, out, _ = run("inspect", "--sparsity", "0.5")
+    code, out, _ = run("inspect", "--sparsity", "0.5", "--device", "cpu")
     assert "kernels on this machine" in out
     assert code == 0
     for word in ("2 blocks in model.layers", "self_attn.q_proj", "left alone", "peak memory while compressing"):
@@ -180,7 +180,7 @@ def hybrid(tiny_folder, text_file, tmp_path_factory) -> dict[str, str]:
     """Digests of an undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "out"
     text = {"source": str(text_file), "samples": 4, "length": 16}
-    lsprism.compress(str(tiny_folder), out, method="hybrid", calibration=text)
+    lsprism.compress(str(tiny_folder), out, method="hybrid", device="cpu", calibration=text)
     return digests(out)
 
 
@@ -208,7 +208,7 @@ def test_stopped_wherever_it_sits_it_ends_within_two_seconds_and_goes_on_with_re
         release.wait(30)
         raise InterruptedError  # in truth, the process has ended
 
-    words = ("compress", "--method", "hybrid", "--save-path", tmp_path / "out")
+    words = ("compress", "--method", "hybrid", "--device", "cpu", "--save-path", tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(SITTING[stage][0], sit)
         code, out, err = run(*words)

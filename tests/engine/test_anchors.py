@@ -62,7 +62,7 @@ def test_nothing_recalled_outlives_its_block(model, text_file, tmp_path, monkeyp
 
 @torch.no_grad()
 def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached(model):
-    loaded = api.load(str(model)).model
+    loaded = api.load(str(model), device="cpu").model
     walk = capture(loaded, loaded.model.layers, torch.arange(3, 19).repeat(4, 1), torch.device("cpu"))
     block = loaded.model.layers[0]
     sites = {name: part for name, part in block.named_modules() if name.endswith("_proj")}

@@ -55,7 +55,7 @@ def test_figures_hold_their_own_repetitions_only(pair, tokens, asked):
     assert SpeedComparison(baseline=dense, compressed=other).ratios == [0.5, 0.5, 0.5]
     assert (dense.prompt_tokens, longer.prompt_tokens, dense.new_tokens) == (4, 9, 5)
     assert (dense.dtype, other.dtype, dense.device, dense.threads) == (
-        "float32", "bfloat16", "cpu", torch.get_num_threads(),
+        "float32", "bfloat16", str(pair[0].device), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def test_a_real_profile_has_a_positive_speed_for_every_repetition(pair, tokens):
 def test_end_of_text_is_ignored(pair, tokens, monkeypatch):
     """A model that only ever says end-of-text still answers with as many tokens as asked for."""
     with torch.no_grad():
-        bias = torch.nn.Parameter(torch.eye(24)[pair[0].tokenizer.eos_token_id] * 1e4, requires_grad=False)
-    monkeypatch.setattr(pair[0].model.lm_head, "bias", bias)
+        bias = torch.eye(24, device=pair[0].device)[pair[0].tokenizer.eos_token_id] * 1e4
+    monkeypatch.setattr(pair[0].model.lm_head, "bias", torch.nn.Parameter(bias, requires_grad=False))
     timing = answer(pair[0], tokens[None, :4], 7)
     assert timing.tokens == 7 and timing.decode_s > 0
 

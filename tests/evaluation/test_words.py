@@ -47,7 +47,7 @@ def by_hand(tiny, texts, context: int) -> float:
         ids = [tiny.tokenizer.bos_token_id, *tiny.tokenizer(text, add_special_tokens=False)["input_ids"]]
         for n in range(1, len(ids)):
             end = min(-(-n // context) * context, len(ids) - 1)  # of the window that predicts token n
-            read = torch.tensor([ids[max(0, end - context) : n]])
+            read = torch.tensor([ids[max(0, end - context) : n]], device=tiny.device)
             total -= tiny.model(read).logits[0, -1].log_softmax(-1)[ids[n]].item()
     return total
 

@@ -65,6 +65,6 @@ def test_what_a_cache_takes_is_foretold(tiny_folder, tokens):
     cache = DynamicCache()
     roomy.make_room(cache)
     with torch.no_grad():
-        model(torch.full((1, tokens), 5), past_key_values=cache)
+        model(torch.full((1, tokens), 5, device=model.device), past_key_values=cache)
     held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
     assert held <= roomy.cache_bytes(model, tokens) <= 2 * held

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import inputs, random, stats_of
 from test_methods import FORMS, budget_for
@@ -83,6 +83,7 @@ def test_more_budget_never_gives_more_error(problem, name, one, other):
 def test_nor_do_the_greedy_ones_where_it_is_a_twentieth_more(problem, name, share, more):
     """They choose column by column, which is no optimum: a single place more may cost a trifle. At the same rank."""
     weight, stats = problem
+    assume(weight.numel() >= 64)  # in a handful of places the next one may be all the difference
     small = budget_for(name, weight, round(share * weight.numel()))
     kept = min(weight.numel(), small.kept + max(1, round(more * weight.numel())))
     larger = small.model_copy(update={"kept": kept})

@@ -1,9 +1,12 @@
 """The same format on a CUDA device, in Triton: a bitmap and packed values, multiplied without a dense matrix.
 
-A program takes some rows and walks over their columns. In a step every lane looks up its bit; a running count of the
-bits says where its value lies, and lanes without a bit read nothing. Sums are floats. Correctness is tested in Triton's
-interpreter; speed on a card was never measured.
+The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes a
+word, 1/4 bit a place, made when a layer is first used). So no lane waits for another: a lane takes some neighbouring
+columns, the bits before them in the word say where their values begin, and where there is no bit nothing is read. Sums
+are floats, and lanes are added up once, at the end of a row.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,105 +15,179 @@ import triton.language as tl
 from torch import Tensor
 
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import Sparse, SparseLowRank, form_shape, unpack_mask
+from lsprism.layers.forms import Sparse, SparseLowRank, form_shape
+from lsprism.layers.kernels.two_four import is_two_four, semi_structured
 
-ROWS, COLUMNS = 8, 128  # of a step; columns a multiple of 8
-FACTORS = 16  # of the low-rank part at a time
+WORD = 8  # bytes
+FACTORS = 32  # of the low-rank part at a time
 
 
 @triton.jit
-def _spread(values, bitmap, row, inside, columns, stride, begin, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Values [ROWS, COLUMNS] from column `first` on, zero where there is none, and how many there are in each row.
+def _ones(word):
+    """How many bits are set; compilers know this form of the question."""
+    word -= (word >> 1) & 0x5555555555555555
+    word = (word & 0x3333333333333333) + ((word >> 2) & 0x3333333333333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return ((word * 0x0101010101010101) >> 56).to(tl.int32)
 
-    `begin` [ROWS]: where the values of this step begin.
-    """
-    column = first + tl.arange(0, COLUMNS)
-    there = inside[:, None] & (column < columns)[None, :]
-    byte = tl.load(bitmap + row[:, None] * stride + (column // 8)[None, :], mask=there, other=0)
-    bit = (byte.to(tl.int32) >> (column % 8)[None, :]) & 1
-    place = begin[:, None] + tl.cumsum(bit, axis=1) - bit
-    spread = tl.load(values + place, mask=there & (bit != 0), other=0)
-    return spread.to(tl.float32), tl.sum(bit, axis=1)
+
+@triton.jit
+def _look(words, starts, place, there, shift):
+    """Where the values from bit `shift` on of the words at `place` lie in their row, and the bits from there on."""
+    word = tl.load(words + place, mask=there, other=0)
+    start = tl.load(starts + place, mask=there, other=0).to(tl.int32)
+    below = (tl.full([1], 1, tl.uint64) << shift) - 1
+    return start + _ones(word & below), (word >> shift).to(tl.int32)
+
+
+@triton.jit
+def _add(total, value_at, bits, entry, PLACE: tl.constexpr):
+    """Add the product of one column, if its bit is set; the sum, and where the next value lies."""
+    bit = (bits & (1 << PLACE)) != 0
+    value = tl.load(value_at, mask=bit, other=0).to(tl.float32)
+    return total + value * entry.to(tl.float32), value_at + tl.where(bit, 1, 0)
+
+
+@triton.jit
+def _add_four(total, value_at, bits, entries, PLACE: tl.constexpr):
+    """The same for four columns, entries [1, lanes, 4]."""
+    even, odd = tl.split(tl.reshape(entries, [1, entries.shape[1], 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    total, value_at = _add(total, value_at, bits, first, PLACE)
+    total, value_at = _add(total, value_at, bits, second, PLACE + 1)
+    total, value_at = _add(total, value_at, bits, third, PLACE + 2)
+    return _add(total, value_at, bits, fourth, PLACE + 3)
 
 
 @triton.jit
 def _multiply(
-    x, values, bitmap, offsets, scales, left, left_scales, inner, bias, y, rows, columns, stride, rank, tokens,
+    x, values, words, starts, offsets, scales, left, left_scales, inner, bias, y, rows, columns, groups, rank,
     SCALED: tl.constexpr, RANKED: tl.constexpr, BIASED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FACTORS: tl.constexpr, TOKENS: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """y [tokens, rows] of x [tokens, columns] and, where there are factors, of inner = x R^T [tokens, rank], floats."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    place = tl.arange(0, TOKENS)
+    """y [tokens, rows] of x [tokens, columns] and, where there are factors, of inner = x R^T [tokens, rank].
+
+    A program takes ROWS rows and one token; each of LANES lanes takes eight columns at a time.
+    """
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    lane = tl.arange(0, LANES)[None, :]
+    span = tl.arange(0, LANES * 8)
+    token = tl.program_id(1)
     inside = row < rows
-    total = tl.zeros([ROWS, TOKENS], tl.float32)
+    shift = (lane * 8 % 64).to(tl.uint64)
     begin = tl.load(offsets + row, mask=inside, other=0)
-    for first in range(0, columns, COLUMNS):
-        spread, count = _spread(values, bitmap, row, inside, columns, stride, begin, first, ROWS, COLUMNS)
-        column = first + tl.arange(0, COLUMNS)
-        for token in tl.static_range(TOKENS):
-            line = x + tl.minimum(token, tokens - 1) * columns  # what is too much is not stored
-            some = tl.load(line + column, mask=column < columns, other=0).to(tl.float32)
-            total += tl.sum(spread * some[None, :], axis=1)[:, None] * (place == token)[None, :]
-        begin += count
+    total = tl.zeros([ROWS, LANES], tl.float32)
+    for first in range(0, groups, LANES // 8):
+        group = first + lane // 8
+        place, bits = _look(words, starts, row * groups + group, inside & (group < groups), shift)
+        value_at = values + (begin + place)
+        column = first * 64 + span
+        entries = tl.load(x + token * columns + column, mask=column < columns, other=0)
+        halves = tl.permute(tl.reshape(entries, [1, LANES, 2, 4]), [0, 1, 3, 2])
+        before, after = tl.split(halves)
+        total, value_at = _add_four(total, value_at, bits, before, 0)
+        total, value_at = _add_four(total, value_at, bits, after, 4)
+    summed = tl.sum(total, axis=1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
     if SCALED:
-        total *= tl.load(scales + row, mask=inside, other=0).to(tl.float32)[:, None]
+        summed *= tl.load(scales + row, mask=inside, other=0).to(tl.float32)
     if RANKED:
-        product = tl.zeros([ROWS, TOKENS], tl.float32)
+        product = tl.zeros([ROWS, FACTORS], tl.float32)
         for first in range(0, rank, FACTORS):
-            factor = first + tl.arange(0, FACTORS)
-            there = inside[:, None] & (factor < rank)[None, :]
-            part = tl.load(left + row[:, None] * rank + factor[None, :], mask=there, other=0).to(tl.float32)
-            for token in tl.static_range(TOKENS):
-                line = inner + tl.minimum(token, tokens - 1) * rank
-                some = tl.load(line + factor, mask=factor < rank, other=0)
-                product += tl.sum(part * some[None, :], axis=1)[:, None] * (place == token)[None, :]
+            factor = (first + tl.arange(0, FACTORS))[None, :]
+            known = factor < rank
+            part = tl.load(left + row[:, None] * rank + factor, mask=inside[:, None] & known, other=0)
+            entry = tl.load(inner + token * rank + factor, mask=known, other=0)
+            product += part.to(tl.float32) * entry.to(tl.float32)
+        brought = tl.sum(product, axis=1)
         if SCALED:
-            product *= tl.load(left_scales + row, mask=inside, other=0).to(tl.float32)[:, None]
-        total += product
+            brought *= tl.load(left_scales + row, mask=inside, other=0).to(tl.float32)
+        summed += brought
     if BIASED:
-        total += tl.load(bias + row, mask=inside, other=0).to(tl.float32)[:, None]
-    there = inside[:, None] & (place < tokens)[None, :]
-    tl.store(y + place[None, :] * rows + row[:, None], total.to(y.dtype.element_ty), mask=there)
+        summed += tl.load(bias + row, mask=inside, other=0).to(tl.float32)
+    tl.store(y + token * rows + row, summed.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _unpack(values, bitmap, offsets, scales, out, rows, columns, stride,
-            SCALED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """out [rows, columns], dense."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+def _unpack(
+    values, words, starts, offsets, scales, out, rows, columns, groups,
+    SCALED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """out [rows, columns], dense; a lane takes four columns."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    lane = tl.arange(0, LANES)[None, :]
     inside = row < rows
-    begin = tl.load(offsets + row, mask=inside, other=0)
-    for first in range(0, columns, COLUMNS):
-        spread, count = _spread(values, bitmap, row, inside, columns, stride, begin, first, ROWS, COLUMNS)
-        if SCALED:
-            spread *= tl.load(scales + row, mask=inside, other=0).to(tl.float32)[:, None]
-        column = first + tl.arange(0, COLUMNS)
-        there = inside[:, None] & (column < columns)[None, :]
-        place = row[:, None] * columns + column[None, :]
-        tl.store(out + place, spread.to(out.dtype.element_ty), mask=there)
-        begin += count
+    first = tl.program_id(1) * LANES * 4
+    group = (first + lane * 4) // 64
+    shift = (lane * 4 % 64).to(tl.uint64)
+    place, bits = _look(words, starts, row * groups + group, inside & (group < groups), shift)
+    value_at = values + (tl.load(offsets + row, mask=inside, other=0) + place)
+    one, two, three, four = bits & 1, (bits >> 1) & 1, (bits >> 2) & 1, (bits >> 3) & 1
+    a = tl.load(value_at, mask=one != 0, other=0)
+    b = tl.load(value_at + one, mask=two != 0, other=0)
+    c = tl.load(value_at + (one + two), mask=three != 0, other=0)
+    d = tl.load(value_at + (one + two + three), mask=four != 0, other=0)
+    spread = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [ROWS, LANES * 4])
+    if SCALED:
+        spread = spread.to(tl.float32) * tl.load(scales + row, mask=inside, other=0).to(tl.float32)
+    column = first + tl.arange(0, LANES * 4)[None, :]
+    there = inside & (column < columns)
+    tl.store(out + row.to(tl.int64) * columns + column, spread.to(out.dtype.element_ty), mask=there)
 
 
-def offsets_of(bitmap: Tensor) -> Tensor:
-    """uint8 [rows, ceil(columns / 8)] -> int64 [rows + 1]: where each row's values begin, and how many there are."""
-    counts = unpack_mask(bitmap, bitmap.shape[1] * 8).sum(1)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """uint8 [rows, ceil(columns / 8)] -> words uint64 [rows, n], how many values lie before each in its row [rows, n]
+    (int16, or int32 in wide matrices), and int64 [rows + 1]: where each row's values begin, and how many there are."""
+    rows, stride = bitmap.shape
+    if stride % WORD or bitmap.data_ptr() % WORD:
+        bitmap = F.pad(bitmap, (0, -stride % WORD))
+    ones = torch.tensor([n.bit_count() for n in range(256)], dtype=torch.uint8, device=bitmap.device)
+    counts = ones[bitmap.int()].view(rows, -1, WORD).sum(2, dtype=torch.int32)
+    starts = counts.cumsum(1, dtype=torch.int32) - counts
+    ends = counts.sum(1).cumsum(0)
+    if bitmap.shape[1] * 8 <= torch.iinfo(torch.int16).max:
+        starts = starts.to(torch.int16)
+    return bitmap.view(torch.uint64), starts, torch.cat([ends.new_zeros(1), ends])
+
+
+class Cut(NamedTuple):
+    """How the work is cut: rows and lanes of a program."""
+
+    rows: int
+    lanes: int
+
+    @classmethod
+    def of(cls, rows: int, groups: int) -> "Cut":
+        return cls(4 if rows >= 2048 else 1, max(32, min(128, triton.next_power_of_2(groups * 8))))
 
 
 class Packed:
     """A form with a sparse part, and its bias, as the kernels take them."""
 
+    few = 2  # tokens that are multiplied by the bitmap; for more it is faster to let the dense matrix exist for a moment
+
     def __init__(self, form: Sparse | SparseLowRank, bias: Tensor | None) -> None:
         self.rows, self.columns = form_shape(form)
         self._sparse, self._factors = (form, None) if isinstance(form, Sparse) else (form.sparse, form.low_rank)
         self._bias, self._dtype = bias, form.dtype
-        self._offsets, self.device = offsets_of(self._sparse.bitmap), form.tensors()["weight"].device
+        self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
+        self.device = self._offsets.device
+        self.cut = Cut.of(self.rows, self._words.shape[1])
+        if self._sparse.kept < 1 << 31:
+            self._offsets = self._offsets.int()  # numbers of 32 bits are half the work
         if self._offsets[-1] != self._sparse.kept:
             raise DamagedError(
                 f"A bitmap marks {self._offsets[-1]} places, but {self._sparse.kept} values are stored.",
                 "Compress the model again.",
             )
+        whole = isinstance(form, Sparse) and is_two_four(form)
+        self._semi = semi_structured(form, self.unpack()) if whole else None
+
+    def multiply_many(self, x: Tensor) -> Tensor:
+        """x [..., columns], many tokens -> [..., rows], in x's dtype, by the sparse part alone, and the bias."""
+        return F.linear(x.contiguous(), self.unpack() if self._semi is None else self._semi, self._bias)
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [..., columns], contiguous, a few tokens -> [..., rows], in x's dtype."""
@@ -119,28 +196,31 @@ class Packed:
         inner = left = left_scales = x  # what is not there is not read
         if self._factors is not None:
             left, left_scales = self._factors.left, _or(self._factors.left_scales, x)
-            inner = F.linear(x, self._factors.factors()[1]).float()
-        _multiply[(triton.cdiv(self.rows, ROWS),)](
+            inner = F.linear(x, self._factors.factors()[1])
+        cut = self.cut
+        _multiply[(triton.cdiv(self.rows, cut.rows), len(x))](
             x, *self._arrays(x), left, left_scales, inner, _or(self._bias, x), y,
-            self.rows, self.columns, self._sparse.bitmap.shape[1], left.shape[1], len(x),
+            self.rows, self.columns, self._words.shape[1], left.shape[1],
             SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=self._bias is not None,
-            ROWS=ROWS, COLUMNS=COLUMNS, FACTORS=FACTORS, TOKENS=triton.next_power_of_2(len(x)),
+            ROWS=cut.rows, LANES=cut.lanes, FACTORS=FACTORS, num_warps=cut.lanes // 32,
         )  # fmt: skip
         return y.view(*before, self.rows)
 
     def unpack(self) -> Tensor:
         """The sparse part, dense: [rows, columns]."""
-        out = torch.empty(self.rows, self.columns, dtype=self._dtype, device=self._offsets.device)
-        _unpack[(triton.cdiv(self.rows, ROWS),)](
-            *self._arrays(out), out, self.rows, self.columns, self._sparse.bitmap.shape[1],
-            SCALED=self._sparse.scales is not None, ROWS=ROWS, COLUMNS=COLUMNS,
+        out = torch.empty(self.rows, self.columns, dtype=self._dtype, device=self.device)
+        groups = self._words.shape[1]
+        lanes = min(256, triton.next_power_of_2(groups * 16))
+        _unpack[(triton.cdiv(self.rows, 4), triton.cdiv(groups * 16, lanes))](
+            *self._arrays(out), out, self.rows, self.columns, groups,
+            SCALED=self._sparse.scales is not None, ROWS=4, LANES=lanes,
         )  # fmt: skip
         return out
 
-    def _arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, bitmap, offsets, scales; `absent` for what there is not."""
+    def _arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Values, words, starts, offsets, scales; `absent` for what there is not."""
         values = self._sparse.values if self._sparse.kept else absent
-        return values, self._sparse.bitmap, self._offsets, _or(self._sparse.scales, absent)
+        return values, self._words, self._starts, self._offsets, _or(self._sparse.scales, absent)
 
 
 def _or(tensor: Tensor | None, absent: Tensor) -> Tensor:

@@ -143,10 +143,9 @@ class Product:
         return _chosen != "reference" and x.device == self._card.device and x.numel() > 0 and self._matches(x)
 
     def _by_card(self, x: Tensor) -> Tensor:
-        """A few tokens by the bitmap; for more the dense matrix exists for a moment."""
-        if x.numel() <= FEW_TOKENS * self._card.columns:
+        if x.numel() <= self._card.few * self._card.columns:
             return self._card.multiply(x.contiguous())
-        return self._with_factors(F.linear(x, self._card.unpack(), self.bias), x)
+        return self._with_factors(self._card.multiply_many(x), x)
 
     def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists."""

@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter, on the CPU: what they compute, not how fast."""
+"""What the Triton kernels compute: on a CUDA device, or without one in Triton's interpreter."""
 
 import importlib
 from dataclasses import replace
@@ -12,7 +12,8 @@ from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels import dispatch
 
-SHAPES = [(1, 1), (5, 7), (9, 256), (33, 300), (64, 129)]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = [(1, 1), (5, 7), (9, 256), (33, 300), (64, 129), (7, 1100), (2050, 128)]
 EPS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
@@ -24,15 +25,15 @@ def cuda():
 
 def sparse(rows, columns, density, dtype):
     mask = torch.rand(rows, columns) < density
-    return Sparse.pack(torch.randn(rows, columns).to(dtype), mask)
+    return Sparse.pack(torch.randn(rows, columns).to(DEVICE, dtype), mask.to(DEVICE))
 
 
 def factors(rows, columns, rank, dtype):
-    return LowRank(torch.randn(rows, rank).to(dtype), torch.randn(rank, columns).to(dtype))
+    return LowRank(torch.randn(rows, rank).to(DEVICE, dtype), torch.randn(rank, columns).to(DEVICE, dtype))
 
 
 def agrees(cuda, form, tokens, bias=None):
-    x = torch.randn(1, tokens, form.dense().shape[1]).to(form.dtype)
+    x = torch.randn(1, tokens, form.dense().shape[1]).to(DEVICE, form.dtype)
     found = cuda.Packed(form, bias).multiply(x)
     exact = F.linear(x.double(), form.dense().double(), None if bias is None else bias.double())
     scale = F.linear(x.double().abs(), form.dense().double().abs()).amax().clamp_min(1)
@@ -57,7 +58,7 @@ def test_empty_rows_and_full_ones(cuda, density):
 def test_sparse_and_low_rank_with_bias_for_a_few_tokens(cuda, tokens):
     torch.manual_seed(2)
     form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 21, torch.float32))
-    agrees(cuda, form, tokens, bias=torch.randn(19))
+    agrees(cuda, form, tokens, bias=torch.randn(19, device=DEVICE))
 
 
 @pytest.mark.parametrize("form", ["sparse", "both"])
@@ -83,17 +84,18 @@ def test_a_bitmap_that_does_not_fit_its_values_is_refused(cuda):
         cuda.Packed(replace(form, values=form.values[:-1]), None)
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 8, 9, 40])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 40])
 def test_a_layer_on_a_card_takes_this_way(cuda, monkeypatch, tokens):
     torch.manual_seed(5)
-    form, bias = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 3, torch.float32)), torch.randn(19)
+    form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 3, torch.float32))
+    bias = torch.randn(19, device=DEVICE)
     monkeypatch.setattr(dispatch, "on_card", cuda.Packed)
-    product, x = dispatch.Product(form, bias), torch.randn(tokens, 70)
+    product, x = dispatch.Product(form, bias), torch.randn(tokens, 70, device=DEVICE)
     asked = []
     monkeypatch.setattr(cuda.Packed, "multiply", counted(cuda.Packed.multiply, "multiply", asked))
     monkeypatch.setattr(cuda.Packed, "unpack", counted(cuda.Packed.unpack, "unpack", asked))
     torch.testing.assert_close(product(x), dispatch.reference.linear(x, form, bias), rtol=1e-4, atol=1e-4)
-    way = "multiply" if tokens <= dispatch.FEW_TOKENS else "unpack"
+    way = "multiply" if tokens <= cuda.Packed.few else "unpack"
     assert asked == ([way] if tokens else [])
 
 
@@ -102,4 +104,5 @@ def counted(function, name, asked):
 
 
 def test_what_lies_on_the_cpu_is_not_for_a_card():
-    assert dispatch.on_card(sparse(4, 8, 0.5, torch.float32), None) is None
+    form = Sparse.pack(torch.randn(4, 8), torch.rand(4, 8) < 0.5)
+    assert dispatch.on_card(form, None) is None

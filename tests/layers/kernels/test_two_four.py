@@ -1,0 +1,90 @@
+"""Two of four, as torch's semi-structured tensors hold them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.sparse import SparseSemiStructuredTensorCUTLASS
+from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
+
+from lsprism.layers.forms import Sparse
+from lsprism.layers.int8 import to_int8
+from lsprism.layers.kernels import dispatch, two_four
+
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def form(rows=64, columns=128, dtype=torch.bfloat16, device="cpu", zero=False):
+    torch.manual_seed(0)
+    weight = torch.randn(rows, columns).to(device, dtype)
+    places = torch.rand(rows, columns // 4, 4).topk(2).indices
+    mask = torch.zeros(rows, columns // 4, 4, dtype=torch.bool).scatter_(2, places, True).view(rows, columns)
+    if zero:
+        weight.view(-1)[mask.view(-1).nonzero()[[0, 5, 77], 0].to(device)] = 0
+    return Sparse.pack(weight, mask.to(device))
+
+
+def parameters(made: Sparse) -> Sparse:
+    return Sparse(torch.nn.Parameter(made.values, requires_grad=False), made.bitmap, made.columns)
+
+
+def test_only_exactly_two_of_any_four():
+    made = form()
+    assert two_four.is_two_four(made)
+    mask = made.mask()
+    mask[3, 4:8] = torch.tensor([True, True, True, False])
+    mask[3, 8:12] = torch.tensor([True, False, False, False])
+    assert mask.sum() == made.kept and not two_four.is_two_four(Sparse.pack(made.dense(), mask))
+    four_of_eight = torch.tensor([True] * 4 + [False] * 4).repeat(64, 16)
+    assert not two_four.is_two_four(Sparse.pack(made.dense(), four_of_eight))
+
+
+@pytest.mark.parametrize("other", [form(rows=48), form(columns=96), form(dtype=torch.float32), to_int8(form())])
+def test_only_what_tensor_cores_take(other):
+    assert not two_four.is_two_four(other)
+
+
+def by_hand(dense):
+    """As torch packs it for CUTLASS; that much works without a card."""
+    packed, meta = sparse_semi_structured_from_dense_cutlass(dense)
+    return SparseSemiStructuredTensorCUTLASS(dense.shape, packed, meta, None, None, None)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero):
+    made = parameters(form(zero=zero))
+    before, dense = made.values.clone(), made.dense()
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", by_hand)
+    monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
+    semi = two_four.semi_structured(made, dense)
+    assert made.values.data_ptr() == semi.packed.data_ptr() and torch.equal(made.values, before)
+    assert torch.equal(semi.to_dense(), dense) and torch.equal(made.dense(), dense)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("cuSPARSELt is not supported"), NotImplementedError(), None])
+def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error):
+    made = parameters(form())
+    before, address = made.values.clone(), made.values.data_ptr()
+
+    def make(dense):
+        if error:
+            raise error
+        return by_hand(dense.flip(1))  # another order
+
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", make)
+    monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
+    assert two_four.semi_structured(made, made.dense()) is None
+    assert made.values.data_ptr() == address and torch.equal(made.values, before)
+
+
+@CARD
+@pytest.mark.parametrize("tokens", [1, 3, 70, 512])
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_layer_on_a_card_multiplies_by_it(tokens, zero):
+    made = parameters(form(256, 512, device="cuda", zero=zero))
+    bias = torch.randn(256, device="cuda").bfloat16()
+    dense, taken = made.dense(), torch.cuda.memory_allocated()
+    product = dispatch.Product(made, bias)
+    assert torch.cuda.memory_allocated() - taken < dense.nbytes / 4
+    x = torch.randn(1, tokens, 512, device="cuda").bfloat16()
+    assert product._card._semi is not None and product.holds({"weight": made.values, "bias": bias}, {"bitmap": made.bitmap})
+    torch.testing.assert_close(product(x), F.linear(x, dense, bias), rtol=2e-2, atol=5e-2)
