@@ -34,11 +34,11 @@ def side(model: nn.Module, prompt: int) -> Side:
     token = sampler.pick(logits)
 
     def decode(count: int) -> list[float]:
-        nonlocal token
+        nonlocal token, cache
         seconds = []
         for _ in range(count):
             started = time.perf_counter()
-            logits, _ = step(model, token, cache)
+            logits, cache = step(model, token, cache)
             token = sampler.pick(logits)
             seconds.append(time.perf_counter() - started)
         return seconds

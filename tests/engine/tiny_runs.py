@@ -41,7 +41,9 @@ def distance(model: Path, artifact: Path) -> float:
     """Of the last hidden states from the dense model's, relative, on tokens of its own."""
     tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
-        dense, found = (api.load(str(m), device="cpu").model.model(tokens).last_hidden_state.float() for m in (model, artifact))
+        dense, found = (
+            api.load(str(m), device="cpu").model.model(tokens).last_hidden_state.float() for m in (model, artifact)
+        )
     return ((found - dense).norm() / dense.norm()).item()
 
 

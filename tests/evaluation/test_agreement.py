@@ -40,7 +40,10 @@ def windows(baseline, text_file):
 @torch.no_grad()
 def by_torch(baseline, loaded, tokens) -> tuple[float, float]:
     """KL(baseline || model) per token, and the share of equal likeliest tokens, from whole logits."""
-    p, q = (side.model(tokens.to(side.device)).logits[:, :-1].float().log_softmax(-1).flatten(0, 1) for side in (baseline, loaded))
+    p, q = (
+        side.model(tokens.to(side.device)).logits[:, :-1].float().log_softmax(-1).flatten(0, 1)
+        for side in (baseline, loaded)
+    )
     equal = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
     return F.kl_div(q, p, reduction="batchmean", log_target=True).item(), equal
 

@@ -24,7 +24,12 @@ def test_of_a_dense_model(dense):
     header = portrait(dense)
     total = sum(parameter.numel() for parameter in dense.model.parameters())
     assert header.kept_parameters == header.model_parameters == total
-    assert (header.packed_layers, header.mean_rank, header.dtype, header.device) == (0, None, "bfloat16", str(dense.device))
+    assert (header.packed_layers, header.mean_rank, header.dtype, header.device) == (
+        0,
+        None,
+        "bfloat16",
+        str(dense.device),
+    )
     assert header.zeros == 0
 
 

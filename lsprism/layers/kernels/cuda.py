@@ -64,11 +64,12 @@ def _add_four(total, value_at, bits, entries, PLACE: tl.constexpr):
 def _multiply(
     x, values, words, starts, offsets, scales, left, left_scales, inner, bias, y, rows, columns, groups, rank,
     SCALED: tl.constexpr, RANKED: tl.constexpr, BIASED: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, FACTORS: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """y [tokens, rows] of x [tokens, columns] and, where there are factors, of inner = x R^T [tokens, rank].
 
-    A program takes ROWS rows and one token; each of LANES lanes takes eight columns at a time.
+    A program takes ROWS rows and one token; each of LANES lanes takes eight columns at a time. STEPS of these are written
+    out one after the other, so that their reads are under way together.
     """
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     lane = tl.arange(0, LANES)[None, :]
@@ -78,7 +79,7 @@ def _multiply(
     shift = (lane * 8 % 64).to(tl.uint64)
     begin = tl.load(offsets + row, mask=inside, other=0)
     total = tl.zeros([ROWS, LANES], tl.float32)
-    for first in range(0, groups, LANES // 8):
+    for first in tl.range(0, groups, LANES // 8, loop_unroll_factor=STEPS):
         group = first + lane // 8
         place, bits = _look(words, starts, row * groups + group, inside & (group < groups), shift)
         value_at = values + (begin + place)
@@ -153,20 +154,24 @@ def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Cut(NamedTuple):
-    """How the work is cut: rows and lanes of a program."""
+    """How the work is cut: rows and lanes of a program, and how many steps of it are under way together."""
 
     rows: int
     lanes: int
+    steps: int
 
     @classmethod
-    def of(cls, rows: int, groups: int) -> "Cut":
-        return cls(4 if rows >= 2048 else 1, max(32, min(128, triton.next_power_of_2(groups * 8))))
+    def of(cls, groups: int) -> "Cut":
+        lanes = max(32, min(128, triton.next_power_of_2(groups * 8)))
+        return cls(1, lanes, min(4, triton.cdiv(groups * 8, lanes)))
 
 
 class Packed:
     """A form with a sparse part, and its bias, as the kernels take them."""
 
-    few = 2  # tokens that are multiplied by the bitmap; for more it is faster to let the dense matrix exist for a moment
+    few = (
+        2  # tokens that are multiplied by the bitmap; for more it is faster to let the dense matrix exist for a moment
+    )
 
     def __init__(self, form: Sparse | SparseLowRank, bias: Tensor | None) -> None:
         self.rows, self.columns = form_shape(form)
@@ -174,7 +179,7 @@ class Packed:
         self._bias, self._dtype = bias, form.dtype
         self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
         self.device = self._offsets.device
-        self.cut = Cut.of(self.rows, self._words.shape[1])
+        self.cut = Cut.of(self._words.shape[1])
         if self._sparse.kept < 1 << 31:
             self._offsets = self._offsets.int()  # numbers of 32 bits are half the work
         if self._offsets[-1] != self._sparse.kept:
@@ -202,7 +207,7 @@ class Packed:
             x, *self._arrays(x), left, left_scales, inner, _or(self._bias, x), y,
             self.rows, self.columns, self._words.shape[1], left.shape[1],
             SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=self._bias is not None,
-            ROWS=cut.rows, LANES=cut.lanes, FACTORS=FACTORS, num_warps=cut.lanes // 32,
+            ROWS=cut.rows, LANES=cut.lanes, STEPS=cut.steps, FACTORS=FACTORS, num_warps=cut.lanes // 32,
         )  # fmt: skip
         return y.view(*before, self.rows)
 

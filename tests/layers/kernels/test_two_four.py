@@ -86,5 +86,7 @@ def test_a_layer_on_a_card_multiplies_by_it(tokens, zero):
     product = dispatch.Product(made, bias)
     assert torch.cuda.memory_allocated() - taken < dense.nbytes / 4
     x = torch.randn(1, tokens, 512, device="cuda").bfloat16()
-    assert product._card._semi is not None and product.holds({"weight": made.values, "bias": bias}, {"bitmap": made.bitmap})
+    assert product._card._semi is not None and product.holds(
+        {"weight": made.values, "bias": bias}, {"bitmap": made.bitmap}
+    )
     torch.testing.assert_close(product(x), F.linear(x, dense, bias), rtol=2e-2, atol=5e-2)

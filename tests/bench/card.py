@@ -1,0 +1,242 @@
+"""How fast sparse layers are on a CUDA device; everything by ratios within one process, A B A B.
+
+    python tests/bench/card.py --out card.json
+
+Rows, each measured once and kept in --out:
+    kernels SHAPE    microseconds of a product with a matrix [out x in] for one token, and for --many: torch's dense
+                     bfloat16, the bitmap at 50 % (bfloat16 and int8 values) and 2:4. The ways take turns; each goes
+                     through copies that together exceed the cache, as a CUDA graph, so that no launch is timed
+    decode SHAPE     milliseconds per token of a random Llama: dense; half of its block weights removed, and with
+                     factors of rank share 0.1 in the same budget; each by the product's own loop, which replays a
+                     recorded step, and by the model's own code called from Python
+    compress SHAPE   seconds per block of a compression of random blocks, and the device's peak memory beside the plan's
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ("4096x4096", "14336x4096", "4096x14336", "1024x4096", "2048x2048", "1536x576")
+MODELS = {  # width, in the MLP, blocks, heads, heads of keys, vocabulary
+    "1.1B": (2048, 5632, 22, 32, 4, 32000),  # TinyLlama's
+    "8B": (4096, 14336, 32, 32, 8, 128256),  # Llama-3.1-8B's
+}
+CARD = "cuda:0"
+COMPRESS = """
+import json, sys, time, torch, lsprism.api as api
+from lsprism.specs import CompressSpec
+spec, done = CompressSpec.model_validate_json(sys.argv[1]), []
+expected = api.planning(spec).memory.on_device
+for event in api.compressing(spec):
+    if event.kind == "block_done":
+        done.append(time.time())
+print(json.dumps({"seconds_per_block": [b - a for a, b in zip(done, done[1:])], "expected_bytes": expected,
+                  "peak_bytes": torch.cuda.max_memory_allocated()}))
+"""
+
+Way = tuple[list[Callable[[], object]], int]  # a call per copy of the matrix; bytes that each reads of it
+
+
+def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph
+
+
+def microseconds(ways: dict[str, list[Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Of one call of each way: the median of rounds, in which the ways take turns."""
+    graphs = {name: graph_of(calls) for name, calls in ways.items()}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 2):  # the first two warm up
+        for name, graph in graphs.items():
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            if turn >= 2:
+                found[name].append(1000 * begin.elapsed_time(end) / len(ways[name]))
+    return {name: statistics.median(us) for name, us in found.items()}
+
+
+def half_of(weight: torch.Tensor, pattern: bool) -> object:
+    """Sparse: one half of the places, anywhere or two of any four, with its values as a module would hold them."""
+    from lsprism.layers.forms import Sparse
+
+    score = torch.rand_like(weight, dtype=torch.float32).unflatten(1, (-1, 4 if pattern else weight.shape[1]))
+    places = score.topk(score.shape[2] // 2).indices
+    mask = torch.zeros_like(score, dtype=torch.bool).scatter_(2, places, True).flatten(1)
+    form = Sparse.pack(weight, mask)
+    return Sparse(torch.nn.Parameter(form.values, requires_grad=False), form.bitmap, form.columns)
+
+
+def kernels(shape: str, options: argparse.Namespace) -> dict:
+    from lsprism.layers.forms import Dense, nbytes
+    from lsprism.layers.int8 import to_int8
+    from lsprism.layers.kernels.dispatch import Product
+
+    rows, columns = map(int, shape.split("x"))
+    count = max(2, min(40, (options.megabytes << 20) // (2 * rows * columns)))
+    weights = [torch.randn(rows, columns, device=CARD).bfloat16() for _ in range(count)]
+    forms = {
+        "dense": [Dense(w) for w in weights],
+        "bitmap": [half_of(w, pattern=False) for w in weights],
+        "int8": [to_int8(half_of(w, pattern=False)) for w in weights],
+        "2:4": [half_of(w, pattern=True) for w in weights],
+    }
+    products = {name: [Product(form, None) for form in of] for name, of in forms.items()}
+    us = {}
+    with torch.inference_mode():
+        for tokens in (1, *options.many):
+            x = torch.randn(1, tokens, columns, device=CARD).bfloat16()
+            ways = {name: [lambda p=p, x=x: p(x) for p in of] for name, of in products.items()}
+            us[tokens] = microseconds(ways, options.rounds)
+    read = {name: nbytes(of[0]) / us[1][name] / 1e6 for name, of in forms.items()}
+    return {"us": us, "terabytes_per_s": read, "copies": count}
+
+
+def random_llama(shape: str) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    width, inner, blocks, heads, keys, vocabulary = MODELS[shape]
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=heads,
+        num_key_value_heads=keys, vocab_size=vocabulary, max_position_embeddings=8192,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(CARD):
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def compressed(model: torch.nn.Module, rank_share: float) -> torch.nn.Module:
+    """Half of the block weights' parameters, at random, `rank_share` of them in factors."""
+    from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+    from lsprism.layers.modules import PrismLinear
+
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear and name != "lm_head":
+            weight = module.weight.data
+            rows, columns = weight.shape
+            rank = int(rank_share * 0.5 * weight.numel() / (rows + columns))
+            kept = 0.5 - rank * (rows + columns) / weight.numel()
+            form = Sparse.pack(weight, torch.rand(rows, columns, device=CARD) < kept)
+            if rank:
+                left, right = torch.randn(rows, rank, device=CARD), torch.randn(rank, columns, device=CARD)
+                form = SparseLowRank(form, LowRank(left.bfloat16() * 0.01, right.bfloat16() * 0.01))
+            model.set_submodule(name, PrismLinear(form))
+    return model
+
+
+def loop(model: torch.nn.Module, recorded: bool) -> Callable[[], float]:
+    """One more token of an answer to 128 tokens; its seconds."""
+    from lsprism.generation import decode
+
+    logits, cache = decode.prefill(model, torch.arange(128, device=CARD)[None])
+    token = int(logits.argmax())
+
+    def one() -> float:
+        nonlocal cache, token
+        started = time.perf_counter()
+        if recorded:
+            logits, cache = decode.step(model, token, cache)
+        else:
+            logits, cache = decode._forward(model, torch.tensor([[token]], device=CARD), cache)
+        token = int(logits.argmax())
+        return time.perf_counter() - started
+
+    return one
+
+
+def decode(shape: str, options: argparse.Namespace) -> dict:
+    shares = {"dense": None, "sparse": 0, "sparse + low-rank": 0.1}  # of the parameters in factors
+    sides, held = {}, {}
+    for name, share in shares.items():
+        before = torch.cuda.memory_allocated()
+        model = random_llama(shape) if share is None else compressed(random_llama(shape), share)
+        sides |= {name: loop(model, recorded=True), f"{name}, called": loop(model, recorded=False)}
+        held[name] = torch.cuda.memory_allocated() - before
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(options.turns + 1):  # the first one records and warms up
+        for name, one in sides.items():
+            for _ in range(4):
+                took = one()
+            if turn:
+                seconds[name].append(took)
+    return {"ms_per_token": {n: 1000 * statistics.median(s) for n, s in seconds.items()}, "bytes_with_cache": held}
+
+
+def compress(shape: str, options: argparse.Namespace) -> dict:
+    from lsprism.specs import CompressSpec
+
+    found = {}
+    with tempfile.TemporaryDirectory() as work:
+        random_folder(shape, Path(work) / "model", options)
+        for method in options.methods:
+            spec = CompressSpec(
+                model_id=f"{work}/model", save_path=f"{work}/{method}", method=method, sparsity=0.5,
+                calibration={"source": "embedded"},
+            )  # fmt: skip
+            command = [sys.executable, "-c", COMPRESS, spec.model_dump_json()]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            found[method] = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else done.stderr[-500:]
+    return found
+
+
+def random_folder(shape: str, folder: Path, options: argparse.Namespace) -> None:
+    """The shape's model with --blocks blocks, and the tokenizer of another one."""
+    import shutil
+
+    width, inner, _, heads, keys, vocabulary = MODELS[shape]
+    MODELS[shape] = width, inner, options.blocks, heads, keys, vocabulary
+    random_llama(shape).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(options.tokenizer / name, folder / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", nargs="*", default=KERNELS, help="OUTxIN")
+    parser.add_argument("--many", nargs="*", type=int, default=[512, 2048], help="tokens at once")
+    parser.add_argument("--decode", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--compress", nargs="*", default=[], choices=MODELS)
+    parser.add_argument("--methods", nargs="*", default=["wanda", "sparsegpt", "hybrid"])
+    parser.add_argument("--blocks", type=int, default=3, help="of the model that is compressed")
+    parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer, for --compress")
+    parser.add_argument("--megabytes", type=int, default=400, help="of dense matrices that a kernel reads in turn")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
+    options = parser.parse_args()
+    rows = json.loads(options.out.read_text()) if options.out.exists() else {}
+    rows["device"] = {"name": torch.cuda.get_device_name(), "torch": torch.__version__}
+    jobs = [(f"kernels {shape}", kernels, shape) for shape in options.kernels]
+    jobs += [(f"decode {shape}", decode, shape) for shape in options.decode]
+    jobs += [(f"compress {shape}", compress, shape) for shape in options.compress]
+    for key, measure, shape in jobs:
+        if key not in rows:
+            rows[key] = measure(shape, options)
+            options.out.write_text(json.dumps(rows, indent=1))
+            torch.cuda.empty_cache()
+        print(key, json.dumps(rows[key]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
