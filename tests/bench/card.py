@@ -6,8 +6,8 @@ Rows, each measured once and kept in --out:
     kernels SHAPE    microseconds of a product with a matrix [out x in] for one token, and for --many: torch's dense
                      bfloat16, the bitmap at 50 % (bfloat16 and int8 values) and 2:4. The ways take turns; each goes
                      through copies that together exceed the cache, as a CUDA graph, so that no launch is timed
-    decode SHAPE     milliseconds per token of a random Llama: dense; half of its block weights removed, and with
-                     factors of rank share 0.1 in the same budget; each by the product's own loop, which replays a
+    decode SHAPE     milliseconds per token of a random Llama: dense; half of its block weights removed, anywhere, or
+                     with factors of rank share 0.1 in the same budget, or two of any four; each by the product's own loop, which replays a
                      recorded step, and by the model's own code called from Python
     compress SHAPE   seconds per block of a compression of random blocks, and the device's peak memory beside the plan's
 """
@@ -125,8 +125,8 @@ def random_llama(shape: str) -> torch.nn.Module:
     return model
 
 
-def compressed(model: torch.nn.Module, rank_share: float) -> torch.nn.Module:
-    """Half of the block weights' parameters, at random, `rank_share` of them in factors."""
+def compressed(model: torch.nn.Module, rank_share: float, pattern: bool = False) -> torch.nn.Module:
+    """Half of the block weights' parameters, anywhere, `rank_share` of them in factors; or two of any four."""
     from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
     from lsprism.layers.modules import PrismLinear
 
@@ -136,7 +136,8 @@ def compressed(model: torch.nn.Module, rank_share: float) -> torch.nn.Module:
             rows, columns = weight.shape
             rank = int(rank_share * 0.5 * weight.numel() / (rows + columns))
             kept = 0.5 - rank * (rows + columns) / weight.numel()
-            form = Sparse.pack(weight, torch.rand(rows, columns, device=CARD) < kept)
+            anywhere = torch.rand_like(weight, dtype=torch.float32) < kept
+            form = half_of(weight, pattern=True) if pattern else Sparse.pack(weight, anywhere)
             if rank:
                 left, right = torch.randn(rows, rank, device=CARD), torch.randn(rank, columns, device=CARD)
                 form = SparseLowRank(form, LowRank(left.bfloat16() * 0.01, right.bfloat16() * 0.01))
@@ -165,11 +166,11 @@ def loop(model: torch.nn.Module, recorded: bool) -> Callable[[], float]:
 
 
 def decode(shape: str, options: argparse.Namespace) -> dict:
-    shares = {"dense": None, "sparse": 0, "sparse + low-rank": 0.1}  # of the parameters in factors
+    made = {"dense": None, "sparse": (0,), "sparse + low-rank": (0.1,), "2:4": (0, True)}
     sides, held = {}, {}
-    for name, share in shares.items():
+    for name, how in made.items():
         before = torch.cuda.memory_allocated()
-        model = random_llama(shape) if share is None else compressed(random_llama(shape), share)
+        model = random_llama(shape) if how is None else compressed(random_llama(shape), *how)
         sides |= {name: loop(model, recorded=True), f"{name}, called": loop(model, recorded=False)}
         held[name] = torch.cuda.memory_allocated() - before
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -1,12 +1,10 @@
 """The same format on a CUDA device, in Triton: a bitmap and packed values, multiplied without a dense matrix.
 
-The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes a
-word, 1/4 bit a place, made when a layer is first used). So no lane waits for another: a lane takes some neighbouring
+The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes
+a word, 1/4 bit a place, made when a layer is first used). So no lane waits for another: a lane takes some neighbouring
 columns, the bits before them in the word say where their values begin, and where there is no bit nothing is read. Sums
 are floats, and lanes are added up once, at the end of a row.
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +48,8 @@ def _add(total, value_at, bits, entry, PLACE: tl.constexpr):
 
 @triton.jit
 def _add_four(total, value_at, bits, entries, PLACE: tl.constexpr):
-    """The same for four columns, entries [1, lanes, 4]."""
-    even, odd = tl.split(tl.reshape(entries, [1, entries.shape[1], 2, 2]))
+    """The same for four columns, entries [lanes, 4]."""
+    even, odd = tl.split(tl.reshape(entries, [entries.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
     total, value_at = _add(total, value_at, bits, first, PLACE)
@@ -63,52 +61,69 @@ def _add_four(total, value_at, bits, entries, PLACE: tl.constexpr):
 @triton.jit
 def _multiply(
     x, values, words, starts, offsets, scales, left, left_scales, inner, bias, y, rows, columns, groups, rank,
-    SCALED: tl.constexpr, RANKED: tl.constexpr, BIASED: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, FACTORS: tl.constexpr,
+    SCALED: tl.constexpr, RANKED: tl.constexpr, BIASED: tl.constexpr, LANES: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """y [tokens, rows] of x [tokens, columns] and, where there are factors, of inner = x R^T [tokens, rank].
 
-    A program takes ROWS rows and one token; each of LANES lanes takes eight columns at a time. STEPS of these are written
-    out one after the other, so that their reads are under way together.
+    A program takes one row and one token; each of its lanes takes eight columns at a time.
     """
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
-    lane = tl.arange(0, LANES)[None, :]
-    span = tl.arange(0, LANES * 8)
-    token = tl.program_id(1)
-    inside = row < rows
+    row, token = tl.program_id(0), tl.program_id(1)
+    lane, span = tl.arange(0, LANES), tl.arange(0, LANES * 8)
     shift = (lane * 8 % 64).to(tl.uint64)
-    begin = tl.load(offsets + row, mask=inside, other=0)
-    total = tl.zeros([ROWS, LANES], tl.float32)
-    for first in tl.range(0, groups, LANES // 8, loop_unroll_factor=STEPS):
+    row_at = values + tl.load(offsets + row)
+    total = tl.zeros([LANES], tl.float32)
+    for first in range(0, groups, LANES // 8):
         group = first + lane // 8
-        place, bits = _look(words, starts, row * groups + group, inside & (group < groups), shift)
-        value_at = values + (begin + place)
+        place, bits = _look(words, starts, row * groups + group, group < groups, shift)
         column = first * 64 + span
         entries = tl.load(x + token * columns + column, mask=column < columns, other=0)
-        halves = tl.permute(tl.reshape(entries, [1, LANES, 2, 4]), [0, 1, 3, 2])
-        before, after = tl.split(halves)
-        total, value_at = _add_four(total, value_at, bits, before, 0)
+        before, after = tl.split(tl.permute(tl.reshape(entries, [LANES, 2, 4]), [0, 2, 1]))
+        total, value_at = _add_four(total, row_at + place, bits, before, 0)
         total, value_at = _add_four(total, value_at, bits, after, 4)
-    summed = tl.sum(total, axis=1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
+    summed = tl.sum(total)
     if SCALED:
-        summed *= tl.load(scales + row, mask=inside, other=0).to(tl.float32)
+        summed *= tl.load(scales + row).to(tl.float32)
     if RANKED:
-        product = tl.zeros([ROWS, FACTORS], tl.float32)
+        product = tl.zeros([FACTORS], tl.float32)
         for first in range(0, rank, FACTORS):
-            factor = (first + tl.arange(0, FACTORS))[None, :]
-            known = factor < rank
-            part = tl.load(left + row[:, None] * rank + factor, mask=inside[:, None] & known, other=0)
-            entry = tl.load(inner + token * rank + factor, mask=known, other=0)
-            product += part.to(tl.float32) * entry.to(tl.float32)
-        brought = tl.sum(product, axis=1)
+            factor = first + tl.arange(0, FACTORS)
+            part = tl.load(left + row * rank + factor, mask=factor < rank, other=0).to(tl.float32)
+            product += part * tl.load(inner + token * rank + factor, mask=factor < rank, other=0).to(tl.float32)
+        brought = tl.sum(product)
         if SCALED:
-            brought *= tl.load(left_scales + row, mask=inside, other=0).to(tl.float32)
+            brought *= tl.load(left_scales + row).to(tl.float32)
         summed += brought
     if BIASED:
-        summed += tl.load(bias + row, mask=inside, other=0).to(tl.float32)
-    tl.store(y + token * rows + row, summed.to(y.dtype.element_ty), mask=inside)
+        summed += tl.load(bias + row).to(tl.float32)
+    tl.store(y + token * rows + row, summed.to(y.dtype.element_ty))
+
+
+@triton.jit
+def _multiply_two_four(x, values, bitmap, bias, y, rows, columns, BIASED: tl.constexpr, LANES: tl.constexpr):
+    """y [tokens, rows] of x [tokens, columns], where two of any four columns are kept: the places of their values are
+    known, and the bits choose among the entries of x instead. A lane takes eight columns at a time."""
+    row, token = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, LANES)
+    value_at = values + row.to(tl.int64) * (columns // 2)
+    total = tl.zeros([LANES, 2], tl.float32)
+    for begin in tl.range(0, columns, LANES * 8, loop_unroll_factor=4):
+        octet = begin // 8 + lane
+        byte = tl.load(bitmap + row * (columns // 8) + octet, mask=octet * 8 < columns, other=0).to(tl.int32)
+        bits = byte[:, None] >> (tl.arange(0, 2) * 4)[None, :]
+        kept, column = begin // 2 + tl.arange(0, LANES * 4), begin + tl.arange(0, LANES * 8)
+        pairs = tl.load(value_at + kept, mask=kept < columns // 2, other=0)
+        left, right = tl.split(tl.reshape(pairs, [LANES, 2, 2]))
+        entries = tl.load(x + token * columns + column, mask=column < columns, other=0)
+        even, odd = tl.split(tl.reshape(entries, [LANES, 2, 2, 2]))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        one = tl.where((bits & 1) != 0, first, tl.where((bits & 2) != 0, second, third))
+        other = tl.where((bits & 8) != 0, fourth, tl.where((bits & 4) != 0, third, second))
+        total += left.to(tl.float32) * one.to(tl.float32) + right.to(tl.float32) * other.to(tl.float32)
+    summed = tl.sum(tl.sum(total, axis=1))
+    if BIASED:
+        summed += tl.load(bias + row).to(tl.float32)
+    tl.store(y + token * rows + row, summed.to(y.dtype.element_ty))
 
 
 @triton.jit
@@ -153,19 +168,6 @@ def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return bitmap.view(torch.uint64), starts, torch.cat([ends.new_zeros(1), ends])
 
 
-class Cut(NamedTuple):
-    """How the work is cut: rows and lanes of a program, and how many steps of it are under way together."""
-
-    rows: int
-    lanes: int
-    steps: int
-
-    @classmethod
-    def of(cls, groups: int) -> "Cut":
-        lanes = max(32, min(128, triton.next_power_of_2(groups * 8)))
-        return cls(1, lanes, min(4, triton.cdiv(groups * 8, lanes)))
-
-
 class Packed:
     """A form with a sparse part, and its bias, as the kernels take them."""
 
@@ -179,7 +181,6 @@ class Packed:
         self._bias, self._dtype = bias, form.dtype
         self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
         self.device = self._offsets.device
-        self.cut = Cut.of(self._words.shape[1])
         if self._sparse.kept < 1 << 31:
             self._offsets = self._offsets.int()  # numbers of 32 bits are half the work
         if self._offsets[-1] != self._sparse.kept:
@@ -187,8 +188,8 @@ class Packed:
                 f"A bitmap marks {self._offsets[-1]} places, but {self._sparse.kept} values are stored.",
                 "Compress the model again.",
             )
-        whole = isinstance(form, Sparse) and is_two_four(form)
-        self._semi = semi_structured(form, self.unpack()) if whole else None
+        self._two_four = isinstance(form, Sparse) and is_two_four(form)
+        self._semi = semi_structured(form, self.unpack()) if self._two_four else None
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows], in x's dtype, by the sparse part alone, and the bias."""
@@ -197,17 +198,24 @@ class Packed:
     def multiply(self, x: Tensor) -> Tensor:
         """x [..., columns], contiguous, a few tokens -> [..., rows], in x's dtype."""
         before, x = x.shape[:-1], x.reshape(-1, self.columns)
-        y = x.new_empty(len(x), self.rows)
+        y, grid = x.new_empty(len(x), self.rows), (self.rows, len(x))
+        lanes = max(32, min(128, triton.next_power_of_2(self.columns // 8)))
+        biased, bias = self._bias is not None, _or(self._bias, x)
+        if self._two_four:
+            _multiply_two_four[grid](
+                x, self._sparse.values, self._sparse.bitmap, bias, y, self.rows, self.columns,
+                BIASED=biased, LANES=lanes, num_warps=lanes // 32,
+            )  # fmt: skip
+            return y.view(*before, self.rows)
         inner = left = left_scales = x  # what is not there is not read
         if self._factors is not None:
             left, left_scales = self._factors.left, _or(self._factors.left_scales, x)
             inner = F.linear(x, self._factors.factors()[1])
-        cut = self.cut
-        _multiply[(triton.cdiv(self.rows, cut.rows), len(x))](
-            x, *self._arrays(x), left, left_scales, inner, _or(self._bias, x), y,
+        _multiply[grid](
+            x, *self._arrays(x), left, left_scales, inner, bias, y,
             self.rows, self.columns, self._words.shape[1], left.shape[1],
-            SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=self._bias is not None,
-            ROWS=cut.rows, LANES=cut.lanes, STEPS=cut.steps, FACTORS=FACTORS, num_warps=cut.lanes // 32,
+            SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=biased,
+            LANES=lanes, FACTORS=FACTORS, num_warps=lanes // 32,
         )  # fmt: skip
         return y.view(*before, self.rows)
 

@@ -76,6 +76,18 @@ def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error
     assert made.values.data_ptr() == address and torch.equal(made.values, before)
 
 
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize(("rows", "columns"), [(32, 64), (64, 1344)])
+def test_one_token_by_its_own_kernel(monkeypatch, rows, columns, tokens):
+    cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made, bias = parameters(form(rows, columns, torch.float16, device)), torch.randn(rows, device=device).half()
+    packed, x = cuda.Packed(made, bias), torch.randn(tokens, columns, device=device).half()
+    monkeypatch.setattr(cuda, "_multiply", None)
+    exact = F.linear(x.float(), made.dense().float(), bias.float())
+    torch.testing.assert_close(packed.multiply(x).float(), exact, rtol=2e-3, atol=2e-2)
+
+
 @CARD
 @pytest.mark.parametrize("tokens", [1, 3, 70, 512])
 @pytest.mark.parametrize("zero", [False, True])
