@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lsprism.charts.reports import read_reports
 from lsprism.cli.main import main
 
@@ -29,8 +31,9 @@ def test_the_results_are_made_by_the_command_that_stands_there(capsys, monkeypat
     assert capsys.readouterr().out.strip() == table
 
 
-def test_the_methods_are_compared_by_the_command_that_stands_there():
-    command, table = results("methods")
+@pytest.mark.parametrize("mark", ["methods", "card"])
+def test_what_a_benchmark_found_is_shown_by_the_command_that_stands_there(mark):
+    command, table = results(mark)
     program, *words = shlex.split(command)
     assert program == "python"
     made = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout

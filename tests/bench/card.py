@@ -7,9 +7,11 @@ Rows, each measured once and kept in --out:
                      bfloat16, the bitmap at 50 % (bfloat16 and int8 values) and 2:4. The ways take turns; each goes
                      through copies that together exceed the cache, as a CUDA graph, so that no launch is timed
     decode SHAPE     milliseconds per token of a random Llama: dense; half of its block weights removed, anywhere, or
-                     with factors of rank share 0.1 in the same budget, or two of any four; each by the product's own loop, which replays a
-                     recorded step, and by the model's own code called from Python
+                     with factors of rank share 0.1 in the same budget, or two of any four; each by the product's
+                     own loop, which replays a recorded step, and by the model's own code called from Python
     compress SHAPE   seconds per block of a compression of random blocks, and the device's peak memory beside the plan's
+
+--table prints what stands in --out as markdown and measures nothing.
 """
 
 import argparse
@@ -211,6 +213,26 @@ def random_folder(shape: str, folder: Path, options: argparse.Namespace) -> None
         shutil.copy(options.tokenizer / name, folder / name)
 
 
+def table(rows: dict) -> str:
+    ways = ["dense", "bitmap", "int8", "2:4"]
+    lines = ["| matrix, tokens | dense | 50 % | 50 %, int8 | 2:4 |", "| --- | ---: | ---: | ---: | ---: |"]
+    for key, row in rows.items():
+        if key.startswith("kernels "):
+            for tokens, us in row["us"].items():
+                cells = [f"{us[way]:.1f} ({us['dense'] / us[way]:.2f}x)" for way in ways]
+                lines.append(f"| {key.partition(' ')[2]}, {tokens} | " + " | ".join(cells) + " |")
+    lines += ["", "| model | ms per token | called from Python | memory GB |", "| --- | ---: | ---: | ---: |"]
+    for key, row in rows.items():
+        if key.startswith("decode "):
+            ms = row["ms_per_token"]
+            for way, held in row["bytes_with_cache"].items():
+                ratio, called = ms["dense"] / ms[way], ms[f"{way}, called"]
+                cells = [f"{ms[way]:.2f} ({ratio:.2f}x)", f"{called:.1f}", f"{held / 1e9:.2f}"]
+                lines.append(f"| {key.partition(' ')[2]} {way} | " + " | ".join(cells) + " |")
+    device = rows["device"]
+    return "\n".join([*lines, "", f"Microseconds of a product; {device['name']}, PyTorch {device['torch']}, bfloat16."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", nargs="*", default=KERNELS, help="OUTxIN")
@@ -224,8 +246,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
+    parser.add_argument("--table", action="store_true", help="print it, measure nothing")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.table:
+        print(table(rows))
+        return
     rows["device"] = {"name": torch.cuda.get_device_name(), "torch": torch.__version__}
     jobs = [(f"kernels {shape}", kernels, shape) for shape in options.kernels]
     jobs += [(f"decode {shape}", decode, shape) for shape in options.decode]

@@ -14,6 +14,7 @@ from torch import Tensor
 from lsprism.layers.forms import Sparse, form_shape
 
 ROWS, COLUMNS = 32, 64  # both are to be multiples, which serves every library behind it
+LARGE = 1 << 23  # places: with fewer, unpacking the matrix for a moment was the faster way
 
 logger = logging.getLogger("lsprism.layers.kernels")
 
@@ -29,10 +30,13 @@ def is_two_four(form: Sparse) -> bool:
 
 
 def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
-    """A tensor [rows, columns] to multiply many tokens by; None where this card or its libraries know no such thing.
+    """A tensor [rows, columns] to multiply many tokens by; None for small ones, and where this card or its libraries
+    know no such thing.
 
     `dense` is the form multiplied out. From then on the form's values are a part of what is returned.
     """
+    if dense.numel() < LARGE:
+        return None
     try:
         with torch.inference_mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")

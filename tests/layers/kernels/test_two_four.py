@@ -53,11 +53,17 @@ def by_hand(dense):
 def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero):
     made = parameters(form(zero=zero))
     before, dense = made.values.clone(), made.dense()
+    monkeypatch.setattr(two_four, "LARGE", 0)
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", by_hand)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
     semi = two_four.semi_structured(made, dense)
     assert made.values.data_ptr() == semi.packed.data_ptr() and torch.equal(made.values, before)
     assert torch.equal(semi.to_dense(), dense) and torch.equal(made.dense(), dense)
+
+
+def test_a_small_one_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", None)
+    assert two_four.semi_structured(form(), form().dense()) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("cuSPARSELt is not supported"), NotImplementedError(), None])
@@ -70,6 +76,7 @@ def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error
             raise error
         return by_hand(dense.flip(1))  # another order
 
+    monkeypatch.setattr(two_four, "LARGE", 0)
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", make)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
     assert two_four.semi_structured(made, made.dense()) is None
@@ -91,7 +98,8 @@ def test_one_token_by_its_own_kernel(monkeypatch, rows, columns, tokens):
 @CARD
 @pytest.mark.parametrize("tokens", [1, 3, 70, 512])
 @pytest.mark.parametrize("zero", [False, True])
-def test_a_layer_on_a_card_multiplies_by_it(tokens, zero):
+def test_a_layer_on_a_card_multiplies_by_it(monkeypatch, tokens, zero):
+    monkeypatch.setattr(two_four, "LARGE", 0)
     made = parameters(form(256, 512, device="cuda", zero=zero))
     bias = torch.randn(256, device="cuda").bfloat16()
     dense, taken = made.dense(), torch.cuda.memory_allocated()
