@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 FEW = 192  # tokens
+ROOM = 256  # tokens: on a CUDA device buffers are multiples of it, and half of it is free at first (recorded.py)
 
 
 def make_room(cache: Cache) -> None:
@@ -32,8 +33,10 @@ def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
     heads = getattr(config, "num_attention_heads", None) or 0
     width = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
     kept = getattr(config, "num_key_value_heads", None) or heads
-    room = 2 if tokens > FEW else 1
-    return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * tokens * room
+    room = 2 * tokens if tokens > FEW else tokens
+    if model.device.type == "cuda":
+        room += ROOM
+    return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * room
 
 
 class RoomyLayer(DynamicLayer):

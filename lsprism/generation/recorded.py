@@ -12,10 +12,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from lsprism.generation.cache import RoomyLayer
+from lsprism.generation.cache import ROOM, RoomyLayer
 from lsprism.layers.kernels.dispatch import chosen
-
-ROOM = 256  # tokens: buffers are multiples of it, and at least half of it is free at first
 
 logger = logging.getLogger("lsprism.generation")
 

@@ -130,7 +130,7 @@ class SparseLowRank:
     low_rank: LowRank
 
     def dense(self) -> Tensor:
-        return (self.sparse.dense().float() + self.low_rank.product()).to(self.dtype)
+        return self.low_rank.product().add_(self.sparse.dense()).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -44,7 +44,7 @@ def joined(full: Tensor, parts: Parts, metric: Metric, pattern: tuple[int, int] 
             torch.mul(duals, mask, out=sparse)
             duals.sub_(sparse)
             if parts.rank:
-                left, right = low_rank_step(Metric(gram, gram, gram), whole - free, right)
+                left, right = low_rank_step(gram, whole - free, right)
                 torch.addmm(whole, left, right, alpha=-1, out=rest)
     return Parts(sparse / units, mask, left, right / units)
 

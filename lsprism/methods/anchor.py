@@ -13,6 +13,7 @@ happened to show.
 import torch
 from torch import Tensor
 
+from lsprism.methods.masks import CHUNK
 from lsprism.methods.stats import InputStats
 
 
@@ -20,10 +21,13 @@ def anchored(weight: Tensor, stats: InputStats, share: float) -> Tensor:
     """`share` of the way from weight [rows, columns] to T, in its dtype; `stats` of X' know C as their drift."""
     if not share or stats.drift is None:
         return weight
-    metric, full = stats.metric, weight.float()
-    lost = (full @ stats.drift).div_(max(metric.unit, TINY))  # in the units of the metric
-    answer = torch.linalg.multi_dot([lost, metric.inverse.T, metric.inverse])  # H^-1 = U^T U
-    return torch.add(full, answer, alpha=share).to(weight.dtype)
+    inverse, share = stats.metric.inverse, share / max(stats.metric.unit, TINY)  # in the units of the metric
+    target = torch.empty_like(weight)
+    step = max(1, CHUNK // weight.shape[1])
+    for start in range(0, len(weight), step):
+        full = weight[start : start + step].float()
+        target[start : start + step] = full.addmm(full @ stats.drift @ inverse.T, inverse, alpha=share)  # H^-1 = U^T U
+    return target
 
 
 TINY = 1e-30

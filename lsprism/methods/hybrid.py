@@ -61,9 +61,9 @@ def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, budget: LayerBudg
     nonzeros = budget.kept - budget.rank * sum(full.shape)
     left, right = low_rank_beside(full, norms, metric, nonzeros, budget.rank)
     of_sparse = LayerBudget(kept=nonzeros, pattern=budget.pattern)
-    sparse, mask = sparsified(full - left @ right, metric.inverse, of_sparse)
+    sparse, mask = sparsified(torch.addmm(full, left, right, alpha=-1), metric.inverse, of_sparse)
     if budget.rank:
-        left, right = low_rank_step(metric, full - sparse, right)
+        left, right = low_rank_step(metric.gram, full - sparse, right)
     return Parts(sparse, mask, left, right)
 
 
@@ -74,7 +74,7 @@ def low_rank_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, 
     for _ in range(ROUNDS if rank else 0):
         scored = scores(rest, norms)
         rest.mul_(scored > _about(scored, nonzeros))  # S
-        left, right = low_rank_step(metric, full - rest, right)
+        left, right = low_rank_step(metric.gram, full - rest, right)
         torch.addmm(full, left, right, alpha=-1, out=rest)  # W - L
     return left, right
 

@@ -25,12 +25,20 @@ FLOOR = 1e-6  # a feature that was never seen counts as one of this square; the 
 
 @dataclass(frozen=True)
 class Metric:
-    """float32 [columns, columns]: H, damped, in units of its mean diagonal; R upper triangular, R R^T = H; R^-1."""
+    """float32 [columns, columns]: H, damped, in units of its mean diagonal; R^-1, where R R^T = H, upper triangular."""
 
     gram: Tensor
-    root: Tensor
     inverse: Tensor
     unit: float = 1.0  # the mean diagonal
+
+    def rooted(self, weight: Tensor) -> Tensor:
+        """weight [rows, columns] -> W R. R itself is not kept: these matrices are the largest there are."""
+        return torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
+
+    @property
+    def root(self) -> Tensor:
+        """R [columns, columns], made anew."""
+        return _inverse(self.inverse.clone())
 
 
 def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
@@ -54,16 +62,16 @@ def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
         diagonal.copy_(squares * (1 + damping))
         root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
         damping *= 10
-    root = root.flip(0, 1)
-    return Metric(gram, root, _inverse(root), mean.item())
+    return Metric(gram, _inverse(root.flip(0, 1)), mean.item())
 
 
 def _inverse(root: Tensor) -> Tensor:
-    """Of an upper triangular matrix, which has an inverse of that shape."""
+    """Of an upper triangular matrix, in its memory where that can be: an upper triangular one."""
     if root.device.type == "cpu":
         # LAPACK's strtri leaves the zeros out, which no function of torch does: 1536 x 1536 in 24 ms against 58.
-        inverse, _ = scipy.linalg.lapack.strtri(root.numpy())
-        return torch.from_numpy(inverse)
+        # It reads columns where torch writes rows, hence the transposes.
+        inverse, _ = scipy.linalg.lapack.strtri(root.numpy().T, lower=1, overwrite_c=1)
+        return torch.from_numpy(inverse.T)
     return torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
 
 
@@ -99,11 +107,11 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def low_rank_in(metric: Metric, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Factors of the rank-`rank` matrix nearest to `weight` [rows, columns] in the metric: SVD_r(W R) R^-1."""
-    left, right = truncated_svd(weight @ metric.root, rank)
+    left, right = truncated_svd(metric.rooted(weight), rank)
     return left, right @ metric.inverse
 
 
-def low_rank_step(metric: Metric, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def low_rank_step(gram: Tensor, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """One step of subspace iteration from `right` [rank, columns] towards the same: a fraction of its time."""
-    left, _ = torch.linalg.qr(weight @ (metric.gram @ right.T))
+    left, _ = torch.linalg.qr(weight @ (gram @ right.T))
     return left, left.T @ weight

@@ -37,10 +37,14 @@ class Parts:
 
 
 def refit(full: Tensor, parts: Parts, metric: Metric, rounds: int, steps: int) -> Parts:
-    """S by `steps` of conjugate gradients, then L, `rounds` times. Without a rank: S alone."""
+    """S by `steps` of conjugate gradients, then L, `rounds` times. Without a rank: S alone. S stays in its memory."""
+    step = max(1, CHUNK // full.shape[1])
     for _ in range(rounds):
-        sparse = refitted(full - parts.low_rank, parts.sparse, parts.mask, metric, steps)
-        parts = refit_factors(full, replace(parts, sparse=sparse), metric)
+        for start in range(0, len(full), step):
+            rows = slice(start, start + step)
+            target = full[rows] - parts.left[rows] @ parts.right
+            parts.sparse[rows] = refitted(target, parts.sparse[rows], parts.mask[rows], metric, steps)
+        parts = refit_factors(full, parts, metric)
     return parts
 
 
@@ -57,12 +61,6 @@ def refitted(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric, steps
 
     All [rows, columns]; every row is a problem of its own, preconditioned by the diagonal of H.
     """
-    step = max(1, CHUNK // target.shape[1])  # rows at a time
-    parts = zip(target.split(step), sparse.split(step), mask.split(step), strict=True)
-    return torch.cat([_descend(*part, metric, steps) for part in parts])
-
-
-def _descend(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric, steps: int) -> Tensor:
     places, squares = mask.float(), metric.gram.diagonal()
     residual = ((target - sparse) @ metric.gram).mul_(places)
     direction = residual / squares

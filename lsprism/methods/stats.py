@@ -86,6 +86,6 @@ def relative_output_error(weight: Tensor, compressed: Tensor, sample: Tensor) ->
     """||X (W - W')^T||_F / ||X W^T||_F for the tokens in `sample` [tokens, columns]; 0 where W x is 0."""
     x = sample.float()
     wanted = x @ weight.float().T
-    lost = x @ (weight.float() - compressed.float()).T
     norm = torch.linalg.vector_norm(wanted)
+    lost = wanted.addmm_(x, compressed.float().T, alpha=-1)
     return (torch.linalg.vector_norm(lost) / norm).item() if norm > 0 else 0.0

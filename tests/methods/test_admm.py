@@ -1,5 +1,7 @@
 """Places, values and factors chosen together."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from problems import inputs, low_rank_plus_sparse, random, stats_of
@@ -37,7 +39,7 @@ def test_places_change_and_their_number_does_not(rank):
 @pytest.mark.parametrize("rank", [0, 3])
 def test_its_places_are_better_than_those_it_began_with(rank):
     weight, metric, start = problem(40, 60, 1200, rank)
-    before = refit(weight, start, metric, 4, 20)
+    before = refit(weight, deepcopy(start), metric, 4, 20)
     after = refit(weight, joined(weight, start, metric), metric, 4, 20)
     assert loss(weight, after, metric) < 0.97 * loss(weight, before, metric)
 
@@ -48,7 +50,7 @@ def test_in_a_pattern_its_places_are_better_too():
     start = pruned_beside(weight, norms, metric, budget)
     found = joined(weight, start, metric, budget.pattern)
     assert (found.mask.unflatten(1, (-1, 4)).sum(-1) == 2).all()
-    before, after = (loss(weight, refit(weight, parts, metric, 4, 20), metric) for parts in (start, found))
+    before, after = (loss(weight, refit(weight, deepcopy(p), metric, 4, 20), metric) for p in (start, found))
     assert after < before
 
 
