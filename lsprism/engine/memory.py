@@ -83,9 +83,9 @@ ARROW = 45_000_000  # the library that reads parquet
 FIXED = 140_000_000  # with what the heap holds of freed tensors
 TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
 LEARNT = 21  # bytes of a weight that learns: itself, its gradient, two moments, the best so far, and its place
-# Bytes per entry of the largest Gram matrix (its root, the inverse of that, and their making) and of the weight.
-GRAM_WORKSPACE = 13, 16
-BEST_WORKSPACE = 21, 44
+# Bytes per entry of the largest Gram matrix (the inverse of its root, and its making) and of the weight.
+GRAM_WORKSPACE = 9, 16
+BEST_WORKSPACE = 17, 44
 
 
 def bound_heap() -> None:

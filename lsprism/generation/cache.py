@@ -12,7 +12,9 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 FEW = 192  # tokens
-ROOM = 256  # tokens: on a CUDA device buffers are multiples of it, and half of it is free at first (recorded.py)
+ROOM = (
+    256  # tokens: on a CUDA device buffers are multiples of it, and at least half of it is free at first (recorded.py)
+)
 
 
 def make_room(cache: Cache) -> None:
@@ -35,7 +37,7 @@ def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
     kept = getattr(config, "num_key_value_heads", None) or heads
     room = 2 * tokens if tokens > FEW else tokens
     if model.device.type == "cuda":
-        room += ROOM
+        room += 2 * ROOM
     return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * room
 
 

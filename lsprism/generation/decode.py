@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from lsprism.generation.cache import make_room
-from lsprism.generation.recorded import Recorded, recordable
+from lsprism.generation.recorded import Recorded, recorded
 
 
 def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
@@ -20,8 +20,9 @@ def step(model: PreTrainedModel, token: int, cache: Cache | Recorded) -> tuple[T
 
     The cache is changed in place where its kind can; on a CUDA device a recorded step takes its place.
     """
-    if isinstance(cache, Recorded) or recordable(model, cache):
-        cache = cache if isinstance(cache, Recorded) else Recorded(model, cache)
+    if not isinstance(cache, Recorded):
+        cache = recorded(model, cache) or cache
+    if isinstance(cache, Recorded):
         return cache.step(token), cache
     return _forward(model, torch.tensor([[token]], device=model.device), cache)
 

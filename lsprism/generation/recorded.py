@@ -6,6 +6,7 @@ where those are full, longer ones take their place and the step is recorded anew
 """
 
 import logging
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -15,7 +16,21 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from lsprism.generation.cache import ROOM, RoomyLayer
 from lsprism.layers.kernels.dispatch import chosen
 
+_refused: WeakSet[PreTrainedModel] = WeakSet()  # by models whose code it turned out not to be for
+
 logger = logging.getLogger("lsprism.generation")
+
+
+def recorded(model: PreTrainedModel, cache: Cache) -> "Recorded | None":
+    """What stands for the cache from here on; None where this way is not for the model."""
+    if model in _refused or not recordable(model, cache):
+        return None
+    try:
+        return Recorded(model, cache)
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        logger.info("A step of %s cannot be recorded: %s", type(model).__name__, error)
+        _refused.add(model)
+        return None
 
 
 def recordable(model: PreTrainedModel, cache: Cache) -> bool:
@@ -25,6 +40,7 @@ def recordable(model: PreTrainedModel, cache: Cache) -> bool:
         and chosen() == "auto"
         and not hasattr(model, "hf_device_map")
         and getattr(model, "_can_compile_fullgraph", False)
+        and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they heed the empty places
         and type(cache) is DynamicCache
         and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
         and all(type(layer) is StaticLayer for layer in StaticCache(model.config, max_cache_len=ROOM).layers)
@@ -32,12 +48,15 @@ def recordable(model: PreTrainedModel, cache: Cache) -> bool:
 
 
 class Recorded:
-    """Stands for the cache [1 sequence] that a prompt left behind, which is copied."""
+    """Stands for the cache [1 sequence] that a prompt left behind, which is copied.
 
+    Raises a RuntimeError, or what else the model's code runs into, where a step cannot be recorded.
+    """
+
+    @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, cache: Cache) -> None:
         self._model = model
         self._length = cache.get_seq_length()
-        self._recording = model.device.type == "cuda"
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
         self._move([(layer.keys, layer.values) for layer in cache.layers])
 
@@ -48,37 +67,41 @@ class Recorded:
             self._move([(layer.keys, layer.values) for layer in self._cache.layers])
         self._token.fill_(token)
         self._length += 1
-        if self._graph is not None:
-            self._graph.replay()
-            return self._logits.clone()
-        return self._record() if self._recording else self._forward()
+        if self._graph is None:  # without a card
+            return self._forward()
+        self._graph.replay()
+        return self._logits.clone()
 
     def _move(self, filled: list[tuple[Tensor, Tensor]]) -> None:
         """To buffers with room for more than the keys and values that there are."""
         self._room = -(-(self._length + ROOM // 2) // ROOM) * ROOM
-        self._cache, self._graph, self._logits = StaticCache(self._model.config, max_cache_len=self._room), None, None
+        self._cache, self._graph = StaticCache(self._model.config, max_cache_len=self._room), None
         for layer, (keys, values) in zip(self._cache.layers, filled, strict=True):
             layer.update(keys[:, :, : self._length], values[:, :, : self._length])
+        self._record()
 
     def _forward(self) -> Tensor:
         output = self._model(input_ids=self._token, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         return output.logits[0, -1]
 
-    def _record(self) -> Tensor:
-        """Take the step, then record it for the next ones; what cannot be recorded is taken one by one."""
-        with torch.cuda.device(self._token.device):
+    def _record(self) -> None:
+        """A step is tried, so that all that it makes on first use is there, undone, and on a card recorded."""
+        if not self._token.is_cuda:
+            self._try()
+            return
+        here = torch.cuda.current_stream(self._token.device)
+        with torch.cuda.device(self._token.device), torch.cuda.stream(here):  # where even a failure ends
             aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
+            aside.wait_stream(here)
             with torch.cuda.stream(aside):
-                logits = self._forward()
-            torch.cuda.current_stream().wait_stream(aside)
+                self._try()
+            here.wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, stream=aside):
-                    self._logits = self._forward()
-            except RuntimeError as error:
-                logger.info("A step of %s cannot be recorded: %s", type(self._model).__name__, error)
-                self._recording = False
-            else:
-                self._graph = graph
-        return logits
+            with torch.cuda.graph(graph, stream=aside):
+                self._logits = self._forward()
+        self._graph = graph
+
+    def _try(self) -> None:
+        self._forward()
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(self._length)

@@ -35,11 +35,6 @@ class Metric:
         """weight [rows, columns] -> W R. R itself is not kept: these matrices are the largest there are."""
         return torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
 
-    @property
-    def root(self) -> Tensor:
-        """R [columns, columns], made anew."""
-        return _inverse(self.inverse.clone())
-
 
 def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
     """gram [columns, columns] = X^T X, of any rank. Should the damping not suffice, it is raised tenfold until it does.
@@ -62,16 +57,16 @@ def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
         diagonal.copy_(squares * (1 + damping))
         root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
         damping *= 10
-    return Metric(gram, _inverse(root.flip(0, 1)), mean.item())
+    root = root.flip(0, 1)
+    return Metric(gram, _inverse(root), mean.item())
 
 
 def _inverse(root: Tensor) -> Tensor:
-    """Of an upper triangular matrix, in its memory where that can be: an upper triangular one."""
+    """Of an upper triangular matrix: an upper triangular one."""
     if root.device.type == "cpu":
         # LAPACK's strtri leaves the zeros out, which no function of torch does: 1536 x 1536 in 24 ms against 58.
-        # It reads columns where torch writes rows, hence the transposes.
-        inverse, _ = scipy.linalg.lapack.strtri(root.numpy().T, lower=1, overwrite_c=1)
-        return torch.from_numpy(inverse.T)
+        inverse, _ = scipy.linalg.lapack.strtri(root.numpy())
+        return torch.from_numpy(inverse)
     return torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
 
 

@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     parser.add_argument("--table", action="store_true", help="print it, measure nothing")
     options = parser.parse_args()
+    if options.compress and not options.tokenizer:
+        parser.error("--compress needs --tokenizer")
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}
     if options.table:
         print(table(rows))

@@ -67,4 +67,5 @@ def test_what_a_cache_takes_is_foretold(tiny_folder, tokens):
     with torch.no_grad():
         model(torch.full((1, tokens), 5, device=model.device), past_key_values=cache)
     held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
-    assert held <= roomy.cache_bytes(model, tokens) <= 2 * held
+    spare = 2 * roomy.ROOM * held / tokens if model.device.type == "cuda" else 0
+    assert held <= roomy.cache_bytes(model, tokens) <= 2 * held + spare

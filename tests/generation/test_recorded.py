@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, MistralConfig, MistralForCausalLM
 
 from lsprism.generation import recorded
 from lsprism.generation.decode import prefill, step
@@ -44,15 +44,40 @@ def test_two_answers_take_turns(model):
         torch.testing.assert_close(torch.stack([pair[side] for pair in found]), exact, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_recorded_goes_on_step_by_step(model, monkeypatch, caplog):
-    def refuse(*_, **__):
-        raise RuntimeError("operation not permitted when stream is capturing")
+def read(model):
+    """The answer's first logits, by growing cache and by whatever `step` takes."""
+    _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
+    found = []
+    for token in (3, 8, 4):
+        logits, cache = step(model, token, cache)
+        found.append(logits)
+    return cache, torch.stack(found)
 
-    if DEVICE == "cpu":
-        pytest.skip("nothing is recorded without a CUDA device")
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
-    one = recorded.Recorded(model, prefill(model, torch.tensor([PROMPT], device=DEVICE))[1])
-    found = torch.stack([one.step(token) for token in (3, 8, 4)])
+
+def test_a_model_that_reads_no_buffers_of_fixed_size_goes_on_with_its_own(monkeypatch):
+    """Falcon's alibi is as long as what was read."""
+    config = FalconConfig(vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
+    model = FalconForCausalLM(config).eval().to(DEVICE)
+    monkeypatch.setattr(recorded, "recordable", lambda *_: True)
+    for _ in range(2):
+        cache, found = read(model)
+        assert not isinstance(cache, recorded.Recorded) and model in recorded._refused
+        torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a CUDA device")
+def test_what_cannot_be_recorded_ends_on_the_stream_where_it_began(tiny_folder, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).to(DEVICE)
+    plain, stream = recorded.Recorded._forward, torch.cuda.current_stream()
+
+    def asking(self):
+        logits = plain(self)
+        logits[0].item()  # waits for the device, which no recording can
+        return logits
+
+    monkeypatch.setattr(recorded.Recorded, "_forward", asking)
+    cache, found = read(model)
+    assert not isinstance(cache, recorded.Recorded) and torch.cuda.current_stream() == stream
     torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)
 
 
@@ -68,6 +93,10 @@ def test_only_where_it_may(model, monkeypatch):
     assert recorded.recordable(model, cache)
     with using("reference"):
         assert not recorded.recordable(model, cache)
+    monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
+    assert not recorded.recordable(model, cache), "which would read the empty places as well"
+    monkeypatch.setattr(model.config, "_attn_implementation", "sdpa")
+    assert recorded.recordable(model, cache)
     monkeypatch.setattr(model, "hf_device_map", {"": "cpu"}, raising=False)
     assert not recorded.recordable(model, cache)
 
@@ -83,12 +112,8 @@ def test_not_a_model_that_forgets(monkeypatch):
 
 
 def test_the_decode_loop_takes_this_way(model, monkeypatch):
-    logits, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     if DEVICE == "cpu":
-        monkeypatch.setattr("lsprism.generation.decode.recordable", lambda *_: True)
-    tokens, found = [3, 8, 4], []
-    for token in tokens:
-        logits, cache = step(model, token, cache)
-        assert isinstance(cache, recorded.Recorded)
-        found.append(logits)
-    torch.testing.assert_close(torch.stack(found), dynamic(model, tokens), rtol=1e-4, atol=1e-4)
+        monkeypatch.setattr(recorded, "recordable", lambda *_: True)
+    cache, found = read(model)
+    assert isinstance(cache, recorded.Recorded)
+    torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)

@@ -4,7 +4,13 @@ import torch
 from torch import Tensor
 
 from lsprism.layers.forms import Form
+from lsprism.methods.metric import Metric
 from lsprism.methods.stats import InputStats
+
+
+def root_of(metric: Metric) -> Tensor:
+    """R [columns, columns] of the metric, by another way than its own."""
+    return torch.linalg.inv(metric.inverse.double()).float()
 
 
 def stats_of(x: Tensor) -> InputStats:

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, random, stats_of
+from problems import inputs, low_rank_plus_sparse, random, root_of, stats_of
 
 from lsprism.methods import admm
 from lsprism.methods.admm import joined
@@ -25,7 +25,7 @@ def problem(rows: int, columns: int, kept: int, rank: int):
 
 
 def loss(weight: torch.Tensor, parts: Parts, metric) -> float:
-    return ((weight - parts.sparse - parts.low_rank) @ metric.root).norm().item()
+    return ((weight - parts.sparse - parts.low_rank) @ root_of(metric)).norm().item()
 
 
 @pytest.mark.parametrize("rank", [0, 3])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
+from problems import inputs, low_rank_plus_sparse, output_error, random, root_of, stats_of
 from test_methods import HARD, budget_for
 
 from lsprism.methods import METHODS, method_of
@@ -21,8 +21,8 @@ def test_the_factors_fit_what_the_sparse_part_leaves(method):
     form = method.compress(weight, stats_of(x), LayerBudget(kept=600, rank=3))
     metric = metric_of(stats_of(x).gram)
     left = weight - form.sparse.dense()
-    best = torch.linalg.svdvals((left @ metric.root).double())[3:].square().sum()
-    found = ((left - form.low_rank.left @ form.low_rank.right) @ metric.root).square().sum()
+    best = torch.linalg.svdvals((left @ root_of(metric)).double())[3:].square().sum()
+    found = ((left - form.low_rank.left @ form.low_rank.right) @ root_of(metric)).square().sum()
     assert found.item() == pytest.approx(best.item(), rel=1e-3)
 
 

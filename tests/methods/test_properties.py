@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import inputs, random, stats_of
+from problems import inputs, random, root_of, stats_of
 from test_methods import FORMS, budget_for
 
 from lsprism.methods import METHODS
@@ -41,7 +41,7 @@ def error(name: str, weight: torch.Tensor, stats: InputStats, budget: LayerBudge
     if name in ("magnitude", "svd-plain"):
         scale = torch.eye(weight.shape[1])
     else:
-        scale = stats.norms.diag() if name == "wanda" else stats.metric.root
+        scale = stats.norms.diag() if name == "wanda" else root_of(stats.metric)
     whole = (weight.double() @ scale.double()).norm()
     return ((lost @ scale.double()).norm() / whole.clamp_min(1e-30)).item()
 

@@ -1,10 +1,12 @@
 """The same format on a CUDA device, in Triton: a bitmap and packed values, multiplied without a dense matrix.
 
 The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes
-a word, 1/4 bit a place, made when a layer is first used). So no lane waits for another: a lane takes some neighbouring
-columns, the bits before them in the word say where their values begin, and where there is no bit nothing is read. Sums
-are floats, and lanes are added up once, at the end of a row.
+a word, 1/4 bit a place, made when a layer is first used; rows that fill no whole words are copied into some). So no lane
+waits for another: a lane takes some neighbouring columns, the bits before them in the word say where their values begin,
+and where there is no bit nothing is read. Sums are floats, and lanes are added up once, at the end of a row.
 """
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from lsprism.errors import DamagedError
 from lsprism.layers.forms import Sparse, SparseLowRank, form_shape
-from lsprism.layers.kernels.two_four import is_two_four, semi_structured
+from lsprism.layers.kernels.two_four import LARGE, is_two_four, semi_structured
 
 WORD = 8  # bytes
 FACTORS = 32  # of the low-rank part at a time
@@ -189,7 +191,8 @@ class Packed:
                 "Compress the model again.",
             )
         self._two_four = isinstance(form, Sparse) and is_two_four(form)
-        self._semi = semi_structured(form, self.unpack()) if self._two_four else None
+        large = self.rows * self.columns >= LARGE
+        self._semi = semi_structured(form, self.unpack()) if self._two_four and large else None
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows], in x's dtype, by the sparse part alone, and the bias."""
@@ -202,21 +205,23 @@ class Packed:
         lanes = max(32, min(128, triton.next_power_of_2(self.columns // 8)))
         biased, bias = self._bias is not None, _or(self._bias, x)
         if self._two_four:
-            _multiply_two_four[grid](
-                x, self._sparse.values, self._sparse.bitmap, bias, y, self.rows, self.columns,
-                BIASED=biased, LANES=lanes, num_warps=lanes // 32,
-            )  # fmt: skip
+            with _on(self.device):
+                _multiply_two_four[grid](
+                    x, self._sparse.values, self._sparse.bitmap, bias, y, self.rows, self.columns,
+                    BIASED=biased, LANES=lanes, num_warps=lanes // 32,
+                )  # fmt: skip
             return y.view(*before, self.rows)
         inner = left = left_scales = x  # what is not there is not read
         if self._factors is not None:
             left, left_scales = self._factors.left, _or(self._factors.left_scales, x)
             inner = F.linear(x, self._factors.factors()[1])
-        _multiply[grid](
-            x, *self._arrays(x), left, left_scales, inner, bias, y,
-            self.rows, self.columns, self._words.shape[1], left.shape[1],
-            SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=biased,
-            LANES=lanes, FACTORS=FACTORS, num_warps=lanes // 32,
-        )  # fmt: skip
+        with _on(self.device):
+            _multiply[grid](
+                x, *self._arrays(x), left, left_scales, inner, bias, y,
+                self.rows, self.columns, self._words.shape[1], left.shape[1],
+                SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=biased,
+                LANES=lanes, FACTORS=FACTORS, num_warps=lanes // 32,
+            )  # fmt: skip
         return y.view(*before, self.rows)
 
     def unpack(self) -> Tensor:
@@ -224,16 +229,22 @@ class Packed:
         out = torch.empty(self.rows, self.columns, dtype=self._dtype, device=self.device)
         groups = self._words.shape[1]
         lanes = min(256, triton.next_power_of_2(groups * 16))
-        _unpack[(triton.cdiv(self.rows, 4), triton.cdiv(groups * 16, lanes))](
-            *self._arrays(out), out, self.rows, self.columns, groups,
-            SCALED=self._sparse.scales is not None, ROWS=4, LANES=lanes,
-        )  # fmt: skip
+        with _on(self.device):
+            _unpack[(triton.cdiv(self.rows, 4), triton.cdiv(groups * 16, lanes))](
+                *self._arrays(out), out, self.rows, self.columns, groups,
+                SCALED=self._sparse.scales is not None, ROWS=4, LANES=lanes,
+            )  # fmt: skip
         return out
 
     def _arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Values, words, starts, offsets, scales; `absent` for what there is not."""
         values = self._sparse.values if self._sparse.kept else absent
         return values, self._words, self._starts, self._offsets, _or(self._sparse.scales, absent)
+
+
+def _on(device: torch.device) -> AbstractContextManager:
+    """Triton starts its kernels on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _or(tensor: Tensor | None, absent: Tensor) -> Tensor:
