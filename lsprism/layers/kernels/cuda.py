@@ -1,9 +1,9 @@
 """The same format on a CUDA device, in Triton: a bitmap and packed values, multiplied without a dense matrix.
 
 The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes
-a word, 1/4 bit a place, made when a layer is first used; rows that fill no whole words are copied into some). So no lane
-waits for another: a lane takes some neighbouring columns, the bits before them in the word say where their values begin,
-and where there is no bit nothing is read. Sums are floats, and lanes are added up once, at the end of a row.
+a word, 1/4 bit a place, made when a layer is first used; rows that fill no whole words are copied into some). So no
+lane waits for another: a lane takes some neighbouring columns, the bits before them in the word say where their values
+begin, and where there is no bit nothing is read. Sums are floats, and lanes are added up once, at the end of a row.
 """
 
 from contextlib import AbstractContextManager, nullcontext
