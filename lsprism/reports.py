@@ -102,6 +102,7 @@ class Memory(Record):
     statistics: int
     workspace: int  # activations of one batch, or the method's matrices, or one block that learns
     healing: int = 0  # the whole model, learning
+    embeddings: int = 0  # of `outside` what runs before the blocks
 
     @property
     def total(self) -> int:
@@ -111,7 +112,8 @@ class Memory(Record):
     @property
     def on_device(self) -> int:
         """What of it is a CUDA device's, where there is one; hidden states stay with the host."""
-        return self.block + self.statistics + self.workspace
+        reading = self.embeddings + self.block // 2 + self.workspace  # up to the first block
+        return max(reading, self.block + self.statistics + self.workspace, self.healing)
 
 
 class Plan(Record):

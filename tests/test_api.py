@@ -16,6 +16,7 @@ from lsprism import api
 from lsprism.engine.plan import draft
 from lsprism.errors import ResourceError, SourceError, SpecError
 from lsprism.models.source import resolve
+from lsprism.reports import Memory
 from lsprism.specs import PlanSpec, ask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,3 +103,10 @@ def test_a_wrong_setting_is_named_as_its_option(tiny_folder, tmp_path):
         with pytest.raises(SpecError, match=r"^--\S+: "):
             lsprism.compress(tiny_folder, tmp_path / "out", **settings)
     assert not Path(tmp_path / "out").exists()
+
+
+def test_a_card_holds_the_embeddings_and_the_first_block_or_a_block_at_work_or_the_whole_model():
+    counts = {"fixed": 1, "outside": 900, "hidden_states": 50, "block": 20, "statistics": 3, "workspace": 7}
+    assert Memory(**counts).on_device == 30
+    assert Memory(**counts, embeddings=400).on_device == 417
+    assert Memory(**counts, embeddings=400, healing=800).on_device == 800

@@ -43,6 +43,7 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
         statistics=(8 * max(squares) if anchors else 4 * sum(squares)) if gram else 0,
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
         healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
+        embeddings=model.get_input_embeddings().weight.numel() * size,
     )
 
 
