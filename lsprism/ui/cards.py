@@ -94,7 +94,7 @@ def _bar(view: View) -> str:
     if run.live and progress and progress.eta_s is not None and progress.elapsed_s:
         left = f"{duration(progress.eta_s)} left"
     elif run.live and progress:
-        left = "time left: known after this block"
+        left = f"time left: known after this {'block' if view.stage == 'compress' else 'part'}"
     stage = view.stage or "starting"
     if run.live and progress and stage == "compress":
         stage = f"block {progress.block} of {progress.of} · {STEPS.get(progress.step, progress.step)}"

@@ -64,6 +64,8 @@ def test_a_running_compression_says_block_and_time_left():
 def test_before_a_block_was_timed_no_time_is_foretold():
     said = cards.progress_card(View(run("running", begun=1.0), progress=_progress(eta_s=None), stage="compress"))
     assert "known after this block" in said
+    measuring = View(run("running", begun=1.0), progress=_progress(step="perplexity", eta_s=None), stage="perplexity")
+    assert "known after this part" in cards.progress_card(measuring)
 
 
 def test_cells_fill_as_layers_are_done():
