@@ -1,4 +1,7 @@
-"""Shares by measured errors: sum over the sites of the squared relative error is made small, density and rank at once.
+"""Shares by measured errors: their squares, each for as much as its site is large, are made small in sum, by density
+and rank at once. No site goes far from the mean: where a few tokens of huge scale make up the outputs, the error says
+that hardly anything is needed. (Without this bound, and every site counted alike, perplexity was 53 where uniform
+shares gave 34; SparseGPT, demo model, 0.5.)
 
 Each site has a curve of that loss over what it keeps, on a grid of densities, at each of them with the better rank
 share. A knapsack over all: from the least on, parameters go in turn to the site where the next step of the lower convex
@@ -16,6 +19,7 @@ from lsprism.budgets.meet import Share, bounds, total_kept
 from lsprism.reports import ErrorPoint, LinearSite, SiteTraits
 
 STEPS = 100  # of a curve
+REACH = 0.1  # density: how far from the mean a site may go
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,13 @@ def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) 
 
 def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float) -> list[Corner]:
     """What the site may keep, from the lowest to the highest density, at each with the better rank share."""
-    densities = np.linspace(*bounds(density), STEPS + 1)
+    least, most = bounds(density)
+    densities = np.linspace(max(least, density - REACH), min(most, density + REACH), STEPS + 1)
     shares = sorted({point.rank_share for point in curve})
     errors = [error_at([point for point in curve if point.rank_share == share], densities) for share in shares]
     known = [(share, found) for share, found in zip(shares, errors, strict=True) if found is not None]
     shares, errors = zip(*known or [(None, 1 - densities)], strict=True)  # a site too small for two points
-    losses = np.square(np.stack(errors))
+    losses = parameters * np.square(np.stack(errors))
     best = losses.argmin(axis=0)
     return [
         Corner(round(place * parameters), float(losses[of, n]), shares[of])

@@ -15,7 +15,7 @@ from lsprism.budgets.allot import allot
 from lsprism.budgets.atp import SPAN, atp
 from lsprism.budgets.curves import error_at
 from lsprism.budgets.kmif import dominant_rank, kmif
-from lsprism.budgets.measured import measured
+from lsprism.budgets.measured import REACH, measured
 from lsprism.budgets.meet import HIGHEST, LOWEST, bounds, raised, scaled, total_kept
 from lsprism.budgets.owl import LAMBDA, outliers, owl
 from lsprism.budgets.seen import Seen
@@ -172,12 +172,12 @@ def test_kmif_stays_between_one_rank_and_nine_tenths_of_the_break_even_rank():
 
 
 def loss(sites, traits, shares) -> float:
-    """Sum of squared errors at what is kept."""
+    """Sum of squared errors at what is kept, each for as much as its site is large."""
     found = 0.0
     for each, seen in zip(sites, traits, strict=True):
         share = shares[each.name]
         points = [p for p in seen.curve if p.rank_share == (share.rank_share or 0.0)]
-        found += error_at(points, np.array([share.kept / each.parameters]))[0] ** 2
+        found += each.parameters * error_at(points, np.array([share.kept / each.parameters]))[0] ** 2
     return found
 
 
@@ -185,11 +185,13 @@ def test_measured_is_as_good_as_the_best_of_all_divisions():
     sites = [site(0), site(1, 200, 100), site(2)]
     traits = [SiteTraits(name=s.name, curve=curve(c)) for s, c in zip(sites, (0.9, 0.3, 0.1), strict=True)]
     shares = measured(sites, 0.5, traits)
-    first, second = np.meshgrid(*[np.linspace(LOWEST, HIGHEST, 171)] * 2)
+    least, most = 0.5 - REACH, 0.5 + REACH
+    first, second = np.meshgrid(*[np.linspace(least, most, 171)] * 2)
     third = 0.5 * 4 - first - 2 * second
-    possible = (third >= LOWEST) & (third <= HIGHEST)
+    possible = (third >= least) & (third <= most)
     divisions = [part[possible] for part in (first, second, third)]
-    tried = sum(error_at(t.curve, part) ** 2 for t, part in zip(traits, divisions, strict=True))
+    parts = zip(sites, traits, divisions, strict=True)
+    tried = sum(s.parameters * error_at(t.curve, part) ** 2 for s, t, part in parts)
     assert loss(sites, traits, shares) <= tried.min() * 1.001
     uniform = BUDGETS["uniform"].shares(sites, 0.5, [])
     assert loss(sites, traits, shares) < 0.9 * loss(sites, traits, uniform)
