@@ -54,7 +54,7 @@ def test_empty_rows_and_full_ones(cuda, density):
     agrees(cuda, sparse(17, 140, density, torch.float32), tokens=2)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 8])
+@pytest.mark.parametrize("tokens", [1, 3])
 def test_sparse_and_low_rank_with_bias_for_a_few_tokens(cuda, tokens):
     torch.manual_seed(2)
     form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 21, torch.float32))
