@@ -12,9 +12,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 FEW = 192  # tokens
-ROOM = (
-    256  # tokens: on a CUDA device buffers are multiples of it, and at least half of it is free at first (recorded.py)
-)
+# Tokens: on a CUDA device buffers are multiples of it, and at least half of it is free at first (recorded.py).
+ROOM = 256
 
 
 def make_room(cache: Cache) -> None:

@@ -43,7 +43,6 @@ def recordable(model: PreTrainedModel, cache: Cache) -> bool:
         and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they heed the empty places
         and type(cache) is DynamicCache
         and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
-        and all(type(layer) is StaticLayer for layer in StaticCache(model.config, max_cache_len=ROOM).layers)
     )
 
 
@@ -76,6 +75,8 @@ class Recorded:
         """To buffers with room for more than the keys and values that there are."""
         self._room = -(-(self._length + ROOM // 2) // ROOM) * ROOM
         self._cache, self._graph = StaticCache(self._model.config, max_cache_len=self._room), None
+        if any(type(layer) is not StaticLayer for layer in self._cache.layers):
+            raise TypeError("a layer keeps less than all tokens")
         for layer, (keys, values) in zip(self._cache.layers, filled, strict=True):
             layer.update(keys[:, :, : self._length], values[:, :, : self._length])
         self._record()

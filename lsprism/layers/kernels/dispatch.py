@@ -143,6 +143,7 @@ class Product:
         return _chosen != "reference" and x.device == self._card.device and x.numel() > 0 and self._matches(x)
 
     def _by_card(self, x: Tensor) -> Tensor:
+        """A few tokens by the bitmap, more by what multiplies many."""
         if x.numel() <= self._card.few * self._card.columns:
             return self._card.multiply(x.contiguous())
         return self._with_factors(self._card.multiply_many(x), x)

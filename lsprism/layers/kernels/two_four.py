@@ -30,13 +30,10 @@ def is_two_four(form: Sparse) -> bool:
 
 
 def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
-    """A tensor [rows, columns] to multiply many tokens by; None for small ones, and where this card or its libraries
-    know no such thing.
+    """A tensor [rows, columns] to multiply many tokens by; None where this card or its libraries know no such thing.
 
     `dense` is the form multiplied out. From then on the form's values are a part of what is returned.
     """
-    if dense.numel() < LARGE:
-        return None
     try:
         with torch.inference_mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
@@ -49,7 +46,7 @@ def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
             values.copy_(form.values)
             F.linear(dense.new_zeros(COLUMNS, dense.shape[1]), made)
             form.values.data = values
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         logger.info("2:4 matrices are multiplied out: %s", error)
         return None
     return made

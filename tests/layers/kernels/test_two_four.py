@@ -53,7 +53,6 @@ def by_hand(dense):
 def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero):
     made = parameters(form(zero=zero))
     before, dense = made.values.clone(), made.dense()
-    monkeypatch.setattr(two_four, "LARGE", 0)
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", by_hand)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
     semi = two_four.semi_structured(made, dense)
@@ -61,12 +60,21 @@ def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero
     assert torch.equal(semi.to_dense(), dense) and torch.equal(made.dense(), dense)
 
 
-def test_a_small_one_is_left_alone(monkeypatch):
-    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", None)
-    assert two_four.semi_structured(form(), form().dense()) is None
+def test_only_large_ones_are_worth_it(monkeypatch):
+    cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
+    asked = []
+    monkeypatch.setattr(cuda, "semi_structured", lambda form, dense: asked.append(form))
+    made = form(device="cuda" if torch.cuda.is_available() else "cpu")
+    cuda.Packed(made, None)
+    assert asked == []
+    monkeypatch.setattr(cuda, "LARGE", made.mask().numel())
+    cuda.Packed(made, None)
+    assert asked == [made]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("cuSPARSELt is not supported"), NotImplementedError(), None])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("cuSPARSELt is not supported"), ValueError("the shape is not supported"), None]
+)
 def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error):
     made = parameters(form())
     before, address = made.values.clone(), made.values.data_ptr()
@@ -76,7 +84,6 @@ def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error
             raise error
         return by_hand(dense.flip(1))  # another order
 
-    monkeypatch.setattr(two_four, "LARGE", 0)
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", make)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
     assert two_four.semi_structured(made, made.dense()) is None
@@ -98,7 +105,7 @@ def test_one_token_by_its_own_kernel(monkeypatch, rows, columns, tokens):
 @pytest.mark.parametrize("tokens", [1, 3, 70, 512])
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_layer_on_a_card_multiplies_by_it(monkeypatch, tokens, zero):
-    monkeypatch.setattr(two_four, "LARGE", 0)
+    monkeypatch.setattr("lsprism.layers.kernels.cuda.LARGE", 0)
     made = parameters(form(256, 512, device="cuda", zero=zero))
     bias = torch.randn(256, device="cuda").bfloat16()
     dense, taken = made.dense(), torch.cuda.memory_allocated()
