@@ -72,6 +72,7 @@ class SiteTraits(Record):
     effective_rank: float = 0.0  # of W: exp of the entropy of the singular values' shares
     dominant_rank: int = 0  # of W: singular values that belong to the larger cluster or are outliers
     curve: list[ErrorPoint] = []
+    harm: float = 0.0  # to the hidden states behind its block, half of it removed; 0: not known
 
 
 class SitePlan(Record):

@@ -15,7 +15,7 @@ MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd",
 PatternName = Literal["unstructured", "2:4", "4:8"]
 JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
 PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
-BudgetName = Literal["uniform", "owl", "atp", "spectrum", "kmif", "measured"]
+BudgetName = Literal["uniform", "owl", "atp", "spectrum", "kmif", "harm", "measured"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
@@ -26,7 +26,7 @@ JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
 BUDGET = (
     "how the kept parameters are shared among the layers: uniform, or by outliers (owl), depth (atp), singular values "
-    "(spectrum, kmif) or errors measured first (measured)"
+    "(spectrum, kmif), or what each does to the model, measured first (harm, measured)"
 )
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 KERNEL = (

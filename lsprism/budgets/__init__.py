@@ -6,6 +6,7 @@ from typing import Literal
 
 from lsprism.budgets.atp import atp
 from lsprism.budgets.curves import errors_of
+from lsprism.budgets.harm import asked_of, harm, harms
 from lsprism.budgets.kmif import dominant_ranks, kmif
 from lsprism.budgets.measured import measured
 from lsprism.budgets.meet import Share
@@ -14,7 +15,7 @@ from lsprism.budgets.seen import Seen
 from lsprism.budgets.spectrum import effective_ranks, spectrum
 from lsprism.budgets.uniform import uniform
 from lsprism.reports import LinearSite, SiteTraits
-from lsprism.specs import PlanSpec
+from lsprism.specs import MethodName, PlanSpec
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Rule:
     """shares: (all sites, density of all together, what is known of each) -> what each may keep.
 
     learns: what makes that known, block by block: (sites of one block, spec) -> their traits, one after the other.
+    by: the method with which that compresses them, if it does.
     """
 
     shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
     needs: Literal["nothing", "weights", "inputs"] = "nothing"
     learns: Callable[[list[Seen], PlanSpec], Iterator[SiteTraits]] | None = None
+    by: Callable[[PlanSpec], MethodName] | None = None
 
 
 BUDGETS: dict[str, Rule] = {
@@ -35,5 +38,6 @@ BUDGETS: dict[str, Rule] = {
     "atp": Rule(atp),
     "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
     "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "measured": Rule(measured, "inputs", errors_of),
+    "harm": Rule(harm, "inputs", harms, asked_of),
+    "measured": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
 }

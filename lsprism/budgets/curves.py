@@ -13,6 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from lsprism.budgets.cost import split
+from lsprism.budgets.harm import harm_at_half
 from lsprism.budgets.seen import Seen
 from lsprism.methods import METHODS
 from lsprism.methods.stats import relative_output_error
@@ -35,7 +36,8 @@ TINY = 1e-6
 def errors_of(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
     """Compress each site at every point, by the fast kind of the method, and forget all but the errors."""
     for seen in block:
-        yield SiteTraits(name=seen.site.name, curve=list(_curve(seen, spec)))
+        curve, harm = list(_curve(seen, spec)), harm_at_half(seen, spec, spec.method)
+        yield SiteTraits(name=seen.site.name, curve=curve, harm=harm)
 
 
 def _curve(seen: Seen, spec: PlanSpec) -> Iterator[ErrorPoint]:

@@ -22,9 +22,10 @@ class Share:
     rank_share: float | None = None
 
 
-def bounds(density: float) -> tuple[float, float]:
-    """The lowest and the highest density of a site, where `density` is that of all together."""
-    return min(LOWEST, density / 2), max(HIGHEST, density)
+def bounds(density: float, reach: float = 1.0) -> tuple[float, float]:
+    """The lowest and the highest density of a site, where `density` is that of all together, at most `reach` away."""
+    least, most = min(LOWEST, density / 2), max(HIGHEST, density)
+    return max(least, density - reach), min(most, density + reach)
 
 
 def total_kept(sites: Sequence[LinearSite], density: float) -> int:
@@ -41,17 +42,28 @@ def scaled(sites: Sequence[LinearSite], wishes: Sequence[float], density: float)
     return _met(sites, wishes, density, np.multiply, (0.0, 1.0 / min(wishes)))
 
 
+def thinned(sites: Sequence[LinearSite], wishes: Sequence[float], density: float, reach: float) -> dict[str, Share]:
+    """Densities = 1 - wishes (above 0), all multiplied by the same number, none further than `reach` from the mean."""
+    return _met(sites, wishes, density, lambda wanted, number: 1 + wanted * number, (-1.0 / min(wishes), 0.0), reach)
+
+
 def _met(
-    sites: Sequence[LinearSite], wishes: Sequence[float], density: float, turn: Turn, ends: tuple[float, float]
+    sites: Sequence[LinearSite],
+    wishes: Sequence[float],
+    density: float,
+    turn: Turn,
+    ends: tuple[float, float],
+    reach: float = 1.0,
 ) -> dict[str, Share]:
     """Halve in on the number, between `ends`, with which all sites, each within `bounds`, keep total_kept."""
+    limits = bounds(density, reach)
     sizes, wanted = np.array([site.parameters for site in sites]), np.array(wishes, dtype=np.float64)
     low, high = ends
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        kept = (np.clip(turn(wanted, middle), *bounds(density)) * sizes).sum()
+        kept = (np.clip(turn(wanted, middle), *limits) * sizes).sum()
         low, high = (middle, high) if kept < density * sizes.sum() else (low, middle)
-    whole = _whole(np.clip(turn(wanted, high), *bounds(density)) * sizes, total_kept(sites, density))
+    whole = _whole(np.clip(turn(wanted, high), *limits) * sizes, total_kept(sites, density))
     return {site.name: Share(kept) for site, kept in zip(sites, whole, strict=True)}
 
 

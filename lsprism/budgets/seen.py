@@ -1,5 +1,6 @@
 """One site as a rule may look at it before budgets are set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,3 +14,4 @@ class Seen:
     site: LinearSite
     weight: Tensor  # [rows, columns]
     stats: InputStats | None  # of the inputs in the uncompressed model; None where the rule needs the weights alone
+    harm: Callable[[Tensor], float] | None = None  # of a weight in its place: see calibration/harm.py

@@ -23,7 +23,7 @@ from lsprism.models.cache import cache_folder
 from lsprism.reports import ModelSource, SiteTraits
 from lsprism.specs import CalibrationSpec
 
-VERSION = 1  # of what the numbers mean
+VERSION = 2  # of what the numbers mean
 TAIL = 1 << 16  # bytes at the end of a file of weights that are looked at
 _TRAITS = TypeAdapter(list[SiteTraits])
 logger = logging.getLogger("lsprism.calibration")

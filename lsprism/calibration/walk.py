@@ -60,6 +60,11 @@ class Walk:
     extras: tuple | None = None
     stateful: bool = False
 
+    def behind(self, index: int, block: nn.Module) -> Tensor:
+        """What the block makes of the first batch: hidden states [samples, length, width], on the device."""
+        with torch.no_grad():
+            return self.calls[index][0].run(block, self._on_device(self.hidden[0]))
+
     def keep_dense(self) -> None:
         """From here on the model as it was is walked too, by `teach`."""
         if self.stateful:

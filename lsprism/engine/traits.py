@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lsprism.budgets import BUDGETS
 from lsprism.budgets.seen import Seen
+from lsprism.calibration.harm import Harm
 from lsprism.calibration.known import Known, known
-from lsprism.calibration.walk import Walk
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.memory import memory_errors
 from lsprism.engine.plan import Draft
@@ -21,7 +21,7 @@ from lsprism.events import BlockClock, Event, Notice, Stage
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.models.surgery import weight_of
-from lsprism.reports import SiteTraits
+from lsprism.reports import LinearSite, SiteTraits
 from lsprism.specs import JOINED, PlanSpec
 
 
@@ -53,17 +53,18 @@ def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
 
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
-    settings = {"rule": spec.budget, "dtype": draft.plan.dtype, "device": draft.device.type}
-    if spec.budget == "measured":
-        settings |= {"method": spec.method, "rank_share": spec.rank_share if spec.method in JOINED else 0.0}
-    inputs = BUDGETS[spec.budget].needs == "inputs"
+    rule, settings = BUDGETS[spec.budget], {"rule": spec.budget, "dtype": draft.plan.dtype, "device": draft.device.type}
+    if rule.by:
+        method = rule.by(spec)
+        settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
+    inputs = rule.needs == "inputs"
     return known(draft.plan.source, spec.budget, settings, spec.calibration if inputs else None)
 
 
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | SiteTraits]:
     """Events, and the traits of each site."""
     rule, feed = BUDGETS[spec.budget], BlockFeed(draft)
-    inputs = rule.needs == "inputs"
+    inputs, method = rule.needs == "inputs", METHODS[rule.by(spec)] if rule.by else None
     clock = BlockClock(draft.anatomy.count)
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the budgets ({spec.budget}): {draft.anatomy.count} blocks{detail}")
@@ -74,23 +75,24 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | Site
         for site in sites:
             check_weight(site.name, draft.model.get_submodule(site.name).weight)
         if walk:
-            gram = spec.budget == "measured" and METHODS[spec.method].needs_gram
-            for share in _collected(walk, (index, block), draft, stats, gram=gram):
-                yield clock.progress("measure", 0.5 * share)
-        seen = [Seen(site, weight_of(draft.model, site), stats.get(site.name)) for site in sites]
+            modules = {site.name: draft.model.get_submodule(site.name) for site in sites}
+            for share in walk.collect(index, block, modules, stats, method is not None and method.needs_gram):
+                yield clock.progress("measure", share / 4)
+        harm = Harm(walk, index, block) if walk and method else None
+        seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in sites]
         for done, traits in zip(count(1), rule.learns(seen, spec), strict=False):
             yield traits
-            yield clock.progress("measure", 0.5 + 0.5 * done / len(sites))
+            yield clock.progress("measure", 1 / 4 + done / len(sites) / 2)
+        for share in walk.propagate(index, block) if walk else ():
+            yield clock.progress("measure", (3 + share) / 4)
         feed.release(index)
         clock.block_done()
 
 
-def _collected(
-    walk: Walk, at: tuple[int, nn.Module], draft: Draft, stats: dict[str, InputStats], *, gram: bool
-) -> Iterator[float]:
-    """Fill `stats` with what the dense block's sites meet, then go through it. Yields the share done."""
-    sites = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(at[0])}
-    for share in walk.collect(*at, sites, stats, gram):
-        yield share / 2
-    for share in walk.propagate(*at):
-        yield 0.5 + share / 2
+def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:
+    module = model.get_submodule(site.name)
+
+    def harm_of(weight: Tensor) -> float:
+        return harm.of(module, weight.T if site.transposed else weight)
+
+    return Seen(site, weight_of(model, site), stats, harm_of if harm else None)

@@ -25,7 +25,7 @@ def seen() -> Seen:
     stats = InputStats(48, gram=True, batches=1)
     stats.add(x)
     site = LinearSite(name="s", block=0, rows=600, columns=48, bias=False)
-    return Seen(site, torch.randn(600, 48, generator=generator), stats)
+    return Seen(site, torch.randn(600, 48, generator=generator), stats, harm=lambda _: 1.0)
 
 
 def test_a_curve_goes_through_its_points_and_falls_between():

@@ -14,15 +14,16 @@ from lsprism.budgets import BUDGETS
 from lsprism.budgets.allot import allot
 from lsprism.budgets.atp import SPAN, atp
 from lsprism.budgets.curves import error_at
+from lsprism.budgets.harm import FLOOR, POWER, REACH, asked_of, harm, known_harms
 from lsprism.budgets.kmif import dominant_rank, kmif
-from lsprism.budgets.measured import REACH, measured
+from lsprism.budgets.measured import measured
 from lsprism.budgets.meet import HIGHEST, LOWEST, bounds, raised, scaled, total_kept
 from lsprism.budgets.owl import LAMBDA, outliers, owl
 from lsprism.budgets.seen import Seen
 from lsprism.budgets.spectrum import effective_rank, spectrum
 from lsprism.methods.stats import InputStats
 from lsprism.reports import ErrorPoint, LinearSite, SiteTraits
-from lsprism.specs import BudgetName, PlanSpec, ask
+from lsprism.specs import BudgetName, MethodName, PlanSpec, ask
 
 sizes = st.sampled_from([64, 192, 576, 1000, 1536, 4096])
 densities = st.floats(0.1, 0.95)
@@ -46,10 +47,14 @@ def models(draw) -> tuple[list[LinearSite], list[SiteTraits]]:
     for each in sites:
         outlier_share, scale = draw(st.floats(0, 0.2)), draw(st.floats(0.01, 1))
         rank = draw(st.integers(1, min(each.rows, each.columns)))
-        points = curve(scale) + curve(draw(st.floats(0.01, 1)), 0.1)
         traits.append(
             SiteTraits(
-                name=each.name, outlier_share=outlier_share, effective_rank=rank, dominant_rank=rank, curve=points
+                name=each.name,
+                outlier_share=outlier_share,
+                effective_rank=rank,
+                dominant_rank=rank,
+                curve=curve(scale) + curve(draw(st.floats(0.01, 1)), 0.1),
+                harm=draw(st.sampled_from([0.0, 1e-3, 1.0, 50.0])),
             )
         )
     return sites, traits
@@ -183,7 +188,10 @@ def loss(sites, traits, shares) -> float:
 
 def test_measured_is_as_good_as_the_best_of_all_divisions():
     sites = [site(0), site(1, 200, 100), site(2)]
-    traits = [SiteTraits(name=s.name, curve=curve(c)) for s, c in zip(sites, (0.9, 0.3, 0.1), strict=True)]
+    traits = [
+        SiteTraits(name=s.name, curve=curve(c), harm=s.parameters * (c * 0.5**1.5) ** 2)
+        for s, c in zip(sites, (0.9, 0.3, 0.1), strict=True)
+    ]
     shares = measured(sites, 0.5, traits)
     least, most = 0.5 - REACH, 0.5 + REACH
     first, second = np.meshgrid(*[np.linspace(least, most, 171)] * 2)
@@ -208,6 +216,48 @@ def test_measured_gives_factors_to_those_whom_they_serve():
     spec = ask(PlanSpec, model_id="demo", method="hybrid", budget="measured")
     budgets = allot(spec, sites, traits)
     assert (budgets["0"].rank, budgets["1"].rank) == (round(0.1 * budgets["0"].kept / 200), 0)
+
+
+@pytest.mark.parametrize("rule", [harm, measured])
+def test_more_is_kept_where_less_would_do_more_harm(rule):
+    sites = [site(0), site(1), site(2)]
+    harms = (3.0, 1.0, 0.0)
+    traits = [SiteTraits(name=s.name, curve=curve(0.5), harm=harm) for s, harm in zip(sites, harms, strict=True)]
+    kept = [share.kept for share in rule(sites, 0.5, traits).values()]
+    assert kept[0] > kept[1] > kept[2] >= (0.5 - REACH) * 10_000
+
+
+def test_by_harm_the_sum_of_harms_is_the_least():
+    sites = [site(0), site(1, 200, 100), site(2)]
+    harms = np.array([2.0, 1.5, 0.6])
+    traits = [SiteTraits(name=s.name, harm=h) for s, h in zip(sites, harms, strict=True)]
+    kept = [share.kept / s.parameters for s, share in zip(sites, harm(sites, 0.6, traits).values(), strict=True)]
+    first, second = np.meshgrid(*[np.linspace(0.4, 0.8, 401)] * 2)
+    third = 0.6 * 4 - first - 2 * second
+    possible = (third >= 0.4) & (third <= 0.8)
+    of_all = sum(h * (1 - part[possible]) ** POWER for h, part in zip(harms, (first, second, third), strict=True))
+    found = sum(h * (1 - part) ** POWER for h, part in zip(harms, kept, strict=True))
+    assert found <= of_all.min() * 1.0001 < 0.98 * sum(harms * 0.4**POWER)
+
+
+def test_the_harm_of_a_layer_is_at_least_a_share_of_what_is_usual_at_its_size():
+    sites = [site(0), site(1), site(2, rows=200)]
+    traits = [SiteTraits(name=s.name, harm=harm) for s, harm in zip(sites, (3.0, 1e-9, 0.0), strict=True)]
+    usual = 1.5e-4  # the median of those that are known, for each parameter
+    assert known_harms(sites, traits) == pytest.approx([3.0, FLOOR * usual * 10_000, FLOOR * usual * 20_000])
+    unknown = [SiteTraits(name=s.name) for s in sites]
+    assert known_harms(sites, unknown) == pytest.approx([10_000, 10_000, 20_000]), "by their sizes"
+
+
+def test_without_harms_all_keep_alike():
+    sites = [site(0), site(1, 50, 100), site(2, rows=200)]
+    shares = harm(sites, 0.3, [SiteTraits(name=s.name) for s in sites])
+    assert [share.kept for share in shares.values()] == [3000, 1500, 6000]
+
+
+def test_harm_is_asked_by_a_fast_method():
+    asked = {name: asked_of(ask(PlanSpec, model_id="demo", method=name)) for name in get_args(MethodName)}
+    assert asked == {name: name for name in asked} | {"hybrid": "sparsegpt", "oats": "wanda"}
 
 
 def test_measured_copes_with_a_layer_of_which_nothing_is_known():

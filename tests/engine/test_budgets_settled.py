@@ -17,7 +17,7 @@ from lsprism.events import Finished, Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LEARNING = ("owl", "spectrum", "measured")  # and kmif, whose forests take a second a block
+LEARNING = ("owl", "spectrum", "harm", "measured")  # and kmif, whose forests take a second a block
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,13 @@ def test_errors_are_foretold_from_curves_that_were_measured(model, text_file, tm
         plan = plan_of(model, text_file, method="sparsegpt", sparsity=0.45, budget=rule)
         assert None not in [p.error for p in plan.sites]
         assert plan.mean_error < sum(layer.error for layer in report.layers) / len(report.layers)
+
+
+@pytest.mark.parametrize(("method", "rule"), [("svd", "measured"), ("hybrid", "harm")])
+def test_of_every_layer_it_is_known_what_it_does_to_the_model(model, text_file, tmp_path, method, rule):
+    done(asked(model, text_file, tmp_path / "out", method=method, budget=rule))
+    (path,) = traits_folder().glob(f"{rule}*")
+    assert all(site["harm"] > 0 for site in json.loads(path.read_text()))
 
 
 def test_a_pattern_is_foretold_nothing(model, text_file, tmp_path):

@@ -1,0 +1,72 @@
+"""Harm: what a weight in a site's place does to the hidden states behind its block, every token alike."""
+
+import pytest
+import torch
+from torch import nn
+
+from lsprism.calibration.harm import Harm
+from lsprism.calibration.walk import Call, Walk
+
+WIDTH = 4
+CPU = torch.device("cpu")
+
+
+class Block(nn.Module):
+    """y = x + W x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, hidden):
+        return hidden + self.site(hidden)
+
+
+@pytest.fixture
+def block() -> Block:
+    torch.manual_seed(0)
+    return Block()
+
+
+def walk(*batches: torch.Tensor) -> Walk:
+    return Walk(CPU, hidden=list(batches), calls=[[Call((), {}, None) for _ in batches]])
+
+
+def test_its_own_weight_does_no_harm(block):
+    assert Harm(walk(torch.randn(2, 3, WIDTH)), 0, block).of(block.site, block.site.weight.data.clone()) == 0
+
+
+def test_it_is_the_mean_over_tokens_of_the_squared_relative_change(block):
+    hidden, weight = torch.randn(2, 3, WIDTH), torch.randn(WIDTH, WIDTH)
+    wanted, found = hidden + hidden @ block.site.weight.T, hidden + hidden @ weight.T
+    expected = ((found - wanted).square().sum(-1) / wanted.square().sum(-1)).mean().item()
+    assert Harm(walk(hidden, torch.randn(2, 3, WIDTH)), 0, block).of(block.site, weight) == pytest.approx(expected)
+
+
+def test_a_token_of_huge_scale_counts_as_any_other(block):
+    hidden, weight = torch.randn(1, 8, WIDTH), torch.randn(WIDTH, WIDTH)
+    huge = hidden * torch.tensor([1e3] + [1.0] * 7).view(1, 8, 1)
+    assert Harm(walk(huge), 0, block).of(block.site, weight) == pytest.approx(
+        Harm(walk(hidden), 0, block).of(block.site, weight)
+    )
+
+
+def test_the_block_and_the_walk_stay_as_they_were(block):
+    hidden = torch.randn(2, 3, WIDTH)
+    on, own, wanted = walk(hidden.clone()), block.site.weight.data.clone(), block(hidden)
+    Harm(on, 0, block).of(block.site, torch.zeros(WIDTH, WIDTH))
+    assert torch.equal(block.site.weight, own)
+    list(on.propagate(0, block))
+    assert torch.equal(on.hidden[0], wanted)
+
+
+def test_the_weight_is_put_back_though_the_block_fails(block):
+    harm, own = Harm(walk(torch.randn(1, 2, WIDTH)), 0, block), block.site.weight.data.clone()
+    with pytest.raises(RuntimeError):
+        harm.of(block.site, torch.zeros(WIDTH, WIDTH + 1))
+    assert torch.equal(block.site.weight, own)
+
+
+def test_hidden_states_that_overflow_tell_nothing(block):
+    harm = Harm(walk(torch.randn(1, 2, WIDTH)), 0, block)
+    assert harm.of(block.site, torch.full((WIDTH, WIDTH), torch.inf)) == 0
