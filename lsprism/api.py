@@ -100,7 +100,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     if notice:
         yield Notice(text=notice)
     recipe = _recipe(spec, plan, tokens)
-    if spec.budget != "uniform":
+    if spec.rule != "uniform":
         plan = yield from settled(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:

@@ -15,7 +15,7 @@ MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd",
 PatternName = Literal["unstructured", "2:4", "4:8"]
 JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
 PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
-BudgetName = Literal["uniform", "owl", "atp", "spectrum", "kmif", "harm", "measured"]
+BudgetName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "harm", "measured"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
@@ -26,7 +26,8 @@ JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
 BUDGET = (
     "how the kept parameters are shared among the layers: uniform, or by outliers (owl), depth (atp), singular values "
-    "(spectrum, kmif), or what each does to the model, measured first (harm, measured)"
+    "(spectrum, kmif), or what each does to the model, measured first (harm, measured); auto: harm for hybrid, uniform "
+    "for all others and for patterns"
 )
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 KERNEL = (
@@ -79,7 +80,7 @@ class PlanSpec(Request):
     sparsity: float = Field(0.5, gt=0, lt=1, description="share of the layers' parameters that is removed")
     pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("uniform", description=BUDGET)
+    budget: BudgetName = Field("auto", description=BUDGET)
     values: ValuesName = Field(
         "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
     )
@@ -91,6 +92,13 @@ class PlanSpec(Request):
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+
+    @property
+    def rule(self) -> BudgetName:
+        """The budget, `auto` resolved."""
+        if self.budget != "auto":
+            return self.budget
+        return "harm" if self.method == "hybrid" and self.pattern == "unstructured" else "uniform"
 
     @property
     def reconstructs(self) -> bool:
@@ -111,7 +119,7 @@ class PlanSpec(Request):
         if self.pattern == "unstructured":
             return self
         n, m = map(int, self.pattern.split(":"))
-        if self.budget != "uniform":
+        if self.rule != "uniform":
             raise ValueError(f"pattern {self.pattern} fits the budget uniform only, not {self.budget}")
         if self.method not in PATTERNED:
             raise ValueError(f"pattern {self.pattern} fits the methods {', '.join(PATTERNED)}, not {self.method}")
@@ -187,7 +195,7 @@ class StudySpec(Request):
     sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="shares that are removed")
     method: MethodName = Field("hybrid", description="how a matrix gets smaller")
     rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("uniform", description=BUDGET)
+    budget: BudgetName = Field("auto", description=BUDGET)
     values: ValuesName = Field(
         "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
     )

@@ -110,7 +110,7 @@ def test_the_tables_hold_what_the_specs_name():
     from lsprism.specs import BudgetName, MethodName
 
     assert set(METHODS) == set(get_args(MethodName))
-    assert set(BUDGETS) == set(get_args(BudgetName))
+    assert {"auto", *BUDGETS} == set(get_args(BudgetName))
 
 
 def test_readme_names_only_what_exists():

@@ -34,6 +34,21 @@ def test_a_sparsity_between_is_taken_from_numbers_and_texts_alike(value):
 
 
 @pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({}, "harm"),
+        ({"effort": "best"}, "harm"),
+        ({"pattern": "2:4"}, "uniform"),
+        ({"method": "sparsegpt"}, "uniform"),
+        ({"budget": "uniform"}, "uniform"),
+        ({"budget": "owl", "method": "wanda"}, "owl"),
+    ],
+)
+def test_auto_is_the_budget_that_pays(settings, rule):
+    assert ask(CompressSpec, **LEAST | settings).rule == rule
+
+
+@pytest.mark.parametrize(
     ("field", "value", "fits"),
     [
         ("method", "magic", "'wanda'"),

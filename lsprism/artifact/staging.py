@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, describe, write_json
 from lsprism.artifact.shards import disk_errors, write_shard
-from lsprism.artifact.target import alone, beside, check_free, other_settings
+from lsprism.artifact.target import alone, beside, check_free, check_recipe, other_settings
 from lsprism.errors import TargetError
 from lsprism.reports import LayerReport
 
@@ -124,20 +124,17 @@ def staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterato
         folder = beside(target, ".part")
         with disk_errors(folder):
             folder.mkdir(exist_ok=True)
-        _settle(folder, recipe, resume=resume, force=force)
+        if resume:
+            check_recipe(target, recipe, force=force)
+        _settle(folder, recipe, resume=resume)
         yield Staging(target, folder)
 
 
-def _settle(folder: Path, recipe: dict, *, resume: bool, force: bool) -> None:
+def _settle(folder: Path, recipe: dict, *, resume: bool) -> None:
     """Make the folder fit the recipe: fresh, or left by an earlier run of the very same recipe."""
     if (folder / RECIPE).is_file():
-        changed = other_settings(folder, recipe)
-        if resume and not changed:
+        if resume and not other_settings(folder, recipe):
             return
-        if resume and not force:
-            raise TargetError(
-                f"{folder} was begun with {', '.join(changed)}.", "Give that again to resume, or --force to start anew."
-            )
     elif {entry.name for entry in folder.iterdir()} - {NOTES}:
         raise TargetError(
             f"{folder} exists and is not an unfinished run.", "Move it away, or choose another --save-path."

@@ -95,6 +95,21 @@ def _busy(target: Path) -> TargetError:
     return TargetError(f"Another run is writing {target}.", "Wait for it, or choose another --save-path.")
 
 
+def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
+    """Refuse, before work goes on, a target that other settings began or made, unless `force` says to replace it."""
+    part = beside(target, ".part")
+    begun = (part / RECIPE).is_file()
+    if force or not (begun or (target / MANIFEST).is_file()):
+        return
+    if changed := other_settings(part if begun else target, recipe):
+        said = ", ".join(changed)
+        if begun:
+            raise TargetError(f"{part} was begun with {said}.", "Give that again to resume, or --force to start anew.")
+        raise TargetError(
+            f"{target} already holds an artifact, made with {said}.", f"{ANOTHER[:-1]}, or --force to replace it."
+        )
+
+
 def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
     """The report of a finished artifact that this very recipe made, checked file by file; None if there is work to do.
 
@@ -103,13 +118,9 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     """
     if not (target / MANIFEST).is_file() or (beside(target, ".part") / RECIPE).is_file():
         return None
-    if changed := other_settings(target, recipe):
-        if force:
-            return None
-        raise TargetError(
-            f"{target} already holds an artifact, made with {', '.join(changed)}.",
-            f"{ANOTHER[:-1]}, or --force to replace it.",
-        )
+    check_recipe(target, recipe, force=force)
+    if other_settings(target, recipe):
+        return None
     verify(target)
     report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
     return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved

@@ -24,12 +24,14 @@ class Rule:
 
     learns: what makes that known, block by block: (sites of one block, spec) -> their traits, one after the other.
     by: the method with which that compresses them, if it does.
+    samples: windows of the calibration text that are enough for it; None: all.
     """
 
     shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
     needs: Literal["nothing", "weights", "inputs"] = "nothing"
     learns: Callable[[list[Seen], PlanSpec], Iterator[SiteTraits]] | None = None
     by: Callable[[PlanSpec], MethodName] | None = None
+    samples: int | None = None
 
 
 BUDGETS: dict[str, Rule] = {
@@ -38,6 +40,6 @@ BUDGETS: dict[str, Rule] = {
     "atp": Rule(atp),
     "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
     "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "harm": Rule(harm, "inputs", harms, asked_of),
+    "harm": Rule(harm, "inputs", harms, asked_of, samples=16),
     "measured": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
 }

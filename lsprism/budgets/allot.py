@@ -16,7 +16,7 @@ def allot(spec: PlanSpec, sites: list[LinearSite], traits: list[SiteTraits] | No
     Without the traits that the rule needs: uniform. All rules keep the same in total, but for an n:m pattern's rounding
     and for less than one rank.
     """
-    rule = BUDGETS[spec.budget] if traits or BUDGETS[spec.budget].needs == "nothing" else BUDGETS["uniform"]
+    rule = BUDGETS[spec.rule] if traits or BUDGETS[spec.rule].needs == "nothing" else BUDGETS["uniform"]
     density = 1 - spec.sparsity
     shares = rule.shares(sites, density, traits or [])
     if METHODS[spec.method].form == "low_rank":

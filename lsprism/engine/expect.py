@@ -21,11 +21,11 @@ UNSETTLED = "The budget {} is made once the model has been measured; until then 
 def expecting(spec: PlanSpec, draft: Draft) -> Plan:
     """The plan with the budgets of its rule and the error that each site is to be expected to have, if known."""
     notes = []
-    if BUDGETS[spec.budget].learns:
+    if BUDGETS[spec.rule].learns:
         if traits := known_traits(spec, draft):
             draft = shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits))
         else:
-            notes.append(UNSETTLED.format(spec.budget))
+            notes.append(UNSETTLED.format(spec.rule))
     return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from lsprism.artifact.target import BUDGETS, known_budgets
+from lsprism.artifact.target import BUDGETS, check_recipe, known_budgets, with_known_steps
 from lsprism.budgets.allot import allot
 from lsprism.engine.plan import Draft, shared_out
 from lsprism.engine.traits import learnt
@@ -17,6 +17,8 @@ def settled(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict) -> G
 
     tokens [samples, length].
     """
+    if spec.resume:
+        check_recipe(spec.save_path, with_known_steps(spec.save_path, recipe), force=spec.force)
     budgets = known_budgets(spec.save_path, recipe) if spec.resume else None
     if budgets is None:
         traits = yield from learnt(spec, draft, tokens)

@@ -42,6 +42,15 @@ def check_weight(name: str, weight: Tensor) -> None:
         raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
 
 
+def check_inputs(name: str, stats: InputStats) -> None:
+    """Refuse inputs of the site `name` that are not finite throughout."""
+    if not stats.norms.isfinite().all():
+        raise NumericError(
+            f"{name} is handed numbers that are not finite.",
+            "Choose --dtype float32 or bfloat16, or another calibration text.",
+        )
+
+
 def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
     """What the form is to come near: the weight [rows, columns], or what makes up for the layers before.
 
@@ -51,11 +60,7 @@ def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method
     check_weight(plan.site.name, weight)
     if plan.form == "dense" or stats is None:
         return weight
-    if not stats.norms.isfinite().all():
-        raise NumericError(
-            f"{plan.site.name} is handed numbers that are not finite.",
-            "Choose --dtype float32 or bfloat16, or another calibration text.",
-        )
+    check_inputs(plan.site.name, stats)
     return anchored(weight, stats, method.anchor)
 
 

@@ -16,7 +16,7 @@ from lsprism.calibration.known import Known, known
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.memory import memory_errors
 from lsprism.engine.plan import Draft
-from lsprism.engine.site import check_weight
+from lsprism.engine.site import check_inputs, check_weight
 from lsprism.events import BlockClock, Event, Notice, Stage
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
@@ -30,10 +30,10 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
 
     tokens [samples, length]. A pass that is broken off leaves nothing.
     """
-    if BUDGETS[spec.budget].learns is None:
+    if BUDGETS[spec.rule].learns is None:
         return []
     if found := known_traits(spec, draft):
-        yield Notice(text=f"The budgets ({spec.budget}) are made of what is known of this model from an earlier run.")
+        yield Notice(text=f"The budgets ({spec.rule}) are made of what is known of this model from an earlier run.")
         return found
     found = []
     with memory_errors():
@@ -53,21 +53,21 @@ def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
 
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
-    rule, settings = BUDGETS[spec.budget], {"rule": spec.budget, "dtype": draft.plan.dtype, "device": draft.device.type}
+    rule, settings = BUDGETS[spec.rule], {"rule": spec.rule, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
         settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
     inputs = rule.needs == "inputs"
-    return known(draft.plan.source, spec.budget, settings, spec.calibration if inputs else None)
+    return known(draft.plan.source, spec.rule, settings, spec.calibration if inputs else None)
 
 
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | SiteTraits]:
     """Events, and the traits of each site."""
-    rule, feed = BUDGETS[spec.budget], BlockFeed(draft)
+    rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
     inputs, method = rule.needs == "inputs", METHODS[rule.by(spec)] if rule.by else None
-    clock = BlockClock(draft.anatomy.count)
+    clock, tokens = BlockClock(draft.anatomy.count), tokens[: rule.samples]
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
-    yield Stage(name="measure", detail=f"for the budgets ({spec.budget}): {draft.anatomy.count} blocks{detail}")
+    yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
     walk = feed.begin(tokens) if inputs else None
     for index in range(draft.anatomy.count):
         block, stats = feed.fill(index), {}
@@ -78,6 +78,8 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | Site
             modules = {site.name: draft.model.get_submodule(site.name) for site in sites}
             for share in walk.collect(index, block, modules, stats, method is not None and method.needs_gram):
                 yield clock.progress("measure", share / 4)
+            for name in modules:
+                check_inputs(name, stats[name])
         harm = Harm(walk, index, block) if walk and method else None
         seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in sites]
         for done, traits in zip(count(1), rule.learns(seen, spec), strict=False):

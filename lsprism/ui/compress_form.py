@@ -112,7 +112,7 @@ def _details(fields: dict[str, Any]) -> None:
             info="What the layers read while they are measured; also OWNER/NAME of a data set, or a file",
         )  # fmt: skip
         fields["budget"] = gr.Dropdown(
-            list(get_args(BudgetName)), value="uniform", label="Budget", min_width=120,
+            list(get_args(BudgetName)), value="auto", label="Budget", min_width=120,
             info="How the kept parameters are shared out",
         )  # fmt: skip
         fields["values"] = gr.Dropdown(

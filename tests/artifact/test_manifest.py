@@ -17,8 +17,8 @@ from lsprism.reports import CompressionReport, Plan
 @pytest.fixture(scope="module")
 def made(tiny_folder, text_file, tmp_path_factory) -> tuple[Plan, CompressionReport]:
     settings = {"method": "hybrid", "calibration": {"source": str(text_file), "samples": 8, "length": 32}}
-    plan = lsprism.inspect(str(tiny_folder), **settings)
-    return plan, lsprism.compress(str(tiny_folder), tmp_path_factory.mktemp("made") / "out", **settings)
+    report = lsprism.compress(str(tiny_folder), tmp_path_factory.mktemp("made") / "out", **settings)
+    return lsprism.inspect(str(tiny_folder), **settings), report  # the budgets are known by now
 
 
 @pytest.fixture

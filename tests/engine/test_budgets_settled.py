@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_runs import asked, digests, done, notices, stopped_after
 from lsprism import api
 from lsprism.calibration.known import traits_folder
 from lsprism.engine import traits
-from lsprism.errors import SpecError
+from lsprism.errors import SpecError, TargetError
 from lsprism.events import Finished, Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,6 +84,16 @@ def test_weights_are_looked_at_without_a_text_and_inputs_for_each_text_anew(mode
         other = done(asked(model, text_file, tmp_path / f"{rule}2", method="wanda", budget=rule, seed=5))
         assert (len(passes(one)), len(passes(other))) == (1, again)
         assert ("tokens" in passes(one)[0]) == (rule == "owl")
+
+
+def test_what_cannot_go_on_is_refused_before_the_model_is_looked_at(model, text_file, tmp_path):
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget="owl")
+    stopped_after(spec, 1)
+    shutil.rmtree(traits_folder())
+    events = api.compressing(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
+    with pytest.raises(TargetError, match=r"out\.part was begun with sparsity 0.5, not 0.3"):
+        deque(events)
+    assert not traits_folder().exists()
 
 
 def test_a_resumed_run_keeps_its_budgets_though_nothing_is_known_any_more(model, text_file, tmp_path, monkeypatch):
