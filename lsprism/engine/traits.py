@@ -14,7 +14,7 @@ from lsprism.budgets.seen import Seen
 from lsprism.calibration.harm import Harm
 from lsprism.calibration.known import Known, known
 from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.memory import memory_errors
+from lsprism.engine.memory import memory_errors, trim_heap
 from lsprism.engine.plan import Draft
 from lsprism.engine.site import check_inputs, check_weight
 from lsprism.events import BlockClock, Event, Notice, Stage
@@ -83,11 +83,13 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | Site
         harm = Harm(walk, index, block) if walk and method else None
         seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in sites]
         for done, traits in zip(count(1), rule.learns(seen, spec), strict=False):
+            trim_heap()
             yield traits
             yield clock.progress("measure", 1 / 4 + done / len(sites) / 2)
         for share in walk.propagate(index, block) if walk else ():
             yield clock.progress("measure", (3 + share) / 4)
         feed.release(index)
+        trim_heap()
         clock.block_done()
 
 
