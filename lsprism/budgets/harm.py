@@ -27,7 +27,7 @@ HALF = 0.5  # density at which harms are measured
 POWER = 3.4
 REACH = 0.2  # density: how far from the mean a site may go
 FLOOR = 0.1  # of the median harm for each parameter: no site counts less
-STAND_INS: dict[str, MethodName] = {name: "wanda" for name in ("hybrid", "oats", "sparsegpt")}  # see asked_of
+STAND_INS: dict[str, MethodName] = dict.fromkeys(("hybrid", "oats", "sparsegpt"), "wanda")  # see asked_of
 
 
 def harms(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
@@ -38,7 +38,7 @@ def harms(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
 def asked_of(spec: PlanSpec) -> MethodName:
     """The method by which the rule `harm` compresses to half: a fast one, for all that keep weights by their inputs.
 
-    Shares by the harm of Wanda bring 85 % of what those by SparseGPT's own bring it, in a fifth of the time: 0.172
+    Shares by the harm of Wanda bring 85 % of what those by SparseGPT's own bring it, in a third of the time: 0.172
     instead of 0.167, uniform shares 0.200 (sum of SparseGPT's harms, demo model, 0.5).
     """
     return STAND_INS.get(spec.method, spec.method)
