@@ -15,7 +15,7 @@ from lsprism.engine.traits import known_traits
 from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
 from lsprism.specs import PlanSpec
 
-UNSETTLED = "The budget {} is made once the model has been measured; until then all layers are shown alike."
+UNSETTLED = "What each layer keeps (budget {}) is settled once the run has looked at the model; before, all are alike."
 
 
 def expecting(spec: PlanSpec, draft: Draft) -> Plan:

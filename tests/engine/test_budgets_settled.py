@@ -140,7 +140,7 @@ def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):
 
 def test_the_plan_shows_the_budgets_once_they_are_known_and_says_so_before(model, text_file, tmp_path):
     before = plan_of(model, text_file, method="wanda", budget="owl")
-    assert "owl is made once the model has been measured" in before.notes[0]
+    assert "(budget owl) is settled once the run has looked at the model" in before.notes[0]
     report = done(asked(model, text_file, tmp_path / "out", method="wanda", budget="owl"))[-1].report
     after = plan_of(model, text_file, method="wanda", budget="owl")
     assert after.notes == []
