@@ -5,8 +5,8 @@
 
 A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
 METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a
-part of hybrid: anchors or refit (the last step); a rank_share of 1e-9 leaves out the factors. All are calibrated on the
-same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
+part of hybrid: anchors, refit (the last step) or anywhere (each row then keeps as many values as the others); a
+rank_share of 1e-9 leaves out the factors. All are calibrated on the same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
 from window --first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of
 the dense model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of
 a child that compresses; memory less that of a child that only imports.
@@ -48,6 +48,7 @@ WITHOUT = {
     "": "",
     "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
     "refit": "from lsprism.methods import hybrid; hybrid.POLISH = hybrid.BEST_POLISH = 0, 0",
+    "anywhere": "from lsprism.methods import admm, masks; admm.keep_anywhere = masks.keep",
 }
 
 
