@@ -6,10 +6,11 @@
 A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
 METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a
 part of hybrid: anchors, refit (the last step) or anywhere (each row then keeps as many values as the others); a
-rank_share of 1e-9 leaves out the factors. All are calibrated on the same windows (64 x 512 by default) and evaluated on the same ones: --windows windows of --context tokens of the text
-from window --first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of
-the dense model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of
-a child that compresses; memory less that of a child that only imports.
+rank_share of 1e-9 leaves out the factors. All are calibrated on the same windows (64 x 512 by default) and evaluated
+on the same ones: --windows windows of --context tokens of the text from window --first on, and all windows of the
+embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the dense model's next-token distribution to the
+row's, mean over the same tokens. Seconds and peak memory are those of a child that compresses; memory less that of a
+child that only imports.
 
 Rows that stand in --out already are not measured again, and a row that was killed goes on where it was if --keep names
 a folder for the artifacts. --table prints what stands in --out as markdown and measures nothing.
