@@ -1,6 +1,7 @@
 """The verbs as functions: glue, no logic. `compressing` streams events; `compress` waits for its report."""
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, staged_bytes
-from lsprism.calibration.corpus import Corpus, read_text, tokenize, windows
+from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.engine.expect import expecting, remember
 from lsprism.engine.plan import Draft, draft
@@ -42,9 +43,9 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 
     `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
     (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in
-    memory and at the peak of the work (see reports.Plan). kept = round((1 - sparsity) * rows * columns) parameters of
-    every site, by budgets/. Raises SpecError for a setting out of range, SourceError for a model that cannot be found
-    or understood, or is compressed already.
+    memory and at the peak of the work (see reports.Plan). Of all sites' parameters 1 - sparsity are kept, of each site
+    as its budget says (budgets/), of all alike while that is not known. Raises SpecError for a setting out of range,
+    SourceError for a model that cannot be found or understood, or is compressed already.
     """
     return planning(ask(PlanSpec, model_id=model_id, **settings))
 
@@ -99,7 +100,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     tokens, text, notice = _calibration(spec, source, corpus)
     if notice:
         yield Notice(text=notice)
-    recipe = _recipe(spec, plan, tokens)
+    recipe, started = _recipe(spec, plan, tokens), time.monotonic()
     if spec.rule != "uniform":
         plan = yield from settled(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
@@ -108,7 +109,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     for note, (first, *others) in notes.items():
         if note:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
-    for event in run(spec, plan, tokens, recipe, text):
+    for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
             remember(spec, plan, event.report.layers)
         yield event
@@ -191,9 +192,9 @@ def _local_text(spec: PlanSpec) -> Corpus | None:
 def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[torch.Tensor, str, str]:
     """Token windows [samples, length], the name of their text, and what the user should know of the choice."""
     asked, notice = spec.calibration, ""
-    wanted = asked.source
-    if wanted == "auto" and source.kind == "demo":
-        wanted, notice = "embedded", "Calibrating the demo model on the embedded text; --calibration chooses another."
+    wanted = text_of(asked, source)
+    if asked.source == "auto" and source.kind == "demo":
+        notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
     if wanted == "self":
         loaded = load_model(source, spec.device, spec.dtype)
         special = loaded.tokenizer.all_special_ids
@@ -202,7 +203,7 @@ def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = No
             "text of the model's own",
             "",
         )
-    corpus = corpus or read_text("wikitext2" if wanted == "auto" else wanted, asked.column)
+    corpus = corpus or read_text(wanted, asked.column)
     tokens = tokenize(load_tokenizer(source), corpus.text)
     return windows(tokens, asked.samples, asked.length, asked.seed), corpus.name, notice
 
@@ -213,6 +214,7 @@ def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
     source = plan.plan.source
     return {
         **asked,
+        "budget": spec.rule,
         "device": plan.device.type,
         "dtype": plan.plan.dtype,
         "base_model": source.base_model,

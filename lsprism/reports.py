@@ -123,6 +123,7 @@ class Plan(Record):
     source: ModelSource
     method: str
     sparsity: float
+    budget: str  # the rule
     dtype: str
     device: str
     sites: list[SitePlan]

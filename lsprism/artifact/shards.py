@@ -92,9 +92,13 @@ def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 
 def is_whole(path: Path, layout: Layout) -> bool:
-    """Whether the file can be opened and holds the tensors of `layout`, to its last byte; their values are not read."""
+    """Whether the file can be opened and holds tensors of the names and shapes of `layout`, to its last byte.
+
+    Their values are not read.
+    """
     try:
         with safe_open(path, framework="pt") as opened:  # compares the header with the length of the file
-            return set(opened.keys()) == set(layout)
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            return shapes == {name: tuple(shape) for name, (_, shape) in layout.items()}
     except (OSError, SafetensorError):
         return False

@@ -140,7 +140,7 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
 
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
-    for folder in (target, beside(target, ".part")):
+    for folder in (beside(target, ".part"), target):
         before = recipe_of(folder)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
             return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
@@ -154,7 +154,7 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
     except (OSError, ValueError):
         return ["a recipe that cannot be read"]
     was, now = _flat(before), _flat(recipe)
-    changed = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order in which one asks
     named = [f"{name} {was.get(name)}, not {now.get(name)}" for name in changed if not name.endswith("_sha256")]
     return named or [f"another {name.removesuffix('_sha256').replace('_', ' ')}" for name in changed]
 

@@ -5,6 +5,7 @@ by a monotone cubic, which is straight between two points, and goes on straight 
 over the density itself foretold 4 % too little between 0.4 and 0.6: Wanda, demo model.)
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,11 +22,7 @@ from lsprism.reports import ErrorPoint, LayerBudget, LinearSite, SiteTraits
 from lsprism.specs import JOINED, PlanSpec
 
 DENSITIES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
-JOINED_DENSITIES = (
-    0.8,
-    0.5,
-    0.25,
-)  # of a joined method, which is slower, and asked with and without factors
+JOINED_DENSITIES = (0.8, 0.5, 0.25)  # of a joined method, which is slower, and asked with and without factors
 ROWS = 256  # of a sparse method, whose rows hardly know of each other, so many are enough
 BEYOND = 0.1  # density: how far from the points an error is still foretold
 RANKS = 1.5  # by which a point may differ in rank, in ranks; and SHARES, in what is kept
@@ -52,7 +49,8 @@ def _curve(seen: Seen, spec: PlanSpec) -> Iterator[ErrorPoint]:
         except torch.linalg.LinAlgError:  # a point less; if the compression itself meets it, it says so
             continue
         error = relative_output_error(weight, found, sample)
-        yield ErrorPoint(density=budget.kept / weight.numel(), rank_share=rank_share, error=error)
+        if math.isfinite(error):
+            yield ErrorPoint(density=budget.kept / weight.numel(), rank_share=rank_share, error=error)
 
 
 def _points(spec: PlanSpec) -> Iterable[tuple[float, float]]:

@@ -55,11 +55,11 @@ def harm_at_half(seen: Seen, spec: PlanSpec, method: MethodName) -> float:
 
 
 def known_harms(sites: Sequence[LinearSite], traits: Sequence[SiteTraits]) -> list[float]:
-    """Of each site; by its size where that is small or not known, as of an expert that no token reached."""
+    """Of each site. One that is not known, 0, is for its size as harmful as the median; none counts much less."""
     each = [seen.harm / site.parameters for site, seen in zip(sites, traits, strict=True)]
     known = [harm for harm in each if harm > 0]
-    least = FLOOR * median(known) if known else 1.0
-    return [max(harm, least) * site.parameters for site, harm in zip(sites, each, strict=True)]
+    middle = median(known) if known else 1.0
+    return [max(harm or middle, FLOOR * middle) * site.parameters for site, harm in zip(sites, each, strict=True)]
 
 
 def harm(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
+from lsprism.reports import ModelSource
+from lsprism.specs import CalibrationSpec
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a hub dataset"
@@ -28,6 +30,11 @@ class Corpus:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode("utf-8", "replace")).hexdigest()
+
+
+def text_of(spec: CalibrationSpec, model: ModelSource) -> str:
+    """The source of a calibration text, `auto` resolved: what needs no hub for the demo model, else WikiText-2."""
+    return spec.source if spec.source != "auto" else "embedded" if model.kind == "demo" else "wikitext2"
 
 
 def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from lsprism.calibration.corpus import text_of
 from lsprism.models.cache import cache_folder
 from lsprism.reports import ModelSource, SiteTraits
 from lsprism.specs import CalibrationSpec
@@ -72,7 +73,7 @@ def known(source: ModelSource, kind: str, settings: dict, calibration: Calibrati
     model = _fingerprint(source.folder) if not source.config_only else None
     if model is None:
         return Known(None)
-    text = _text(calibration) if calibration else None
+    text = _text(calibration.model_copy(update={"source": text_of(calibration, source)})) if calibration else None
     key = hashlib.sha256(json.dumps([VERSION, model, settings, text], sort_keys=True).encode()).hexdigest()
     return Known(traits_folder() / f"{kind}-{key[:16]}.json")
 
@@ -84,13 +85,15 @@ def traits_folder() -> Path:
 
 
 def _fingerprint(folder: Path) -> list | None:
-    """Of the config and of every file of weights, by size, time and end: reading all would take as long as the work."""
+    """Of the config, and of the weights and the tokenizer by the size, time and end of every file: to read them whole
+    would take as long as the work."""
     try:
         config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-        files = [(path.name, *_stamp(path), _end(path)) for path in sorted(folder.glob("*.safetensors"))]
+        weights = sorted(folder.glob("*.safetensors"))
+        files = [(path.name, *_stamp(path), _end(path)) for path in [*weights, *sorted(folder.glob("tokenizer*"))]]
     except OSError:
         return None
-    return [config, files] if files else None
+    return [config, files] if weights else None
 
 
 def _end(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from statistics import mean
 
 from rich import box
 from rich.console import Group
@@ -15,6 +16,8 @@ from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import comparison as compared
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
+
+Groups = dict[tuple[str, int, int, str], list[SitePlan]]  # by name in the block, rows, columns, form
 
 
 def size(count: float) -> str:
@@ -31,12 +34,14 @@ def plan(report: Plan) -> Group:
     first = report.sites[0].site
     blocks = first.name.partition(f".{first.block}.")[0]  # 'model.layers'
     count = 1 + max(p.site.block for p in report.sites)
-    rows = _same(report.sites, blocks)
+    groups = _alike(report.sites, blocks)
+    differ = any(p.kept != group[0].kept for group in groups.values() for p in group)
+    means = f"; layers keep different shares (budget {report.budget}), so these are means" if differ else ""
     return Group(
         Text(report.source.model_id, style="bold").append(f"  {head}", style="not bold"),
-        Text(f"{count} blocks in {blocks}"),
-        _sites(rows, count),
-        *(Padding(f"{name} {group[0].note}.", (0, 1)) for name, group in rows if group[0].note),
+        Text(f"{count} blocks in {blocks}{means}"),
+        _sites(groups, count),
+        *(Padding(f"{name} {group[0].note}.", (0, 1)) for (name, *_), group in groups.items() if group[0].note),
         _left_alone(report.left_alone, blocks),
         _totals(report),
         *(Padding(note, (0, 1)) for note in [*report.notes, *_unknown(report.sites)]),
@@ -48,48 +53,43 @@ def _unknown(sites: list[SitePlan]) -> Iterable[str]:
     if any(p.error is None and p.budget.pattern is None for p in sites):
         yield (
             "What each layer will lose is known once this model has been compressed to two sparsities near this one,"
-            " with the same other settings, or once with --budget measured."
+            " with the same other settings."
         )
 
 
-def _same(sites: list[SitePlan], blocks: str) -> list[tuple[str, list[SitePlan]]]:
-    """Sites of one name and one fate in all blocks, in one row."""
-    rows: dict[tuple, list[SitePlan]] = {}
+def _alike(sites: list[SitePlan], blocks: str) -> Groups:
+    """The sites of one name, shape and form in all blocks."""
+    groups: Groups = {}
     for p in sites:
         name = p.site.name.removeprefix(f"{blocks}.{p.site.block}.")
-        rows.setdefault((name, p.site.rows, p.site.columns, p.form, p.kept, p.budget.rank), []).append(p)
-    return [(key[0], group) for key, group in rows.items()]
+        groups.setdefault((name, p.site.rows, p.site.columns, p.form), []).append(p)
+    return groups
 
 
-def _sites(rows: list[tuple[str, list[SitePlan]]], blocks: int) -> Table:
+def _sites(groups: Groups, blocks: int) -> Table:
     """How often a row occurs is said only where it is not once in each block."""
-    counted = any(len(group) != blocks for _, group in rows)
-    told = any(p.error for _, group in rows for p in group)
+    counted = any(len(group) != blocks for group in groups.values())
+    told = any(p.error for group in groups.values() for p in group)
     names = ["in each block", *[">blocks"] * counted, ">out x in", "form", ">kept", ">rank", ">of dense"]
     table = _columns(*names, *[">expected error"] * told)
-    for name, group in rows:
-        first = group[0]
+    for (name, rows, columns, form), group in groups.items():
+        errors = [p.error for p in group if p.error is not None]
+        rank = mean(p.budget.rank for p in group)
         table.add_row(
             name,
             *[str(len(group))] * counted,
-            f"{first.site.rows} x {first.site.columns}",
-            first.form.replace("_", "-"),
-            f"{first.kept:,}",
-            str(first.budget.rank or ""),
-            f"{first.stored_bytes / first.dense_bytes:.1%}",
-            *[_mean_error(group)] * told,
+            f"{rows} x {columns}",
+            form.replace("_", "-"),
+            f"{mean(p.kept for p in group):,.0f}",
+            f"{rank:.0f}" if rank else "",
+            f"{mean(p.stored_bytes / p.dense_bytes for p in group):.1%}",
+            *[f"{mean(errors):.1%}" if errors else ""] * told,
         )
     return table
 
 
 def _expected(error: float | None) -> list[tuple[str, str]]:
     return [] if error is None else [("mean relative output error of a layer", f"{error:.1%}")]
-
-
-def _mean_error(sites: list[SitePlan]) -> str:
-    """Of those of which it is known."""
-    errors = [p.error for p in sites if p.error is not None]
-    return f"{sum(errors) / len(errors):.1%}" if errors else ""
 
 
 def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:

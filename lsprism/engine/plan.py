@@ -75,6 +75,7 @@ def _plan(
         source=source,
         method=spec.method,
         sparsity=spec.sparsity,
+        budget=spec.rule,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         sites=sites,

@@ -29,8 +29,10 @@ from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 
-def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: str) -> Iterator[Event]:
+def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: str, started: float) -> Iterator[Event]:
     """Compress by the draft. tokens [samples, length] come from the text named `text`; `recipe` goes with the result.
+
+    `started`: when the work began, on the clock time.monotonic.
 
     Interrupted anywhere, OUT.part stays; the same call with `spec.resume` goes on from its checkpoint and ends with the
     same bytes.
@@ -40,7 +42,6 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
-    started = time.monotonic()
     with memory_errors(), staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
         work = _Blocks(spec, draft, stage, recipe)
         yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {text}")

@@ -5,7 +5,6 @@ few numbers. Learnt once, they lie in the cache: see calibration/known.py.
 """
 
 from collections.abc import Generator, Iterator
-from itertools import count
 
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from lsprism.budgets import BUDGETS
 from lsprism.budgets.seen import Seen
 from lsprism.calibration.harm import Harm
 from lsprism.calibration.known import Known, known
+from lsprism.calibration.walk import Walk
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.memory import memory_errors, trim_heap
 from lsprism.engine.plan import Draft
@@ -28,28 +28,35 @@ from lsprism.specs import JOINED, PlanSpec
 def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, None, list[SiteTraits]]:
     """The traits of all sites that the rule of `spec` asks for: from the cache, or by a pass over `tokens`.
 
-    tokens [samples, length]. A pass that is broken off leaves nothing.
+    tokens [samples, length]. What a pass learnt is kept block by block: one that was broken off is not begun anew.
     """
     if BUDGETS[spec.rule].learns is None:
         return []
-    if found := known_traits(spec, draft):
+    place, count = _place(spec, draft), len(draft.anatomy.sites)
+    found = _beginning(place.read(), draft)
+    if len(found) == count:
         yield Notice(text=f"The budgets ({spec.rule}) are made of what is known of this model from an earlier run.")
         return found
-    found = []
     with memory_errors():
-        for item in _pass(spec, draft, tokens):
-            if isinstance(item, SiteTraits):
-                found.append(item)
+        for item in _pass(spec, draft, tokens, len(found)):
+            if isinstance(item, list):
+                found += item
+                place.write(found)
             else:
                 yield item
-    _place(spec, draft).write(found)
     return found
 
 
 def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
     """Those of all sites that an earlier pass learnt; empty where there was none."""
-    found = _place(spec, draft).read()
-    return found if [traits.name for traits in found] == [site.name for site in draft.anatomy.sites] else []
+    found = _beginning(_place(spec, draft).read(), draft)
+    return found if len(found) == len(draft.anatomy.sites) else []
+
+
+def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
+    """`found` if it is of the model's sites from the first on, as many as there are; else nothing."""
+    names = [site.name for site in draft.anatomy.sites]
+    return found if [traits.name for traits in found] == names[: len(found)] else []
 
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
@@ -61,36 +68,49 @@ def _place(spec: PlanSpec, draft: Draft) -> Known:
     return known(draft.plan.source, spec.rule, settings, spec.calibration if inputs else None)
 
 
-def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Iterator[Event | SiteTraits]:
-    """Events, and the traits of each site."""
+def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:
+    """Events, and the traits of each block's sites, but for the first `known_sites`."""
     rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
-    inputs, method = rule.needs == "inputs", METHODS[rule.by(spec)] if rule.by else None
     clock, tokens = BlockClock(draft.anatomy.count), tokens[: rule.samples]
+    inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
     walk = feed.begin(tokens) if inputs else None
     for index in range(draft.anatomy.count):
-        block, stats = feed.fill(index), {}
         sites = draft.anatomy.of_block(index)
-        for site in sites:
-            check_weight(site.name, draft.model.get_submodule(site.name).weight)
-        if walk:
-            modules = {site.name: draft.model.get_submodule(site.name) for site in sites}
-            for share in walk.collect(index, block, modules, stats, method is not None and method.needs_gram):
-                yield clock.progress("measure", share / 4)
-            for name in modules:
-                check_inputs(name, stats[name])
-        harm = Harm(walk, index, block) if walk and method else None
-        seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in sites]
-        for done, traits in zip(count(1), rule.learns(seen, spec), strict=False):
+        known_sites -= len(sites)
+        if walk or known_sites < 0:
+            block = feed.fill(index)
+            if known_sites < 0:
+                yield from _learn(spec, draft, walk, index, block, clock)
+            for share in walk.propagate(index, block) if walk else ():
+                yield clock.progress("measure", (3 + share) / 4)
+            feed.release(index)
             trim_heap()
-            yield traits
-            yield clock.progress("measure", 1 / 4 + done / len(sites) / 2)
-        for share in walk.propagate(index, block) if walk else ():
-            yield clock.progress("measure", (3 + share) / 4)
-        feed.release(index)
-        trim_heap()
         clock.block_done()
+
+
+def _learn(
+    spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
+) -> Iterator[Event | list[SiteTraits]]:
+    """The same for one block that holds its weights. All that was needed for it is let go of at the end."""
+    rule, stats, found = BUDGETS[spec.rule], {}, []
+    method = METHODS[rule.by(spec)] if rule.by else None
+    modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(index)}
+    for name, module in modules.items():
+        check_weight(name, module.weight)
+    if walk:
+        for share in walk.collect(index, block, modules, stats, method is not None and method.needs_gram):
+            yield clock.progress("measure", share / 4)
+        for name in modules:
+            check_inputs(name, stats[name])
+    harm = Harm(walk, index, block) if walk and method else None
+    seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in draft.anatomy.of_block(index)]
+    for traits in rule.learns(seen, spec):
+        trim_heap()
+        found.append(traits)
+        yield clock.progress("measure", 1 / 4 + len(found) / len(modules) / 2)
+    yield found
 
 
 def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:

@@ -9,7 +9,16 @@ from lsprism.runs import Run
 from lsprism.specs import CalibrationSpec, PlanSpec
 
 TIGHT = 0.7  # of the free memory: above it the machine may slow down
-WORK = ("method", "budget", "effort", "reconstruct_minutes", "reconstruct_steps", "heal_minutes", "heal_steps")
+WORK = (
+    "method",
+    "pattern",
+    "budget",
+    "effort",
+    "reconstruct_minutes",
+    "reconstruct_steps",
+    "heal_minutes",
+    "heal_steps",
+)
 _DEFAULTS = {name: PlanSpec.model_fields[name].default for name in WORK}
 HINTS = {
     "fixed": "tokenizer, calibration text, the libraries' scratch",

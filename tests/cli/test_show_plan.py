@@ -1,4 +1,4 @@
-"""What a plan says of the errors to be expected."""
+"""What a plan says of layers that are alike in all blocks, and of the errors to be expected."""
 
 import pytest
 from rich.console import Console
@@ -7,13 +7,18 @@ from lsprism.cli import show
 from lsprism.reports import LayerBudget, LinearSite, Memory, ModelSource, Plan, SitePlan
 
 
-def plan(errors: list[float | None], pattern: tuple[int, int] | None = None, notes: list[str] | None = None) -> Plan:
+def plan(
+    errors: list[float | None],
+    pattern: tuple[int, int] | None = None,
+    notes: list[str] | None = None,
+    kept: tuple[int, ...] = (100, 100),
+) -> Plan:
     sites = [
         SitePlan(
             site=LinearSite(name=f"layers.{n}.q", block=n, rows=20, columns=10, bias=False),
-            budget=LayerBudget(kept=100, pattern=pattern),
+            budget=LayerBudget(kept=kept[n], pattern=pattern),
             form="sparse",
-            kept=100,
+            kept=kept[n],
             stored_bytes=240,
             dense_bytes=400,
             error=error,
@@ -26,6 +31,7 @@ def plan(errors: list[float | None], pattern: tuple[int, int] | None = None, not
         source=ModelSource(model_id="m", kind="folder", folder="m", base_model="m"),
         method="wanda",
         sparsity=0.5,
+        budget="owl",
         dtype="bfloat16",
         device="cpu",
         sites=sites,
@@ -47,16 +53,23 @@ def said(report: Plan) -> str:
 def test_known_errors_stand_in_a_column_and_their_mean_among_the_totals():
     text = said(plan([0.1, 0.2]))
     assert "expected error" in text and "mean relative output error of a layer 15.0%" in text
-    assert "--budget measured" not in text
+    assert "two sparsities" not in text
 
 
 @pytest.mark.parametrize("errors", [[None, None], [0.1, None]])
 def test_where_an_error_is_not_known_one_sentence_says_how_to_get_it(errors):
     text = said(plan(errors, notes=["Shown alike."]))
-    assert text.count("once with --budget measured.") == 1 and "Shown alike." in text
+    assert text.count("two sparsities near this one") == 1 and "Shown alike." in text
     assert "mean relative output error" not in text
     assert ("expected error" in text) == (errors[0] is not None)
 
 
 def test_of_a_pattern_no_error_is_promised():
-    assert "--budget measured" not in said(plan([None], pattern=(2, 4)))
+    assert "two sparsities" not in said(plan([None], pattern=(2, 4)))
+
+
+def test_layers_with_shares_of_their_own_are_one_row_of_means_and_the_budget_is_named():
+    text = said(plan([0.1, 0.2], kept=(60, 141)))
+    assert text.count("20 x 10") == 1 and " 100 " in text  # 100.5, to the even one
+    assert "layers keep different shares (budget owl), so these are means" in text
+    assert "budget owl" not in said(plan([0.1, 0.2]))

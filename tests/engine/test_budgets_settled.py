@@ -124,13 +124,20 @@ def test_what_runs_reached_does_not_change_what_the_next_makes(model, text_file,
     assert digests(tmp_path / "a") == digests(tmp_path / "c")
 
 
-def test_a_pass_that_is_broken_off_leaves_nothing(model, text_file, tmp_path):
-    events = api.compressing(asked(model, text_file, tmp_path / "out", method="wanda", budget="owl"))
-    for event in events:
-        if event.kind == "progress" and event.block == 2:
-            break
+@pytest.mark.parametrize("rule", ["spectrum", "harm"])
+def test_a_pass_that_was_broken_off_goes_on_with_the_next_block(model, text_file, tmp_path, monkeypatch, rule):
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget=rule)
+    events = api.compressing(spec)
+    next(event for event in events if event.kind == "progress" and event.block == 3)
     events.close()
-    assert not list(traits_folder().glob("owl*"))
+    assert plan_of(model, text_file, method="wanda", budget=rule).notes  # a part is not enough to share out by
+    learn, blocks = traits._learn, []
+    monkeypatch.setattr(traits, "_learn", lambda *given: blocks.append(given[3]) or learn(*given))
+    done(spec)
+    assert blocks == [2]
+    shutil.rmtree(traits_folder())
+    done(spec.model_copy(update={"save_path": tmp_path / "whole"}))
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
 def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):

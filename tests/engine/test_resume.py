@@ -125,7 +125,7 @@ def test_a_finished_shard_that_is_not_whole_is_made_again(model, text_file, tmp_
     ("change", "named"),
     [
         ({"sparsity": 0.6}, "sparsity 0.5, not 0.6"),
-        ({"method": "hybrid"}, "method wanda, not hybrid"),
+        ({"method": "hybrid"}, "method wanda, not hybrid, budget uniform, not harm"),
         ({"rank_share": 0.2}, "rank_share 0.1, not 0.2"),
         ({"dtype": "float32"}, "dtype bfloat16, not float32"),
     ],

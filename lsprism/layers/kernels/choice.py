@@ -37,11 +37,16 @@ def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
 
 
 def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
-    """What a choice depends on, in words; of the parameters kept only the tenth counts."""
+    """What a choice depends on, in words.
+
+    Layers of one model may keep shares of their own, which make no difference here: of the parameters kept only the
+    fifth counts, of the rank the power of two that it does not exceed.
+    """
     rows, columns = shape
-    share = round(10 * budget.kept / (rows * columns))
+    share = round(5 * budget.kept / (rows * columns))
+    rank = 1 << (budget.rank - 1).bit_length() if budget.rank else 0
     numbers = f"{values} {str(dtype).removeprefix('torch.')}"
-    return f"{form} {rows}x{columns}, {share}/10, rank {budget.rank}, {numbers}, {torch.get_num_threads()} threads"
+    return f"{form} {rows}x{columns}, {share}/5, rank {rank}, {numbers}, {torch.get_num_threads()} threads"
 
 
 def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:

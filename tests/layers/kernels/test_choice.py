@@ -103,3 +103,16 @@ def test_what_was_chosen_is_recorded_under_the_form(folder):
     dispatch.Product(form, None)
     (path,) = folder.glob("choices-*.json")
     assert json.loads(path.read_text()) == {choice.describe(*asked): choice.recorded(*asked)}
+
+
+def test_layers_of_one_shape_with_nearly_the_same_shares_are_one_question():
+    """A model of 200 layers that each keep a share of their own is not timed 200 times."""
+    shape = (4096, 4096)
+
+    def asked(kept, rank):
+        return choice.describe(
+            "sparse_low_rank", shape, LayerBudget(kept=round(kept * 4096**2), rank=rank), "float", torch.float16
+        )
+
+    assert len({asked(kept / 100, round(2.04 * kept)) for kept in range(35, 80)}) <= 5
+    assert asked(0.5, 0) != asked(0.5, 100) != asked(0.9, 100) != asked(0.9, 900)
