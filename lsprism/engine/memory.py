@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from lsprism.budgets import BUDGETS
 from lsprism.calibration.hub_text import MOST_CHARACTERS
 from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.errors import WorkError
@@ -34,13 +35,15 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
     anchors = METHODS[spec.method].anchor > 0
     beside = anchors or spec.reconstructs or spec.heals  # the dense model is walked too
-    squares = {site.columns**2 for site in sites}
+    of_block = 4 * sum({site.columns**2 for site in sites})  # the Gram matrices of a block
+    look = BUDGETS[spec.rule].by
+    of_look = of_block if look and METHODS[look(spec)].needs_gram else 0
     return Memory(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
         outside=sum(outside),
         hidden_states=(4 if anchors else 2 if beside else 1) * tokens * config.hidden_size * size,
         block=(3 if beside else 2) * sum(site.parameters for site in sites) * size,
-        statistics=(8 * max(squares) if anchors else 4 * sum(squares)) if gram else 0,
+        statistics=max((8 * widest**2 if anchors else of_block) if gram else 0, of_look),
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
         healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
         embeddings=model.get_input_embeddings().weight.numel() * size,

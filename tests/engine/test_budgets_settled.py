@@ -200,3 +200,15 @@ def test_foretelling_takes_a_moment(model, text_file, tmp_path):
     started = time.process_time()
     plan_of(model, text_file, method="wanda", sparsity=0.37)
     assert time.process_time() - started < 1
+
+
+def test_what_the_look_for_a_budget_holds_is_expected_too(model, text_file):
+    """Of a sparse method that needs no Gram matrix the look holds none; SparseGPT's needs those of the whole block."""
+    squares = 4 * (32**2 + 48**2)  # bytes of both matrices of a block, 32 and 48 wide
+    for method, rule, expected in (
+        ("wanda", "measured", 0),
+        ("hybrid", "harm", 8 * 48**2),
+        ("svd", "measured", squares),
+    ):
+        assert plan_of(model, text_file, method=method, budget=rule).memory.statistics == expected
+    assert plan_of(model, text_file, method="hybrid", budget="measured").memory.statistics == max(8 * 48**2, squares)
