@@ -39,7 +39,9 @@ from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
 
 def inspect(model_id: str | Path, **settings: Any) -> Plan:
-    """What a compression would do, from the model's config alone: nothing is written, no weight is read.
+    """What a compression would do, from the model's config and what earlier runs learnt of it.
+
+    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at.
 
     `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
     (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in

@@ -111,6 +111,12 @@ class Memory(Record):
         return self.fixed + max(self.outside, self.hidden_states + max(blocks, self.healing))
 
     @property
+    def parts(self) -> dict[str, int]:
+        """What `total` is reckoned from, by name; healing only where it is asked for."""
+        each = self.model_dump(exclude={"embeddings"})
+        return {name: count for name, count in each.items() if count or name != "healing"}
+
+    @property
     def on_device(self) -> int:
         """What of it is a CUDA device's, where there is one; hidden states stay with the host."""
         reading = self.embeddings + self.block // 2 + self.workspace  # up to the first block
@@ -118,7 +124,7 @@ class Memory(Record):
 
 
 class Plan(Record):
-    """A table of decisions, made from the model's config alone."""
+    """A table of decisions, made from the model's config and what earlier runs learnt of it."""
 
     source: ModelSource
     method: str

@@ -84,7 +84,7 @@ class PlanSpec(Request):
     values: ValuesName = Field(
         "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
     )
-    effort: EffortName = Field("fast", description="best: several times the time for a smaller error (hybrid)")
+    effort: EffortName = Field("fast", description="best: two to three times the time for a smaller error (hybrid)")
     reconstruct_minutes: Minutes = Field(0, description="time for blocks to learn to answer as before; 0: none")
     reconstruct_steps: Steps = Field(0, description="steps of that for every block; 0: as many as the minutes allow")
     heal_minutes: Minutes = Field(0, description="time for the whole model to learn the dense one's answers; 0: none")
@@ -158,7 +158,7 @@ class MeasureSpec(Request):
         min_length=1,
         description="prompts for text: of these four, cnn_dailymail, xsum, samsum, or a .jsonl file",
     )
-    limit: int = Field(0, ge=0, description="prompts per task at most; 0: all, with --quick 3")
+    limit: int = Field(0, ge=0, description="prompts per task at most; 0: all, of hub tasks 20, with --quick 3")
     answer_tokens: int = Field(0, ge=0, le=131072, description="tokens per answer at most; 0: as each prompt says")
     judge: JudgeName = Field("all-MiniLM-L6-v2", description="judge of BERTScore; roberta-large needs the hub")
     prompt_lengths: Listed[Positive] = Field((32, 256, 1024), min_length=1, description="tokens per timed prompt")
@@ -167,7 +167,7 @@ class MeasureSpec(Request):
     zero_shot_tasks: Listed[str] = Field(
         ("arc_easy", "hellaswag", "piqa", "winogrande"), min_length=1, description="tasks of lm-eval"
     )
-    zero_shot_limit: int = Field(0, ge=0, description="examples per task at most; 0: all")
+    zero_shot_limit: int = Field(0, ge=0, description="examples per task at most; 0: all, with --quick 50")
 
 
 class EvaluateSpec(Request):
@@ -180,7 +180,7 @@ class EvaluateSpec(Request):
     )
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
-    dtype: DtypeName = Field("auto", description="dtype of both sides; auto: the measured model's own")
+    dtype: DtypeName = Field("auto", description="dtype of both sides, but for speed; auto: the measured model's own")
     kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Path | None = Field(None, description="folder for report.json, report.csv and report.html")
     resume: bool = Field(False, description="keep what a stopped evaluation has measured already")

@@ -1,8 +1,8 @@
 """What calibration taught of a model, on disk, so that the next compression of it need not ask again.
 
-Kept are a few numbers for each site (outliers, ranks, error curves), some hundred kilobytes in all, and nothing larger:
-the Gram matrices that methods work with take tens of gigabytes for a model of 8 B parameters, depend on what was taken
-from the layers before, and are made again in every run.
+Kept are a few numbers for each site (outliers, ranks, harms, error curves), some hundred kilobytes in all, and nothing
+larger: the Gram matrices that methods work with take tens of gigabytes for a model of 8 B parameters, depend on what
+was taken from the layers before, and are made again in every run.
 
 A file is named by what it depends on: the model's files, dtype and kind of device, and, unless the weights alone were
 looked at, the text and its windows. A file that cannot be read is one that is not there.

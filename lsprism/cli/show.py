@@ -123,7 +123,7 @@ def _kernels(sites: list[SitePlan]) -> str:
 
 
 def _parts(memory: Memory) -> list[tuple[str, str]]:
-    return [(f"  {name.replace('_', ' ')}", size(count)) for name, count in memory.model_dump().items()]
+    return [(f"  {name.replace('_', ' ')}", size(count)) for name, count in memory.parts.items()]
 
 
 def compression(report: CompressionReport) -> Table:

@@ -1,4 +1,4 @@
-"""Decides what becomes of every site, from the model's config alone, before anything is touched."""
+"""Decides what becomes of every site, from the model's config, before any weight is read."""
 
 from dataclasses import dataclass, replace
 

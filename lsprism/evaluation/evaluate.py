@@ -27,7 +27,7 @@ from lsprism.layers.kernels.dispatch import chosen
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.specs import MeasureSpec
 
-QUICK_PROMPTS, QUICK_DOCUMENTS = 3, 2
+QUICK_PROMPTS, QUICK_DOCUMENTS, QUICK_EXAMPLES = 3, 2, 50
 ONE_AT_A_TIME = (
     "Both models do not fit into memory at once: each is loaded alone, in turn, and for the agreement the baseline is"
     " read from disk layer by layer."
@@ -98,7 +98,7 @@ class Evaluation:
             of_words = yield from self._once(WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut)
         if self._wants("zero-shot"):
             yield Stage(name="zero-shot", detail=f"{side.source.model_id} on {', '.join(self.asked.zero_shot_tasks)}")
-            key = {"tasks": self.asked.zero_shot_tasks, "limit": self.asked.zero_shot_limit}
+            key = {"tasks": self.asked.zero_shot_tasks, "limit": self._examples}
             zero = yield from self._once(ZeroShotFigure, "zero-shot", side, self._zero_shot, **key)
         return SideReport(model=side.subject(), sizes=size, likelihood=likelihood, words=of_words, zero_shot=zero)
 
@@ -144,12 +144,13 @@ class Evaluation:
         context = self.asked.context or usual_context(loaded.model)
         return (yield from words.measuring(loaded, documents, context))
 
+    @property
+    def _examples(self) -> int | None:
+        """Of each zero-shot task; None: all."""
+        return self.asked.zero_shot_limit or (QUICK_EXAMPLES if self.asked.quick else None)
+
     def _zero_shot(self, side: Side) -> Part[ZeroShotFigure]:
-        return (
-            yield from zero_shot.measuring(
-                self.sides.load(side), self.asked.zero_shot_tasks, self.asked.zero_shot_limit or None
-            )
-        )
+        return (yield from zero_shot.measuring(self.sides.load(side), self.asked.zero_shot_tasks, self._examples))
 
     def _agreement(self) -> Part[AgreementFigure]:
         model, baseline = self.sides.model, self.sides.baseline

@@ -117,7 +117,7 @@ def _details(fields: dict[str, Any]) -> None:
         )  # fmt: skip
         fields["values"] = gr.Dropdown(
             list(get_args(ValuesName)), value="float", label="Values", min_width=120, elem_id="values",
-            info="int8: half the bytes again",
+            info="int8: half the bytes of every value",
         )  # fmt: skip
     with gr.Row():
         fields["samples"] = number("samples", "Samples", "Pieces of text; more is steadier and slower", minimum=1)
@@ -126,7 +126,7 @@ def _details(fields: dict[str, Any]) -> None:
     with gr.Row():
         fields["effort"] = gr.Dropdown(
             list(get_args(EffortName)), value="fast", label="Effort", min_width=120, elem_id="effort",
-            info="best: several times the time for a smaller error",
+            info="best: two to three times the time, a smaller error",
         )  # fmt: skip
         fields["reconstruct_minutes"] = _minutes("reconstruct_minutes", "Blocks learn", "Minutes; 0: not at all")
         fields["heal_minutes"] = _minutes("heal_minutes", "The model learns", "Minutes at the end; 0: not at all")

@@ -27,6 +27,7 @@ HINTS = {
     "block": "one block, dense and compressed",
     "statistics": "what the inputs of one block are like",
     "workspace": "the method's matrices, or one batch",
+    "healing": "the whole model, while it learns",
 }
 
 
@@ -120,15 +121,18 @@ def _room(what: str, need: int, free_bytes: int) -> str:
 
 
 def _memory(memory: Memory, free_bytes: int) -> str:
-    names = {name: getattr(memory, name) for name in type(memory).model_fields}
+    blocks = (
+        "the sum of the others"
+        if "healing" not in memory.parts
+        else ("hidden states with healing or with block, statistics and workspace")
+    )
     rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}<small>{escape(HINTS.get(name, ''))}</small></td>"
-        f"<td>{size(count)}</td></tr>"
-        for name, count in names.items()
+        f"<tr><td>{escape(name.replace('_', ' '))}<small>{escape(HINTS[name])}</small></td><td>{size(count)}</td></tr>"
+        for name, count in memory.parts.items()
     )
     return (
         f"{_room('Memory', memory.total, free_bytes)}<details><summary>How that is reckoned</summary><table>{rows}"
-        f"<tr><td><b>needed at once</b><small>fixed + the larger of outside and the sum of the others</small></td>"
+        f"<tr><td><b>needed at once</b><small>fixed + the larger of outside and {blocks}</small></td>"
         f"<td><b>{size(memory.total)}</b></td></tr></table></details>"
     )
 

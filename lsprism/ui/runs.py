@@ -89,9 +89,10 @@ NOTHING = CHOOSE, "", "", gr.update(visible=False), gr.skip(), gr.skip()
 
 
 def elsewhere(run: Run, runs: Runs) -> str:
-    """The place of an artifact that does not lie in the run's own folder; "" where there is none."""
-    inside = run.artifact is not None and run.artifact.is_relative_to(runs.path(run.id))
-    return str(run.artifact) if run.artifact is not None and not inside and run.artifact.exists() else ""
+    """The place of an artifact that a compression made outside of the run's own folder; "" where there is none."""
+    if run.verb != "compress" or run.artifact is None or run.artifact.is_relative_to(runs.path(run.id)):
+        return ""
+    return str(run.artifact) if run.artifact.exists() else ""
 
 
 def build(context: Context) -> None:

@@ -73,3 +73,13 @@ def test_layers_with_shares_of_their_own_are_one_row_of_means_and_the_budget_is_
     assert text.count("20 x 10") == 1 and " 100 " in text  # 100.5, to the even one
     assert "layers keep different shares (budget owl), so these are means" in text
     assert "budget owl" not in said(plan([0.1, 0.2]))
+
+
+@pytest.mark.parametrize(("healing", "total"), [(0, 19), (100, 104)])
+def test_the_parts_of_the_memory_are_those_that_its_total_is_reckoned_from(healing, total):
+    memory = Memory(
+        fixed=1, outside=15, hidden_states=3, block=4, statistics=5, workspace=6, healing=healing, embeddings=9
+    )
+    assert memory.total == total
+    shown = {"fixed": 1, "outside": 15, "hidden_states": 3, "block": 4, "statistics": 5, "workspace": 6}
+    assert memory.parts == shown | ({"healing": healing} if healing else {})

@@ -8,7 +8,9 @@ import pytest
 from lsprism.api import load
 from lsprism.errors import SpecError
 from lsprism.evaluation import zero_shot
+from lsprism.evaluation.evaluate import QUICK_EXAMPLES, Evaluation
 from lsprism.evaluation.steps import finished
+from lsprism.specs import MeasureSpec
 
 TASK = """task: local_choice
 dataset_path: json
@@ -67,3 +69,10 @@ def test_without_the_library_the_command_to_install_it_is_given(monkeypatch):
     monkeypatch.setattr(zero_shot, "find_spec", lambda name: None)
     with pytest.raises(SpecError, match="pip install 'lm-eval"):
         zero_shot.require_library()
+
+
+@pytest.mark.parametrize(("settings", "examples"), [({}, None), ({"quick": True}, QUICK_EXAMPLES)])
+@pytest.mark.parametrize("limit", [0, 7])
+def test_quick_takes_a_part_of_it_too(settings, examples, limit):
+    asked = MeasureSpec(zero_shot_limit=limit, **settings)
+    assert Evaluation(asked, None, None, None)._examples == (limit or examples)

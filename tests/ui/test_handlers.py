@@ -157,6 +157,11 @@ def test_an_artifact_elsewhere_goes_only_when_its_place_is_written_out(context, 
     assert not place.exists() and found.all() == ()
 
 
+def test_the_folder_of_a_study_is_not_offered_for_deletion(context, tmp_path):
+    made = context.runs.create(context.runs.new_id(), Order(verb="study", artifact=tmp_path))
+    assert runs.elsewhere(made, context.runs) == ""
+
+
 def test_layers_are_drawn_once(context):
     run_id, handlers = _done(context), layers.Handlers(context)
     heat, bars, hint, files, column, mark = handlers.charts(run_id, "error", "")
