@@ -90,7 +90,7 @@ def test_the_same_call_gives_the_same_bytes(name):
 
 
 @every_method
-@pytest.mark.parametrize("shape", [(40, 64), (96, 200)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 64), (64, 120)], ids=str)
 def test_a_larger_budget_never_gives_a_larger_error(name, shape):
     weight, x = low_rank_plus_sparse(*shape, rank=4, share=0.1), inputs(shape[1])
     errors = [
