@@ -121,11 +121,9 @@ def _room(what: str, need: int, free_bytes: int) -> str:
 
 
 def _memory(memory: Memory, free_bytes: int) -> str:
-    blocks = (
-        "the sum of the others"
-        if "healing" not in memory.parts
-        else ("hidden states with healing or with block, statistics and workspace")
-    )
+    blocks = "the sum of the others"
+    if memory.healing:
+        blocks = "hidden states with healing or with block, statistics and workspace"
     rows = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}<small>{escape(HINTS[name])}</small></td><td>{size(count)}</td></tr>"
         for name, count in memory.parts.items()

@@ -9,8 +9,8 @@ part of hybrid: anchors, refit (the last step) or anywhere (each row then keeps 
 rank_share of 1e-9 leaves out the factors. All are calibrated on the same windows (64 x 512 by default) and evaluated
 on the same ones: --windows windows of --context tokens of the text from window --first on, and all windows of the
 embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the dense model's next-token distribution to the
-row's, mean over the same tokens. Seconds and peak memory are those of a child that compresses; memory less that of a
-child that only imports.
+row's, mean over the same tokens. Seconds and peak memory are those of a child that compresses, the look for its budget
+included where that is not known yet; memory less that of a child that only imports.
 
 Rows that stand in --out already are not measured again, and a row that was killed goes on where it was if --keep names
 a folder for the artifacts. --table prints what stands in --out as markdown and measures nothing.
