@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lsprism.artifact.export import exporting as write_dense
 from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import check_target, staged_bytes
+from lsprism.artifact.target import check_target, known_compute_dtype, staged_bytes
 from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.engine.expect import expecting, remember
@@ -29,6 +30,7 @@ from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
+from lsprism.layers.compute_dtype import pick_compute_dtype, using_compute_dtype
 from lsprism.layers.kernels.choice import recorded
 from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
@@ -97,7 +99,9 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     pick_device(spec.device)
     corpus = _local_text(spec)
     source = _fetch(spec)
-    plan = draft(spec, source)
+    plan, notice = _with_known_compute(spec, draft(spec, source))
+    if notice:
+        yield Notice(text=notice)
     _check_resources(plan, spec.save_path)
     tokens, text, notice = _calibration(spec, source, corpus)
     if notice:
@@ -200,14 +204,25 @@ def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = No
     if wanted == "self":
         loaded = load_model(source, spec.device, spec.dtype)
         special = loaded.tokenizer.all_special_ids
-        return (
-            own_windows(loaded.model, asked.samples, asked.length, asked.seed, special),
-            "text of the model's own",
-            "",
-        )
+        with using_compute_dtype(spec.compute_dtype):
+            written = own_windows(loaded.model, asked.samples, asked.length, asked.seed, special)
+        return written, "text of the model's own", ""
     corpus = corpus or read_text(wanted, asked.column)
     tokens = tokenize(load_tokenizer(source), corpus.text)
     return windows(tokens, asked.samples, asked.length, asked.seed), corpus.name, notice
+
+
+def _with_known_compute(spec: CompressSpec, plan: Draft) -> tuple[Draft, str]:
+    """A resumed run computes as it began, which decides the bytes; and a notice where that is slower here."""
+    known = known_compute_dtype(spec.save_path) if spec.resume and spec.compute_dtype == "auto" else None
+    if known is None or known == _name(plan.compute):
+        return plan, ""
+    notice = f"Products are computed in {known}, as before the run was stopped; {_name(plan.compute)} is faster here."
+    return replace(plan, compute=pick_compute_dtype(known, plan.dtype, plan.device)), notice
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
@@ -219,6 +234,7 @@ def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
         "budget": spec.rule,
         "device": plan.device.type,
         "dtype": plan.plan.dtype,
+        "compute_dtype": _name(plan.compute),
         "base_model": source.base_model,
         "revision": source.revision,
         "calibration_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),

@@ -20,6 +20,7 @@ from lsprism.evaluation.sides import Sides, side_of
 from lsprism.evaluation.spectra import read_report
 from lsprism.evaluation.spectra import spectra as singular_values
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
+from lsprism.layers.compute_dtype import using_compute_dtype
 from lsprism.layers.kernels.dispatch import using
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
@@ -41,7 +42,7 @@ def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
 
 def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
     """The same as a stream of events; closing it stops, and what was measured is kept where there is a save_path."""
-    with using(spec.kernel):
+    with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
         yield from _evaluating(spec)
 
 
@@ -71,7 +72,7 @@ def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> Study
 
 def studying(spec: StudySpec) -> Iterator[Event]:
     """The same as a stream of events. Each artifact and each figure is kept as soon as it is there."""
-    with using(spec.kernel):
+    with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
         yield from _studying(spec)
 
 
@@ -165,6 +166,7 @@ def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec
         calibration=spec.calibration,
         device=spec.device,
         dtype=spec.dtype,
+        compute_dtype=spec.compute_dtype,
         save_path=target,
         resume=spec.resume,
         force=spec.force,

@@ -30,6 +30,10 @@ BUDGET = (
     "for all others and for patterns"
 )
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+COMPUTE = (
+    "dtype in which products of many tokens are computed; auto: that of the weights, or float32 where the CPU or GPU "
+    "is faster in it, such as a CPU without bfloat16 instructions"
+)
 KERNEL = (
     "what multiplies by compressed layers: auto (the fastest on this machine), reference (plain torch, which defines "
     "what is computed), or a level of instructions"
@@ -92,6 +96,7 @@ class PlanSpec(Request):
     calibration: CalibrationSpec = CalibrationSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    compute_dtype: DtypeName = Field("auto", description=COMPUTE)
 
     @property
     def rule(self) -> BudgetName:
@@ -181,6 +186,7 @@ class EvaluateSpec(Request):
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of both sides, but for speed; auto: the measured model's own")
+    compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Path | None = Field(None, description="folder for report.json, report.csv and report.html")
     resume: bool = Field(False, description="keep what a stopped evaluation has measured already")
@@ -203,6 +209,7 @@ class StudySpec(Request):
     measuring: MeasureSpec = MeasureSpec()
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Path = Field(description="folder for the artifacts, their reports and the page study.html")
     resume: bool = Field(False, description="go on where a stopped or killed study was")

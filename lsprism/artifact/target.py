@@ -147,6 +147,15 @@ def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     return None
 
 
+def known_compute_dtype(target: Path) -> str | None:
+    """The compute dtype of the run that was begun, or has made, `target`; None where there is none.
+
+    Before it was recorded, products were computed in the dtype of the weights.
+    """
+    recipe = recipe_of(beside(target, ".part")) or recipe_of(target)
+    return recipe.get("compute_dtype") or recipe.get("dtype")
+
+
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
     try:
@@ -164,4 +173,5 @@ def _flat(recipe: dict) -> dict[str, object]:
     inner = dict(recipe.get("calibration", {}))
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name != BUDGETS}
+    settings.setdefault("compute_dtype", recipe.get("dtype"))  # see known_compute_dtype
     return {**settings, **inner, "calibration": source}

@@ -25,6 +25,7 @@ class Rule:
     learns: what makes that known, block by block: (sites of one block, spec) -> their traits, one after the other.
     by: the method with which that compresses them, if it does.
     samples: windows of the calibration text that are enough for it; None: all.
+    batch_tokens: tokens of one forward pass, on the first of which the harm is measured; 0: as many as usual.
     """
 
     shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
@@ -32,6 +33,7 @@ class Rule:
     learns: Callable[[list[Seen], PlanSpec], Iterator[SiteTraits]] | None = None
     by: Callable[[PlanSpec], MethodName] | None = None
     samples: int | None = None
+    batch_tokens: int = 0
 
 
 BUDGETS: dict[str, Rule] = {
@@ -40,6 +42,6 @@ BUDGETS: dict[str, Rule] = {
     "atp": Rule(atp),
     "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
     "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "harm": Rule(harm, "inputs", harms, asked_of, samples=16),
+    "harm": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
     "measured": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
 }

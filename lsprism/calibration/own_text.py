@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lsprism.layers.compute_dtype import reading_many
+
 BATCH = 32  # texts written at once
 
 
@@ -20,7 +22,7 @@ def own_windows(model: PreTrainedModel, samples: int, length: int, seed: int, sp
     allowed[[token for token in special if token < len(allowed)]] = False
     choices = allowed.nonzero()[:, 0]
     cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad():
+    with torch.random.fork_rng(devices=cuda), torch.no_grad(), reading_many(model):
         torch.manual_seed(seed)
         starts = choices[torch.randint(len(choices), (samples, 1))]
         written = [_write(model, part.to(model.device), length, special) for part in starts.split(BATCH)]

@@ -13,11 +13,12 @@ class Recall:
     A part is a submodule whose sites are all finished. Every site that still changes must be reached after it, which is
     so where sites are compressed in the order in which they are reached; then its input does not change either. A part
     that is called twice in a forward, or answers with more than the hidden states, is run each time. Answers wait in
-    host memory.
+    host memory; those larger than the hidden states are kept only if `keep_large`.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, *, keep_large: bool = False) -> None:
         self.block = block
+        self.keep_large = keep_large
         self._answers: dict[tuple[str, int], Any] = {}
         self._parts: dict[str, nn.Module] = {}
         self._called: set[str] = set()
@@ -54,7 +55,7 @@ class Recall:
         answer = forward(*args, **kwargs)
         if again:
             self._answers.pop(key, None)
-        elif (tensors := _tensors(answer)) and sum(tensor.numel() for tensor in tensors) <= self._most:
+        elif (tensors := _tensors(answer)) and (self.keep_large or sum(t.numel() for t in tensors) <= self._most):
             self._answers[key] = tensors[0].device, _each(answer, lambda tensor: tensor.to("cpu", copy=True))
         return answer
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lsprism.calibration.recall import Recall
 from lsprism.calibration.watch import input_of, unreached, watching
 from lsprism.errors import NumericError, SourceError
+from lsprism.layers.compute import computing_in
 from lsprism.methods.stats import InputStats
 
 BATCH_TOKENS = 4096  # tokens per forward pass; part of the recipe, since sums depend on their order
@@ -31,12 +32,14 @@ class Call:
     args: tuple
     kwargs: dict[str, Any]
     keyword: str | None  # name under which the hidden states are passed; None: first positional argument
+    compute: torch.dtype | None = None  # of products; None: the dtype of the weights
 
     def answer(self, block: Callable[..., Any], hidden: Tensor) -> Any:
         """Whatever the block returns: a tensor, or a tuple or list with the hidden states first."""
-        if self.keyword is None:
-            return block(hidden, *self.args, **self.kwargs)
-        return block(*self.args, **{self.keyword: hidden}, **self.kwargs)
+        with computing_in(self.compute):
+            if self.keyword is None:
+                return block(hidden, *self.args, **self.kwargs)
+            return block(*self.args, **{self.keyword: hidden}, **self.kwargs)
 
     def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """hidden [batch, length, width] -> the block's hidden states of the same shape."""
@@ -51,6 +54,7 @@ class Walk:
     dense: the hidden states of the model as it was, in step with `hidden`; empty unless they are asked for.
     extras: what a block returns beside the hidden states; None where it returns a tensor alone.
     stateful: blocks leave results for later blocks in a mapping that all are given, so no walk can begin in the middle.
+    compute: dtype of products; None: the dtype of the weights.
     """
 
     device: torch.device
@@ -59,11 +63,7 @@ class Walk:
     dense: list[Tensor] = field(default_factory=list)
     extras: tuple | None = None
     stateful: bool = False
-
-    def behind(self, index: int, block: nn.Module) -> Tensor:
-        """What the block makes of the first batch: hidden states [samples, length, width], on the device."""
-        with torch.no_grad():
-            return self.calls[index][0].run(block, self._on_device(self.hidden[0]))
+    compute: torch.dtype | None = None
 
     def keep_dense(self) -> None:
         """From here on the model as it was is walked too, by `teach`."""
@@ -85,17 +85,36 @@ class Walk:
         self.hidden, self.dense = tensors[:count], tensors[count:]
 
     def collect(
-        self, index: int, block: nn.Module, sites: dict[str, nn.Module], stats: dict[str, InputStats], gram: bool
+        self,
+        index: int,
+        block: nn.Module,
+        sites: dict[str, nn.Module],
+        stats: dict[str, InputStats],
+        *,
+        gram: bool,
+        propagate: bool = False,
     ) -> Iterator[float]:
-        """First pass: fill `stats` with what flows into the sites. Yields the share done after each batch."""
+        """Fill `stats` with the inputs of the sites. Yields the share done after each batch.
+
+        `propagate`: in the same pass, replace the hidden states by the block's outputs; `require_finite` checks them.
+        """
         with watching(sites, stats, gram=gram, batches=len(self.hidden)) as watch:
-            for n, (hidden, call) in enumerate(zip(self.hidden, self.calls[index], strict=True), start=1):
+            for n, call in enumerate(self.calls[index]):
                 with torch.no_grad():
-                    call.run(block, self._on_device(hidden))
+                    out = call.run(block, self._on_device(self.hidden[n]))
                 watch.forget_inputs()
-                yield n / len(self.hidden)
+                if propagate:
+                    self.hidden[n] = out.to("cpu")
+                yield (n + 1) / len(self.hidden)
+        if propagate:
+            self.calls[index] = []
         for name in sites.keys() - stats.keys():
             stats[name] = unreached(sites[name], gram=gram)  # methods go by the weights alone
+
+    def require_finite(self, index: int) -> None:
+        """NumericError if block `index` has put out numbers that are not finite."""
+        for hidden in self.hidden:
+            _finite(index, hidden)
 
     def groups(self, index: int, block: nn.Module, names: dict[str, nn.Module]) -> list[list[str]]:
         """Sites that are handed every token, in the order in which they are reached, those of one input together.
@@ -162,21 +181,26 @@ def _finite(index: int, out: Tensor) -> Tensor:
 
 
 def capture(
-    model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor, device: torch.device, batch_tokens: int = 0
+    model: PreTrainedModel,
+    blocks: nn.ModuleList,
+    tokens: Tensor,
+    device: torch.device,
+    batch_tokens: int = 0,
+    compute: torch.dtype | None = None,
 ) -> Walk:
     """Run the model's own forward up to its blocks over tokens [samples, length] and note what each block is handed.
 
-    `batch_tokens` at once, 0: BATCH_TOKENS.
+    `batch_tokens` at once, 0: BATCH_TOKENS. `compute`: see Walk.
 
     Everything outside the blocks that runs before them, and the first block, must hold their weights; the first block
     is run once, to learn whether blocks answer with a tensor or more. A model that does more between its blocks than
     hand the hidden states on cannot be walked block by block: SourceError.
     """
-    notes = _Notes(model, blocks, Walk(device, calls=[[] for _ in blocks]))
+    notes = _Notes(model, blocks, Walk(device, calls=[[] for _ in blocks], compute=compute))
     with notes.instead_of_blocks():
         for part in tokens.split(max(1, (batch_tokens or BATCH_TOKENS) // tokens.shape[1])):
             notes.begin_batch()
-            with torch.no_grad(), suppress(_AllCaptured):
+            with torch.no_grad(), suppress(_AllCaptured), computing_in(compute):
                 model.base_model(input_ids=part.to(device), use_cache=False)
             if notes.seen != len(blocks):
                 raise notes.refusal(f"runs only {notes.seen} of its {len(blocks)} blocks")
@@ -217,7 +241,7 @@ class _Notes:
             raise self.refusal("hands its blocks no hidden states")
         hidden, args = (kwargs.pop(keyword), ()) if keyword else (args[0], args[1:])
         self._check(index, hidden, [*args, *kwargs.values()])
-        call = self._note(index, Call(args, kwargs, keyword))
+        call = self._note(index, Call(args, kwargs, keyword, self.walk.compute))
         if index == 0:
             self.hidden = hidden
             self.walk.hidden.append(hidden.to("cpu", copy=True))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)
-STATS = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype") or o.path[0] == "calibration"]
-LOAD = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype")]
+LOAD = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype", "compute_dtype")]
+STATS = LOAD + [o for o in PLAN if o.path[0] == "calibration"]
 GENERATE = options_of(GenerateSpec)
 
 
@@ -111,9 +111,10 @@ def _generate(options: argparse.Namespace) -> None:
     model = asked(PlanSpec, given(options, LOAD))  # of which only these are asked here
     spec = asked(GenerateSpec, given(options, GENERATE))
     from lsprism import api
+    from lsprism.layers.compute_dtype import using_compute_dtype
     from lsprism.layers.kernels.dispatch import using
 
-    with using(options.kernel):
+    with using(options.kernel), using_compute_dtype(model.compute_dtype):
         loaded = api.load(model.model_id, model.device, model.dtype, model.revision)
         _say_answer(loaded, options, spec)
 

@@ -23,7 +23,7 @@ class BlockFeed:
         self.fill(0)
         move_computed(model, self.draft.device)
         blocks = model.get_submodule(self.draft.anatomy.blocks)
-        walk = capture(model, blocks, tokens, self.draft.device, batch_tokens)
+        walk = capture(model, blocks, tokens, self.draft.device, batch_tokens, self.draft.compute)
         release(model)
         return walk
 

@@ -20,6 +20,7 @@ from lsprism.artifact.staging import Staging
 from lsprism.calibration.walk import LEARNING_TOKENS, Walk
 from lsprism.engine.blocks import BlockFeed
 from lsprism.engine.learning import Adam, learning
+from lsprism.layers.compute import computing_in
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import tied_names
 from lsprism.models.surgery import place, set_tensor
@@ -34,6 +35,7 @@ class Healing:
 
     def __init__(self, feed: BlockFeed, stage: Staging, walk: Walk, tokens: Tensor) -> None:
         self.model, self.device, self.extras = feed.draft.model, feed.draft.device, walk.extras
+        self.compute = walk.compute
         assemble(feed, stage)
         self.blocks: nn.ModuleList = self.model.get_submodule(feed.draft.anatomy.blocks)
         self.tokens, self.dense = tokens, torch.cat(walk.dense)
@@ -58,12 +60,13 @@ class Healing:
 
     @contextmanager
     def _learning(self) -> Iterator[list[nn.Parameter]]:
-        with learning(self.blocks) as values, instead(self.blocks, _recomputed):
+        with learning(self.blocks) as values, instead(self.blocks, partial(_recomputed, self.compute)):
             yield values
 
     def _step(self, adam: Adam, windows: list[int]) -> None:
-        for window in windows:  # one at a time: logits are large
-            self._descend(window, share=1 / len(windows))
+        with computing_in(self.compute):
+            for window in windows:  # one at a time: logits are large
+                self._descend(window, share=1 / len(windows))
         adam.step()
 
     def _descend(self, window: int, share: float) -> None:
@@ -127,5 +130,11 @@ def _put_back(block: nn.Module, forward: Any) -> None:
         block.forward = forward
 
 
-def _recomputed(block: nn.Module) -> Any:
-    return partial(checkpoint, block.forward, use_reentrant=False)
+def _recomputed(compute: torch.dtype | None, block: nn.Module) -> Any:
+    forward = block.forward
+
+    def run(*args: Any, **settings: Any) -> Any:
+        with computing_in(compute):  # what surrounds the first call does not surround the second
+            return forward(*args, **settings)
+
+    return partial(checkpoint, run, use_reentrant=False)

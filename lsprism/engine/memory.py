@@ -103,7 +103,7 @@ def bound_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**28)
 
 
 def trim_heap() -> None:

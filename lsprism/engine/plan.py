@@ -9,6 +9,7 @@ from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_nam
 from lsprism.budgets.allot import allot
 from lsprism.budgets.cost import form_bytes
 from lsprism.engine.memory import bound_heap, estimate, trim_heap
+from lsprism.layers.compute_dtype import pick_compute_dtype
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
@@ -26,6 +27,7 @@ class Draft:
     anatomy: Anatomy
     device: torch.device
     dtype: torch.dtype
+    compute: torch.dtype  # of products of many tokens
     outside: list[Layout]  # files before the blocks' own, in order
     blocks: list[Layout]  # one file per block
 
@@ -47,7 +49,8 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
-    return Draft(plan, model, anatomy, device, dtype, outside, blocks)
+    compute = pick_compute_dtype(spec.compute_dtype, dtype, device)
+    return Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:

@@ -141,7 +141,7 @@ class _Blocks:
         dense = Recall(deepcopy(block.block)) if self.walk.dense else None
         if others:
             stats: dict[str, InputStats] = {}
-            collecting = self.walk.collect(index, block.block, others, stats, self.method.needs_gram)
+            collecting = self.walk.collect(index, block.block, others, stats, gram=self.method.needs_gram)
             yield from told("measure", 0.4 * part, collecting)
             if missed := [name for name, seen in stats.items() if not seen.tokens]:
                 yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")

@@ -75,7 +75,7 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
-    walk = feed.begin(tokens) if inputs else None
+    walk = feed.begin(tokens, rule.batch_tokens) if inputs else None
     for index in range(draft.anatomy.count):
         sites = draft.anatomy.of_block(index)
         known_sites -= len(sites)
@@ -83,8 +83,9 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
             block = feed.fill(index)
             if known_sites < 0:
                 yield from _learn(spec, draft, walk, index, block, clock)
-            for share in walk.propagate(index, block) if walk else ():
-                yield clock.progress("measure", (3 + share) / 4)
+            else:
+                for share in walk.propagate(index, block):
+                    yield clock.progress("measure", share)
             feed.release(index)
             trim_heap()
         clock.block_done()
@@ -93,24 +94,41 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
 def _learn(
     spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
 ) -> Iterator[Event | list[SiteTraits]]:
-    """The same for one block that holds its weights. All that was needed for it is let go of at the end."""
+    """The same for one block that holds its weights; a walk has passed the block then. Nothing else is kept."""
     rule, stats, found = BUDGETS[spec.rule], {}, []
     method = METHODS[rule.by(spec)] if rule.by else None
     modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(index)}
     for name, module in modules.items():
         check_weight(name, module.weight)
+    harm = Harm(walk, index, block) if walk and method else None
     if walk:
-        for share in walk.collect(index, block, modules, stats, method is not None and method.needs_gram):
-            yield clock.progress("measure", share / 4)
+        gram = method is not None and method.needs_gram
+        for share in walk.collect(index, block, modules, stats, gram=gram, propagate=True):
+            yield clock.progress("measure", share / 2)
         for name in modules:
             check_inputs(name, stats[name])
-    harm = Harm(walk, index, block) if walk and method else None
-    seen = [_seen(draft.model, site, stats.get(site.name), harm) for site in draft.anatomy.of_block(index)]
-    for traits in rule.learns(seen, spec):
+        walk.require_finite(index)
+    if harm:
+        harm.expect(walk.hidden[0])
+    inner = {name: name.removeprefix(f"{draft.anatomy.block_name(index)}.") for name in modules}
+    sites = _in_order(draft.anatomy.of_block(index), stats)
+    for traits in rule.learns([_seen(draft.model, site, stats.get(site.name), harm) for site in sites], spec):
         trim_heap()
         found.append(traits)
-        yield clock.progress("measure", 1 / 4 + len(found) / len(modules) / 2)
-    yield found
+        if harm:
+            harm.finish([inner[traits.name] for traits in found], list(inner.values()))
+        yield clock.progress("measure", 1 / 2 + len(found) / len(modules) / 2)
+    if harm:
+        harm.forget()
+    known = {traits.name: traits for traits in found}
+    yield [known[name] for name in modules]
+
+
+def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[LinearSite]:
+    """Those that only some tokens reach (experts) first, then the others in the order in which they are reached."""
+    every = max((seen.tokens for seen in stats.values()), default=0)
+    reached = [name for name, seen in stats.items() if seen.tokens == every]
+    return sorted(sites, key=lambda site: reached.index(site.name) if site.name in reached else -1)
 
 
 def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:

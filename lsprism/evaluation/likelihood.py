@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lsprism.errors import NumericError
+from lsprism.layers.compute_dtype import reading_many
 
 LOGITS_BYTES = 64 * 2**20  # of one chunk of float32 logits [positions, vocabulary]
 PROBE_TOKENS = 16
@@ -41,16 +42,21 @@ def logit_chunks(model: PreTrainedModel, inputs: Tensor, plain: bool, skip: int 
 @torch.no_grad()
 def _chunks_of_head(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
     """Without ever holding the logits of a whole window."""
-    hidden = model.base_model(input_ids=inputs, use_cache=False)[0][:, skip:].flatten(0, 1)
+    with reading_many(model):
+        hidden = model.base_model(input_ids=inputs, use_cache=False)[0][:, skip:].flatten(0, 1)
     for chunk in hidden.split(_positions(model)):
-        yield model.get_output_embeddings()(chunk)
+        with reading_many(model):
+            logits = model.get_output_embeddings()(chunk)
+        yield logits
 
 
 @torch.no_grad()
 def _chunks_of_forward(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
     """From the model's own forward, which holds the logits of one whole window."""
     for row in inputs.split(1):
-        yield from model(input_ids=row, use_cache=False).logits[0, skip:].split(_positions(model))
+        with reading_many(model):
+            logits = model(input_ids=row, use_cache=False).logits[0, skip:]
+        yield from logits.split(_positions(model))
 
 
 def _positions(model: PreTrainedModel) -> int:
@@ -75,7 +81,7 @@ def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
     def ends(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
         seen["into head"], seen["out of head"] = inputs[0], output
 
-    with base.register_forward_hook(states), head.register_forward_hook(ends):
+    with base.register_forward_hook(states), head.register_forward_hook(ends), reading_many(model):
         logits = model(input_ids=tokens[:1, :PROBE_TOKENS].to(model.device), use_cache=False).logits
     if seen.keys() != {"states", "into head", "out of head"}:
         return False

@@ -10,6 +10,7 @@ from lsprism.calibration.hub_text import hub_errors
 from lsprism.errors import SpecError
 from lsprism.evaluation.steps import Steps, counted
 from lsprism.figures import ZeroShotFigure
+from lsprism.layers.compute_dtype import reading_many
 from lsprism.models.load import LoadedModel
 
 EXTRA = "lm-eval~=0.4.13"
@@ -56,7 +57,8 @@ def _one(loaded: LoadedModel, task: str, limit: int | None, batch: int, manager:
     with hub_errors(task, "Choose another measure, or go online."):
         examples = manager.load([task])
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch)
-    outcome = evaluate(model, examples, limit=limit, log_samples=False)
+    with reading_many(loaded.model):
+        outcome = evaluate(model, examples, limit=limit, log_samples=False)
     scores = outcome["results"][task]
     metric = next((name for name in METRICS if name in scores), None)
     if metric is None:

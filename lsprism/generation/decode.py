@@ -6,11 +6,13 @@ from transformers import Cache, PreTrainedModel
 
 from lsprism.generation.cache import make_room
 from lsprism.generation.recorded import Recorded, recorded
+from lsprism.layers.compute_dtype import reading_many
 
 
 def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Cache]:
     """Read the prompt [1, n]; logits [vocab] of the token after it, and the cache that `step` goes on with."""
-    logits, cache = _forward(model, input_ids, None)
+    with reading_many(model):
+        logits, cache = _forward(model, input_ids, None)
     make_room(cache)
     return logits, cache
 

@@ -32,41 +32,73 @@ def walk(*batches: torch.Tensor) -> Walk:
     return Walk(CPU, hidden=list(batches), calls=[[Call((), {}, None) for _ in batches]])
 
 
+def harm_of(on: Walk, block: nn.Module) -> Harm:
+    """Ready to be asked."""
+    harm = Harm(on, 0, block)
+    harm.expect(on.calls[0][0].run(block, on.hidden[0].clone()).detach())
+    return harm
+
+
 def test_its_own_weight_does_no_harm(block):
-    assert Harm(walk(torch.randn(2, 3, WIDTH)), 0, block).of(block.site, block.site.weight.data.clone()) == 0
+    assert harm_of(walk(torch.randn(2, 3, WIDTH)), block).of(block.site, block.site.weight.data.clone()) == 0
 
 
 def test_it_is_the_mean_over_tokens_of_the_squared_relative_change(block):
     hidden, weight = torch.randn(2, 3, WIDTH), torch.randn(WIDTH, WIDTH)
     wanted, found = hidden + hidden @ block.site.weight.T, hidden + hidden @ weight.T
     expected = ((found - wanted).square().sum(-1) / wanted.square().sum(-1)).mean().item()
-    assert Harm(walk(hidden, torch.randn(2, 3, WIDTH)), 0, block).of(block.site, weight) == pytest.approx(expected)
+    assert harm_of(walk(hidden, torch.randn(2, 3, WIDTH)), block).of(block.site, weight) == pytest.approx(expected)
 
 
 def test_a_token_of_huge_scale_counts_as_any_other(block):
     hidden, weight = torch.randn(1, 8, WIDTH), torch.randn(WIDTH, WIDTH)
     huge = hidden * torch.tensor([1e3] + [1.0] * 7).view(1, 8, 1)
-    assert Harm(walk(huge), 0, block).of(block.site, weight) == pytest.approx(
-        Harm(walk(hidden), 0, block).of(block.site, weight)
+    assert harm_of(walk(huge), block).of(block.site, weight) == pytest.approx(
+        harm_of(walk(hidden), block).of(block.site, weight)
     )
 
 
 def test_the_block_and_the_walk_stay_as_they_were(block):
     hidden = torch.randn(2, 3, WIDTH)
     on, own, wanted = walk(hidden.clone()), block.site.weight.data.clone(), block(hidden)
-    Harm(on, 0, block).of(block.site, torch.zeros(WIDTH, WIDTH))
+    harm_of(on, block).of(block.site, torch.zeros(WIDTH, WIDTH))
     assert torch.equal(block.site.weight, own)
     list(on.propagate(0, block))
     assert torch.equal(on.hidden[0], wanted)
 
 
 def test_the_weight_is_put_back_though_the_block_fails(block):
-    harm, own = Harm(walk(torch.randn(1, 2, WIDTH)), 0, block), block.site.weight.data.clone()
+    harm, own = harm_of(walk(torch.randn(1, 2, WIDTH)), block), block.site.weight.data.clone()
     with pytest.raises(RuntimeError):
         harm.of(block.site, torch.zeros(WIDTH, WIDTH + 1))
     assert torch.equal(block.site.weight, own)
 
 
 def test_hidden_states_that_overflow_tell_nothing(block):
-    harm = Harm(walk(torch.randn(1, 2, WIDTH)), 0, block)
+    harm = harm_of(walk(torch.randn(1, 2, WIDTH)), block)
     assert harm.of(block.site, torch.full((WIDTH, WIDTH), torch.inf)) == 0
+
+
+class Chain(nn.Module):
+    """y = x + B relu(A x), with a wide layer between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, 8 * WIDTH, bias=False), nn.Linear(8 * WIDTH, WIDTH, bias=False)
+
+    def forward(self, hidden):
+        return hidden + self.second(self.first(hidden).relu())
+
+
+def test_answers_of_finished_layers_are_computed_once_and_change_nothing():
+    torch.manual_seed(0)
+    block, calls = Chain(), []
+    block.first.register_forward_hook(lambda *_: calls.append(1))
+    hidden, weight = torch.randn(2, 3, WIDTH), torch.randn(WIDTH, 8 * WIDTH)
+    expected = harm_of(walk(hidden.clone()), block).of(block.second, weight)
+    harm = harm_of(walk(hidden.clone()), block)
+    harm.finish(["first"], ["first", "second"])
+    calls.clear()
+    assert [harm.of(block.second, weight) for _ in range(3)] == [expected] * 3
+    harm.forget()
+    assert "forward" not in block.first.__dict__

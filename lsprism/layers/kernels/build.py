@@ -56,7 +56,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Pointers are passed as numbers; see kernels.cpp."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     loaded.prism_multiply.argtypes = [pointer, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
-    loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int]
+    loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int]
     loaded.prism_offsets.argtypes = [pointer, number, number, pointer]
     loaded.prism_begin_block.argtypes = [pointer] * 7 + [ctypes.c_int, ctypes.c_int]
     loaded.prism_end_block.argtypes = [pointer] * 5 + [ctypes.c_int, ctypes.c_int]

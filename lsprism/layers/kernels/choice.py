@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,14 +25,14 @@ logger = logging.getLogger("lsprism.layers.kernels")
 
 def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
     """The name of the fastest of `ways`, the first unless another is clearly faster; `key` is what `describe` says."""
-    known = _read(_file(usable_levels()[-1]))
+    known = read_cached(_file(usable_levels()[-1]))
     if known.get(key) in ways:
         return known[key]
     seconds = _seconds(ways)
     first, best = next(iter(ways)), min(seconds, key=seconds.__getitem__)
     choice = best if seconds[first] > MARGIN * seconds[best] else first
     known[key] = choice
-    _write(_file(usable_levels()[-1]), known)
+    write_cached(_file(usable_levels()[-1]), known)
     logger.info("%s: %s (%s)", key, choice, ", ".join(f"{name} {s * 1e6:.0f} us" for name, s in seconds.items()))
     return choice
 
@@ -52,7 +53,7 @@ def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesNa
 def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
     """What was chosen; where nothing was measured so far, the best level of instructions, which is tried first."""
     level = usable_levels()[-1]
-    return _read(_file(level)).get(describe(form, shape, budget, values, dtype), level)
+    return read_cached(_file(level)).get(describe(form, shape, budget, values, dtype), level)
 
 
 def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -76,8 +77,8 @@ def _file(level: str) -> Path:
 
 
 @cache
-def _read(path: Path) -> dict[str, str]:
-    """Choice by key; empty where there is no file that can be read. The one dict is what the process knows."""
+def read_cached(path: Path) -> dict[str, Any]:
+    """Entries of a JSON file; empty where there is no file that can be read. The one dict is what the process knows."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -85,7 +86,7 @@ def _read(path: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(path: Path, known: dict[str, str]) -> None:
+def write_cached(path: Path, known: dict[str, Any]) -> None:
     """Whole or absent; a cache that cannot be written is no reason to stop."""
     beside = path.with_suffix(f".{os.getpid()}")
     try:
@@ -93,4 +94,4 @@ def _write(path: Path, known: dict[str, str]) -> None:
         beside.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
         beside.replace(path)
     except OSError:
-        logger.info("The choice of kernels cannot be kept in %s.", path.parent)
+        logger.info("Measurements of this machine cannot be cached in %s.", path.parent)

@@ -50,10 +50,15 @@ class Packed:
         kernels.prism_multiply(self._layer, x.data_ptr(), y.data_ptr(), tokens, DTYPES[self.dtype], threads)
         return y
 
-    def unpack(self, kernels: ctypes.CDLL, first: int, last: int) -> Tensor:
-        """Rows `first` to `last` of the sparse part, dense: [last - first, columns]."""
-        out = torch.empty(last - first, self.columns, dtype=self.dtype)
-        kernels.prism_unpack(self._layer, first, last, out.data_ptr(), DTYPES[self.dtype], torch.get_num_threads())
+    def unpack(self, kernels: ctypes.CDLL, first: int, last: int, out: Tensor | None = None) -> Tensor:
+        """Rows `first` to `last` of the sparse part, dense: [last - first, columns], in the form's dtype.
+
+        `out`: a contiguous tensor to write to, of that dtype or float32.
+        """
+        if out is None:
+            out = torch.empty(last - first, self.columns, dtype=self.dtype)
+        dtypes = DTYPES[self.dtype], DTYPES[out.dtype]
+        kernels.prism_unpack(self._layer, first, last, out.data_ptr(), *dtypes, torch.get_num_threads())
         return out
 
 

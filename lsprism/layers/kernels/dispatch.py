@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,16 +18,26 @@ from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.choice import SMALL, describe, fastest
 from lsprism.layers.kernels.cpu import Packed, readable
+from lsprism.layers.kernels.tiles import empty_tile, tile_rows
 from lsprism.reports import LayerBudget
 
 if TYPE_CHECKING:
     from lsprism.layers.kernels import cuda
 
-FEW_TOKENS = 8  # from here on a matrix is unpacked tile by tile and multiplied by torch
-TILE_BYTES = 1 << 22  # a tile stays in the cache until it is multiplied
+FEW_TOKENS = 8  # above, a matrix is unpacked tile by tile and multiplied by torch
+FEW_CONVERTED = 16  # the same where a tile must be converted to another dtype too
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _chosen = "auto"
+_thread = threading.local()
+
+
+def set_compute_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Products of many tokens on this thread are computed in `dtype` from now on (None: in that of the weights);
+    returns what was set before. See compute.py, which uses it."""
+    before = getattr(_thread, "compute_dtype", None)
+    _thread.compute_dtype = dtype
+    return before
 
 
 @contextmanager
@@ -128,10 +139,12 @@ class Product:
         native = kernels() if self.packed and x.is_cpu and self._matches(x) else None
         if native is None:
             return reference.linear(x, self.form, self.bias)
-        if x.numel() <= FEW_TOKENS * self.packed.columns:
+        compute = getattr(_thread, "compute_dtype", None) or x.dtype
+        few = FEW_TOKENS if compute is x.dtype else FEW_CONVERTED
+        if x.numel() <= few * self.packed.columns:
             return self.packed.multiply(native, x.contiguous())
         if self.packed.sparse:
-            return self._by_tiles(native, x)
+            return self._by_tiles(native, x, compute)
         return reference.linear(x, self.form, self.bias)
 
     def _matches(self, x: Tensor) -> bool:
@@ -148,23 +161,32 @@ class Product:
             return self._card.multiply(x.contiguous())
         return self._with_factors(self._card.multiply_many(x), x)
 
-    def _by_tiles(self, native: ctypes.CDLL, x: Tensor) -> Tensor:
-        """Some rows at a time are unpacked, so that the dense matrix never exists."""
-        packed = self.packed
-        step = max(64, TILE_BYTES // (packed.columns * x.element_size()))
+    def _by_tiles(self, native: ctypes.CDLL, x: Tensor, compute: torch.dtype) -> Tensor:
+        """Some rows at a time are unpacked, so that the dense matrix never exists; products in the dtype `compute`."""
+        packed, bias, given = self.packed, self.bias, x.to(compute)
+        if bias is not None:
+            bias = bias.to(compute)
+        step = tile_rows(packed.columns, compute)
         if step >= packed.rows:
-            y = F.linear(x, packed.unpack(native, 0, packed.rows), self.bias)
-        else:
-            y = x.new_empty((*x.shape[:-1], packed.rows))
-            for first in range(0, packed.rows, step):
-                last = min(first + step, packed.rows)
-                bias = None if self.bias is None else self.bias[first:last]
-                y[..., first:last] = F.linear(x, packed.unpack(native, first, last), bias)
-        return self._with_factors(y, x)
+            return self._with_factors(F.linear(given, self._tile(native, 0, packed.rows, compute), bias), given, x)
+        y = x.new_empty((*x.shape[:-1], packed.rows))
+        for first in range(0, packed.rows, step):
+            last = min(first + step, packed.rows)
+            some = None if bias is None else bias[first:last]
+            y[..., first:last] = F.linear(given, self._tile(native, first, last, compute), some)
+        return self._with_factors(y, given, x)
 
-    def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
-        """y and the low-rank part's product with x, if there is one."""
+    def _tile(self, native: ctypes.CDLL, first: int, last: int, compute: torch.dtype) -> Tensor:
+        """Rows `first` to `last` of the sparse part."""
+        packed = self.packed
+        stored = compute if compute in (packed.dtype, torch.float32) else packed.dtype
+        tile = empty_tile(last - first, packed.columns, stored, torch.device("cpu"))
+        packed.unpack(native, first, last, tile)
+        return tile if stored is compute else tile.to(compute)
+
+    def _with_factors(self, y: Tensor, x: Tensor, like: Tensor | None = None) -> Tensor:
+        """y and the low-rank part's product with x, if there is one, in the dtype of `like` or y."""
         if isinstance(self.form, SparseLowRank):
             left, right = self.form.low_rank.factors()
-            y += F.linear(F.linear(x, right), left)
-        return y
+            y += F.linear(F.linear(x, right.to(x.dtype)), left.to(x.dtype))
+        return y if like is None else y.to(like.dtype)

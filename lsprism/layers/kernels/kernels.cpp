@@ -19,36 +19,54 @@ void multiply(const Layer& layer, const void* x, void* y, int64_t tokens, int th
     }
 }
 
-// V: the format of the values, T: that of the dense row.
-template <class T, class V, bool Safe>
-void unpack_row(const Layer& layer, int64_t row, T* to) {
+// W values of a row as the format that is written. V: the format of the values, T: that of the model, O: of the output.
+template <class T, class V, class O>
+inline void store_row(O* to, typename Lanes<V>::V values, float scale) {
     using L = Lanes<V>;
-    SparseRow<V, Safe> packed(layer, row);
-    T rest[L::W];
-    const float scale = layer.scales ? scale_of<T>(layer.scales, row) : 1.0f;
-    for (int64_t first = 0; first < layer.columns; first += L::W) {
-        const int64_t count = std::min<int64_t>(L::W, layer.columns - first);
-        const auto some = count == L::W ? packed.whole(first) : packed.some(first, int(count));
-        if constexpr (std::is_same_v<T, V>) L::store(rest, some);
-        else store_scaled(rest, some, scale);
-        std::memcpy(to + first, rest, count * sizeof(T));
+    if constexpr (std::is_same_v<O, V>) L::store(to, values);
+    else if constexpr (std::is_same_v<V, Int8>) {
+        T scaled[L::W];
+        store_scaled(scaled, values, scale);
+        for (int i = 0; i < L::W; ++i) to[i] = from_float<O>(to_float(scaled[i]));
+    } else if constexpr (sizeof(values) == L::W * sizeof(float)) std::memcpy(to, &values, sizeof(values));
+    else {
+        V stored[L::W];
+        L::store(stored, values);
+        for (int i = 0; i < L::W; ++i) to[i] = to_float(stored[i]);
     }
 }
 
-template <class T, class V>
-void unpack(const Layer& layer, int64_t from, int64_t to, void* out, int threads) {
+template <class T, class V, class O, bool Safe>
+void unpack_row(const Layer& layer, int64_t row, O* to) {
+    using L = Lanes<V>;
+    SparseRow<V, Safe> packed(layer, row);
+    const float scale = layer.scales ? scale_of<T>(layer.scales, row) : 1.0f;
+    int64_t first = 0;
+    for (; first + L::W <= layer.columns; first += L::W) store_row<T, V, O>(to + first, packed.whole(first), scale);
+    if (first < layer.columns) {
+        O rest[L::W];
+        const int count = int(layer.columns - first);
+        store_row<T, V, O>(rest, packed.some(first, count), scale);
+        std::memcpy(to + first, rest, count * sizeof(O));
+    }
+}
+
+template <class T, class V, class O>
+void unpack_rows(const Layer& layer, int64_t from, int64_t to, void* out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if ((to - from) * layer.columns > kAlone)
     for (int64_t row = from; row < to; ++row) {
-        T* here = static_cast<T*>(out) + (row - from) * layer.columns;
-        if (layer.offsets[row + 1] + Lanes<V>::W <= layer.nonzeros) unpack_row<T, V, true>(layer, row, here);
-        else unpack_row<T, V, false>(layer, row, here);
+        O* here = static_cast<O*>(out) + (row - from) * layer.columns;
+        if (layer.offsets[row + 1] + Lanes<V>::W <= layer.nonzeros) unpack_row<T, V, O, true>(layer, row, here);
+        else unpack_row<T, V, O, false>(layer, row, here);
     }
 }
 
 template <class T>
-void unpack(const Layer& layer, int64_t from, int64_t to, void* out, int threads) {
-    if (layer.scales) unpack<T, Int8>(layer, from, to, out, threads);
-    else unpack<T, T>(layer, from, to, out, threads);
+void unpack(const Layer& layer, int64_t from, int64_t to, void* out, bool wide, int threads) {
+    if (layer.scales && wide) unpack_rows<T, Int8, float>(layer, from, to, out, threads);
+    else if (layer.scales) unpack_rows<T, Int8, T>(layer, from, to, out, threads);
+    else if (wide) unpack_rows<T, T, float>(layer, from, to, out, threads);
+    else unpack_rows<T, T, T>(layer, from, to, out, threads);
 }
 
 }  // namespace
@@ -62,11 +80,13 @@ void prism_multiply(const Layer* layer, const void* x, void* y, int64_t tokens, 
     else multiply<BFloat16>(*layer, x, y, tokens, threads);
 }
 
-// Rows `from` to `to` of a sparse matrix as dense ones, into out [to - from, columns].
-void prism_unpack(const Layer* layer, int64_t from, int64_t to, void* out, int dtype, int threads) {
-    if (dtype == 0) unpack<float>(*layer, from, to, out, threads);
-    else if (dtype == 1) unpack<Float16>(*layer, from, to, out, threads);
-    else unpack<BFloat16>(*layer, from, to, out, threads);
+// Rows `from` to `to` of a sparse matrix as dense ones, into out [to - from, columns] of the dtype `out_dtype`: that of
+// the layer, or float32.
+void prism_unpack(const Layer* layer, int64_t from, int64_t to, void* out, int dtype, int out_dtype, int threads) {
+    const bool wide = out_dtype == 0;
+    if (dtype == 0) unpack<float>(*layer, from, to, out, wide, threads);
+    else if (dtype == 1) unpack<Float16>(*layer, from, to, out, wide, threads);
+    else unpack<BFloat16>(*layer, from, to, out, wide, threads);
 }
 
 // The two parts of a decoder block for one token; see block.h.

@@ -19,9 +19,9 @@ def folder(tmp_path, monkeypatch):
     if shutil.which("c++"):
         build.library(build.usable_levels()[-1])  # from the usual cache
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
-    choice._read.cache_clear()
+    choice.read_cached.cache_clear()
     yield tmp_path / "cache"
-    choice._read.cache_clear()
+    choice.read_cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_what_is_known_is_not_measured_again(folder, ways):
     for _ in range(2):
         calls = []
         assert choice.fastest(KEY, ways(1, 4, calls)) == "second" and not calls
-        choice._read.cache_clear()  # as in another process
+        choice.read_cached.cache_clear()  # as in another process
     (path,) = folder.glob("choices-*.json")
     assert json.loads(path.read_text()) == {KEY: "second"}
 
@@ -70,7 +70,7 @@ def test_a_damaged_file_or_a_way_that_is_no_more_is_measured_anew(folder, ways):
     (path,) = folder.glob("choices-*.json")
     for text in ("{", "[1]", json.dumps({KEY: "third"})):
         path.write_text(text)
-        choice._read.cache_clear()
+        choice.read_cached.cache_clear()
         assert choice.fastest(KEY, ways(1, 4)) == "first"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lsprism.errors import DamagedError, SpecError
 from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
 from lsprism.layers.int8 import to_int8
-from lsprism.layers.kernels import build, dispatch, reference
+from lsprism.layers.kernels import build, dispatch, reference, tiles
 from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.models.surgery import set_tensor
 
@@ -104,7 +104,7 @@ def test_int8_rows_as_long_and_inputs_as_uneven_as_they_come(level, dtype):
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", EPSILON, ids=str)
 def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeypatch):
-    monkeypatch.setattr(dispatch, "TILE_BYTES", 1)  # tiles of 64 rows
+    monkeypatch.setattr(tiles, "TILE_BYTES", 1)  # tiles of 64 rows
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(150, 45).to(dtype), torch.rand(150, 45) < 0.5)
     form = to_int8(form) if int8 else form

@@ -1,0 +1,138 @@
+"""Computes products of many tokens in another dtype than the one that weights are stored in.
+
+Weights, hidden states and artifacts keep the model's dtype (the storage dtype). A CPU without bfloat16 instructions
+multiplies large matrices four to seven times slower in bfloat16 than in float32. So inside `computing_in`, operands of
+a product are converted to the compute dtype and the result is converted back. A weight is converted one tile at a time
+into a buffer that is used again, so no second copy of a layer exists.
+
+This works for any model: products are intercepted where torch dispatches them, not in the model's code.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lsprism.layers.forms import Dense
+from lsprism.layers.kernels.cpu import Packed, readable
+from lsprism.layers.kernels.dispatch import FEW_CONVERTED, kernels, set_compute_dtype
+from lsprism.layers.kernels.tiles import tile_of, tile_rows
+
+REDUCED = (torch.bfloat16, torch.float16)
+
+# Products of two operands or more: all of them are converted, and the result is converted back.
+_PRODUCTS = {
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    torch.einsum,
+    torch.conv1d,
+    F.conv1d,
+    F.scaled_dot_product_attention,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    Tensor.mm,
+    Tensor.bmm,
+    Tensor.addmm,
+    Tensor.baddbmm,
+    *(getattr(owner, name) for owner, name in ((torch, "_grouped_mm"), (F, "grouped_mm")) if hasattr(owner, name)),
+}
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, on this thread, products of bfloat16 or float16 tensors are computed in `dtype`; None changes nothing.
+
+    For forward passes over many tokens. A single token is read faster without it, since its products wait for memory.
+    """
+    if dtype is None:
+        yield
+        return
+    before = set_compute_dtype(dtype)
+    try:
+        with _ConvertedProducts(dtype):
+            yield
+    finally:
+        set_compute_dtype(before)
+
+
+class _ConvertedProducts(TorchFunctionMode):
+    """Replaces the products that are called while it is active."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self._input: tuple[Tensor, int, Tensor] | None = None  # the last one, its version, and its conversion
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
+        if func in _PRODUCTS:
+            return self._product(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _product(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        stored = next(filter(None, map(self._converted_from, (*args, *kwargs.values()))), None)
+        if stored is None:
+            return func(*args, **kwargs)
+        found = func(*map(self._convert, args), **{name: self._convert(value) for name, value in kwargs.items()})
+        return found.to(stored)
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+        """x [..., columns], weight [rows, columns] -> [..., rows]."""
+        if self._converted_from(input) is None or self._converted_from(weight) is None:
+            return F.linear(input, weight, bias)
+        learns = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        if learns or type(input) is not Tensor or weight.layout is not torch.strided or not input.numel():
+            return self._product(F.linear, (input, weight, bias), {})
+        few = _multiply_few(input, weight, bias)
+        return self._by_tiles(input, weight, bias) if few is None else few
+
+    def _by_tiles(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows, columns = weight.shape
+        wide = self._convert_input(x)
+        bias = None if bias is None else bias.to(self.dtype)
+        step = tile_rows(columns, self.dtype)
+        if step >= rows:
+            return F.linear(wide, tile_of(weight, self.dtype), bias).to(x.dtype)
+        y = x.new_empty(*x.shape[:-1], rows)
+        for first in range(0, rows, step):
+            some = slice(first, first + step)
+            y[..., some] = F.linear(wide, tile_of(weight[some], self.dtype), None if bias is None else bias[some])
+        return y
+
+    def _convert_input(self, x: Tensor) -> Tensor:
+        """Query, key and value, or gate and up, are given the very same tensor."""
+        version = 0 if x.is_inference() else x._version  # an inference tensor has none
+        if self._input is None or self._input[0] is not x or self._input[1] != version:
+            self._input = x, version, x.to(self.dtype)
+        return self._input[2]
+
+    def _converted_from(self, value: Any) -> torch.dtype | None:
+        """The dtype of a tensor that is to be converted."""
+        known = isinstance(value, Tensor) and value.dtype in REDUCED and value.dtype is not self.dtype
+        return value.dtype if known else None
+
+    def _convert(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):  # operands of einsum
+            return type(value)(map(self._convert, value))
+        return value if self._converted_from(value) is None else value.to(self.dtype)
+
+
+def _multiply_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """By our kernels, which accumulate in float32; None where there are too many tokens for them, or no kernels."""
+    native = kernels() if x.numel() <= FEW_CONVERTED * x.shape[-1] and x.is_cpu and x.dtype is weight.dtype else None
+    form = Dense(weight)
+    if native is None or not readable(form, bias):
+        return None
+    return Packed(native, form, bias).multiply(native, x.contiguous())
