@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lsprism.artifact.target import check_target, known_compute_dtype, staged_by
 from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, draft
+from lsprism.engine.plan import Draft, computed_in, draft
 from lsprism.engine.run import batch_tokens, run
 from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
@@ -218,7 +217,7 @@ def _with_known_compute(spec: CompressSpec, plan: Draft) -> tuple[Draft, str]:
     if known is None or known == _name(plan.compute):
         return plan, ""
     notice = f"Products are computed in {known}, as before the run was stopped; {_name(plan.compute)} is faster here."
-    return replace(plan, compute=pick_compute_dtype(known, plan.dtype, plan.device)), notice
+    return computed_in(plan, spec, pick_compute_dtype(known, plan.dtype, plan.device)), notice
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -29,7 +29,7 @@ class Notice(_Event):
 
 
 class Progress(_Event):
-    """How far the work is. `block` counts from 1; `eta_s` is None until one block has been timed."""
+    """How far the work is. `block` counts from 1; `eta_s` is None while the remaining time is not known."""
 
     kind: Literal["progress"] = "progress"
     step: str
@@ -61,20 +61,25 @@ Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discri
 
 
 class BlockClock:
-    """Honest remaining time: the mean of the blocks timed so far in this process, nothing before the first."""
+    """Remaining time by the mean of the blocks timed so far in this process.
 
-    def __init__(self, blocks: int, done: int = 0) -> None:
+    `predicted`: seconds of a block, used before the first one is done; None: then there is no remaining time.
+    `after`: predicted seconds of what follows the blocks.
+    """
+
+    def __init__(self, blocks: int, done: int = 0, predicted: float | None = None, after: float = 0.0) -> None:
         self.blocks, self.done = blocks, done
+        self.predicted, self.after = predicted, after
         self.started = self.block_started = time.monotonic()
         self.timed: list[float] = []
 
     def progress(self, step: str, part: float) -> Progress:
         """`part` in [0, 1]: share of the current block that is done."""
         eta = None
-        if self.timed:
-            mean = sum(self.timed) / len(self.timed)
+        mean = sum(self.timed) / len(self.timed) if self.timed else self.predicted
+        if mean is not None:
             inside = min(mean, time.monotonic() - self.block_started)
-            eta = max(0.0, mean * (self.blocks - self.done) - inside)
+            eta = max(0.0, mean * (self.blocks - self.done) - inside) + self.after
         return Progress(
             step=step,
             block=min(self.done + 1, self.blocks),

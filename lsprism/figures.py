@@ -16,7 +16,24 @@ class Figure(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=(), ser_json_inf_nan="strings")
 
 
-class WordPerplexityFigure(Figure):
+class ModelFigure(Figure):
+    """Of a model that reads text. Products of many tokens may be computed in another dtype than the weights'."""
+
+    dtype: str
+    compute_dtype: str = ""  # empty: the same
+
+    @property
+    def dtypes(self) -> str:
+        """Both, in words."""
+        return name_dtypes(self.dtype, self.compute_dtype)
+
+
+def name_dtypes(dtype: str, compute_dtype: str) -> str:
+    """'bfloat16', or 'bfloat16, products computed in float32'."""
+    return dtype if compute_dtype in ("", dtype) else f"{dtype}, products computed in {compute_dtype}"
+
+
+class WordPerplexityFigure(ModelFigure):
     """Perplexity per word: it can be compared between models with different tokenizers."""
 
     value: float
@@ -28,7 +45,6 @@ class WordPerplexityFigure(Figure):
     context: int
     prefix: Literal["BOS", "EOS"]  # the token before each document
     text: str
-    dtype: str
     device: str
 
     @computed_field
@@ -40,12 +56,12 @@ class WordPerplexityFigure(Figure):
         return (
             f"Word perplexity as lm-eval defines it: exp(NLL / words) over {self.words:,} words separated by white"
             f" space ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each"
-            f" document alone, after one {self.prefix}, in rolling windows of {self.context:,} tokens; {self.dtype} on"
-            f" {self.device}."
+            f" document alone, after one {self.prefix}, in rolling windows of {self.context:,} tokens; {self.dtypes}"
+            f" on {self.device}."
         )
 
 
-class PerplexityFigure(Figure):
+class PerplexityFigure(ModelFigure):
     """exp of the mean negative log-likelihood over all predicted tokens of consecutive windows."""
 
     value: float
@@ -56,7 +72,6 @@ class PerplexityFigure(Figure):
     context: int  # tokens per window
     text: str  # its name and split
     bos: bool  # the tokenizer put a beginning-of-text token before the text
-    dtype: str
     device: str
 
     @computed_field
@@ -67,11 +82,11 @@ class PerplexityFigure(Figure):
     def protocol(self) -> str:
         return (
             f"Perplexity: exp(mean NLL) over {self.tokens:,} predicted tokens of {self.text},"
-            f" {_cut(self)}; {self.dtype} on {self.device}."
+            f" {_cut(self)}; {self.dtypes} on {self.device}."
         )
 
 
-class AgreementFigure(Figure):
+class AgreementFigure(ModelFigure):
     """How close a model's next-token distributions are to the baseline's, on the same text."""
 
     kl: float  # mean KL(baseline || model), nats per token
@@ -83,7 +98,7 @@ class AgreementFigure(Figure):
     text: str
     bos: bool
     baseline_dtype: str
-    dtype: str
+    baseline_compute_dtype: str = ""
     device: str
 
     @computed_field
@@ -95,11 +110,12 @@ class AgreementFigure(Figure):
         return (
             f"Next-token agreement, teacher-forced on {self.tokens:,} tokens of {self.text}, {_cut(self)}:"
             f" mean KL(baseline || model) in nats per token, and the share of equal likeliest tokens;"
-            f" baseline in {self.baseline_dtype}, model in {self.dtype}, on {self.device}."
+            f" baseline in {name_dtypes(self.baseline_dtype, self.baseline_compute_dtype)}, model in"
+            f" {self.dtypes}, on {self.device}."
         )
 
 
-class SpeedFigure(Figure):
+class SpeedFigure(ModelFigure):
     """How fast one model answers a prompt of one length."""
 
     model: str
@@ -107,7 +123,6 @@ class SpeedFigure(Figure):
     new_tokens: int
     first_token_runs_s: list[float]  # one per repetition: prefill and the choice of the first token
     tokens_per_s_runs: list[float]  # one per repetition: tokens after the first / their time
-    dtype: str
     device: str
     threads: int
     peak_memory_bytes: int | None = None  # None: not measured
@@ -126,7 +141,7 @@ class SpeedFigure(Figure):
         peak = "; peak memory in a process of its own, less one that only imports" if self.peak_memory_bytes else ""
         if peak and self.device.startswith("cuda"):
             peak = "; peak memory that PyTorch took on the device, in a process of its own"
-        return f"Speed: {_timing(self)}; {self.dtype} on {self.device}, {_count(self.threads, 'thread')}{peak}."
+        return f"Speed: {_timing(self)}; {self.dtypes} on {self.device}, {_count(self.threads, 'thread')}{peak}."
 
 
 class SpeedComparison(Figure):
@@ -170,7 +185,8 @@ class SpeedComparison(Figure):
         turn = "in turn (A B A B) in one process" if self.in_turn else "each loaded alone, as both did not fit"
         return (
             f"Ratio of decode speeds, compressed / baseline, median and spread of {len(self.ratios)} pairs measured"
-            f" {turn}: {_timing(b)}; {b.model} in {b.dtype} against {a.model} in {a.dtype} on {b.device},"
+            f" {turn}: {_timing(b)}; {b.model} in {b.dtypes} against"
+            f" {a.model} in {a.dtypes} on {b.device},"
             f" {_count(b.threads, 'thread')}."
         )
 
@@ -225,7 +241,7 @@ class SizeFigure(Figure):
         )
 
 
-class ZeroShotFigure(Figure):
+class ZeroShotFigure(ModelFigure):
     """Accuracies on multiple-choice tasks, as lm-eval computes them."""
 
     accuracy: dict[str, float]  # task -> acc_norm, or acc where a task has no other
@@ -234,7 +250,6 @@ class ZeroShotFigure(Figure):
     examples: dict[str, int]  # task -> number of examples
     limit: int | None  # examples per task at most; None: all
     version: str  # of lm-eval
-    dtype: str
     device: str
 
     @computed_field
@@ -245,7 +260,7 @@ class ZeroShotFigure(Figure):
     def protocol(self) -> str:
         tasks = ", ".join(f"{task} ({self.metric[task]}, {self.examples[task]:,})" for task in self.accuracy)
         limit = "all examples" if self.limit is None else f"the first {self.limit:,} examples of each (a subset)"
-        return f"Zero-shot accuracy by lm-eval {self.version}: {tasks}; {limit}; {self.dtype} on {self.device}."
+        return f"Zero-shot accuracy by lm-eval {self.version}: {tasks}; {limit}; {self.dtypes} on {self.device}."
 
 
 def _part(count: int, of: int, what: str) -> str:

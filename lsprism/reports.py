@@ -123,6 +123,17 @@ class Memory(Record):
         return max(reading, self.block + self.statistics + self.workspace, self.healing)
 
 
+class Duration(Record):
+    """Predicted seconds of a compression on this machine."""
+
+    sensitivity: float  # of the pass that the allocation rule needs first; 0 where there is none
+    blocks: float
+
+    @property
+    def total(self) -> float:
+        return self.sensitivity + self.blocks
+
+
 class Plan(Record):
     """A table of decisions, made from the model's config and what earlier runs learnt of it."""
 
@@ -131,6 +142,7 @@ class Plan(Record):
     sparsity: float
     budget: str  # the rule
     dtype: str
+    compute_dtype: str = ""  # of products of many tokens
     device: str
     sites: list[SitePlan]
     left_alone: list[LeftAlone]
@@ -141,6 +153,7 @@ class Plan(Record):
     dense_stored_bytes: int  # the same model, uncompressed, in the same dtype
     memory: Memory
     disk_bytes: int  # needed in the target's file system while working
+    duration: Duration | None = None  # None: not known for this device
     notes: list[str] = []  # what is not as it was asked, or not known
 
     @property

@@ -25,7 +25,7 @@ class Line:
         return (
             f"{figure.prompt_tokens:,}",
             self.label,
-            figure.dtype,
+            figure.dtypes,
             f"{figure.first_token_s:.3f}",
             f"{figure.tokens_per_s:.1f}",
             ratio,

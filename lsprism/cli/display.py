@@ -1,5 +1,6 @@
 """Events on standard error: lines that stay, and below them, on a terminal, a bar that moves."""
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -7,6 +8,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from lsprism import events as ev
+
+# Where there is no bar, a line says how far the work is: the first one after FIRST_S of a stage.
+FIRST_S, QUIET_S = 10, 30
 
 # Without markup and emoji: a path may hold '[/]' or ':x:'.
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -36,6 +40,7 @@ class Display:
         self.task = self.bar.add_task("", total=None, state="")
         self.stage = ""
         self.left = ""
+        self.due = 0.0  # when the next line is, on the clock time.monotonic
 
     def __enter__(self) -> "Display":
         self.bar.start()
@@ -47,7 +52,7 @@ class Display:
     def show(self, event: ev.Event) -> None:
         match event:
             case ev.Stage(name=name, detail=detail):
-                self.stage = name
+                self.stage, self.due = name, time.monotonic() + FIRST_S
                 say(name, "bold", f"  {detail}")
                 self.bar.remove_task(self.task)
                 self.task = self.bar.add_task(name, total=None, state="")
@@ -56,7 +61,12 @@ class Display:
             case ev.Progress():
                 self.left = remaining(event.eta_s)
                 self.bar.update(self.task, total=1.0, completed=event.fraction, **self._words(event))
+                if not self.moving and time.monotonic() >= self.due:
+                    self.due = time.monotonic() + QUIET_S
+                    line = f"  {event.step} {event.block}/{event.of}  {event.fraction:.0%}"
+                    say("  ".join(part for part in (line, self.left) if part))
             case ev.BlockDone() if not self.moving:
+                self.due = time.monotonic() + QUIET_S
                 line = f"  block {event.block}/{event.of}  {event.seconds:.1f} s"
                 say("  ".join(part for part in (line, worst(event), self.left) if part))
 

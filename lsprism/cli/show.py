@@ -109,9 +109,18 @@ def _totals(report: Plan) -> Table:
         *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
         *_expected(report.mean_error),
         ("disk while compressing", size(report.disk_bytes)),
+        *_time(report),
         ("peak memory while compressing", size(report.memory.total)),
         *_parts(report.memory),
     )
+
+
+def _time(report: Plan) -> list[tuple[str, str]]:
+    if report.duration is None:
+        return []
+    minutes = report.duration.total / 60
+    about = f"about {minutes:.0f} min" if minutes >= 1.5 else f"about {report.duration.total:.0f} s"
+    return [("time on this machine", f"{about}, products computed in {report.compute_dtype}")]
 
 
 def _kernels(sites: list[SitePlan]) -> str:

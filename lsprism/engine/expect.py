@@ -6,6 +6,8 @@ SparseGPT: 0.5 and 3.8; hybrid: 1.5 and 5.1). Hybrid, shares by harm, by runs as
 inputs only, and a part of the rows. The others are layers of small errors; one o_proj is foretold 2.6 times its error.
 """
 
+from dataclasses import replace
+
 from lsprism.budgets import BUDGETS
 from lsprism.budgets.allot import allot
 from lsprism.budgets.curves import foretold
@@ -23,10 +25,19 @@ def expecting(spec: PlanSpec, draft: Draft) -> Plan:
     notes = []
     if BUDGETS[spec.rule].learns:
         if traits := known_traits(spec, draft):
-            draft = shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits))
+            draft = _without_sensitivity(shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits)))
         else:
             notes.append(UNSETTLED.format(spec.rule))
     return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
+
+
+def _without_sensitivity(draft: Draft) -> Draft:
+    """Its pass is not needed again."""
+    duration = draft.plan.duration
+    if duration is None:
+        return draft
+    known = {"duration": duration.model_copy(update={"sensitivity": 0.0})}
+    return replace(draft, plan=draft.plan.model_copy(update=known))
 
 
 def remember(spec: PlanSpec, draft: Draft, layers: list[LayerReport]) -> None:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_name, tensor_bytes
 from lsprism.budgets.allot import allot
 from lsprism.budgets.cost import form_bytes
+from lsprism.engine.duration import predict_duration
 from lsprism.engine.memory import bound_heap, estimate, trim_heap
 from lsprism.layers.compute_dtype import pick_compute_dtype
 from lsprism.layers.modules import empty_form
@@ -50,13 +51,24 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     anatomy = dissect(model)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
     compute = pick_compute_dtype(spec.compute_dtype, dtype, device)
-    return Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
+    drafted = Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
+    return computed_in(drafted, spec, compute)
+
+
+def computed_in(drafted: Draft, spec: PlanSpec, compute: torch.dtype) -> Draft:
+    """The same with products of many tokens in the dtype `compute`."""
+    known = {"compute_dtype": str(compute).removeprefix("torch.")}
+    if drafted.device.type == "cpu":
+        known["duration"] = predict_duration(spec, drafted.model, drafted.anatomy, compute)
+    return replace(drafted, compute=compute, plan=drafted.plan.model_copy(update=known))
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
     """The same with other budgets: site name -> what it may keep."""
     of = drafted.model, drafted.anatomy, drafted.device
     plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
+    known = {"compute_dtype": drafted.plan.compute_dtype, "duration": drafted.plan.duration}
+    plan = plan.model_copy(update=known)
     return replace(drafted, plan=plan, outside=outside, blocks=blocks)
 
 

@@ -51,7 +51,8 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         started -= last.seconds
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
-        clock = BlockClock(count, done=min(last.next_block, count))
+        duration = draft.plan.duration
+        clock = BlockClock(count, min(last.next_block, count), duration and duration.blocks / count)
         for index in range(clock.done, count):
             fresh = yield from work.block(index, clock)
             layers = [*layers, *fresh]

@@ -71,7 +71,7 @@ def _place(spec: PlanSpec, draft: Draft) -> Known:
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:
     """Events, and the traits of each block's sites, but for the first `known_sites`."""
     rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
-    clock, tokens = BlockClock(draft.anatomy.count), tokens[: rule.samples]
+    clock, tokens = _clock(draft), tokens[: rule.samples]
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
@@ -89,6 +89,14 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
             feed.release(index)
             trim_heap()
         clock.block_done()
+
+
+def _clock(draft: Draft) -> BlockClock:
+    """Its remaining time includes the compression that follows."""
+    count, duration = draft.anatomy.count, draft.plan.duration
+    if duration is None:
+        return BlockClock(count)
+    return BlockClock(count, predicted=duration.sensitivity / count, after=duration.blocks)
 
 
 def _learn(

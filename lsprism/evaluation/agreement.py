@@ -15,6 +15,7 @@ from lsprism.evaluation.likelihood import is_plain, logit_chunks, require_number
 from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.windows import Windows, require_context
 from lsprism.figures import AgreementFigure
+from lsprism.layers.compute_dtype import name_compute_dtype
 from lsprism.models.load import LoadedModel, load_tokenizer
 from lsprism.reports import ModelSource
 
@@ -39,7 +40,9 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
         text=windows.text,
         bos=windows.bos,
         baseline_dtype=str(baseline.dtype).removeprefix("torch."),
+        baseline_compute_dtype=name_compute_dtype(baseline.model),
         dtype=str(loaded.dtype).removeprefix("torch."),
+        compute_dtype=name_compute_dtype(loaded.model),
         device=str(loaded.device),
     )
 

@@ -23,6 +23,7 @@ from lsprism.evaluation.tasks import Task, load_task
 from lsprism.evaluation.windows import QUICK_WINDOWS, Windows, first, require_context, usual_context, windows_of
 from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
+from lsprism.layers.compute_dtype import requested_compute_dtype
 from lsprism.layers.kernels.dispatch import chosen
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.specs import MeasureSpec
@@ -107,6 +108,8 @@ class Evaluation:
     ) -> Part[T]:
         key |= {"measure": measure, "model": side.fingerprint, "dtype": side.dtype, "device": side.device}
         key |= {"kernel": chosen()} if chosen() != "auto" else {}
+        compute = requested_compute_dtype()
+        key |= {"compute_dtype": compute} if compute != "auto" else {}
         return self.ledger.once(kind, key, lambda: steps(side))
 
     @property

@@ -12,6 +12,7 @@ from lsprism.artifact.finish import peak_memory
 from lsprism.errors import WorkError
 from lsprism.evaluation.profile import answer
 from lsprism.figures import SpeedFigure
+from lsprism.layers.compute_dtype import requested_compute_dtype, using_compute_dtype
 from lsprism.models.load import load
 from lsprism.reports import ModelSource, Record
 
@@ -29,6 +30,7 @@ class Work(Record):
     dtype: str
     prompt_tokens: int
     new_tokens: int
+    compute_dtype: str = "auto"
 
 
 def with_peak_memory(figure: SpeedFigure, source: ModelSource) -> SpeedFigure:
@@ -43,6 +45,7 @@ def with_peak_memory(figure: SpeedFigure, source: ModelSource) -> SpeedFigure:
         dtype=figure.dtype,
         prompt_tokens=figure.prompt_tokens,
         new_tokens=figure.new_tokens,
+        compute_dtype=requested_compute_dtype(),
     )
     peak = _child(AT_WORK, work.model_dump_json())
     if peak and not figure.device.startswith("cuda"):
@@ -54,7 +57,8 @@ def peak_of(work: Work) -> int:
     """Do the work; the highest memory of this process so far, bytes: on CUDA the device's, else VmHWM."""
     loaded = load(work.source, work.device, work.dtype)
     vocabulary = loaded.model.config.get_text_config().vocab_size
-    answer(loaded, (torch.arange(work.prompt_tokens) % vocabulary)[None], work.new_tokens)
+    with using_compute_dtype(work.compute_dtype):
+        answer(loaded, (torch.arange(work.prompt_tokens) % vocabulary)[None], work.new_tokens)
     return torch.cuda.max_memory_allocated(loaded.device) if loaded.device.type == "cuda" else peak_memory()
 
 

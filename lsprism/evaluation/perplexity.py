@@ -10,6 +10,7 @@ from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_ex
 from lsprism.evaluation.steps import Steps, counted, finished
 from lsprism.evaluation.windows import Windows, require_context
 from lsprism.figures import PerplexityFigure
+from lsprism.layers.compute_dtype import name_compute_dtype
 
 
 def perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityFigure:
@@ -36,6 +37,7 @@ def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps
         text=windows.text,
         bos=windows.bos,
         dtype=str(model.dtype).removeprefix("torch."),
+        compute_dtype=name_compute_dtype(model),
         device=str(model.device),
     )
 

@@ -15,6 +15,7 @@ from lsprism.evaluation.steps import Steps, counted
 from lsprism.figures import DtypeSpeeds, SpeedFigure
 from lsprism.generation.clock import Timing
 from lsprism.generation.stream import context_length, generate
+from lsprism.layers.compute_dtype import name_compute_dtype
 from lsprism.models.load import DTYPES, LoadedModel, load, pick_device
 from lsprism.reports import ModelSource
 from lsprism.specs import GenerateSpec
@@ -129,6 +130,7 @@ def _figure(side: LoadedModel, length: int, settings: SpeedSettings, timings: li
         first_token_runs_s=[timing.first_token_s for timing in timings],
         tokens_per_s_runs=[timing.tokens_per_s for timing in timings],
         dtype=str(side.dtype).removeprefix("torch."),
+        compute_dtype=name_compute_dtype(side.model),
         device=str(side.device),
         threads=torch.get_num_threads(),
     )

@@ -19,6 +19,7 @@ from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_ex
 from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.windows import require_context
 from lsprism.figures import WordPerplexityFigure
+from lsprism.layers.compute_dtype import name_compute_dtype
 from lsprism.models.load import LoadedModel
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
@@ -56,6 +57,7 @@ def measuring(loaded: LoadedModel, documents: Documents, context: int) -> Steps[
         prefix=name,
         text=documents.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
+        compute_dtype=name_compute_dtype(loaded.model),
         device=str(loaded.device),
     )
 

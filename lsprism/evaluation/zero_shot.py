@@ -10,7 +10,7 @@ from lsprism.calibration.hub_text import hub_errors
 from lsprism.errors import SpecError
 from lsprism.evaluation.steps import Steps, counted
 from lsprism.figures import ZeroShotFigure
-from lsprism.layers.compute_dtype import reading_many
+from lsprism.layers.compute_dtype import name_compute_dtype, reading_many
 from lsprism.models.load import LoadedModel
 
 EXTRA = "lm-eval~=0.4.13"
@@ -42,6 +42,7 @@ def measuring(
         limit=limit,
         version=_version(),
         dtype=str(loaded.dtype).removeprefix("torch."),
+        compute_dtype=name_compute_dtype(loaded.model),
         device=str(loaded.device),
     )
 

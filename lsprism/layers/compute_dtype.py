@@ -37,6 +37,11 @@ def using_compute_dtype(name: str) -> Iterator[None]:
         _requested = before
 
 
+def requested_compute_dtype() -> str:
+    """What `using_compute_dtype` was given."""
+    return _requested
+
+
 def reading_many(model: PreTrainedModel) -> AbstractContextManager[None]:
     """For a forward pass of a loaded model over many tokens, on this thread."""
     return computing_in(compute_dtype_of(model))
@@ -45,6 +50,11 @@ def reading_many(model: PreTrainedModel) -> AbstractContextManager[None]:
 def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
     """What products of many tokens are computed in, as requested for the process."""
     return pick_compute_dtype(_requested, model.dtype, model.device)
+
+
+def name_compute_dtype(model: PreTrainedModel) -> str:
+    """The same, as reports name it."""
+    return _name(compute_dtype_of(model))
 
 
 def pick_compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 
 from lsprism.charts.units import amount, duration, size
-from lsprism.reports import Memory, Plan
+from lsprism.reports import Duration, Memory, Plan
 from lsprism.runs import Run
 from lsprism.specs import CalibrationSpec, PlanSpec
 
@@ -43,7 +43,7 @@ def estimate(plan: Plan, free_bytes: int, before_s: float | None, free_on_card: 
             f"{amount(plan.kept_parameters)} of {amount(plan.model_parameters)}",
             "Of the whole model: embeddings and norms are never touched.",
         ),
-        _tile("Time", *_time(before_s), "How long it takes is only known once a block has been timed."),
+        _tile("Time", *_time(before_s, plan.duration), "By this machine's measured speed, or by the last similar run."),
     ]
     card = "" if free_on_card is None else _room(f"On {plan.device}", plan.memory.on_device, free_on_card)
     if (error := plan.mean_error) is not None:
@@ -83,11 +83,12 @@ def _tokens(spec: CalibrationSpec) -> int:
     return spec.samples * spec.length
 
 
-def _time(before_s: float | None) -> tuple[str, str]:
-    if before_s is None:
-        return "—", "known after the first block"
-    about = f"{round(before_s / 60)} min" if before_s >= 90 else duration(before_s)
-    return f"≈ {about}", "as the last such run here"
+def _time(before_s: float | None, predicted: Duration | None) -> tuple[str, str]:
+    seconds = before_s or (predicted and predicted.total)
+    if seconds is None:
+        return "—", "available after the first block"
+    about = f"{round(seconds / 60)} min" if seconds >= 90 else duration(seconds)
+    return f"≈ {about}", "based on the last similar run" if before_s else "predicted for this machine"
 
 
 def _tile(name: str, value: str, more: str, hint: str) -> str:

@@ -29,7 +29,7 @@ def tokenizer(tiny_folder):
 class Scripted:
     """A model that says `script` token by token, calls `work` for each, and counts its calls."""
 
-    device = torch.device("cpu")
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, script, eos=2, context=256, work=lambda: None):
         self.script, self.work, self.calls = script, work, 0
