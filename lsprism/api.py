@@ -21,7 +21,7 @@ from lsprism.artifact.target import check_target, known_compute_dtype, staged_by
 from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, computed_in, draft
+from lsprism.engine.plan import Draft, draft
 from lsprism.engine.run import batch_tokens, run
 from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
@@ -29,7 +29,7 @@ from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.layers.compute_dtype import pick_compute_dtype, using_compute_dtype
+from lsprism.layers.compute_dtype import using_compute_dtype
 from lsprism.layers.kernels.choice import recorded
 from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
@@ -217,7 +217,7 @@ def _with_known_compute(spec: CompressSpec, plan: Draft) -> tuple[Draft, str]:
     if known is None or known == _name(plan.compute):
         return plan, ""
     notice = f"Products are computed in {known}, as before the run was stopped; {_name(plan.compute)} is faster here."
-    return computed_in(plan, spec, pick_compute_dtype(known, plan.dtype, plan.device)), notice
+    return draft(spec.model_copy(update={"compute_dtype": known}), plan.plan.source), notice
 
 
 def _name(dtype: torch.dtype) -> str:

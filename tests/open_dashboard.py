@@ -58,7 +58,8 @@ def _wait(url: str, process: subprocess.Popen, out: Path) -> None:
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
+        missing = "no chromium on this machine (Debian: apt-get install chromium)"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as started:

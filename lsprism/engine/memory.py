@@ -13,13 +13,16 @@ from lsprism.budgets import BUDGETS
 from lsprism.calibration.hub_text import MOST_CHARACTERS
 from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.errors import WorkError
+from lsprism.layers.kernels.tiles import TILE_BYTES
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
 from lsprism.reports import LinearSite, Memory
 from lsprism.specs import PlanSpec
 
 
-def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: list[int]) -> Memory:
+def estimate(
+    spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: list[int], compute: torch.dtype
+) -> Memory:
     """`outside`: bytes of the files outside the blocks. Checked against the peak of real runs, see tests/bench."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
     tokens = spec.calibration.samples * spec.calibration.length
@@ -30,6 +33,8 @@ def estimate(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: 
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
     if METHODS[spec.method].anchor > 0:  # inputs of both streams, and both as float32
         activations = max(activations, batch * widest * 2 * (size + 4))
+    if compute.itemsize > size:  # input and output of one layer, and a tile of its weight, in the compute dtype
+        activations += batch * max(site.rows + site.columns for site in sites) * compute.itemsize + TILE_BYTES
     gram = METHODS[spec.method].needs_gram
     of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
     matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
@@ -103,7 +108,7 @@ def bound_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**28)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
 
 
 def trim_heap() -> None:

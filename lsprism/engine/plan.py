@@ -49,42 +49,31 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     model = skeleton(source.folder, dtype)
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
-    plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
     compute = pick_compute_dtype(spec.compute_dtype, dtype, device)
-    drafted = Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
-    return computed_in(drafted, spec, compute)
-
-
-def computed_in(drafted: Draft, spec: PlanSpec, compute: torch.dtype) -> Draft:
-    """The same with products of many tokens in the dtype `compute`."""
-    known = {"compute_dtype": str(compute).removeprefix("torch.")}
-    if drafted.device.type == "cpu":
-        known["duration"] = predict_duration(spec, drafted.model, drafted.anatomy, compute)
-    return replace(drafted, compute=compute, plan=drafted.plan.model_copy(update=known))
+    plan, outside, blocks = _plan(spec, source, (model, anatomy, device, compute), allot(spec, anatomy.sites))
+    return Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
     """The same with other budgets: site name -> what it may keep."""
-    of = drafted.model, drafted.anatomy, drafted.device
+    of = drafted.model, drafted.anatomy, drafted.device, drafted.compute
     plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
-    known = {"compute_dtype": drafted.plan.compute_dtype, "duration": drafted.plan.duration}
-    plan = plan.model_copy(update=known)
     return replace(drafted, plan=plan, outside=outside, blocks=blocks)
 
 
 def _plan(
     spec: PlanSpec,
     source: ModelSource,
-    of: tuple[PreTrainedModel, Anatomy, torch.device],
+    of: tuple[PreTrainedModel, Anatomy, torch.device, torch.dtype],
     budgets: dict[str, LayerBudget],
 ) -> tuple[Plan, list[Layout], list[Layout]]:
     """The table, and what each file will hold: those outside the blocks, and the blocks' own."""
-    model, anatomy, device = of
+    model, anatomy, device, compute = of
     dtype = model.dtype
     sites = [_site_plan(site, budgets[site.name], spec, dtype) for site in anatomy.sites]
     outside, blocks = _layouts(model, anatomy, sites)
     parameters = parameter_count(model)
-    memory = estimate(spec, model, anatomy, [tensor_bytes(layout) for layout in outside])
+    memory = estimate(spec, model, anatomy, [tensor_bytes(layout) for layout in outside], compute)
     stored = sum(file_bytes(layout) for layout in outside + blocks)
     plan = Plan(
         source=source,
@@ -92,6 +81,7 @@ def _plan(
         sparsity=spec.sparsity,
         budget=spec.rule,
         dtype=str(dtype).removeprefix("torch."),
+        compute_dtype=str(compute).removeprefix("torch."),
         device=str(device),
         sites=sites,
         left_alone=anatomy.left_alone,
@@ -101,6 +91,7 @@ def _plan(
         resident_bytes=sum(tensor_bytes(layout) for layout in outside + blocks) + _computed_bytes(model),
         dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
         memory=memory,
+        duration=predict_duration(spec, model, anatomy, compute) if device.type == "cpu" else None,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
     )
     return plan, outside, blocks

@@ -86,13 +86,15 @@ def measure(model: str, blocks: int, method: str, work: Path, options: argparse.
     from lsprism.specs import CompressSpec
 
     calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
-    spec = CompressSpec(model_id=model, save_path=work / "out", method=method, calibration=calibration)
+    settings = {"method": method, "calibration": calibration, "compute_dtype": options.compute_dtype}
+    spec = CompressSpec(model_id=model, save_path=work / "out", **settings)
     plan = api.planning(spec)
     baseline = child(IMPORTS)
     peak = child(COMPRESS, spec.model_dump_json())
     return {
         "blocks": blocks,
         "method": method,
+        "compute_dtype": plan.compute_dtype,
         "samples": options.samples,
         "length": options.length,
         "imports_bytes": baseline,
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--methods", default="wanda")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--compute-dtype", default="auto", help="dtype of products of many tokens, as for compress")
     parser.add_argument("--calibration", default="embedded", help="text, as for compress")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="folder for the random model")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
