@@ -10,6 +10,7 @@ This works for any model: products are intercepted where torch dispatches them, 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from lsprism.layers.forms import Dense
 from lsprism.layers.kernels.cpu import Packed, readable
 from lsprism.layers.kernels.dispatch import FEW_CONVERTED, kernels, set_compute_dtype
-from lsprism.layers.kernels.tiles import tile_of, tile_rows
+from lsprism.layers.kernels.tiles import multiply_by_tiles
 
 REDUCED = (torch.bfloat16, torch.float16)
 
@@ -69,7 +70,6 @@ class _ConvertedProducts(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self._input: tuple[Tensor, int, Tensor] | None = None  # the last one, its version, and its conversion
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -96,27 +96,9 @@ class _ConvertedProducts(TorchFunctionMode):
         if learns or type(input) is not Tensor or weight.layout is not torch.strided or not input.numel():
             return self._product(F.linear, (input, weight, bias), {})
         few = _multiply_few(input, weight, bias)
-        return self._by_tiles(input, weight, bias) if few is None else few
-
-    def _by_tiles(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows, columns = weight.shape
-        wide = self._convert_input(x)
-        bias = None if bias is None else bias.to(self.dtype)
-        step = tile_rows(columns, self.dtype)
-        if step >= rows:
-            return F.linear(wide, tile_of(weight, self.dtype), bias).to(x.dtype)
-        y = x.new_empty(*x.shape[:-1], rows)
-        for first in range(0, rows, step):
-            some = slice(first, first + step)
-            y[..., some] = F.linear(wide, tile_of(weight[some], self.dtype), None if bias is None else bias[some])
-        return y
-
-    def _convert_input(self, x: Tensor) -> Tensor:
-        """Query, key and value, or gate and up, are given the very same tensor."""
-        version = 0 if x.is_inference() else x._version  # an inference tensor has none
-        if self._input is None or self._input[0] is not x or self._input[1] != version:
-            self._input = x, version, x.to(self.dtype)
-        return self._input[2]
+        if few is not None:
+            return few
+        return multiply_by_tiles(input, len(weight), partial(_fill, weight), bias, self.dtype)
 
     def _converted_from(self, value: Any) -> torch.dtype | None:
         """The dtype of a tensor that is to be converted."""
@@ -127,6 +109,10 @@ class _ConvertedProducts(TorchFunctionMode):
         if isinstance(value, list | tuple):  # operands of einsum
             return type(value)(map(self._convert, value))
         return value if self._converted_from(value) is None else value.to(self.dtype)
+
+
+def _fill(weight: Tensor, first: int, last: int, tile: Tensor) -> None:
+    tile.copy_(weight[first:last])
 
 
 def _multiply_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:

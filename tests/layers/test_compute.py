@@ -26,6 +26,8 @@ def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 def seeded(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(tiles, "TILE_BYTES", 1)  # tiles of 64 rows
+    monkeypatch.setattr(tiles, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(tiles, "LEAST_TOKENS", 32)
 
 
 def exact(product, *tensors: torch.Tensor) -> torch.Tensor:
@@ -84,7 +86,7 @@ def test_a_large_weight_is_converted_one_tile_at_a_time(monkeypatch):
     tiles._buffers.__dict__.clear()
     with computing_in(torch.float32), torch.no_grad():
         F.linear(randn(TOKENS, COLUMNS), randn(50 * 64, COLUMNS))
-    assert tiles._buffers.held.nbytes == tiles.TILE_BYTES
+    assert tiles._buffers.tile.nbytes == tiles.TILE_BYTES
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(COLUMNS, ROWS), Conv1D(ROWS, COLUMNS)], ids=["linear", "conv1d"])

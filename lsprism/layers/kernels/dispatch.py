@@ -18,7 +18,7 @@ from lsprism.layers.kernels import reference
 from lsprism.layers.kernels.build import BuildError, library, usable_levels
 from lsprism.layers.kernels.choice import SMALL, describe, fastest
 from lsprism.layers.kernels.cpu import Packed, readable
-from lsprism.layers.kernels.tiles import empty_tile, tile_rows
+from lsprism.layers.kernels.tiles import multiply_by_tiles
 from lsprism.reports import LayerBudget
 
 if TYPE_CHECKING:
@@ -163,30 +163,20 @@ class Product:
 
     def _by_tiles(self, native: ctypes.CDLL, x: Tensor, compute: torch.dtype) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists; products in the dtype `compute`."""
-        packed, bias, given = self.packed, self.bias, x.to(compute)
-        if bias is not None:
-            bias = bias.to(compute)
-        step = tile_rows(packed.columns, compute)
-        if step >= packed.rows:
-            return self._with_factors(F.linear(given, self._tile(native, 0, packed.rows, compute), bias), given, x)
-        y = x.new_empty((*x.shape[:-1], packed.rows))
-        for first in range(0, packed.rows, step):
-            last = min(first + step, packed.rows)
-            some = None if bias is None else bias[first:last]
-            y[..., first:last] = F.linear(given, self._tile(native, first, last, compute), some)
-        return self._with_factors(y, given, x)
-
-    def _tile(self, native: ctypes.CDLL, first: int, last: int, compute: torch.dtype) -> Tensor:
-        """Rows `first` to `last` of the sparse part."""
         packed = self.packed
-        stored = compute if compute in (packed.dtype, torch.float32) else packed.dtype
-        tile = empty_tile(last - first, packed.columns, stored, torch.device("cpu"))
-        packed.unpack(native, first, last, tile)
-        return tile if stored is compute else tile.to(compute)
 
-    def _with_factors(self, y: Tensor, x: Tensor, like: Tensor | None = None) -> Tensor:
-        """y and the low-rank part's product with x, if there is one, in the dtype of `like` or y."""
+        def fill(first: int, last: int, tile: Tensor) -> None:
+            if tile.dtype in (packed.dtype, torch.float32):
+                packed.unpack(native, first, last, tile)
+            else:
+                tile.copy_(packed.unpack(native, first, last))
+
+        y = multiply_by_tiles(x, packed.rows, fill, self.bias, compute)
+        return self._with_factors(y, x if compute is x.dtype else x.to(compute))
+
+    def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
+        """y and the low-rank part's product with x, if there is one, computed in the dtype of x."""
         if isinstance(self.form, SparseLowRank):
             left, right = self.form.low_rank.factors()
             y += F.linear(F.linear(x, right.to(x.dtype)), left.to(x.dtype))
-        return y if like is None else y.to(like.dtype)
+        return y
