@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+Begins = Literal["each", "first"]
+
 
 class Figure(BaseModel):
     """Base of all figures. Infinity, for which JSON has no number, is written as the string "Infinity"."""
@@ -27,6 +29,7 @@ class WordPerplexityFigure(Figure):
     of: int  # documents there are
     context: int
     prefix: Literal["BOS", "EOS"]  # the token before each document
+    begins: Begins = "first"  # each: it stands before every window of a document
     text: str
     dtype: str
     device: str
@@ -40,8 +43,8 @@ class WordPerplexityFigure(Figure):
         return (
             f"Word perplexity as lm-eval defines it: exp(NLL / words) over {self.words:,} words separated by white"
             f" space ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each"
-            f" document alone, after one {self.prefix}, in rolling windows of {self.context:,} tokens; {self.dtype} on"
-            f" {self.device}."
+            f" document alone, in rolling windows of {self.context:,} tokens, {self.prefix} before"
+            f" {_which(self.begins)}; {self.dtype} on {self.device}."
         )
 
 
@@ -55,7 +58,8 @@ class PerplexityFigure(Figure):
     of: int  # windows there are
     context: int  # tokens per window
     text: str  # its name and split
-    bos: bool  # the tokenizer put a beginning-of-text token before the text
+    bos: bool  # the text begins with the tokenizer's beginning-of-text token
+    begins: Begins = "first"  # which windows it stands before, if there is one
     dtype: str
     device: str
 
@@ -82,6 +86,7 @@ class AgreementFigure(Figure):
     context: int
     text: str
     bos: bool
+    begins: Begins = "first"
     baseline_dtype: str
     dtype: str
     device: str
@@ -254,10 +259,15 @@ def _part(count: int, of: int, what: str) -> str:
 
 def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
     """How the text became windows."""
+    bos = f"with BOS before {_which(figure.begins)} window" if figure.bos else "without BOS"
     return (
-        f"tokenised once {'with' if figure.bos else 'without'} BOS,"
+        f"tokenised once {bos},"
         f" {_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
     )
+
+
+def _which(begins: Begins) -> str:
+    return "each" if begins == "each" else "the first"
 
 
 def _timing(figure: SpeedFigure) -> str:

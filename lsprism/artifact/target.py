@@ -14,6 +14,7 @@ from lsprism.errors import TargetError
 from lsprism.reports import CompressionReport, LayerBudget
 
 ANOTHER = "Choose another --save-path."
+OLD_BOS = "first"  # the calibration's `bos` of recipes that do not say it
 BUDGETS = "site_budgets"  # entry of a recipe: what follows from its settings, and is no setting itself
 
 
@@ -138,6 +139,14 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     return known
 
 
+def known_bos(target: Path) -> str:
+    """Where the run that began or made the target put BOS; empty where there was none. Older recipes do not say it."""
+    for folder in (beside(target, ".part"), target):
+        if "calibration" in (before := recipe_of(folder)):
+            return before["calibration"].get("bos", OLD_BOS)
+    return ""
+
+
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
     for folder in (beside(target, ".part"), target):
@@ -161,7 +170,7 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
-    inner = dict(recipe.get("calibration", {}))
+    inner = {"bos": OLD_BOS, **recipe.get("calibration", {})}
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name != BUDGETS}
     return {**settings, **inner, "calibration": source}

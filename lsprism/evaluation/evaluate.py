@@ -24,6 +24,8 @@ from lsprism.evaluation.windows import QUICK_WINDOWS, Windows, first, require_co
 from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
 from lsprism.layers.kernels.dispatch import chosen
+from lsprism.models.load import load_tokenizer
+from lsprism.models.tokens import opening, require_rows
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.specs import MeasureSpec
 
@@ -92,10 +94,14 @@ class Evaluation:
             size = yield from self._once(SizeFigure, "sizes", side, self._sizes)
         if self._wants("perplexity"):
             yield Stage(name="perplexity", detail=f"{side.source.model_id} on {self._text.name}")
-            likelihood = yield from self._once(PerplexityFigure, "perplexity", side, self._perplexity, **self._cut)
+            likelihood = yield from self._once(
+                PerplexityFigure, "perplexity", side, self._perplexity, **self._cut(side)
+            )
         if self._wants("word-perplexity"):
             yield Stage(name="word perplexity", detail=f"{side.source.model_id} on {self._text.name}")
-            of_words = yield from self._once(WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut)
+            of_words = yield from self._once(
+                WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut(side)
+            )
         if self._wants("zero-shot"):
             yield Stage(name="zero-shot", detail=f"{side.source.model_id} on {', '.join(self.asked.zero_shot_tasks)}")
             key = {"tasks": self.asked.zero_shot_tasks, "limit": self._examples}
@@ -114,11 +120,11 @@ class Evaluation:
         assert self.material.text is not None, "a measure that reads a text was given none"
         return self.material.text
 
-    @property
-    def _cut(self) -> dict[str, object]:
+    def _cut(self, side: Side) -> dict[str, object]:
         """What a figure on the text depends on."""
         asked = self.asked
         key = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
+        key |= {"bos": "each"} if asked.bos == "each" and opening(load_tokenizer(side.source)) else {}
         return {"text": self._text.name, "sha256": self._text.sha256, **key}
 
     def _windows(self, *sides: Side) -> Windows:
@@ -127,9 +133,12 @@ class Evaluation:
         context = self.asked.context or min(usual_context(one.model) for one in loaded)
         for one in loaded:
             require_context(one.model, context)
-        there = windows_of(loaded[0].tokenizer, self._text, context)
+        there = windows_of(loaded[0].tokenizer, self._text, context, self.asked.bos)
         count = self.asked.windows or (QUICK_WINDOWS if self.asked.quick else there.of)
-        return first(there, count)
+        cut = first(there, count)
+        for one in loaded:
+            require_rows(one.model, cut.tokens, one.tokenizer)
+        return cut
 
     def _sizes(self, side: Side) -> Part[SizeFigure]:
         yield from ()
@@ -142,7 +151,7 @@ class Evaluation:
         loaded = self.sides.load(side)
         documents = words.documents_of(self._text, QUICK_DOCUMENTS if self.asked.quick else None)
         context = self.asked.context or usual_context(loaded.model)
-        return (yield from words.measuring(loaded, documents, context))
+        return (yield from words.measuring(loaded, documents, context, self.asked.bos))
 
     @property
     def _examples(self) -> int | None:
@@ -163,7 +172,7 @@ class Evaluation:
                 return (yield from agreement.measuring(theirs, ours, windows))
 
         beside = {"baseline": baseline.fingerprint, "baseline_dtype": baseline.dtype}
-        return (yield from self._once(AgreementFigure, "kl", model, steps, **beside, **self._cut))
+        return (yield from self._once(AgreementFigure, "kl", model, steps, **beside, **self._cut(model)))
 
     def _task(self, task: Task) -> Part[TaskReport]:
         model, baseline = self.sides.model, self.sides.baseline

@@ -1,0 +1,51 @@
+"""How a tokenizer begins a text, and whether a model has an embedding for every token."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lsprism.errors import SpecError
+
+PROBES = ("a", "the", "1", ".")  # texts of a token or two; a tokenizer may drop one of them
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that the tokenizer puts before every text: one BOS (Llama, Gemma), two tokens (GLM), or none (Qwen)."""
+    for probe in PROBES:
+        plain, whole = plain_ids(tokenizer, probe), tokenizer(probe, verbose=False)["input_ids"]
+        for start in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start]
+    return []
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of the text alone, without those that the tokenizer adds before or after it."""
+    # Not verbose: a text that is longer than the model's context is cut into windows later.
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Tokens that the model can read: ids from 0 to this number - 1."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def require_rows(model: PreTrainedModel, tokens: Tensor | Iterable[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecError if the model has no embedding for one of the tokens."""
+    rows, ids = embedding_rows(model), torch.as_tensor(tokens).flatten()
+    beyond = ids[(ids >= rows) | (ids < 0)]
+    if len(beyond):
+        token = int(beyond[0])
+        raise SpecError(
+            f"The tokenizer makes token {token} of {_word(tokenizer, token)}, and the model's embedding has only"
+            f" {rows:,} rows.",
+            "Use the tokenizer that belongs to the model, or a text without that word.",
+        )
+
+
+def _word(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """As the vocabulary has it."""
+    word = tokenizer.convert_ids_to_tokens(token)
+    return repr(word) if word else "a word"
