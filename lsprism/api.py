@@ -110,6 +110,8 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:
         notes.setdefault(site.note, []).append(site.site.name)
+    for note in plan.plan.notes:
+        yield Notice(text=note)
     for note, (first, *others) in notes.items():
         if note:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")

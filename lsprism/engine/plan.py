@@ -9,10 +9,12 @@ from lsprism.artifact.shards import Layout, file_bytes, group_outside, shard_nam
 from lsprism.budgets.allot import allot
 from lsprism.budgets.cost import form_bytes
 from lsprism.engine.memory import bound_heap, estimate, trim_heap
+from lsprism.errors import SpecError
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
+from lsprism.models.tokens import context_length, has_rotary_positions
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
 from lsprism.specs import PlanSpec
 
@@ -39,21 +41,36 @@ class Draft:
 def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     """The whole plan, uniform where the rule of the budgets must learn of the model first: see `shared_out`.
 
-    Raises SourceError for a model whose structure is not understood.
+    Raises SourceError for a model whose structure is not understood, SpecError for windows that it cannot read.
     """
     bound_heap()
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
+    notes = check_length(model, spec.calibration.length)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
+    plan = plan.model_copy(update={"notes": notes})
     return Draft(plan, model, anatomy, device, dtype, outside, blocks)
+
+
+def check_length(model: PreTrainedModel, length: int) -> list[str]:
+    """What is to be known of windows of `length` tokens; SpecError if the model has no positions for so many."""
+    limit = context_length(model)
+    if limit is None or length <= limit:
+        return []
+    if not has_rotary_positions(model):
+        raise SpecError(
+            f"--length {length}: the model has positions for {limit} tokens only.", f"Choose {limit} or fewer."
+        )
+    return [f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."]
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
     """The same with other budgets: site name -> what it may keep."""
     of = drafted.model, drafted.anatomy, drafted.device
     plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
+    plan = plan.model_copy(update={"notes": drafted.plan.notes})
     return replace(drafted, plan=plan, outside=outside, blocks=blocks)
 
 

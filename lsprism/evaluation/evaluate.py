@@ -11,6 +11,7 @@ from lsprism.artifact.finish import environment
 from lsprism.calibration.corpus import Corpus, read_text
 from lsprism.evaluation import agreement, perplexity, words, zero_shot
 from lsprism.evaluation.answers import answers
+from lsprism.evaluation.fitting import fitting
 from lsprism.evaluation.guards import flags
 from lsprism.evaluation.judge import require_judges
 from lsprism.evaluation.ledger import Ledger
@@ -27,6 +28,7 @@ from lsprism.layers.kernels.dispatch import chosen
 from lsprism.models.load import load_tokenizer
 from lsprism.models.tokens import opening, require_rows
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
+from lsprism.reports import ModelSource
 from lsprism.specs import MeasureSpec
 
 QUICK_PROMPTS, QUICK_DOCUMENTS, QUICK_EXAMPLES = 3, 2, 50
@@ -43,6 +45,7 @@ class Material:
 
     text: Corpus | None
     tasks: list[Task]
+    notes: tuple[str, ...] = ()  # on what is left out
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Evaluation:
 
     def run(self) -> Part[EvalReport]:
         """Events, then the report."""
-        if not self.sides.together:
-            yield Notice(text=ONE_AT_A_TIME)
+        notes = [*self.material.notes, *([ONE_AT_A_TIME] if not self.sides.together else [])]
+        for note in notes:
+            yield Notice(text=note)
         sides = {}
         for name, side in (("compressed", self.sides.model), ("baseline", self.sides.baseline)):
             sides[name] = (yield from self._own(side)) if side is not None else None
@@ -79,7 +83,7 @@ class Evaluation:
             speedups_as_shipped=speeds.against_shipped,
             dtypes=speeds.dtypes,
             tasks=tasks,
-            notes=[ONE_AT_A_TIME] if not self.sides.together else [],
+            notes=notes,
         )
         return report.model_copy(update={"flags": flags(report)})
 
@@ -220,3 +224,9 @@ def gather(asked: MeasureSpec, embedded: bool) -> Material:
     if "zero-shot" in wanted:
         zero_shot.require_library()
     return Material(text, tasks)
+
+
+def fitted(asked: MeasureSpec, material: Material, *sources: ModelSource) -> tuple[MeasureSpec, Material]:
+    """Without what one of the models has no room for, which is noted. SpecError if nothing is left."""
+    found = fitting(asked, material.tasks, sources)
+    return found.asked, Material(material.text, found.tasks, tuple(found.notes))

@@ -7,8 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.calibration.corpus import Corpus, consecutive, tokens_to_cut
 from lsprism.errors import SpecError
-from lsprism.generation.stream import context_length
-from lsprism.models.tokens import opening
+from lsprism.models.tokens import context_length, opening
 from lsprism.specs import BosName
 
 USUAL_CONTEXT = 2048

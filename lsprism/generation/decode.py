@@ -58,6 +58,16 @@ def _forward(model: PreTrainedModel, input_ids: Tensor, memory: Memory | None) -
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     if name is not None:
         options[name] = memory
+    if isinstance(memory, Cache) and "position_ids" in known and (length := _length(memory)):
+        options["position_ids"] = torch.full_like(input_ids, length)  # some families (Bamba) would count from 0 again
     output = model(input_ids=input_ids, use_cache=name is not None, **options)
     after = getattr(output, name, None) if name else None
     return output.logits[0, -1], TextRead(input_ids) if after is None else after
+
+
+def _length(cache: Cache) -> int:
+    """Tokens in it; 0 where no layer counts them, because none needs positions."""
+    try:
+        return cache.get_seq_length()
+    except ValueError:
+        return 0

@@ -92,7 +92,9 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
             f"The model's chat template refuses messages of {roles}: {failures[0]}.",
             f"Begin with a user message and alternate with the assistant's, or {COMPLETION}.",
         ) from failures[0]
-    raise SpecError("The model's chat template drops what it is asked.", f"Leave out the system prompt, or {COMPLETION}.")
+    raise SpecError(
+        "The model's chat template drops what it is asked.", f"Leave out the system prompt, or {COMPLETION}."
+    )
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -112,9 +114,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]) -> str:
-    return tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
-    )
+    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
 
 
 def _as_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lsprism.generation.clock import Clock, Timing
 from lsprism.generation.decode import prefill, step
 from lsprism.generation.sampler import Sampler
 from lsprism.generation.text import Detokenizer
-from lsprism.models.tokens import require_rows
+from lsprism.models.tokens import context_length, require_rows
 from lsprism.specs import GenerateSpec
 
 Reason = Literal["eos", "length", "stopped"]
@@ -93,8 +93,3 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     named = model.generation_config.eos_token_id if model.generation_config else None
     several = named if isinstance(named, list) else [named]
     return frozenset(n for n in [*several, tokenizer.eos_token_id] if n is not None)
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens of prompt and answer together that the model has positions for; None if its config knows no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -1,10 +1,10 @@
-"""How a tokenizer begins a text, and whether a model has an embedding for every token."""
+"""How a tokenizer begins a text, and what a model can read of it: tokens with an embedding, positions it knows."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
 
@@ -30,6 +30,17 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def embedding_rows(model: PreTrainedModel) -> int:
     """Tokens that the model can read: ids from 0 to this number - 1."""
     return model.get_input_embeddings().weight.shape[0]
+
+
+def context_length(model: PreTrainedModel | PreTrainedConfig) -> int | None:
+    """Tokens of prompt and answer together that the model has positions for; None if its config knows no limit."""
+    config = getattr(model, "config", model).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # the latter: MPT
+
+
+def has_rotary_positions(model: PreTrainedModel) -> bool:
+    """Whether positions are computed, so that there are some beyond the context; else they lie in a table."""
+    return any(name.endswith("inv_freq") for name, _ in model.named_buffers())
 
 
 def require_rows(model: PreTrainedModel, tokens: Tensor | Iterable[int], tokenizer: PreTrainedTokenizerBase) -> None:
