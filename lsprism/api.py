@@ -17,9 +17,9 @@ from lsprism.artifact.export import exporting as write_dense
 from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import check_target, known_bos, staged_bytes
-from lsprism.calibration.corpus import Corpus, read_text, text_of, tokens_to_cut, windows
-from lsprism.calibration.own_text import own_windows
+from lsprism.artifact.target import as_begun, check_target, staged_bytes
+from lsprism.calibration.corpus import Corpus, read_text
+from lsprism.calibration.sample import sample_windows
 from lsprism.engine.expect import expecting, remember
 from lsprism.engine.plan import Draft, draft
 from lsprism.engine.run import batch_tokens, run
@@ -31,10 +31,9 @@ from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
 from lsprism.models.checks import check_tokenizer
-from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
+from lsprism.models.load import LoadedModel, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
-from lsprism.models.tokens import opening, require_rows
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
@@ -95,13 +94,13 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     """
     yield Stage(name="prepare", detail=spec.model_id)
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
-    spec = _as_begun(spec)
+    spec = as_begun(spec)
     pick_device(spec.device)
     corpus = _local_text(spec)
     source = _fetch(spec)
     plan = draft(spec, source)
     _check_resources(plan, spec.save_path)
-    tokens, text, notice = _calibration(spec, plan, corpus)
+    tokens, text, notice = sample_windows(spec, source, corpus)
     if notice:
         yield Notice(text=notice)
     recipe, started = _recipe(spec, plan, tokens), time.monotonic()
@@ -129,7 +128,7 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     """
     source = _uncompressed(resolve(spec.model_id, spec.revision))
     plan = draft(spec, source)
-    tokens, text, notice = _calibration(spec, plan)
+    tokens, text, notice = sample_windows(spec, source)
     if notice:
         yield Notice(text=notice)
     sites = []
@@ -193,32 +192,6 @@ def _local_text(spec: PlanSpec) -> Corpus | None:
     """The calibration text if it lies here, so that a missing one is noticed before a model is fetched."""
     wanted = spec.calibration.source
     return read_text(wanted, spec.calibration.column) if wanted == "embedded" or Path(wanted).suffix else None
-
-
-def _as_begun(spec: CompressSpec) -> CompressSpec:
-    """A resumed run cuts its windows as it began to, unless it is told otherwise."""
-    if not spec.resume or "bos" in spec.calibration.model_fields_set:
-        return spec
-    bos = known_bos(spec.save_path) or spec.calibration.bos
-    return spec.model_copy(update={"calibration": spec.calibration.model_copy(update={"bos": bos})})
-
-
-def _calibration(spec: PlanSpec, plan: Draft, corpus: Corpus | None = None) -> tuple[torch.Tensor, str, str]:
-    """Token windows [samples, length], the name of their text, and what the user should know of the choice."""
-    asked, source, notice = spec.calibration, plan.plan.source, ""
-    wanted = text_of(asked, source)
-    if asked.source == "auto" and source.kind == "demo":
-        notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
-    if wanted == "self":
-        loaded = load_model(source, spec.device, spec.dtype)
-        start = opening(loaded.tokenizer) if asked.bos == "each" else []
-        own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, start)
-        return own, "text of the model's own", ""
-    corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
-    tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)
-    cut = windows(tokens, asked.samples, asked.length, asked.seed, start)
-    require_rows(plan.model, cut, tokenizer)
-    return cut, corpus.name, notice
 
 
 def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:

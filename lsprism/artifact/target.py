@@ -12,6 +12,7 @@ from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verif
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.reports import CompressionReport, LayerBudget
+from lsprism.specs import CompressSpec
 
 ANOTHER = "Choose another --save-path."
 OLD_BOS = "first"  # the calibration's `bos` of recipes that do not say it
@@ -139,12 +140,15 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     return known
 
 
-def known_bos(target: Path) -> str:
-    """Where the run that began or made the target put BOS; empty where there was none. Older recipes do not say it."""
-    for folder in (beside(target, ".part"), target):
+def as_begun(spec: CompressSpec) -> CompressSpec:
+    """A resumed run puts BOS where it began to, unless the spec says where. Older recipes do not say it."""
+    if not spec.resume or "bos" in spec.calibration.model_fields_set:
+        return spec
+    for folder in (beside(spec.save_path, ".part"), spec.save_path):
         if "calibration" in (before := recipe_of(folder)):
-            return before["calibration"].get("bos", OLD_BOS)
-    return ""
+            calibration = spec.calibration.model_copy(update={"bos": before["calibration"].get("bos", OLD_BOS)})
+            return spec.model_copy(update={"calibration": calibration})
+    return spec
 
 
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:

@@ -26,7 +26,7 @@ from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
 from lsprism.layers.kernels.dispatch import chosen
 from lsprism.models.load import load_tokenizer
-from lsprism.models.tokens import opening, require_rows
+from lsprism.models.tokens import embedding_rows, opening, require_rows
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
 from lsprism.reports import ModelSource
 from lsprism.specs import MeasureSpec
@@ -141,7 +141,7 @@ class Evaluation:
         count = self.asked.windows or (QUICK_WINDOWS if self.asked.quick else there.of)
         cut = first(there, count)
         for one in loaded:
-            require_rows(one.model, cut.tokens, one.tokenizer)
+            require_rows(embedding_rows(one.model), cut.tokens, one.tokenizer)
         return cut
 
     def _sizes(self, side: Side) -> Part[SizeFigure]:

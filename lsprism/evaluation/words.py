@@ -22,7 +22,7 @@ from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.windows import require_context
 from lsprism.figures import WordPerplexityFigure
 from lsprism.models.load import LoadedModel
-from lsprism.models.tokens import opening, plain_ids, require_rows
+from lsprism.models.tokens import embedding_rows, opening, plain_ids, require_rows
 from lsprism.specs import BosName
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
@@ -50,7 +50,7 @@ def measuring(
     prefix, name = (start[0], "BOS") if start else prefix_token(loaded.tokenizer)
     encoded = [plain_ids(loaded.tokenizer, text) for text in documents.texts]
     for tokens in encoded:
-        require_rows(loaded.model, tokens, loaded.tokenizer)
+        require_rows(embedding_rows(loaded.model), tokens, loaded.tokenizer)
     cut = partial(begun_windows, start=start) if start else partial(rolling_windows, prefix=prefix)
     windows = [window for tokens in encoded for window in cut(tokens, context=context)]
     if not windows:

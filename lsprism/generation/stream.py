@@ -16,7 +16,7 @@ from lsprism.generation.clock import Clock, Timing
 from lsprism.generation.decode import prefill, step
 from lsprism.generation.sampler import Sampler
 from lsprism.generation.text import Detokenizer
-from lsprism.models.tokens import context_length, require_rows
+from lsprism.models.tokens import context_length, embedding_rows, require_rows
 from lsprism.specs import GenerateSpec
 
 Reason = Literal["eos", "length", "stopped"]
@@ -45,7 +45,7 @@ def generate(
     "length"), or `stop`, which is read before each token. Raises SpecError at once if the prompt fills the context or
     holds a token that the model has no embedding for.
     """
-    require_rows(model, input_ids, tokenizer)
+    require_rows(embedding_rows(model), input_ids, tokenizer)
     most = longest_answer(model, input_ids, spec)
     return _pieces(model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop)
 
