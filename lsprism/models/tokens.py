@@ -13,12 +13,14 @@ PROBES = ("a", "the", "1", ".")  # texts of a token or two; a tokenizer may drop
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that the tokenizer puts before every text: one BOS (Llama, Gemma), two tokens (GLM), or none (Qwen)."""
+    found: set[tuple[int, ...]] | None = None
     for probe in PROBES:
         plain, whole = plain_ids(tokenizer, probe), tokenizer(probe, verbose=False)["input_ids"]
-        for start in range(len(whole) - len(plain) + 1) if plain else ():
-            if whole[start : start + len(plain)] == plain:
-                return whole[:start]
-    return []
+        ends = range(len(whole) - len(plain) + 1) if plain else ()
+        before = {tuple(whole[:end]) for end in ends if whole[end : end + len(plain)] == plain}
+        # A probe may also be the token that comes before it, so all must agree.
+        found = before if found is None else found & before or found
+    return list(min(found or [()], key=len))
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
