@@ -21,7 +21,7 @@ from lsprism.artifact.target import as_begun, check_target, staged_bytes
 from lsprism.calibration.corpus import Corpus, read_text
 from lsprism.calibration.sample import sample_windows
 from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, draft
+from lsprism.engine.plan import Draft, draft, with_length_checked
 from lsprism.engine.run import batch_tokens, run
 from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
@@ -54,7 +54,7 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
-    drafted = draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
+    drafted = _drafted(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
     plan = expecting(spec, drafted)
     if drafted.device.type != "cpu":
         return plan
@@ -98,7 +98,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     pick_device(spec.device)
     corpus = _local_text(spec)
     source = _fetch(spec)
-    plan = draft(spec, source)
+    plan = _drafted(spec, source)
     _check_resources(plan, spec.save_path)
     tokens, text, notice = sample_windows(spec, source, corpus)
     if notice:
@@ -127,7 +127,7 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     the share of features whose norm is far above it (see reports.SiteStats). Raises as `compressing` does.
     """
     source = _uncompressed(resolve(spec.model_id, spec.revision))
-    plan = draft(spec, source)
+    plan = _drafted(spec, source)
     tokens, text, notice = sample_windows(spec, source)
     if notice:
         yield Notice(text=notice)
@@ -168,12 +168,16 @@ def generating(
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
 
 
+def _drafted(spec: PlanSpec, source: ModelSource) -> Draft:
+    return with_length_checked(draft(spec, source), spec)
+
+
 def _fetch(spec: CompressSpec) -> ModelSource:
     """The model to compress, with its weights; what can be refused is refused before they are fetched."""
     source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
         check_tokenizer(source.folder, spec.model_id)
-        _check_resources(draft(spec, source), spec.save_path)
+        _check_resources(_drafted(spec, source), spec.save_path)
     return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
 
 

@@ -14,7 +14,7 @@ from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
-from lsprism.models.tokens import context_length, has_rotary_positions
+from lsprism.models.tokens import context_length, has_position_table
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
 from lsprism.specs import PlanSpec
 
@@ -41,29 +41,27 @@ class Draft:
 def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     """The whole plan, uniform where the rule of the budgets must learn of the model first: see `shared_out`.
 
-    Raises SourceError for a model whose structure is not understood, SpecError for windows that it cannot read.
+    Raises SourceError for a model whose structure is not understood.
     """
     bound_heap()
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
-    notes = check_length(model, spec.calibration.length)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
-    plan = plan.model_copy(update={"notes": notes})
     return Draft(plan, model, anatomy, device, dtype, outside, blocks)
 
 
-def check_length(model: PreTrainedModel, length: int) -> list[str]:
-    """What is to be known of windows of `length` tokens; SpecError if the model has no positions for so many."""
-    limit = context_length(model)
+def with_length_checked(drafted: Draft, spec: PlanSpec) -> Draft:
+    """The same with a note if the windows are longer than the model's context; SpecError if it cannot read them."""
+    length, limit = spec.calibration.length, context_length(drafted.model)
     if limit is None or length <= limit:
-        return []
-    if not has_rotary_positions(model):
-        raise SpecError(
-            f"--length {length}: the model has positions for {limit} tokens only.", f"Choose {limit} or fewer."
-        )
-    return [f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."]
+        return drafted
+    if has_position_table(drafted.model):
+        message = f"--length {length}: the model has positions for {limit} tokens only."
+        raise SpecError(message, f"Choose {limit} or fewer.")
+    note = f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."
+    return replace(drafted, plan=drafted.plan.model_copy(update={"notes": [note]}))
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:

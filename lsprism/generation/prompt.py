@@ -4,6 +4,7 @@ What comes out is checked: the text that was typed is in it, it begins as the to
 has put nothing behind it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from lsprism.models.tokens import opening, plain_ids
 Message = dict[str, str]  # "role": system, user or assistant; "content": text
 Form = Callable[[Sequence[Message]], list[dict[str, Any]]]  # how messages are handed to a template
 MARK = "qzxv{}"  # text that no template holds by itself
+PRINTED = re.compile(r"['\"]text['\"]: ?['\"]qzxv")  # a list of parts written out by a template that wants text
 # A template is a program of its own: it fails with an error of Jinja, or with one of Python's.
 FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 COMPLETION = "ask for a plain completion"
@@ -82,7 +84,8 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
         try:
             text = _render(tokenizer, template, form(messages))
             # A short prompt may stand in the template by chance, a mark does not.
-            if _holds(text, messages) and _holds(_render(tokenizer, template, form(marked)), marked):
+            probe = _render(tokenizer, template, form(marked))
+            if _holds(text, messages) and _holds(probe, marked) and not PRINTED.search(probe):
                 return text
         except FAILURES as error:
             failures.append(error)

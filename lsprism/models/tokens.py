@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
 
+MOST_SPARE = 8  # rows that a table of positions has beyond the context, for padding
 PROBES = ("a", "the", "1", ".")  # texts of a token or two; a tokenizer may drop one of them
 
 
@@ -40,9 +41,13 @@ def context_length(model: PreTrainedModel | PreTrainedConfig) -> int | None:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # the latter: MPT
 
 
-def has_rotary_positions(model: PreTrainedModel) -> bool:
-    """Whether positions are computed, so that there are some beyond the context; else they lie in a table."""
-    return any(name.endswith("inv_freq") for name, _ in model.named_buffers())
+def has_position_table(model: PreTrainedModel) -> bool:
+    """Whether positions are looked up in a table as long as the context, so that there are none beyond it."""
+    limit, words = context_length(model), model.get_input_embeddings()
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+    tables += [buffer for buffer in model.buffers() if buffer.ndim > 1]  # sines, of GPT-J and CTRL
+    found = any(limit <= len(table) <= limit + MOST_SPARE for table in tables)
+    return found or hasattr(model.config.get_text_config(), "max_seq_len")
 
 
 def require_rows(rows: int, tokens: Tensor | Iterable[int], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from lsprism.calibration.own_text import own_windows
 from lsprism.specs import CalibrationSpec
@@ -41,3 +41,25 @@ def test_the_global_random_state_is_left_alone(model):
     torch.manual_seed(7)
     own_windows(model, CalibrationSpec(samples=2, length=8, seed=0), [])
     assert torch.equal(torch.rand(1), wanted)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"num_beams": 3},
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"min_p": 0.9, "typical_p": 0.1, "top_h": 0.1},
+        {"bad_words_ids": [[4]], "forced_eos_token_id": 2, "max_length": 9},
+        {"do_sample": False, "temperature": 0.6},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_models_own_settings_of_generation_do_not_matter(model, monkeypatch, settings):
+    asked = CalibrationSpec(samples=4, length=24)
+    wanted = own_windows(model, asked, [1, 2])
+    own = GenerationConfig(eos_token_id=2, **settings)
+    monkeypatch.setattr(model, "generation_config", own)
+    assert torch.equal(own_windows(model, asked, [1, 2]), wanted)
+    assert model.generation_config is own
