@@ -17,11 +17,11 @@ from lsprism.artifact.export import exporting as write_dense
 from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import check_target, known_compute_dtype, staged_bytes
-from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
-from lsprism.calibration.own_text import own_windows
+from lsprism.artifact.target import as_begun, check_target, known_compute_dtype, staged_bytes
+from lsprism.calibration.corpus import Corpus, read_text
+from lsprism.calibration.sample import sample_windows
 from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, draft
+from lsprism.engine.plan import Draft, draft, with_length_checked
 from lsprism.engine.run import batch_tokens, run
 from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
@@ -29,10 +29,9 @@ from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.layers.compute_dtype import using_compute_dtype
 from lsprism.layers.kernels.choice import recorded
 from lsprism.models.checks import check_tokenizer
-from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
+from lsprism.models.load import LoadedModel, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
@@ -55,7 +54,7 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
-    drafted = draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
+    drafted = _drafted(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
     plan = expecting(spec, drafted)
     if drafted.device.type != "cpu":
         return plan
@@ -95,14 +94,15 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     """
     yield Stage(name="prepare", detail=spec.model_id)
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
+    spec = as_begun(spec)
     pick_device(spec.device)
     corpus = _local_text(spec)
     source = _fetch(spec)
-    plan, notice = _with_known_compute(spec, draft(spec, source))
+    plan, notice = _with_known_compute(spec, _drafted(spec, source))
     if notice:
         yield Notice(text=notice)
     _check_resources(plan, spec.save_path)
-    tokens, text, notice = _calibration(spec, source, corpus)
+    tokens, text, notice = sample_windows(spec, source, corpus)
     if notice:
         yield Notice(text=notice)
     recipe, started = _recipe(spec, plan, tokens), time.monotonic()
@@ -111,6 +111,8 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:
         notes.setdefault(site.note, []).append(site.site.name)
+    for note in plan.plan.notes:
+        yield Notice(text=note)
     for note, (first, *others) in notes.items():
         if note:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
@@ -127,8 +129,8 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     the share of features whose norm is far above it (see reports.SiteStats). Raises as `compressing` does.
     """
     source = _uncompressed(resolve(spec.model_id, spec.revision))
-    plan = draft(spec, source)
-    tokens, text, notice = _calibration(spec, source)
+    plan = _drafted(spec, source)
+    tokens, text, notice = sample_windows(spec, source)
     if notice:
         yield Notice(text=notice)
     sites = []
@@ -168,12 +170,16 @@ def generating(
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
 
 
+def _drafted(spec: PlanSpec, source: ModelSource) -> Draft:
+    return with_length_checked(draft(spec, source), spec)
+
+
 def _fetch(spec: CompressSpec) -> ModelSource:
     """The model to compress, with its weights; what can be refused is refused before they are fetched."""
     source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
         check_tokenizer(source.folder, spec.model_id)
-        _check_resources(draft(spec, source), spec.save_path)
+        _check_resources(_drafted(spec, source), spec.save_path)
     return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
 
 
@@ -194,30 +200,13 @@ def _local_text(spec: PlanSpec) -> Corpus | None:
     return read_text(wanted, spec.calibration.column) if wanted == "embedded" or Path(wanted).suffix else None
 
 
-def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[torch.Tensor, str, str]:
-    """Token windows [samples, length], the name of their text, and what the user should know of the choice."""
-    asked, notice = spec.calibration, ""
-    wanted = text_of(asked, source)
-    if asked.source == "auto" and source.kind == "demo":
-        notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
-    if wanted == "self":
-        loaded = load_model(source, spec.device, spec.dtype)
-        special = loaded.tokenizer.all_special_ids
-        with using_compute_dtype(spec.compute_dtype):
-            written = own_windows(loaded.model, asked.samples, asked.length, asked.seed, special)
-        return written, "text of the model's own", ""
-    corpus = corpus or read_text(wanted, asked.column)
-    tokens = tokenize(load_tokenizer(source), corpus.text)
-    return windows(tokens, asked.samples, asked.length, asked.seed), corpus.name, notice
-
-
 def _with_known_compute(spec: CompressSpec, plan: Draft) -> tuple[Draft, str]:
     """A resumed run computes as it began, which decides the bytes; and a notice where that is slower here."""
     known = known_compute_dtype(spec.save_path) if spec.resume and spec.compute_dtype == "auto" else None
     if known is None or known == _name(plan.compute):
         return plan, ""
     notice = f"Products are computed in {known}, as before the run was stopped; {_name(plan.compute)} is faster here."
-    return draft(spec.model_copy(update={"compute_dtype": known}), plan.plan.source), notice
+    return _drafted(spec.model_copy(update={"compute_dtype": known}), plan.plan.source), notice
 
 
 def _name(dtype: torch.dtype) -> str:

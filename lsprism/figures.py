@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+Begins = Literal["each", "first"]
+
 
 class Figure(BaseModel):
     """Base of all figures. Infinity, for which JSON has no number, is written as the string "Infinity"."""
@@ -44,6 +46,7 @@ class WordPerplexityFigure(ModelFigure):
     of: int  # documents there are
     context: int
     prefix: Literal["BOS", "EOS"]  # the token before each document
+    begins: Begins = "first"  # each: it stands before every window of a document
     text: str
     device: str
 
@@ -56,8 +59,8 @@ class WordPerplexityFigure(ModelFigure):
         return (
             f"Word perplexity as lm-eval defines it: exp(NLL / words) over {self.words:,} words separated by white"
             f" space ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each"
-            f" document alone, after one {self.prefix}, in rolling windows of {self.context:,} tokens; {self.dtypes}"
-            f" on {self.device}."
+            f" document alone, in rolling windows of {self.context:,} tokens, {self.prefix} before"
+            f" {_which(self.begins)}; {self.dtypes} on {self.device}."
         )
 
 
@@ -71,7 +74,8 @@ class PerplexityFigure(ModelFigure):
     of: int  # windows there are
     context: int  # tokens per window
     text: str  # its name and split
-    bos: bool  # the tokenizer put a beginning-of-text token before the text
+    bos: bool  # the text begins with the tokenizer's beginning-of-text token
+    begins: Begins = "first"  # which windows it stands before, if there is one
     device: str
 
     @computed_field
@@ -97,6 +101,7 @@ class AgreementFigure(ModelFigure):
     context: int
     text: str
     bos: bool
+    begins: Begins = "first"
     baseline_dtype: str
     baseline_compute_dtype: str = ""
     device: str
@@ -269,10 +274,15 @@ def _part(count: int, of: int, what: str) -> str:
 
 def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
     """How the text became windows."""
+    bos = f"with BOS before {_which(figure.begins)} window" if figure.bos else "without BOS"
     return (
-        f"tokenised once {'with' if figure.bos else 'without'} BOS,"
+        f"tokenised once {bos},"
         f" {_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
     )
+
+
+def _which(begins: Begins) -> str:
+    return "each" if begins == "each" else "the first"
 
 
 def _timing(figure: SpeedFigure) -> str:

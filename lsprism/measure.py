@@ -14,7 +14,7 @@ from lsprism.charts.table import comparison, to_csv
 from lsprism.errors import SourceError, SpecError, TargetError
 from lsprism.evaluation.advice import advise
 from lsprism.evaluation.agreement import require_same_tokens
-from lsprism.evaluation.evaluate import Evaluation, Material, gather
+from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
 from lsprism.evaluation.spectra import read_report
@@ -56,6 +56,7 @@ def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
         yield Notice(text=notice)
     asked = _possible(spec.measuring, baseline)
     material = gather(asked, _is_demo(source) or (baseline is not None and _is_demo(baseline)))
+    asked, material = fitted(asked, material, *filter(None, (source, baseline)))
     ledger = _ledger(spec.save_path, spec)
     report = yield from _compared(spec, asked, material, (source, baseline), ledger)
     if notice:
@@ -83,7 +84,7 @@ def _studying(spec: StudySpec) -> Iterator[Event]:
     if source.kind == "artifact":
         raise SourceError(f"{spec.model_id} is compressed already.", "Study the model that it was made of.")
     asked = spec.measuring
-    material = gather(asked, source.kind == "demo")
+    asked, material = fitted(asked, gather(asked, source.kind == "demo"), source)
     ledger = _ledger(spec.save_path, spec)
     reports = []
     for number, sparsity in enumerate(spec.sparsities, start=1):

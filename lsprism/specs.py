@@ -18,6 +18,7 @@ PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that can ke
 BudgetName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "harm", "measured"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
+BosName = Literal["each", "first"]
 MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
 USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
 TaskName = Literal["summarization", "extraction", "creative", "logic"]
@@ -28,6 +29,10 @@ BUDGET = (
     "how the kept parameters are shared among the layers: uniform, or by outliers (owl), depth (atp), singular values "
     "(spectrum, kmif), or what each does to the model, measured first (harm, measured); auto: harm for hybrid, uniform "
     "for all others and for patterns"
+)
+BOS = (
+    "where the tokens stand that the tokenizer puts before a text (BOS), if it has any: before each window, or before "
+    "the first token of the text only, as in papers on Llama"
 )
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 COMPUTE = (
@@ -73,6 +78,7 @@ class CalibrationSpec(Request):
     samples: int = Field(64, ge=1, le=65536, description="number of windows")
     length: int = Field(512, ge=8, le=131072, description="tokens per window")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the windows' places")
+    bos: BosName = Field("each", description=BOS)
 
 
 class PlanSpec(Request):
@@ -157,6 +163,7 @@ class MeasureSpec(Request):
     text_column: str = Field("text", min_length=1, description="column of the dataset that holds the text")
     context: int = Field(0, ge=0, le=131072, description="tokens per window; 0: 2048 where the model allows it")
     windows: int = Field(0, ge=0, description="windows at most; 0: all, with --quick 4")
+    bos: BosName = Field("each", description=BOS)
     batch: int = Field(1, ge=1, le=1024, description="windows that perplexity reads at once")
     tasks: Listed[str] = Field(
         TASKS,

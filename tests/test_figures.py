@@ -69,7 +69,17 @@ def test_a_protocol_is_one_sentence(figure):
 @pytest.mark.parametrize(
     ("figure", "said"),
     [
-        (WORDS, ["1,000 words", "2 of 62 documents (a subset)", "one EOS", "2,048", "WikiText-2 raw (test)", "cuda:0"]),
+        (
+            WORDS,
+            [
+                "1,000 words",
+                "2 of 62 documents (a subset)",
+                "EOS before the first",
+                "2,048",
+                "WikiText-2 raw (test)",
+                "cuda:0",
+            ],
+        ),
         (PERPLEXITY, ["8,188 predicted", "4 of 140", "(a subset)", "2,048", "with BOS", "bfloat16 on cuda:0"]),
         (AGREEMENT, ["all 140", "without BOS", "nats per token", "baseline in float32", "model in bfloat16"]),
         (BASELINE, ["batch 1, greedy", "256", "64", "end-of-text ignored", "3 repetitions", "cpu, 2 threads"]),

@@ -14,6 +14,7 @@ CARD = "README.md"
 COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "generation_config.json", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
 # The Llama Community Licenses 3.1 to 3.3, 1.b.i and 1.b.iii, ask the same of whoever hands on a derived model: the
@@ -71,7 +72,9 @@ def copy_companions(source: Path, folder: Path, licence: Licence) -> None:
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+                copy = folder / path.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
     if licence.notice:
         path = folder / "NOTICE"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -12,8 +12,10 @@ from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verif
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.reports import CompressionReport, LayerBudget
+from lsprism.specs import CompressSpec
 
 ANOTHER = "Choose another --save-path."
+OLD_BOS = "first"  # the calibration's `bos` of recipes that do not say it
 BUDGETS = "site_budgets"  # entry of a recipe: what follows from its settings, and is no setting itself
 
 
@@ -138,6 +140,17 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     return known
 
 
+def as_begun(spec: CompressSpec) -> CompressSpec:
+    """A resumed run puts BOS where it began to, unless the spec says where. Older recipes do not say it."""
+    if not spec.resume or "bos" in spec.calibration.model_fields_set:
+        return spec
+    for folder in (beside(spec.save_path, ".part"), spec.save_path):
+        if "calibration" in (before := recipe_of(folder)):
+            calibration = spec.calibration.model_copy(update={"bos": before["calibration"].get("bos", OLD_BOS)})
+            return spec.model_copy(update={"calibration": calibration})
+    return spec
+
+
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
     for folder in (beside(target, ".part"), target):
@@ -170,7 +183,7 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
-    inner = dict(recipe.get("calibration", {}))
+    inner = {"bos": OLD_BOS, **recipe.get("calibration", {})}
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name != BUDGETS}
     settings.setdefault("compute_dtype", recipe.get("dtype"))  # see known_compute_dtype

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
+from lsprism.models.tokens import opening, plain_ids
 from lsprism.reports import ModelSource
-from lsprism.specs import CalibrationSpec
+from lsprism.specs import BosName, CalibrationSpec
 
 ASSETS = Path(__file__).parents[2] / "assets"
+NOTHING = torch.empty(0, dtype=torch.int64)  # before a window
 SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a hub dataset"
 
 
@@ -60,30 +62,54 @@ def read_text(source: str, column: str = "text", split: str = "train") -> Corpus
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Tokens [n] int64 of the whole text, with the tokenizer's own default special tokens."""
-    # Not verbose: that the text is longer than the model's context is no mistake here, windows are cut from it.
-    return tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0].long()
+    """Tokens [n] int64 of the whole text, begun as the tokenizer begins one, and nothing behind it."""
+    body, start = tokens_to_cut(tokenizer, text, "each")
+    return torch.cat([start, body])
 
 
-def windows(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor:
-    """[samples, length] windows of tokens [n], at places uniform in [0, n - length]; they may overlap."""
-    _require(tokens, length, "--length")
+def tokens_to_cut(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosName) -> tuple[Tensor, Tensor]:
+    """Tokens [n] int64 to cut windows from, and those [k] that begin every window.
+
+    each: what the tokenizer puts before a text, which is none for some. first: none, and the text is tokenized with the
+    tokenizer's own special tokens, so that its first window alone begins with BOS.
+    """
+    if bos == "first":
+        return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.int64), NOTHING
+    start, ids = opening(tokenizer), plain_ids(tokenizer, text)
+    body = ids[len(start) :] if start and ids[: len(start)] == start else ids  # the text has it already
+    return torch.tensor(body, dtype=torch.int64), torch.tensor(start, dtype=torch.int64)
+
+
+def windows(tokens: Tensor, samples: int, length: int, seed: int, start: Tensor = NOTHING) -> Tensor:
+    """[samples, length] windows, each `start` [k] and then a piece of tokens [n].
+
+    The pieces lie at places uniform in [0, n - (length - k)]; they may overlap.
+    """
+    size = length - len(start)
+    _require(tokens, size, "--length", len(start))
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
-    return tokens.unfold(0, length, 1)[places]
+    places = torch.randint(len(tokens) - size + 1, (samples,), generator=generator)
+    return _begun(tokens.unfold(0, size, 1)[places], start)
 
 
-def consecutive(tokens: Tensor, context: int) -> Tensor:
-    """[n // context, context] windows of tokens [n], one after the other; the remainder is dropped."""
-    _require(tokens, context, "--context")
-    count = len(tokens) // context
-    return tokens[: count * context].view(count, context)
+def consecutive(tokens: Tensor, context: int, start: Tensor = NOTHING) -> Tensor:
+    """[count, context] windows, each `start` [k] and then the next piece of tokens [n]; the remainder is dropped."""
+    size = context - len(start)
+    _require(tokens, size, "--context", len(start))
+    count = len(tokens) // size
+    return _begun(tokens[: count * size].view(count, size), start)
 
 
-def _require(tokens: Tensor, length: int, option: str) -> None:
-    if len(tokens) < length:
-        message = f"The text has {len(tokens)} tokens, too few for one window of {length}."
-        raise CorpusError(message, f"Choose a longer text, or {option} of at most {len(tokens)}.")
+def _begun(pieces: Tensor, start: Tensor) -> Tensor:
+    return torch.cat([start.expand(len(pieces), -1), pieces], dim=1) if len(start) else pieces
+
+
+def _require(tokens: Tensor, size: int, option: str, start: int) -> None:
+    if size < 1:
+        raise CorpusError(f"{option} {size + start} leaves no room behind the beginning of text.", "Choose more.")
+    if len(tokens) < size:
+        message = f"The text has {len(tokens)} tokens, too few for one window of {size + start}."
+        raise CorpusError(message, f"Choose a longer text, or {option} of at most {len(tokens) + start}.")
 
 
 def _read_file(path: Path, column: str) -> str:

@@ -110,4 +110,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _text(calibration: CalibrationSpec) -> list:
     """The request, and the stamp of a file. What the hub calls by the same name is taken for the same text."""
     path = Path(os.path.expanduser(calibration.source))
-    return [calibration.model_dump(mode="json"), _stamp(path) if path.is_file() else None]
+    first = {"bos"} if calibration.bos == "first" else set()  # as in files of versions that knew no other way
+    return [calibration.model_dump(mode="json", exclude=first), _stamp(path) if path.is_file() else None]

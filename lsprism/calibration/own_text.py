@@ -4,38 +4,59 @@ As in LLM-QAT (Liu et al.: Data-Free Quantization Aware Training for Large Langu
 a random token and goes on by sampling from the model's own distribution.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from lsprism.layers.compute_dtype import reading_many
+from lsprism.models.tokens import embedding_rows
+from lsprism.specs import CalibrationSpec
 
 BATCH = 32  # texts written at once
 
 
-def own_windows(model: PreTrainedModel, samples: int, length: int, seed: int, special: list[int]) -> Tensor:
-    """[samples, length] int64 tokens sampled at temperature 1; reproducible under `seed`, whatever the global state.
+def own_windows(
+    model: PreTrainedModel, asked: CalibrationSpec, special: list[int], start: Sequence[int] = ()
+) -> Tensor:
+    """[samples, length] int64 tokens sampled at temperature 1; reproducible under the seed, whatever the global state.
 
-    `special`: ids that no text begins with and none contains, so that a text never ends early.
+    `special`: ids that no text begins with and none contains, so that a text never ends early. `start`: tokens that
+    stand at the beginning of every window.
     """
-    allowed = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)
+    allowed = torch.ones(min(embedding_rows(model), model.config.get_text_config().vocab_size), dtype=torch.bool)
     allowed[[token for token in special if token < len(allowed)]] = False
     choices = allowed.nonzero()[:, 0]
     cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), reading_many(model):
-        torch.manual_seed(seed)
-        starts = choices[torch.randint(len(choices), (samples, 1))]
-        written = [_write(model, part.to(model.device), length, special) for part in starts.split(BATCH)]
+    with torch.random.fork_rng(devices=cuda), torch.no_grad(), _plain_generation(model), reading_many(model):
+        torch.manual_seed(asked.seed)
+        begun = choices[torch.randint(len(choices), (asked.samples, 1))]
+        begun = torch.cat([torch.tensor([start] * asked.samples, dtype=torch.int64), begun], dim=1)
+        written = [_write(model, part.to(model.device), asked.length, special) for part in begun.split(BATCH)]
     return torch.cat(written)
 
 
-def _write(model: PreTrainedModel, starts: Tensor, length: int, special: list[int]) -> Tensor:
-    """starts [batch, 1] -> [batch, length]."""
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Without the model's own generation settings (penalties, beams, several answers), but for its end tokens."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id if own else None)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _write(model: PreTrainedModel, begun: Tensor, length: int, special: list[int]) -> Tensor:
+    """begun [batch, n] -> [batch, length]."""
+    more = length - begun.shape[1]
     texts = model.generate(
-        input_ids=starts,
-        attention_mask=torch.ones_like(starts),
-        max_new_tokens=length - 1,
-        min_new_tokens=length - 1,
+        input_ids=begun,
+        attention_mask=torch.ones_like(begun),
+        max_new_tokens=more,
+        min_new_tokens=more,
         do_sample=True,
         temperature=1.0,
         top_k=0,

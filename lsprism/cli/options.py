@@ -65,8 +65,8 @@ def options_of(spec: type[BaseModel]) -> list[Option]:
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
-    """Nothing is converted or defaulted here: the spec does that, for YAML alike."""
-    for option in options:
+    """Nothing is converted or defaulted here: the spec does that, for YAML alike. One option may fill two fields."""
+    for option in {option.name: option for option in options}.values():
         field = option.field
         if option.name == "model_id":
             parser.add_argument("--model-id", "--model-path", dest="model_id", metavar="MODEL", help=field.description)

@@ -22,7 +22,7 @@ UNSETTLED = "What each layer keeps (budget {}) is settled once the run has looke
 
 def expecting(spec: PlanSpec, draft: Draft) -> Plan:
     """The plan with the budgets of its rule and the error that each site is to be expected to have, if known."""
-    notes = []
+    notes = list(draft.plan.notes)
     if BUDGETS[spec.rule].learns:
         if traits := known_traits(spec, draft):
             draft = _without_sensitivity(shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits)))

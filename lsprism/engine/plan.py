@@ -10,11 +10,13 @@ from lsprism.budgets.allot import allot
 from lsprism.budgets.cost import form_bytes
 from lsprism.engine.duration import predict_duration
 from lsprism.engine.memory import bound_heap, estimate, trim_heap
+from lsprism.errors import SpecError
 from lsprism.layers.compute_dtype import pick_compute_dtype
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
+from lsprism.models.tokens import context_length, has_position_table
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
 from lsprism.specs import PlanSpec
 
@@ -54,10 +56,23 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     return Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
 
 
+def with_length_checked(drafted: Draft, spec: PlanSpec) -> Draft:
+    """The same with a note if the windows are longer than the model's context; SpecError if it cannot read them."""
+    length, limit = spec.calibration.length, context_length(drafted.model)
+    if limit is None or length <= limit:
+        return drafted
+    if has_position_table(drafted.model):
+        message = f"--length {length}: the model has positions for {limit} tokens only."
+        raise SpecError(message, f"Choose {limit} or fewer.")
+    note = f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."
+    return replace(drafted, plan=drafted.plan.model_copy(update={"notes": [note]}))
+
+
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
     """The same with other budgets: site name -> what it may keep."""
     of = drafted.model, drafted.anatomy, drafted.device, drafted.compute
     plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
+    plan = plan.model_copy(update={"notes": drafted.plan.notes})
     return replace(drafted, plan=plan, outside=outside, blocks=blocks)
 
 

@@ -24,6 +24,7 @@ from lsprism.layers.forms import Dense
 from lsprism.layers.modules import PrismLinear
 from lsprism.methods import method_of
 from lsprism.methods.stats import InputStats
+from lsprism.models.anatomy import tied_names
 from lsprism.models.surgery import place
 from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
@@ -212,8 +213,9 @@ class _Blocks:
 
     def _shard(self, index: int) -> dict[str, Tensor]:
         prefix = self.draft.anatomy.block_name(index)
-        state = self.draft.model.get_submodule(prefix).state_dict()
-        tensors = {f"{prefix}.{name}": tensor.to("cpu").contiguous() for name, tensor in state.items()}
+        state = self.draft.model.get_submodule(prefix).state_dict(prefix=f"{prefix}.")
+        tied = tied_names(self.draft.model)  # of two names one is stored
+        tensors = {name: tensor.to("cpu").contiguous() for name, tensor in state.items() if name not in tied}
         assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == self.draft.blocks[index]
         return tensors
 

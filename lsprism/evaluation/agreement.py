@@ -39,6 +39,7 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
         context=windows.context,
         text=windows.text,
         bos=windows.bos,
+        begins="each" if windows.start else "first",
         baseline_dtype=str(baseline.dtype).removeprefix("torch."),
         baseline_compute_dtype=name_compute_dtype(baseline.model),
         dtype=str(loaded.dtype).removeprefix("torch."),
@@ -74,7 +75,8 @@ def _sums_of_windows(baseline: LoadedModel, loaded: LoadedModel, windows: Window
     sides = [(side.model, is_plain(side.model, windows.tokens)) for side in (baseline, loaded)]
     for number, window in enumerate(windows.tokens.split(1), start=1):
         total, equal = 0.0, 0
-        for p, q in zip(*(logit_chunks(model, window[:, :-1], plain) for model, plain in sides), strict=True):
+        chunks = (logit_chunks(model, window[:, :-1], plain, windows.given - 1) for model, plain in sides)
+        for p, q in zip(*chunks, strict=True):
             p, q = p.float().log_softmax(-1), q.to(p.device).float().log_softmax(-1)
             kl = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
             # A divergence is never negative; where the two are all but equal, the rounded one can be.

@@ -5,12 +5,14 @@ Words are compared whole and without regard to case: "art" is not in "party".
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, JsonValue, model_validator
 
+from lsprism.evaluation.wording import spans
 from lsprism.specs import Request
 
 # A sign counts only where no word or digit stands before it: the last number of "10-5" is 5.
@@ -126,8 +128,11 @@ def is_right(checks: Sequence[Rule], answer: str) -> bool | None:
 
 def places(text: str, answer: str) -> list[int]:
     """Where the words of `text` begin in the answer; runs of blanks count as one."""
-    phrase = r"\s+".join(map(re.escape, text.split()))
-    return [found.start() for found in re.finditer(rf"(?<!\w){phrase}(?!\w)", answer, re.IGNORECASE)]
+    phrase = r"\s+".join(re.escape(word) for word in unicodedata.normalize("NFC", text).split())
+    whole = unicodedata.normalize("NFC", answer)
+    inside = {place for begin, end in spans(whole) for place in range(begin + 1, end)}
+    found = re.finditer(rf"(?<!_){phrase}(?!_)", whole, re.IGNORECASE)
+    return [match.start() for match in found if not inside & {match.start(), match.end()}]
 
 
 def _values(answer: str) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from lsprism.artifact.finish import environment
 from lsprism.calibration.corpus import Corpus, read_text
 from lsprism.evaluation import agreement, perplexity, words, zero_shot
 from lsprism.evaluation.answers import answers
+from lsprism.evaluation.fitting import fitting
 from lsprism.evaluation.guards import flags
 from lsprism.evaluation.judge import require_judges
 from lsprism.evaluation.ledger import Ledger
@@ -25,7 +26,10 @@ from lsprism.events import Notice, Stage
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, WordPerplexityFigure, ZeroShotFigure
 from lsprism.layers.compute_dtype import requested_compute_dtype
 from lsprism.layers.kernels.dispatch import chosen
+from lsprism.models.load import load_tokenizer
+from lsprism.models.tokens import embedding_rows, opening, require_rows
 from lsprism.outcomes import Answer, EvalReport, SideReport, TaskReport
+from lsprism.reports import ModelSource
 from lsprism.specs import MeasureSpec
 
 QUICK_PROMPTS, QUICK_DOCUMENTS, QUICK_EXAMPLES = 3, 2, 50
@@ -42,6 +46,7 @@ class Material:
 
     text: Corpus | None
     tasks: list[Task]
+    notes: tuple[str, ...] = ()  # on what is left out
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class Evaluation:
 
     def run(self) -> Part[EvalReport]:
         """Events, then the report."""
-        if not self.sides.together:
-            yield Notice(text=ONE_AT_A_TIME)
+        notes = [*self.material.notes, *([ONE_AT_A_TIME] if not self.sides.together else [])]
+        for note in notes:
+            yield Notice(text=note)
         sides = {}
         for name, side in (("compressed", self.sides.model), ("baseline", self.sides.baseline)):
             sides[name] = (yield from self._own(side)) if side is not None else None
@@ -78,7 +84,7 @@ class Evaluation:
             speedups_as_shipped=speeds.against_shipped,
             dtypes=speeds.dtypes,
             tasks=tasks,
-            notes=[ONE_AT_A_TIME] if not self.sides.together else [],
+            notes=notes,
         )
         return report.model_copy(update={"flags": flags(report)})
 
@@ -93,10 +99,14 @@ class Evaluation:
             size = yield from self._once(SizeFigure, "sizes", side, self._sizes)
         if self._wants("perplexity"):
             yield Stage(name="perplexity", detail=f"{side.source.model_id} on {self._text.name}")
-            likelihood = yield from self._once(PerplexityFigure, "perplexity", side, self._perplexity, **self._cut)
+            likelihood = yield from self._once(
+                PerplexityFigure, "perplexity", side, self._perplexity, **self._cut(side)
+            )
         if self._wants("word-perplexity"):
             yield Stage(name="word perplexity", detail=f"{side.source.model_id} on {self._text.name}")
-            of_words = yield from self._once(WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut)
+            of_words = yield from self._once(
+                WordPerplexityFigure, "word-perplexity", side, self._words, **self._cut(side)
+            )
         if self._wants("zero-shot"):
             yield Stage(name="zero-shot", detail=f"{side.source.model_id} on {', '.join(self.asked.zero_shot_tasks)}")
             key = {"tasks": self.asked.zero_shot_tasks, "limit": self._examples}
@@ -117,11 +127,11 @@ class Evaluation:
         assert self.material.text is not None, "a measure that reads a text was given none"
         return self.material.text
 
-    @property
-    def _cut(self) -> dict[str, object]:
+    def _cut(self, side: Side) -> dict[str, object]:
         """What a figure on the text depends on."""
         asked = self.asked
         key = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
+        key |= {"bos": "each"} if asked.bos == "each" and opening(load_tokenizer(side.source)) else {}
         return {"text": self._text.name, "sha256": self._text.sha256, **key}
 
     def _windows(self, *sides: Side) -> Windows:
@@ -130,9 +140,12 @@ class Evaluation:
         context = self.asked.context or min(usual_context(one.model) for one in loaded)
         for one in loaded:
             require_context(one.model, context)
-        there = windows_of(loaded[0].tokenizer, self._text, context)
+        there = windows_of(loaded[0].tokenizer, self._text, context, self.asked.bos)
         count = self.asked.windows or (QUICK_WINDOWS if self.asked.quick else there.of)
-        return first(there, count)
+        cut = first(there, count)
+        for one in loaded:
+            require_rows(embedding_rows(one.model), cut.tokens, one.tokenizer)
+        return cut
 
     def _sizes(self, side: Side) -> Part[SizeFigure]:
         yield from ()
@@ -145,7 +158,7 @@ class Evaluation:
         loaded = self.sides.load(side)
         documents = words.documents_of(self._text, QUICK_DOCUMENTS if self.asked.quick else None)
         context = self.asked.context or usual_context(loaded.model)
-        return (yield from words.measuring(loaded, documents, context))
+        return (yield from words.measuring(loaded, documents, context, self.asked.bos))
 
     @property
     def _examples(self) -> int | None:
@@ -166,7 +179,7 @@ class Evaluation:
                 return (yield from agreement.measuring(theirs, ours, windows))
 
         beside = {"baseline": baseline.fingerprint, "baseline_dtype": baseline.dtype}
-        return (yield from self._once(AgreementFigure, "kl", model, steps, **beside, **self._cut))
+        return (yield from self._once(AgreementFigure, "kl", model, steps, **beside, **self._cut(model)))
 
     def _task(self, task: Task) -> Part[TaskReport]:
         model, baseline = self.sides.model, self.sides.baseline
@@ -214,3 +227,9 @@ def gather(asked: MeasureSpec, embedded: bool) -> Material:
     if "zero-shot" in wanted:
         zero_shot.require_library()
     return Material(text, tasks)
+
+
+def fitted(asked: MeasureSpec, material: Material, *sources: ModelSource) -> tuple[MeasureSpec, Material]:
+    """Without what one of the models has no room for, which is noted. SpecError if nothing is left."""
+    found = fitting(asked, material.tasks, sources)
+    return found.asked, Material(material.text, found.tasks, tuple(found.notes))

@@ -85,7 +85,8 @@ def _differ(report: EvalReport) -> bool:
 
 
 def _same_protocol(a: PerplexityFigure, b: PerplexityFigure) -> bool:
-    return all(getattr(a, name) == getattr(b, name) for name in ("text", "context", "windows", "of", "bos", "dtype"))
+    fields = ("text", "context", "windows", "of", "bos", "begins", "dtype")
+    return all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
 def _flag(figure: str, reason: str, side: Literal["model", "baseline"] = "model") -> Flag:

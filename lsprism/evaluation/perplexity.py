@@ -14,7 +14,7 @@ from lsprism.layers.compute_dtype import name_compute_dtype
 
 
 def perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityFigure:
-    """Of a model in evaluation mode; the first token of each window is not predicted.
+    """Of a model in evaluation mode; what begins each window is not predicted.
 
     `batch` windows are read at once; memory does not grow with how many there are. SpecError if the model has no
     positions for such windows, NumericError if a likelihood is not a number.
@@ -25,7 +25,8 @@ def perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Perp
 def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps[PerplexityFigure]:
     """The same with progress, window by window."""
     require_context(model, windows.context)
-    sums = yield from counted("perplexity", nll_of_windows(model, windows.tokens, batch), len(windows.tokens))
+    nlls = nll_of_windows(model, windows.tokens, batch, windows.given)
+    sums = yield from counted("perplexity", nlls, len(windows.tokens))
     mean = math.fsum(sums) / windows.predicted
     return PerplexityFigure(
         value=safe_exp(mean),
@@ -36,17 +37,18 @@ def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps
         context=windows.context,
         text=windows.text,
         bos=windows.bos,
+        begins="each" if windows.start else "first",
         dtype=str(model.dtype).removeprefix("torch."),
         compute_dtype=name_compute_dtype(model),
         device=str(model.device),
     )
 
 
-def nll_of_windows(model: PreTrainedModel, tokens: Tensor, batch: int = 1) -> Iterator[float]:
-    """Yield for each of the windows [n, context] the sum over its context - 1 predictions of -log p, in nats."""
+def nll_of_windows(model: PreTrainedModel, tokens: Tensor, batch: int = 1, given: int = 1) -> Iterator[float]:
+    """Yield for each of the windows [n, context] the sum of -log p, in nats, over all tokens but the first `given`."""
     plain, done = is_plain(model, tokens), 0
     for rows in tokens.split(batch):
-        for value in nll(model, rows[:, :-1], rows[:, 1:], plain):
+        for value in nll(model, rows[:, :-1], rows[:, given:], plain):
             done += 1
             require_number(value, done, len(tokens))
             yield value

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
+from lsprism.models.surgery import use_plain_outputs
 from lsprism.models.weights import stored_dtype, tensor_files
 from lsprism.outcomes import Subject
 from lsprism.reports import ModelSource
@@ -114,6 +115,7 @@ def offloaded(side: Side, room: int) -> Iterator[LoadedModel]:
             trust_remote_code=False,
             use_safetensors=True,
         )
+        use_plain_outputs(model)
         model.eval().requires_grad_(False)
         yield LoadedModel(model, load_tokenizer(side.source), side.source, place, DTYPES[side.dtype])
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lsprism.calibration.corpus import Corpus, consecutive, tokenize
+from lsprism.calibration.corpus import Corpus, consecutive, tokens_to_cut
 from lsprism.errors import SpecError
-from lsprism.generation.stream import context_length
+from lsprism.models.tokens import context_length, opening
+from lsprism.specs import BosName
 
 USUAL_CONTEXT = 2048
 QUICK_WINDOWS = 4
@@ -21,24 +22,35 @@ class Windows:
     of: int  # windows there are in the text
     text: str  # its name
     bos: bool  # the text begins with the tokenizer's beginning-of-text token
+    start: int = 0  # tokens at the beginning of each window that are not the text's; 0: windows are cut from the text
 
     @property
     def context(self) -> int:
         return self.tokens.shape[1]
 
     @property
+    def given(self) -> int:
+        """Tokens at the beginning of each window that are not predicted."""
+        return max(1, self.start)
+
+    @property
     def predicted(self) -> int:
-        """Tokens that have one before them in their window."""
-        return len(self.tokens) * (self.context - 1)
+        """Tokens of the text that have one before them in their window."""
+        return len(self.tokens) * (self.context - self.given)
 
 
-def windows_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int) -> Windows:
-    """All windows of a text, tokenised once with the tokenizer's own special tokens; CorpusError if it is too short."""
-    if context < 2:
-        raise SpecError(f"--context {context} leaves no token to predict.", "Choose 2 or more; 2048 is usual.")
-    tokens = tokenize(tokenizer, corpus.text)
-    there = consecutive(tokens, context)
-    return Windows(there, len(there), corpus.name, bos=bool(tokens[0] == tokenizer.bos_token_id))
+def windows_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int, bos: BosName = "each") -> Windows:
+    """All windows of a text, tokenized once; CorpusError if it is too short.
+
+    `bos`: where the tokens stand that the tokenizer puts before a text: before each window, or before the first alone.
+    """
+    tokens, start = tokens_to_cut(tokenizer, corpus.text, bos)
+    if context <= max(1, len(start)):
+        least = max(1, len(start)) + 1
+        raise SpecError(f"--context {context} leaves no token to predict.", f"Choose {least} or more; 2048 is usual.")
+    there = consecutive(tokens, context, start)
+    begun = bool(opening(tokenizer)) or bool(there[0, 0] == tokenizer.bos_token_id)
+    return Windows(there, len(there), corpus.name, bos=begun, start=len(start))
 
 
 def first(windows: Windows, count: int = QUICK_WINDOWS) -> Windows:

@@ -2,13 +2,15 @@
 
 Every document is scored alone, each of its tokens once, in windows of the whole context (`loglikelihood_rolling`); the
 sum is divided by the number of words that white space separates. lm-eval reads BOS twice where a tokenizer puts one
-itself, unless it is told add_bos_token=False; here it is read once.
+itself, unless it is told add_bos_token=False; here it is read once. By default every window begins with it, for
+tokenizers that begin a text with one; `bos="first"` is lm-eval's own way, with BOS before the document alone.
 """
 
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +23,8 @@ from lsprism.evaluation.windows import require_context
 from lsprism.figures import WordPerplexityFigure
 from lsprism.layers.compute_dtype import name_compute_dtype
 from lsprism.models.load import LoadedModel
+from lsprism.models.tokens import embedding_rows, opening, plain_ids, require_rows
+from lsprism.specs import BosName
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
 Window = tuple[list[int], list[int]]  # what the model reads, and what it has to predict at the end of it
@@ -35,13 +39,21 @@ class Documents:
     of: int  # documents there are, of which these are some or all
 
 
-def measuring(loaded: LoadedModel, documents: Documents, context: int) -> Steps[WordPerplexityFigure]:
+def measuring(
+    loaded: LoadedModel, documents: Documents, context: int, bos: BosName = "each"
+) -> Steps[WordPerplexityFigure]:
     """Progress window by window, then the figure. SpecError if the model has not so many positions or no token to
     begin with, CorpusError if there is no document, NumericError if a likelihood is not a number."""
     require_context(loaded.model, context)
-    prefix, name = prefix_token(loaded.tokenizer)
-    encoded = [_encode(loaded.tokenizer, text) for text in documents.texts]
-    windows = [window for tokens in encoded for window in rolling_windows(tokens, prefix, context)]
+    start = opening(loaded.tokenizer) if bos == "each" else []
+    if start and context <= len(start):
+        raise SpecError(f"--context {context} leaves no token to read.", f"Choose {len(start) + 1} or more.")
+    prefix, name = (start[0], "BOS") if start else prefix_token(loaded.tokenizer)
+    encoded = [plain_ids(loaded.tokenizer, text) for text in documents.texts]
+    for tokens in encoded:
+        require_rows(embedding_rows(loaded.model), tokens, loaded.tokenizer)
+    cut = partial(begun_windows, start=start) if start else partial(rolling_windows, prefix=prefix)
+    windows = [window for tokens in encoded for window in cut(tokens, context=context)]
     if not windows:
         raise CorpusError(f"{documents.name} holds no document with a word in it.", "Choose another text.")
     sums = yield from counted("word perplexity", _nll_of_windows(loaded.model, windows), len(windows))
@@ -55,6 +67,7 @@ def measuring(loaded: LoadedModel, documents: Documents, context: int) -> Steps[
         of=documents.of,
         context=context,
         prefix=name,
+        begins="each" if start else "first",
         text=documents.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         compute_dtype=name_compute_dtype(loaded.model),
@@ -79,6 +92,15 @@ def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterato
         yield sequence[max(0, end - context) : end], sequence[start + 1 : end + 1]
 
 
+def begun_windows(tokens: Sequence[int], start: Sequence[int], context: int) -> Iterator[Window]:
+    """The same where every window begins with `start`, which leaves less room for what stands before its last token."""
+    size, done = context - len(start), 0
+    while done < len(tokens):
+        end = min(done + size + (done == 0), len(tokens))
+        yield [*start, *tokens[max(0, end - 1 - size) : end - 1]], list(tokens[done:end])
+        done = end
+
+
 def count_words(text: str) -> int:
     """Pieces between white space; an empty text has one, as for lm-eval."""
     return len(re.split(r"\s+", text))
@@ -93,10 +115,6 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
         "This model's tokenizer has neither a BOS nor an EOS token to begin a document with.",
         "Measure perplexity on windows instead.",
     )
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _nll_of_windows(model: PreTrainedModel, windows: list[Window]) -> Iterator[float]:

@@ -1,6 +1,12 @@
-"""From a prompt or a conversation to the tokens that the model reads."""
+"""From a prompt or a conversation to the tokens that the model reads.
 
-from collections.abc import Sequence
+What comes out is checked: the text that was typed is in it, it begins as the tokenizer begins a text, and the tokenizer
+has put nothing behind it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -8,8 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
+from lsprism.models.tokens import opening, plain_ids
 
 Message = dict[str, str]  # "role": system, user or assistant; "content": text
+Form = Callable[[Sequence[Message]], list[dict[str, Any]]]  # how messages are handed to a template
+MARK = "qzxv{}"  # text that no template holds by itself
+PRINTED = re.compile(r"['\"]text['\"]: ?['\"]qzxv")  # a list of parts written out by a template that wants text
+# A template is a program of its own: it fails with an error of Jinja, or with one of Python's.
+FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+COMPLETION = "ask for a plain completion"
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], chat: bool | None = None) -> Tensor:
@@ -17,34 +30,108 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], 
 
     chat=True renders the tokenizer's chat template (a text becomes one user message), chat=False lets the model go on
     from the plain text (the contents of messages, a blank line between them), None chats if there is a template.
-    Raises SpecError if there is no template to chat with, if it refuses the messages, or if nothing is left to read.
+    Raises SpecError if there is no template to chat with, if it refuses the messages or drops what they say, if the
+    text holds what is no character, or if nothing is left to read.
     """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    messages = [{**message, "content": _characters(message["content"])} for message in messages]
     if chat is None:
         chat = bool(tokenizer.chat_template)
-    ids = _chat(tokenizer, prompt) if chat else _completion(tokenizer, prompt)
+    text = _rendered(tokenizer, messages) if chat else "\n\n".join(message["content"] for message in messages)
+    typed = "".join(message["content"] for message in messages)
+    if typed.strip() and not plain_ids(tokenizer, typed):
+        raise SpecError("The tokenizer has no token for anything in the prompt.", "Write words that the model knows.")
+    ids = _begun(tokenizer, _open_ended(tokenizer, text))
     if not ids:
         raise SpecError("The prompt is empty, and this model has no token that begins a text.", "Write some words.")
     return torch.tensor([ids])
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> list[int]:
-    if not tokenizer.chat_template:
-        raise SpecError("This model's tokenizer has no chat template.", "Ask for a plain completion instead.")
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    try:  # tokenized in the same call, which knows that the template has written the special tokens already
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-    except TemplateError as error:
+def _characters(text: str) -> str:
+    """The text with two halves of a surrogate pair put together; SpecError for a half that stands alone."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        place, half = next((n, c) for n, c in enumerate(text) if "\ud800" <= c <= "\udfff")
+        raise SpecError(
+            f"The prompt holds half of a surrogate pair, {half!r} at character {place + 1}, which is no character.",
+            "Write the prompt as UTF-8.",
+        ) from None
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """As the tokenizer begins a text, once: a template or the text itself may have written BOS."""
+    start = opening(tokenizer)
+    if not ids and not start and tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id]
+    begun = ids[: len(start)] == start or (ids and ids[0] == tokenizer.bos_token_id)
+    return ids if begun else [*start, *ids]
+
+
+def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of the text, without an end token that does not stand in it."""
+    ids = plain_ids(tokenizer, text)
+    while ids and ids[-1] == tokenizer.eos_token_id and not text.rstrip().endswith(tokenizer.eos_token):
+        ids = ids[:-1]
+    return ids
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The messages by the chat template; those that want a content of parts are given one."""
+    template, failures = _template(tokenizer), []
+    marked = [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)]
+    for form in (_as_texts, _as_parts):
+        try:
+            text = _render(tokenizer, template, form(messages))
+            # A short prompt may stand in the template by chance, a mark does not.
+            probe = _render(tokenizer, template, form(marked))
+            if _holds(text, messages) and _holds(probe, marked) and not PRINTED.search(probe):
+                return text
+        except FAILURES as error:
+            failures.append(error)
+    if failures:
         roles = ", ".join(message["role"] for message in messages)
         raise SpecError(
-            f"The model's chat template refuses messages of {roles}: {error}.",
-            "Begin with a user message and alternate with the assistant's, or ask for a plain completion.",
-        ) from error
+            f"The model's chat template refuses messages of {roles}: {failures[0]}.",
+            f"Begin with a user message and alternate with the assistant's, or {COMPLETION}.",
+        ) from failures[0]
+    raise SpecError(
+        "The model's chat template drops what it is asked.", f"Leave out the system prompt, or {COMPLETION}."
+    )
 
 
-def _completion(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> list[int]:
-    text = prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
-    begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(text, add_special_tokens=not begun)["input_ids"]
-    if not ids and tokenizer.bos_token_id is not None:
-        return [tokenizer.bos_token_id]
-    return ids
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template, or of several that have names the one called default."""
+    named = tokenizer.chat_template
+    if not named:
+        raise SpecError("This model's tokenizer has no chat template.", f"{COMPLETION.capitalize()} instead.")
+    if not isinstance(named, dict):
+        return named
+    found = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
+    if found is None:
+        raise SpecError(
+            f"This model's tokenizer has several chat templates ({', '.join(named)}) and none is called default.",
+            f"Save one of them as chat_template.jinja in the model's folder, or {COMPLETION}.",
+        )
+    return found
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]) -> str:
+    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+
+
+def _as_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return list(messages)
+
+
+def _as_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def _holds(text: str, messages: Sequence[Message]) -> bool:
+    """Whether the text says all that was asked, whatever became of its white space.
+
+    Of the model's own earlier answers a template may drop a part, such as its thoughts.
+    """
+    there = "".join(text.split())
+    return all("".join(m["content"].split()) in there for m in messages if m["role"] != "assistant")

@@ -16,6 +16,7 @@ from lsprism.generation.clock import Clock, Timing
 from lsprism.generation.decode import prefill, step
 from lsprism.generation.sampler import Sampler
 from lsprism.generation.text import Detokenizer
+from lsprism.models.tokens import context_length, embedding_rows, require_rows
 from lsprism.specs import GenerateSpec
 
 Reason = Literal["eos", "length", "stopped"]
@@ -41,8 +42,10 @@ def generate(
     """Answer the prompt [1, n], as `encode` makes it.
 
     The end is an end token (counted, not shown), `spec.max_new_tokens` or the end of the model's context (both are
-    "length"), or `stop`, which is read before each token. Raises SpecError at once if the prompt fills the context.
+    "length"), or `stop`, which is read before each token. Raises SpecError at once if the prompt fills the context or
+    holds a token that the model has no embedding for.
     """
+    require_rows(embedding_rows(model), input_ids, tokenizer)
     most = longest_answer(model, input_ids, spec)
     return _pieces(model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop)
 
@@ -90,8 +93,3 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     named = model.generation_config.eos_token_id if model.generation_config else None
     several = named if isinstance(named, list) else [named]
     return frozenset(n for n in [*several, tokenizer.eos_token_id] if n is not None)
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens of prompt and answer together that the model has positions for; None if its config knows no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lsprism.errors import SourceError
 from lsprism.models.checks import config_errors
-from lsprism.models.surgery import set_tensor
+from lsprism.models.surgery import set_tensor, use_plain_outputs
 from lsprism.reports import LeftAlone, LinearSite
 
 MIN_ROWS = 16  # a router has as many outputs as experts, a gate has one
@@ -58,6 +58,7 @@ def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     model.tie_weights()
     for name, kept in _kept_precise(model, dtype).items():
         set_tensor(model, name, kept)
+    use_plain_outputs(model)
     return model.eval().requires_grad_(False)
 
 

@@ -26,8 +26,8 @@ WORDS = (
 )  # fmt: skip
 WEIGHTS = ("*.safetensors",)  # never pickle
 # Copies of the same weights for other programs: onnx/, original/, Mistral's consolidated.safetensors. So every folder
-# but the lsprism/ of our own artifacts, without which they cannot be verified.
-COPIES = ("[!l]*/*", "l[!s]*/*", "consolidated*")
+# but additional_chat_templates/ and the lsprism/ of our own artifacts, without which they cannot be verified.
+COPIES = ("[!al]*/*", "a[!d]*/*", "ad[!d]*/*", "l[!s]*/*", "consolidated*")
 
 
 def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:

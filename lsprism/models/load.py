@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from lsprism.errors import DamagedError, SourceError, SpecError
 from lsprism.models.anatomy import tied_names
 from lsprism.models.checks import config_errors
+from lsprism.models.surgery import use_plain_outputs
 from lsprism.models.weights import refuse_extras, stored_dtype, tensor_files
 from lsprism.reports import ModelSource
 
@@ -90,4 +91,5 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
                 "The weights do not fit config.json; download or compress the model again.",
             )
     refuse_extras(source.folder, model, info["unexpected_keys"])
+    use_plain_outputs(model)
     return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)

@@ -1,6 +1,7 @@
 """Takes weights out of a model and puts modules and tensors in their places."""
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.reports import LinearSite
@@ -27,3 +28,12 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
     if isinstance(module, PrismLinear | DenseLinear):
         module.forget()
+
+
+def use_plain_outputs(model: PreTrainedModel) -> None:
+    """Let every module answer with named outputs and nothing beside them, whatever the model's own config asks for."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config.return_dict, config.output_hidden_states = True, False
+            config._output_attentions = False  # its setter compares it with the kind of attention

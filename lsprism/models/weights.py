@@ -181,10 +181,12 @@ def _origins(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, _Origin]:
     for name, origin in list(origins.items()):
         first, *others = origin.converter.target_patterns if origin.converter else [""]
         origins |= {name.replace(first, other): origin for other in others}
-    # A tied tensor may have been stored under either of its names.
+    # A tied tensor may have been stored under either of its names, and is read by either (Zamba shares layers).
     for name, stored_as in tied_names(model).items():
         if stored_as not in origins and name in origins:
             origins[stored_as] = origins[name]
+        elif stored_as in origins:
+            origins.setdefault(name, origins[stored_as])
     return origins
 
 

@@ -11,6 +11,7 @@ from lsprism.reports import ValuesName
 from lsprism.specs import (
     JOINED,
     PATTERNED,
+    BosName,
     BudgetName,
     CalibrationSpec,
     CompressSpec,
@@ -123,6 +124,10 @@ def _details(fields: dict[str, Any]) -> None:
         fields["samples"] = number("samples", "Samples", "Pieces of text; more is steadier and slower", minimum=1)
         fields["length"] = number("length", "Length", "Tokens a piece", minimum=8)
         fields["seed"] = number("seed", "Seed", "The same seed, the same result", minimum=0)
+        fields["bos"] = gr.Dropdown(
+            list(get_args(BosName)), value="each", label="BOS", min_width=120, elem_id="bos",
+            info="Before each window, or the first of the text only, where the tokenizer has one",
+        )  # fmt: skip
     with gr.Row():
         fields["effort"] = gr.Dropdown(
             list(get_args(EffortName)), value="fast", label="Effort", min_width=120, elem_id="effort",
@@ -186,6 +191,7 @@ FIELDS = (
     "samples",
     "length",
     "seed",
+    "bos",
     "values",
     "effort",
     "reconstruct_minutes",

@@ -159,6 +159,14 @@ def test_no_readme_at_all(tmp_path):
 def test_the_hub_is_asked_for_licences_and_for_our_notes():
     """What a card carries on, and what `verify` reads, must be fetched in the first place."""
     files = ["README.md", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", "config.json", "lsprism/manifest.json"]
-    others = ["onnx/config.json", "original/params.json", "lora/config.json", "pytorch_model.bin", "image.png"]
+    files += ["chat_template.jinja", "additional_chat_templates/rag.jinja"]
+    others = [
+        "onnx/config.json",
+        "original/params.json",
+        "lora/config.json",
+        "pytorch_model.bin",
+        "image.png",
+        "adapters/a.json",
+    ]
     taken = filter_repo_objects(files + others, allow_patterns=[*WORDS], ignore_patterns=[*COPIES])
     assert list(taken) == files

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from lsprism.calibration.own_text import own_windows
+from lsprism.specs import CalibrationSpec
 
 
 @pytest.fixture(scope="module")
@@ -13,22 +14,22 @@ def model(tiny_folder):
 
 
 def test_windows_have_the_asked_shape_and_are_the_seeds_own(model):
-    first = own_windows(model, 5, 12, seed=3, special=[1, 2])
+    first = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
     torch.manual_seed(99)
-    again = own_windows(model, 5, 12, seed=3, special=[1, 2])
-    other = own_windows(model, 5, 12, seed=4, special=[1, 2])
+    again = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
+    other = own_windows(model, CalibrationSpec(samples=5, length=12, seed=4), [1, 2])
     assert first.shape == (5, 12) and first.dtype == torch.int64
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_no_text_ends_early_or_holds_a_special_token(model):
-    texts = own_windows(model, 16, 24, seed=0, special=[1, 2])
+    texts = own_windows(model, CalibrationSpec(samples=16, length=24, seed=0), [1, 2])
     assert not torch.isin(texts, torch.tensor([1, 2])).any()
 
 
 def test_texts_follow_the_models_distribution(model):
     """The model finds its own samples likelier than random tokens."""
-    own = own_windows(model, 32, 24, seed=0, special=[])
+    own = own_windows(model, CalibrationSpec(samples=32, length=24, seed=0), [])
     chance = torch.randint(model.config.vocab_size, own.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert model(own, labels=own).loss < model(chance, labels=chance).loss - 0.1
@@ -38,5 +39,27 @@ def test_the_global_random_state_is_left_alone(model):
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
-    own_windows(model, 2, 4, seed=0, special=[])
+    own_windows(model, CalibrationSpec(samples=2, length=8, seed=0), [])
     assert torch.equal(torch.rand(1), wanted)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"num_beams": 3},
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"min_p": 0.9, "typical_p": 0.1, "top_h": 0.1},
+        {"bad_words_ids": [[4]], "forced_eos_token_id": 2, "max_length": 9},
+        {"do_sample": False, "temperature": 0.6},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_models_own_settings_of_generation_do_not_matter(model, monkeypatch, settings):
+    asked = CalibrationSpec(samples=4, length=24)
+    wanted = own_windows(model, asked, [1, 2])
+    own = GenerationConfig(eos_token_id=2, **settings)
+    monkeypatch.setattr(model, "generation_config", own)
+    assert torch.equal(own_windows(model, asked, [1, 2]), wanted)
+    assert model.generation_config is own

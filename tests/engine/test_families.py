@@ -66,6 +66,17 @@ FAMILIES = {
     "qwen3_moe": MOE | dict(head_dim=8),
     "gpt_oss": MOE | MIXED | dict(head_dim=8),  # attention sinks
     "mamba": dict(state_size=8, time_step_rank=4),  # no attention at all
+    "openai-gpt": {},  # no cache at all
+    "falcon_h1": GATED  # attention and Mamba side by side
+    | dict(
+        head_dim=8, mamba_d_ssm=64, mamba_n_groups=1, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8,
+        mamba_chunk_size=16,
+    ),
+    "zamba": GATED  # layers that several blocks share
+    | dict(
+        num_hidden_layers=4, layers_block_type=["mamba", "hybrid"] * 2, attention_hidden_size=64,
+        attention_head_dim=16, mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2,
+    ),
 }  # fmt: skip
 
 # Every family by a method of each form, and by all methods those that people have on their disks.

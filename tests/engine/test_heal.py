@@ -11,6 +11,7 @@ from tiny_runs import asked, digests, done, stopped_after
 
 from lsprism import api
 from lsprism.artifact import staging
+from lsprism.calibration.sample import sample_windows
 from lsprism.engine import heal as healing
 from lsprism.events import Progress, Stage
 from lsprism.layers.compute_dtype import reading_many
@@ -79,7 +80,7 @@ def test_what_it_learns_from_is_the_dense_models_own_answer(text_file, tmp_path,
     )
     spec = asked(model, text_file, tmp_path / "out", heal_steps=1, **SIZE)
     done(spec)
-    tokens, _, _ = api._calibration(spec, api.resolve(str(model)))
+    tokens, _, _ = sample_windows(spec, api.resolve(str(model)))
     loaded = api.load(str(model), device="cpu").model
     with torch.no_grad(), reading_many(loaded):
         dense = loaded(tokens).logits.float().log_softmax(-1)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from lsprism import api
+from lsprism.calibration.sample import sample_windows
 from lsprism.engine.survey import _Meter
 from lsprism.errors import NumericError, SourceError
 from lsprism.events import Finished, Progress, Stage
@@ -49,7 +50,7 @@ def own_inputs(model: Path, text: Path) -> dict[str, torch.Tensor]:
         if isinstance(part, nn.Linear):
             part.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)}))
     source = api.resolve(str(model))
-    tokens, _, _ = api._calibration(ask(PlanSpec, model_id="x", calibration={"source": str(text), **SHAPE}), source)
+    tokens, _, _ = sample_windows(ask(PlanSpec, model_id="x", calibration={"source": str(text), **SHAPE}), source)
     with torch.no_grad():
         loaded(tokens)
     return seen

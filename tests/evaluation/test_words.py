@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.steps import finished
-from lsprism.evaluation.words import Documents, count_words, measuring, prefix_token, rolling_windows
+from lsprism.evaluation.words import Documents, begun_windows, count_words, measuring, prefix_token, rolling_windows
 from lsprism.models.load import load
 from lsprism.models.source import resolve
 
@@ -37,6 +37,17 @@ def test_every_token_is_predicted_once_from_those_before_it(length, context):
         assert len(read) <= context and (len(read) == context or len(windows) == 1)
         assert [token + 1 for token in read[-len(predicted) :]] == predicted
         assert read == list(range(read[0], read[0] + len(read)))
+
+
+@given(length=st.integers(0, 60), context=st.integers(3, 20), start=st.sampled_from([[-1], [-2, -1]]))
+def test_every_window_may_begin_with_the_same_tokens(length, context, start):
+    windows = list(begun_windows(range(length), start, context))
+    assert [token for _, predicted in windows for token in predicted] == list(range(length))
+    for read, predicted in windows:
+        assert read[: len(start)] == start and (len(read) == context or len(windows) == 1)
+        known = [*start, *range(read[len(start)] if len(read) > len(start) else 0, predicted[-1])]
+        assert read == known and len(read) <= context
+        assert len(predicted) <= len(read)
 
 
 @torch.no_grad()
@@ -69,7 +80,8 @@ def test_a_tokenizer_that_begins_every_text_with_bos_does_not_double_it(tiny, ti
     )
     assert begun.tokenizer("a river")["input_ids"][0] == begun.tokenizer.bos_token_id
     documents = Documents(["a river walks"], "one", of=1)
-    assert finished(measuring(begun, documents, 8)) == finished(measuring(tiny, documents, 8))
+    assert finished(measuring(begun, documents, 8, "first")) == finished(measuring(tiny, documents, 8))
+    assert finished(measuring(begun, documents, 8)).value == finished(measuring(tiny, documents, 8)).value
 
 
 def test_words_are_counted_as_lm_eval_does():

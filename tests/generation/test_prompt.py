@@ -3,7 +3,11 @@
 import pytest
 import torch
 from conftest import make_tokenizer
-from tokenizers.processors import TemplateProcessing
+from odd_tokenizers import wrapping
+from tokenizers import Regex
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import Split
 
 from lsprism.errors import SpecError
 from lsprism.generation.prompt import encode
@@ -20,9 +24,9 @@ def tokenizer():
 
 
 @pytest.fixture
-def begins(tokenizer):
+def begins():
     """A tokenizer that writes <s> before every text, whose template writes it too."""
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = wrapping("<s> $A")
     tokenizer.chat_template = "{{ bos_token }} " + tokenizer.chat_template
     return tokenizer
 
@@ -85,3 +89,97 @@ def test_messages_that_the_template_refuses_are_an_error(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(SpecError, match="a, the: roles must alternate"):
         encode(tokenizer, TALK)
+
+
+def test_a_template_that_leaves_bos_out_begins_with_it_too(begins):
+    begins.chat_template = make_tokenizer().chat_template
+    assert words(begins, encode(begins, "red river")) == "<s> <unk> . red river . then"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_nothing_of_the_tokenizers_own_stands_behind_the_prompt(chat):
+    ends = wrapping("<s> $A </s>")
+    assert ends("red river")["input_ids"][-1] == ends.eos_token_id
+    assert words(ends, encode(ends, "red river", chat)).split()[-1] == ("then" if chat else "river")
+    assert words(ends, encode(ends, "red river </s>", chat=False)) == "<s> red river </s>", "it was typed"
+
+
+PARTS = (
+    "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}"
+    "{% endfor %} . {% endfor %}then "
+)
+
+
+@pytest.mark.parametrize("prompt", ["red river", "a", "then"])
+def test_a_template_that_wants_a_list_of_parts_is_given_one(tokenizer, prompt):
+    tokenizer.chat_template = PARTS
+    assert words(tokenizer, encode(tokenizer, prompt)) == f"{prompt} . then"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "then",
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}then",
+        "{% for m in messages %}{{ m['content'][:4] }}{% endfor %}",
+        "{{ messages[-1]['content'] }}",  # drops what the system prompt says
+    ],
+)
+def test_a_template_that_drops_what_was_asked_is_refused(tokenizer, template):
+    tokenizer.chat_template = template
+    messages = [{"role": "system", "content": "then"}, {"role": "user", "content": "red river"}]
+    with pytest.raises(SpecError, match="drops what it is asked") as caught:
+        encode(tokenizer, messages)
+    assert "plain completion" in caught.value.hint
+    assert words(tokenizer, encode(tokenizer, messages, chat=False)) == "then red river"
+
+
+def test_what_a_template_drops_of_the_models_own_answers_is_its_business(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'].split('. ')[-1] if m['role'] == 'assistant' else m['content'] }} "
+        "{% endfor %}"
+    )
+    contents = {"user": "a", "assistant": "so . red", "system": "the"}
+    messages = [{"role": role, "content": content} for role, content in contents.items()]
+    assert words(tokenizer, encode(tokenizer, messages)) == "a red the"
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0]['content'] + 1 }}", "{{ messages[9]['a']['b'] }}", "{% if %}"])
+def test_a_template_that_fails_is_named(tokenizer, template):
+    tokenizer.chat_template = template
+    with pytest.raises(SpecError, match="chat template") as caught:
+        encode(tokenizer, "red river")
+    assert "\n" not in caught.value.message
+
+
+def test_the_default_of_several_templates_is_taken(tokenizer):
+    tokenizer.chat_template = {"rag": "then", "default": "{{ messages[0]['content'] }}"}
+    assert words(tokenizer, encode(tokenizer, "red river")) == "red river"
+    tokenizer.chat_template = {"chat": "{{ messages[0]['content'] }} then"}
+    assert words(tokenizer, encode(tokenizer, "red river")) == "red river then"
+
+
+def test_several_templates_without_a_default_are_named(tokenizer):
+    tokenizer.chat_template = {"rag": "then", "tool_use": "{{ messages[0]['content'] }}"}
+    for chat in (None, True):
+        with pytest.raises(SpecError, match="rag, tool_use") as caught:
+            encode(tokenizer, "red river", chat)
+        assert "chat_template.jinja" in caught.value.hint
+    assert words(tokenizer, encode(tokenizer, "red river", chat=False)) == "red river"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_half_of_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(tokenizer, chat):
+    with pytest.raises(SpecError, match=r"half of a surrogate pair, '\\ud83d' at character 5") as caught:
+        encode(tokenizer, "red \ud83d river", chat)
+    assert caught.value.message.isascii()
+    whole, halves = "red \N{GRINNING FACE} river", "red \ud83d\ude00 river"
+    assert encode(tokenizer, halves, chat).tolist() == encode(tokenizer, whole, chat).tolist()
+
+
+def test_a_prompt_without_a_known_word_is_refused(plain):
+    plain.backend_tokenizer.model = WordLevel({"<s>": 1, "red": 4}, unk_token="<unk>")
+    plain.backend_tokenizer.pre_tokenizer = Split(" ", "removed")
+    plain.backend_tokenizer.normalizer = Replace(Regex("[^a-z ]"), "")
+    with pytest.raises(SpecError, match="no token for anything"):
+        encode(plain, "4 2")

@@ -36,7 +36,13 @@ class Scripted:
         self.generation_config = SimpleNamespace(eos_token_id=eos)
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=context))
 
-    def __call__(self, input_ids, past_key_values, use_cache, logits_to_keep):
+    def __call__(self, **inputs):
+        return self.forward(**inputs)
+
+    def get_input_embeddings(self):
+        return torch.nn.Embedding(25, 1)
+
+    def forward(self, input_ids, past_key_values, use_cache, logits_to_keep):
         self.work()
         logits = torch.zeros(1, 1, 25)
         logits[0, 0, self.script[self.calls]] = 100.0

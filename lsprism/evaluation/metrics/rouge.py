@@ -1,22 +1,20 @@
 """ROUGE-1, ROUGE-2, ROUGE-L (Lin: ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the words, pairs of
 words and the longest common subsequence that two texts share."""
 
-import re
-
 from datasets import Features, Value
 
 from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
+from lsprism.evaluation.wording import words
 from lsprism.outcomes import Score
 
 LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that one side must have for there to be anything to share
-WORD = re.compile(r"[^\W_]+")
 
 
 class Words:
-    """Lower-case words of any script. rouge-score's own tokenizer knows ASCII alone, and agrees with this one there."""
+    """For rouge-score, whose own tokenizer knows ASCII alone and agrees with this one there."""
 
     def tokenize(self, text: str) -> list[str]:
-        return WORD.findall(text.lower())
+        return words(text)
 
 
 class Rouge(MetricInMemory):
@@ -28,11 +26,10 @@ class Rouge(MetricInMemory):
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
         from rouge_score.rouge_scorer import RougeScorer
 
-        words = Words()
-        scorer = RougeScorer(list(LEAST), tokenizer=words)
+        scorer = RougeScorer(list(LEAST), tokenizer=Words())
         pairs = list(zip(predictions, references, strict=True))
         found = [scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs]
-        longer = [max(len(words.tokenize(text)) for text in pair) for pair in pairs]
+        longer = [max(len(words(text)) for text in pair) for pair in pairs]
         empty, notes = empty_pairs(predictions, references)
         scores = {}
         for name, least in LEAST.items():
@@ -44,8 +41,8 @@ class Rouge(MetricInMemory):
 
 def _protocol(name: str) -> str:
     return (
-        f"ROUGE-{name.removeprefix('rouge')} F-measure of each pair by rouge-score, lower-case words of any script, "
-        "no stemming; mean over the pairs."
+        f"ROUGE-{name.removeprefix('rouge')} F-measure of each pair by rouge-score, lower-case words of any script "
+        "(single characters where a script has no spaces), no stemming; mean over the pairs."
     )
 
 

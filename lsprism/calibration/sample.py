@@ -1,0 +1,35 @@
+"""The token windows of one calibration, from the text that was asked for."""
+
+from torch import Tensor
+from transformers import AutoConfig
+
+from lsprism.calibration.corpus import Corpus, read_text, text_of, tokens_to_cut, windows
+from lsprism.calibration.own_text import own_windows
+from lsprism.layers.compute_dtype import using_compute_dtype
+from lsprism.models.load import load, load_tokenizer
+from lsprism.models.tokens import opening, require_rows
+from lsprism.reports import ModelSource
+from lsprism.specs import PlanSpec
+
+
+def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[Tensor, str, str]:
+    """Windows [samples, length], the name of their text, and what the user should know of the choice.
+
+    `corpus`: the text, if it has been read already.
+    """
+    asked, notice = spec.calibration, ""
+    wanted = text_of(asked, source)
+    if asked.source == "auto" and source.kind == "demo":
+        notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
+    if wanted == "self":
+        loaded = load(source, spec.device, spec.dtype)
+        start = opening(loaded.tokenizer) if asked.bos == "each" else []
+        with using_compute_dtype(spec.compute_dtype):
+            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, start)
+        return own, "text of the model's own", ""
+    corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
+    tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)
+    cut = windows(tokens, asked.samples, asked.length, asked.seed, start)
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    require_rows(config.get_text_config().vocab_size, cut, tokenizer)
+    return cut, corpus.name, notice

@@ -1,0 +1,105 @@
+"""What the sides of an evaluation have no room for, known from their configs and tokenizers before any work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from lsprism.errors import SpecError
+from lsprism.evaluation.tasks import Task, TaskPrompt
+from lsprism.generation.prompt import encode
+from lsprism.models.load import load_tokenizer
+from lsprism.models.tokens import context_length
+from lsprism.reports import ModelSource
+from lsprism.specs import MeasureSpec
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a model can read: tokens with ids below `rows`, `context` of them at once (None: any number)."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+    rows: int
+
+    def refusal(self, prompt: TaskPrompt) -> str:
+        """Why the model cannot answer; empty where it can."""
+        try:
+            tokens = encode(self.tokenizer, prompt.prompt)
+        except SpecError as error:
+            return error.message
+        if self.context is not None and tokens.shape[1] >= self.context:
+            return f"It has {tokens.shape[1]:,} tokens, and the context of {self.name} is {self.context:,}."
+        if int(tokens.max()) >= self.rows:
+            return f"Token {int(tokens.max())} is beyond the {self.rows:,} rows of the embedding of {self.name}."
+        return ""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What is left to measure, and what the user should know of what is left out."""
+
+    asked: MeasureSpec
+    tasks: list[Task]
+    notes: list[str] = field(default_factory=list)
+
+
+def fitting(asked: MeasureSpec, tasks: Sequence[Task], sources: Sequence[ModelSource]) -> Fitting:
+    """Without the prompts that one of the models has no room for; SpecError if nothing is left to measure."""
+    readers = [_reader(source) for source in sources]
+    left, notes = [], []
+    for task in tasks:
+        kept, said = _fitting_prompts(task, readers)
+        left += [task.model_copy(update={"prompts": kept})] if kept else []
+        notes += said
+    asked, said = _fitting_speed(asked, readers)
+    notes += said
+    if tasks and not left:
+        asked = _without("text", asked, notes)
+    return Fitting(asked, left, notes)
+
+
+def _reader(source: ModelSource) -> Reader:
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    rows = config.get_text_config().vocab_size
+    return Reader(source.model_id, load_tokenizer(source), context_length(config), rows)
+
+
+def _fitting_prompts(task: Task, readers: Sequence[Reader]) -> tuple[tuple[TaskPrompt, ...], list[str]]:
+    kept, refused = [], []
+    for prompt in task.prompts:
+        reason = next(filter(None, (reader.refusal(prompt) for reader in readers)), "")
+        kept += [] if reason else [prompt]
+        refused += [(prompt.id, reason)] if reason else []
+    if not refused:
+        return task.prompts, []
+    names = ", ".join(name for name, _ in refused)
+    note = f"{task.name}: {len(refused)} of {len(task.prompts)} prompts are left out ({names}). {refused[0][1]}"
+    return tuple(kept), [note]
+
+
+def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[MeasureSpec, list[str]]:
+    """Only prompt lengths that leave room for the new tokens."""
+    if "speed" not in asked.measures:
+        return asked, []
+    contexts = [(reader.context, reader.name) for reader in readers if reader.context is not None]
+    least, name = min(contexts, default=(None, ""))
+    lengths = tuple(n for n in asked.prompt_lengths if least is None or n + asked.new_tokens <= least)
+    if lengths == asked.prompt_lengths:
+        return asked, []
+    long = ", ".join(str(n) for n in asked.prompt_lengths if n not in lengths)
+    note = (
+        f"speed: prompts of {long} tokens are left out. With {asked.new_tokens} new ones they do not fit into the"
+        f" context of {name}, {least:,} tokens."
+    )
+    if not lengths:
+        return _without("speed", asked, [note]), [note]
+    return asked.model_copy(update={"prompt_lengths": lengths}), [note]
+
+
+def _without(measure: str, asked: MeasureSpec, notes: list[str]) -> MeasureSpec:
+    left = tuple(name for name in asked.measures if name != measure)
+    if not left:
+        raise SpecError(f"Nothing is left to measure. {notes[0]}", "Choose other --measures, or shorter prompts.")
+    return asked.model_copy(update={"measures": left})

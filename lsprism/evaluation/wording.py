@@ -1,0 +1,51 @@
+"""Where the words of a text begin and end, in any script.
+
+A word is a run of letters and digits with the marks that combine with them. Scripts that are written without spaces
+have no such runs: there every character, with its marks, is a word, as is usual for ROUGE on Chinese.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
+
+Kind = Literal["letter", "single", "mark", "joiner", "gap"]
+
+# By the first words of their characters' names.
+UNSPACED = (
+    "CJK ", "IDEOGRAPHIC ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ",
+    "TAI ", "NEW TAI ", "JAVANESE ", "BALINESE ",
+)  # fmt: skip
+ZERO_WIDTH_SPACE = "\u200b"  # separates words, unlike the other characters of format
+
+
+def words(text: str) -> list[str]:
+    """The words in lower case, in one Unicode form, without invisible joiners."""
+    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    return ["".join(c for c in plain[begin:end] if _kind(c) != "joiner") for begin, end in spans(plain)]
+
+
+def spans(text: str) -> Iterator[tuple[int, int]]:
+    """Begin and end of every word."""
+    begin, last = None, "gap"  # of the word that is open, and the kind of its characters
+    for place, character in enumerate(text):
+        kind = _kind(character)
+        if kind in ("mark", "joiner") or (kind == last == "letter"):
+            continue
+        if begin is not None:
+            yield begin, place
+        begin, last = (None, "gap") if kind == "gap" else (place, kind)
+    if begin is not None:
+        yield begin, len(text)
+
+
+@lru_cache(maxsize=4096)
+def _kind(character: str) -> Kind:
+    category = unicodedata.category(character)
+    if category[0] == "M":
+        return "mark"
+    if category == "Cf" and character != ZERO_WIDTH_SPACE:
+        return "joiner"
+    if category[0] not in "LN":
+        return "gap"
+    return "single" if unicodedata.name(character, "").startswith(UNSPACED) else "letter"

@@ -1,0 +1,69 @@
+"""How a tokenizer begins a text, and what a model can read of it: tokens with an embedding, positions it knows."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lsprism.errors import SpecError
+
+MOST_SPARE = 8  # rows that a table of positions has beyond the context, for padding
+PROBES = ("a", "the", "1", ".")  # texts of a token or two; a tokenizer may drop one of them
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that the tokenizer puts before every text: one BOS (Llama, Gemma), two tokens (GLM), or none (Qwen)."""
+    found: set[tuple[int, ...]] | None = None
+    for probe in PROBES:
+        plain, whole = plain_ids(tokenizer, probe), tokenizer(probe, verbose=False)["input_ids"]
+        ends = range(len(whole) - len(plain) + 1) if plain else ()
+        before = {tuple(whole[:end]) for end in ends if whole[end : end + len(plain)] == plain}
+        # A probe may also be the token that comes before it, so all must agree.
+        found = before if found is None else found & before or found
+    return list(min(found or [()], key=len))
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of the text alone, without those that the tokenizer adds before or after it."""
+    # Not verbose: a text that is longer than the model's context is cut into windows later.
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Tokens that the model can read: ids from 0 to this number - 1."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def context_length(model: PreTrainedModel | PreTrainedConfig) -> int | None:
+    """Tokens of prompt and answer together that the model has positions for; None if its config knows no limit."""
+    config = getattr(model, "config", model).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # the latter: MPT
+
+
+def has_position_table(model: PreTrainedModel) -> bool:
+    """Whether positions are looked up in a table as long as the context, so that there are none beyond it."""
+    limit, words = context_length(model), model.get_input_embeddings()
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+    tables += [buffer for buffer in model.buffers() if buffer.ndim > 1]  # sines, of GPT-J and CTRL
+    found = any(limit <= len(table) <= limit + MOST_SPARE for table in tables)
+    return found or hasattr(model.config.get_text_config(), "max_seq_len")
+
+
+def require_rows(rows: int, tokens: Tensor | Iterable[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecError if one of the tokens is beyond the rows of the embedding."""
+    ids = torch.as_tensor(tokens).flatten()
+    beyond = ids[(ids >= rows) | (ids < 0)]
+    if len(beyond):
+        token = int(beyond[0])
+        raise SpecError(
+            f"The tokenizer makes token {token} of {_word(tokenizer, token)}, and the model's embedding has only"
+            f" {rows:,} rows.",
+            "Use the tokenizer that belongs to the model, or a text without that word.",
+        )
+
+
+def _word(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """As the vocabulary has it."""
+    word = tokenizer.convert_ids_to_tokens(token)
+    return repr(word) if word else "a word"

@@ -1,0 +1,121 @@
+"""What a model's own files ask for reaches neither its answers nor its figures; what it cannot read is named."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import lsprism
+from lsprism import api, measure
+from lsprism.artifact.companions import Licence, copy_companions
+from lsprism.errors import SpecError
+from lsprism.generation.prompt import encode
+from lsprism.models.load import load
+from lsprism.models.source import resolve
+from lsprism.specs import GenerateSpec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GREEDY = GenerateSpec(max_new_tokens=6, greedy=True, ignore_eos=True)
+
+
+def configure(folder, **settings) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def answer_of(folder) -> str:
+    return "".join(piece.text for piece in api.generating(api.load(folder, "cpu"), "a river", GREEDY))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"return_dict": False}, {"output_hidden_states": True}, {"output_attentions": True}, {"use_cache": False}],
+    ids=lambda settings: next(iter(settings)),
+)
+@pytest.mark.parametrize("source", ["self", "file"])
+def test_outputs_that_a_config_asks_for_change_nothing(settings, source, tmp_path, text_file):
+    found = []
+    for name, odd in (("plain", {}), ("odd", settings)):
+        folder = make_model(tmp_path / name, dtype=torch.float32)
+        configure(folder, **odd)
+        text = str(text_file) if source == "file" else "self"
+        calibration = {"source": text, "samples": 3, "length": 16}
+        lsprism.compress(folder, tmp_path / f"{name}-out", method="wanda", device="cpu", calibration=calibration)
+        asked = {"measures": "perplexity,kl", "dataset": str(text_file), "context": 16, "windows": 2}
+        report = measure.evaluate(tmp_path / f"{name}-out", measuring=asked, device="cpu")
+        found.append((answer_of(folder), answer_of(tmp_path / f"{name}-out"), report.perplexity, report.agreement.kl))
+    assert found[0] == found[1]
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A GPT-2 with learned positions for 64 tokens."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def test_windows_beyond_learned_positions_are_refused_before_the_work(short, text_file, tmp_path):
+    calibration = {"source": str(text_file), "samples": 2, "length": 65}
+    for verb in (lsprism.inspect, lambda *args, **more: lsprism.compress(args[0], tmp_path / "out", **more)):
+        with pytest.raises(SpecError, match="--length 65: the model has positions for 64 tokens") as caught:
+            verb(short, calibration=calibration)
+        assert "64 or fewer" in caught.value.hint
+    assert not list(tmp_path.glob("out*"))
+    lsprism.compress(short, tmp_path / "out", method="wanda", calibration=calibration | {"length": 64})
+
+
+def test_a_prompt_beyond_learned_positions_is_refused(short):
+    with pytest.raises(SpecError, match="context of 64"):
+        api.generating(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
+
+
+def test_windows_beyond_the_context_of_computed_positions_are_noted(tiny_folder):
+    assert "longer than the 256" in lsprism.inspect(tiny_folder, calibration={"length": 300}).notes[0]
+    assert not any("longer" in note for note in lsprism.inspect(tiny_folder, calibration={"length": 256}).notes)
+
+
+@pytest.fixture
+def padded(tmp_path):
+    """The tokenizer has a word more than the embedding has rows."""
+    folder = make_model(tmp_path / "padded")
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "pad.txt").write_text("a river [PAD] sings " * 40)
+    return folder
+
+
+def test_a_token_beyond_the_embedding_is_named_wherever_it_comes_from(padded, tmp_path):
+    text = str(tmp_path / "pad.txt")
+    loaded = load(resolve(str(padded)), "cpu")
+    settings = {"dataset": text, "context": 16}
+    works = [
+        lambda: lsprism.compress(padded, tmp_path / "out", calibration={"source": text, "samples": 2, "length": 16}),
+        lambda: api.generating(loaded, "a [PAD] river", GREEDY),
+        lambda: measure.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
+        lambda: measure.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
+    ]
+    for work in works:
+        with pytest.raises(SpecError, match=r"token 24 of '\[PAD\]', and the model's embedding has only 24 rows"):
+            work()
+
+
+def test_templates_in_a_folder_of_their_own_are_read_and_copied(tmp_path):
+    folder, copy = make_model(tmp_path / "tiny"), tmp_path / "copy"
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages[0]['content'] }} then", "rag": "then"}
+    tokenizer.save_pretrained(folder)
+    assert (folder / "additional_chat_templates/rag.jinja").is_file()
+    copy.mkdir()
+    copy_companions(folder, copy, Licence({}))
+    for place in (folder, copy):
+        read = AutoTokenizer.from_pretrained(place)
+        assert read.chat_template == tokenizer.chat_template
+        assert read.decode(encode(read, "a river")[0]) == "a river then"
