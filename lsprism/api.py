@@ -30,10 +30,10 @@ from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
-from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
+from lsprism.models.tokens import check_tokenizer
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
@@ -41,7 +41,8 @@ from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 def inspect(model_id: str | Path, **settings: Any) -> Plan:
     """What a compression would do, from the model's config and what earlier runs learnt of it.
 
-    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at.
+    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at: of files
+    that are there already only the headers, which must fit the config.
 
     `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
     (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in
@@ -100,8 +101,8 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     plan = draft(spec, source)
     _check_resources(plan, spec.save_path)
     tokens, text, notice = _calibration(spec, source, corpus)
-    if notice:
-        yield Notice(text=notice)
+    for note in filter(None, [*plan.plan.notes, notice]):
+        yield Notice(text=note)
     recipe, started = _recipe(spec, plan, tokens), time.monotonic()
     if spec.rule != "uniform":
         plan = yield from settled(spec, plan, tokens, recipe)

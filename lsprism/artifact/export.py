@@ -4,7 +4,7 @@ the model is in memory than one file's tensors."""
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from lsprism.events import BlockClock, Event, Stage
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
-from lsprism.models.weights import INDEX, SINGLE, tensor_files
+from lsprism.models.stored import INDEX, SINGLE, tensor_files
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
@@ -50,11 +50,11 @@ class _Unpacker:
     entries: dict[str, dict]  # packed module -> its form, kept and rank; empty for a source that is dense
     sites: dict[str, LinearSite]
 
-    def sizes(self, path: Path) -> dict[str, int]:
-        """Name -> bytes of what a source file becomes; its tensors are only mapped, not read."""
+    def sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
+        """Name -> bytes of what `keys` of a source file become; its tensors are only mapped, not read."""
         found = {}
         with _opened(path) as stored:
-            for key in stored.keys():  # noqa: SIM118 - not a dict
+            for key in keys:
                 owner, _, part = key.rpartition(".")
                 tensor = stored.get_tensor(key)
                 if owner not in self.entries or part == "bias":
@@ -142,9 +142,12 @@ def _unpacker(source: ModelSource) -> _Unpacker:
 
 def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
     """A file of the source becomes one of the copy, or several if it would be larger than FILE_BYTES."""
-    for file in dict.fromkeys(tensor_files(folder).values()):
+    keys: dict[str, list[str]] = {}
+    for key, file in tensor_files(folder).items():  # of two with the same name only the one that is loaded
+        keys.setdefault(file, []).append(key)
+    for file in keys:
         part = _Part(folder / file, {})
-        for name, size in unpacker.sizes(folder / file).items():
+        for name, size in unpacker.sizes(folder / file, keys[file]).items():
             if part.sizes and part.bytes + size > FILE_BYTES:
                 yield part
                 part = _Part(folder / file, {})

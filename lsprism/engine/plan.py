@@ -13,6 +13,9 @@ from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
+from lsprism.models.stored import refused_early
+from lsprism.models.ties import tied_names, untied_names
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
 from lsprism.specs import PlanSpec
 
@@ -42,8 +45,12 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     Raises SourceError for a model whose structure is not understood.
     """
     bound_heap()
-    device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
-    model = skeleton(source.folder, dtype)
+    device = pick_device(spec.device)
+    with refused_early():
+        dtype = pick_dtype(spec.dtype, source)
+        model = skeleton(source.folder, dtype)
+        if not source.config_only:
+            WeightFiles(source.folder, model)  # what does not fit is refused by the files' headers
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))
@@ -87,8 +94,18 @@ def _plan(
         dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
         memory=memory,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
+        untied=bool(untied_names(model)) and not tied_names(model),
+        notes=_notes(model, source),
     )
     return plan, outside, blocks
+
+
+def _notes(model: PreTrainedModel, source: ModelSource) -> list[str]:
+    """What the user should know of the model itself."""
+    notes = []
+    if untied := sorted(untied_names(model)):
+        notes.append(f"config.json ties {untied[0]}, but the weights hold another tensor for it: both are kept.")
+    return notes
 
 
 def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
-from lsprism.models.weights import stored_dtype, tensor_files
+from lsprism.models.stored import stored_dtype, tensor_files
 from lsprism.outcomes import Subject
 from lsprism.reports import ModelSource
 

@@ -5,14 +5,20 @@ Artifacts load through the same door: whoever calls must have imported `lsprism.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import DamagedError, SourceError, SpecError
-from lsprism.models.anatomy import tied_names
+from lsprism.json_files import read_object
+from lsprism.models.anatomy import skeleton
 from lsprism.models.checks import config_errors
-from lsprism.models.weights import refuse_extras, stored_dtype, tensor_files
+from lsprism.models.origins import refuse_extras
+from lsprism.models.stored import INDEX, SINGLE, IndexShape, stored_dtype, tensor_files
+from lsprism.models.ties import tied_names
+from lsprism.models.tokens import check_tokenizer
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import ModelSource
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -50,7 +56,7 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
         raise SpecError(f"--dtype {name!r} is unknown.", f"Choose auto, {', '.join(DTYPES)}.")
     with config_errors(source.folder):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    dtype = config.get_text_config().dtype or config.dtype or stored_dtype(source.folder) or torch.float32
+    dtype = config.dtype or config.get_text_config().dtype or stored_dtype(source.folder) or torch.float32
     if dtype not in DTYPES.values():
         raise SpecError(
             f"{source.model_id} is held in {str(dtype).removeprefix('torch.')}.", f"Give --dtype {', '.join(DTYPES)}."
@@ -60,11 +66,14 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """SourceError if its files cannot be read."""
+    check_tokenizer(source.folder, source.model_id)
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
+        text = " ".join(str(error).split())
+        reason = text.partition(". ")[0].rstrip(".")[:200] if " " in text else f"{type(error).__name__} {text}".rstrip()
         raise SourceError(
-            f"The tokenizer in {source.folder} cannot be read: {type(error).__name__}.",
+            f"The tokenizer in {source.folder} cannot be read: {reason}.",
             "Copy its files again from the model it comes from.",
         ) from error
 
@@ -72,16 +81,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a model whole. Tensors that are missing, misshapen or of no use are a DamagedError, never a warning."""
     place, kind = pick_device(device), pick_dtype(dtype, source)
-    tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
-    with config_errors(source.folder):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=kind,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below
-            output_loading_info=True,
-        )
+    file_of = tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
+    _check_metadata(source)
+    model, info = _from_pretrained(source, kind)
     for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:
@@ -89,5 +91,30 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
                 f"{source.folder}: {len(names)} {what.replace('_', ' ')}, the first is {min(names)}.",
                 "The weights do not fit config.json; download or compress the model again.",
             )
-    refuse_extras(source.folder, model, info["unexpected_keys"])
+    refuse_extras(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
     return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)
+
+
+def _from_pretrained(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        with config_errors(source.folder):
+            return AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused above
+                output_loading_info=True,
+            )
+    except RuntimeError:  # it may say that tensors cannot be converted; the headers say which
+        if source.kind != "artifact":
+            WeightFiles(source.folder, skeleton(source.folder, dtype))
+        raise
+
+
+def _check_metadata(source: ModelSource) -> None:
+    """transformers reads no index without it."""
+    path = source.folder / INDEX
+    if (source.folder / SINGLE).is_file() or isinstance(read_object(path, IndexShape).get("metadata"), dict):
+        return
+    raise DamagedError(f"{path} has no metadata, which transformers needs.", 'Add the entry "metadata": {} to it.')
