@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lsprism.artifact.card import dense_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
@@ -19,12 +20,14 @@ from lsprism.artifact.finish import index_of
 from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
 from lsprism.artifact.target import ANOTHER, alone, beside
-from lsprism.errors import DamagedError, ResourceError, SourceError, TargetError
+from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
-from lsprism.models.stored import INDEX, SINGLE, tensor_files
+from lsprism.models.stored import INDEX, SINGLE, refused_early, stored_dtype, tensor_files
+from lsprism.models.ties import tied_names, untied_names, without_ties
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
@@ -88,7 +91,9 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
     An artifact must have been verified. The last event is the Progress of the last file.
     """
     check_absent(target)
-    config, unpacker = _dense_config(source), _unpacker(source)
+    with refused_early():
+        model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
+        config, unpacker = _dense_config(source, model), _unpacker(source, model)
     parts = list(_parts(source.folder, unpacker))
     _check_disk(sum(part.bytes for part in parts), target)
     with _unfinished(target) as folder:
@@ -121,23 +126,18 @@ def _check_disk(need: int, target: Path) -> None:
         )
 
 
-def _dense_config(source: ModelSource) -> dict:
+def _dense_config(source: ModelSource, model: PreTrainedModel) -> dict:
     config = read_config(source.folder)
-    quantization = config.pop("quantization_config", None)
-    if quantization and source.kind != "artifact":
-        raise SourceError(
-            f"{source.model_id} is quantised ({quantization.get('quant_method')}) and has no dense weights to copy.",
-            "Give the model that it was made of.",
-        )
-    return config
+    config.pop("quantization_config", None)
+    return without_ties(config) if untied_names(model) and not tied_names(model) else config
 
 
-def _unpacker(source: ModelSource) -> _Unpacker:
+def _unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
     if source.kind != "artifact":
+        WeightFiles(source.folder, model)  # what does not fit the config is refused here
         return _Unpacker({}, {})
     entries = read_config(source.folder)["quantization_config"]["modules"]
-    sites = {site.name: site for site in dissect(skeleton(source.folder, torch.bfloat16)).sites}
-    return _Unpacker(entries, sites)
+    return _Unpacker(entries, {site.name: site for site in dissect(model).sites})
 
 
 def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
