@@ -141,6 +141,7 @@ class Plan(Record):
     dense_stored_bytes: int  # the same model, uncompressed, in the same dtype
     memory: Memory
     disk_bytes: int  # needed in the target's file system while working
+    dropped: list[str] = []  # parts of the config that the causal language model has not: vision_config
     untied: bool = False  # config.json ties embeddings and head, but the files hold two that differ
     notes: list[str] = []  # what is not as it was asked, or not known
 

@@ -15,6 +15,8 @@ COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "generation_config.json", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
+# What turns images, sound and video into inputs, for models that keep their towers.
+PROCESSORS = ("*preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json")
 
 # The Llama Community Licenses 3.1 to 3.3, 1.b.i and 1.b.iii, ask the same of whoever hands on a derived model: the
 # words BUILT_WITH, the notice, a copy of the licence, and a name that begins with "Llama".
@@ -66,9 +68,12 @@ def licence_of(folder: Path, base_model: str = "") -> Licence:
     return Licence(fields or {"license": f"llama{found[1]}"}, found[1])
 
 
-def copy_companions(source: Path, folder: Path, licence: Licence) -> None:
-    """Copy them from one model folder to another; under a Llama licence see to the notice as well."""
-    for pattern in COMPANIONS:
+def copy_companions(source: Path, folder: Path, licence: Licence, processors: bool = True) -> None:
+    """Copy them from one model folder to another; under a Llama licence see to the notice as well.
+
+    `processors`: those of images, sound and video too.
+    """
+    for pattern in COMPANIONS + (PROCESSORS if processors else ()):
         for path in source.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)

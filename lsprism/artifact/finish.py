@@ -43,7 +43,7 @@ def finish(
     )
     licence = licence_of(plan.source.folder, plan.source.base_model)
     with disk_errors(folder):
-        copy_companions(plan.source.folder, folder, licence)
+        copy_companions(plan.source.folder, folder, licence, processors=not plan.dropped)
         write_json(folder / "config.json", artifact_config(plan, layers))
         write_json(folder / INDEX, index_of(shards))
         write_json(folder / PLAN, _without_folders(plan))

@@ -11,7 +11,7 @@ from lsprism.budgets.cost import form_bytes
 from lsprism.engine.memory import bound_heap, estimate, trim_heap
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
-from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
+from lsprism.models.anatomy import Anatomy, dissect, dropped_parts, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
 from lsprism.models.stored import refused_early
 from lsprism.models.ties import tied_names, untied_names
@@ -95,16 +95,20 @@ def _plan(
         memory=memory,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
         untied=bool(untied_names(model)) and not tied_names(model),
-        notes=_notes(model, source),
+        dropped=(dropped := dropped_parts(source.folder, model)),
+        notes=_notes(model, dropped),
     )
     return plan, outside, blocks
 
 
-def _notes(model: PreTrainedModel, source: ModelSource) -> list[str]:
+def _notes(model: PreTrainedModel, dropped: list[str]) -> list[str]:
     """What the user should know of the model itself."""
     notes = []
     if untied := sorted(untied_names(model)):
         notes.append(f"config.json ties {untied[0]}, but the weights hold another tensor for it: both are kept.")
+    if dropped:
+        parts = ", ".join(part.removesuffix("_config") for part in dropped)
+        notes.append(f"Only the text part is compressed and kept ({type(model).__name__}): no {parts}.")
     return notes
 
 

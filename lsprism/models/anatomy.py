@@ -65,6 +65,15 @@ def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
+def dropped_parts(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Parts of the folder's config, such as vision_config, that its causal language model is made without."""
+    with config_errors(folder):
+        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if type(whole) is type(model.config):
+        return []
+    return [name for name in whole.sub_configs if name != "text_config" and getattr(whole, name, None) is not None]
+
+
 def _kept_precise(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     plan = model._get_dtype_plan(dtype)
     if not plan:
