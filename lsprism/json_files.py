@@ -45,6 +45,15 @@ def read_object(
     return content
 
 
+def read_known(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        content = parse(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def parse(data: bytes) -> Any:
     """The value of a JSON text. ValueError for anything that is none, or holds half a surrogate pair."""
     try:

@@ -52,7 +52,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The YAML front matter of a model's README.md; empty where there is none that can be read."""
     try:
         return metadata_load(folder / CARD) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
 
 
@@ -61,7 +61,7 @@ def licence_of(folder: Path, base_model: str = "") -> Licence:
     card = read_card(folder)
     fields = {key: str(card[key]) for key in ("license", "license_name", "license_link") if card.get(key)}
     bases = card.get("base_model") or []
-    names = [*fields.values(), base_model, *([bases] if isinstance(bases, str) else map(str, bases))]
+    names = [*fields.values(), base_model, *map(str, bases if isinstance(bases, list) else [bases])]
     found = next((match for name in names if (match := _LLAMA.search(name))), None)
     if found is None:
         return Licence(fields)

@@ -1,7 +1,6 @@
 """A plain dense copy of any source, which transformers loads without this package. Written file by file: never more of
 the model is in memory than one file's tensors."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 from lsprism.artifact.card import dense_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
-from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
+from lsprism.artifact.manifest import REMEDY, recipe_of, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
 from lsprism.artifact.target import ANOTHER, alone, beside
 from lsprism.errors import DamagedError, ResourceError, TargetError
@@ -157,10 +156,8 @@ def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
 
 def _describe(source: ModelSource, folder: Path) -> None:
     """Tokenizer, chat template, licence and card."""
-    recipe = None
-    if source.kind == "artifact":
-        recipe = json.loads((source.folder / RECIPE).read_text(encoding="utf-8"))
-    base = recipe["base_model"] if recipe else source.base_model
+    recipe = recipe_of(source.folder) if source.kind == "artifact" else None
+    base = str(recipe.get("base_model") or source.base_model) if recipe else source.base_model
     licence = licence_of(source.folder, base)
     copy_companions(source.folder, folder, licence)
     (folder / CARD).write_text(dense_card(base, recipe, licence), encoding="utf-8")

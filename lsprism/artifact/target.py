@@ -1,16 +1,17 @@
 """The place a result goes to: OUT, with OUT.part and OUT.lock beside it while it is made. Refuses what is taken."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, REPORT, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
-from lsprism.errors import TargetError
+from lsprism.errors import DamagedError, TargetError
+from lsprism.json_files import first_fault
 from lsprism.reports import CompressionReport, LayerBudget
 
 ANOTHER = "Choose another --save-path."
@@ -122,7 +123,10 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     if other_settings(target, recipe):
         return None
     verify(target)
-    report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
+    try:
+        report = CompressionReport.model_validate_json((target / REPORT).read_bytes())
+    except ValidationError as error:
+        raise DamagedError(f"{target / REPORT}: {first_fault(error)}.", REMEDY) from None
     return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
 
 
@@ -143,15 +147,15 @@ def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     for folder in (beside(target, ".part"), target):
         before = recipe_of(folder)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
-            return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
+            with suppress(AttributeError, TypeError, ValueError):  # no budgets that can be read: settled once more
+                return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
     return None
 
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
-    try:
-        before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    before = recipe_of(folder)
+    if not before:
         return ["a recipe that cannot be read"]
     was, now = _flat(before), _flat(recipe)
     changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order in which one asks
@@ -161,7 +165,8 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
-    inner = dict(recipe.get("calibration", {}))
+    text = recipe.get("calibration")
+    inner = dict(text) if isinstance(text, dict) else {"source": text}
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name != BUDGETS}
     return {**settings, **inner, "calibration": source}

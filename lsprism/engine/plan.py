@@ -108,7 +108,7 @@ def _notes(model: PreTrainedModel, dropped: list[str]) -> list[str]:
         notes.append(f"config.json ties {untied[0]}, but the weights hold another tensor for it: both are kept.")
     if dropped:
         parts = ", ".join(part.removesuffix("_config") for part in dropped)
-        notes.append(f"Only the text part is compressed and kept ({type(model).__name__}): no {parts}.")
+        notes.append(f"Only the text part is compressed and kept ({type(model).__name__}); left out: {parts}.")
     return notes
 
 

@@ -50,7 +50,8 @@ def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     head are tied if the config says so, unless the folder's weights hold two that differ. SourceError where the config
     describes nothing that can be built.
     """
-    with config_errors(folder), init_empty_weights(include_buffers=False), no_init_weights():
+    odd = config_errors(folder, RuntimeError, MemoryError)  # what numbers that are no sizes lead to
+    with odd, init_empty_weights(include_buffers=False), no_init_weights():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # Buffers are computed outside the constructor, as `from_pretrained` does it: inside, `dtype` is the default dtype.

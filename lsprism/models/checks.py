@@ -104,12 +104,13 @@ def check_config(config: dict[str, Any], name: str) -> None:
 
 
 @contextmanager
-def config_errors(folder: Path) -> Iterator[None]:
+def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
     """What transformers raises while it reads a config or builds a model by it becomes a SourceError."""
     try:
         yield
     except (
         StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
+        AssertionError, *others,
     ) as error:  # fmt: skip
         text = " ".join(str(error).split()).rstrip(".")
         reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
