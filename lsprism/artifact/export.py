@@ -24,7 +24,7 @@ from lsprism.events import BlockClock, Event, Stage
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
-from lsprism.models.stored import INDEX, SINGLE, refused_early, stored_dtype, tensor_files
+from lsprism.models.stored import INDEX, SINGLE, stored_dtype, tensor_files
 from lsprism.models.ties import tied_names, untied_names, without_ties
 from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
@@ -90,9 +90,8 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
     An artifact must have been verified. The last event is the Progress of the last file.
     """
     check_absent(target)
-    with refused_early():
-        model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
-        config, unpacker = _dense_config(source, model), _unpacker(source, model)
+    model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
+    config, unpacker = _dense_config(source, model), _unpacker(source, model)
     parts = list(_parts(source.folder, unpacker))
     _check_disk(sum(part.bytes for part in parts), target)
     with _unfinished(target) as folder:

@@ -13,7 +13,6 @@ from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy, dissect, dropped_parts, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
-from lsprism.models.stored import refused_early
 from lsprism.models.ties import tied_names, untied_names
 from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
@@ -45,12 +44,10 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     Raises SourceError for a model whose structure is not understood.
     """
     bound_heap()
-    device = pick_device(spec.device)
-    with refused_early():
-        dtype = pick_dtype(spec.dtype, source)
-        model = skeleton(source.folder, dtype)
-        if not source.config_only:
-            WeightFiles(source.folder, model)  # what does not fit is refused by the files' headers
+    device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
+    model = skeleton(source.folder, dtype)
+    if not source.config_only:
+        WeightFiles(source.folder, model)  # what does not fit is refused by the files' headers, before any work
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device), allot(spec, anatomy.sites))

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from lsprism.errors import SourceError
 from lsprism.json_files import FETCH, Shape, read_object
 from lsprism.models.foreign import refuse_adapter, refuse_other_weights
-from lsprism.models.stored import INDEX, SINGLE, is_pointer, refused_early, weight_files
+from lsprism.models.stored import INDEX, SINGLE, is_pointer, weight_files
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # objects, read by transformers
@@ -124,8 +124,7 @@ def missing_weights(folder: Path) -> list[str]:
     """Names of the safetensors files that `folder` lacks; empty when its weights are whole."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return [SINGLE]
-    with refused_early():
-        files = weight_files(folder)
+    files = weight_files(folder, SourceError)
     return [name for name in files if not (folder / name).is_file()] if files else [SINGLE]
 
 

@@ -5,7 +5,6 @@ Artifacts load through the same door: whoever calls must have imported `lsprism.
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -83,7 +82,17 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
     place, kind = pick_device(device), pick_dtype(dtype, source)
     file_of = tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
     _check_metadata(source)
-    model, info = _from_pretrained(source, kind)
+    if source.kind != "artifact":  # as a compression reads it; what transformers only warns of is refused
+        WeightFiles(source.folder, skeleton(source.folder, kind))
+    with config_errors(source.folder):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=kind,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below
+            output_loading_info=True,
+        )
     for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:
@@ -93,23 +102,6 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
             )
     refuse_extras(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
     return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)
-
-
-def _from_pretrained(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
-    try:
-        with config_errors(source.folder):
-            return AutoModelForCausalLM.from_pretrained(
-                source.folder,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # refused above
-                output_loading_info=True,
-            )
-    except RuntimeError:  # it may say that tensors cannot be converted; the headers say which
-        if source.kind != "artifact":
-            WeightFiles(source.folder, skeleton(source.folder, dtype))
-        raise
 
 
 def _check_metadata(source: ModelSource) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from lsprism.errors import DamagedError
+from lsprism.errors import DamagedError, SourceError
 from lsprism.models.stored import Header
 
 MISFIT = "The weights do not fit config.json; download the model again."
@@ -99,15 +99,15 @@ def _by_target(
 
 
 def refuse_extras(folder: Path, model: PreTrainedModel, unused: Mapping[str, str], file_of: Mapping[str, str]) -> None:
-    """DamagedError if a stored tensor that the model has no use for belongs to one of its layers (a bias, say, that
-    config.json denies) or to a block beyond the number that config.json gives. `unused`: name in the model -> key.
+    """Refuse a stored tensor that the model has no use for if it belongs to one of its layers, as a bias that
+    config.json denies (DamagedError), or to a block beyond those that config.json counts (SourceError).
 
-    Others are harmless: heads for other tasks, buffers of older versions, what the family is known to leave out.
+    `unused`: name in the model -> key. Others are harmless: heads for other tasks, buffers of older versions, what the
+    family is known to leave out.
     """
     layers = {name for name, part in model.named_modules() if part._parameters and not any(part.children())}
-    lists = {name: len(part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
     ignored, prefix = [re.compile(pattern) for pattern in _ignored(model)], f"{model.base_model_prefix}."
-    predictors = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+    lists = _entries(model, prefix)
     for name, key in sorted(unused.items()):
         if any(pattern.search(name) for pattern in ignored):
             continue
@@ -115,13 +115,25 @@ def refuse_extras(folder: Path, model: PreTrainedModel, unused: Mapping[str, str
         owner = name.rpartition(".")[0]
         if owner in layers or prefix + owner in layers:
             raise DamagedError(f"{place} holds {key}, of which config.json knows nothing.", MISFIT)
-        for path, count in lists.items():
-            number = re.match(rf"({re.escape(prefix)})?{re.escape(path.removeprefix(prefix))}\.(\d+)\.", name)
-            if number and int(number[2]) >= count + predictors:
-                raise DamagedError(
+        for path, (pattern, count) in lists.items():
+            number = pattern.match(name)
+            if number and int(number[2]) >= count + _predictors(model):
+                raise SourceError(
                     f"{place} holds {key}, but by config.json {path} has only {count} entries.",
                     "Correct the number of layers in config.json, or save the model again with save_pretrained().",
                 )
+
+
+def _entries(model: PreTrainedModel, prefix: str) -> dict[str, tuple[re.Pattern[str], int]]:
+    """Path of each list of modules -> how the names of its tensors begin, with or without the prefix; its length."""
+    lists = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    looks = {name: rf"({re.escape(prefix)})?{re.escape(name.removeprefix(prefix))}\.(\d+)\." for name in lists}
+    return {name: (re.compile(looks[name]), len(part)) for name, part in lists.items()}
+
+
+def _predictors(model: PreTrainedModel) -> int:
+    """Blocks that follow those of the decoder in the files and predict further tokens; transformers leaves them out."""
+    return getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
 
 
 def _ignored(model: PreTrainedModel) -> set[str]:

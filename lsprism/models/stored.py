@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lsprism.errors import DamagedError, SourceError
+from lsprism.errors import DamagedError, LSPrismError, SourceError
 from lsprism.json_files import FETCH, LFS, Shape, read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
@@ -35,16 +35,16 @@ class Header:
         return self.dtype.startswith(("F", "BF"))
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file, as an index lists them; DamagedError if it is none or points out of its folder."""
-    listed = read_object(path, IndexShape, DamagedError, REMEDY)["weight_map"]
+def read_index(path: Path, error: type[LSPrismError] = DamagedError) -> dict[str, str]:
+    """Tensor -> file, as an index lists them; an `error` if it is none or points out of its folder."""
+    listed = read_object(path, IndexShape, error, REMEDY)["weight_map"]
     for key, file in listed.items():
         if not file or Path(file).name != file or file == ".." or "\\" in file or "\0" in file:
-            raise DamagedError(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
+            raise error(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
     return listed
 
 
-def weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list[str]:
     """Names of the files that `from_pretrained` reads, in its order; whether they are there is not looked at."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> list[str]:
         raise SourceError(
             f"{folder} holds neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
         )
-    return sorted(set(read_index(folder / INDEX).values()))
+    return sorted(set(read_index(folder / INDEX, error).values()))
 
 
 def tensor_files(folder: Path) -> dict[str, str]:
@@ -101,15 +101,6 @@ def is_pointer(path: Path) -> bool:
             return file.read(len(LFS)) == LFS
     except OSError:
         return False
-
-
-@contextmanager
-def refused_early() -> Iterator[None]:
-    """Damage that is found before any work is one more thing that cannot be asked for: a SourceError."""
-    try:
-        yield
-    except DamagedError as error:
-        raise SourceError(error.message, error.hint) from None
 
 
 @contextmanager

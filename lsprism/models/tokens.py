@@ -18,8 +18,6 @@ PACKAGES = {".tiktoken": "tiktoken", ".model": "sentencepiece"}
 class TokenizerShape(Shape):
     auto_map: dict[str, Any] | None = None
     tokenizer_class: str | None = None
-    chat_template: str | list[dict[str, Any]] | dict[str, Any] | None = None
-    model_max_length: int | float | None = None
 
 
 def has_tokenizer(folder: Path) -> bool:

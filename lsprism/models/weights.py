@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lsprism.errors import DamagedError
+from lsprism.errors import DamagedError, SourceError
 from lsprism.models.anatomy import stored_shapes
 from lsprism.models.origins import MISFIT, Origin, find_origins, refuse_extras
 from lsprism.models.stored import INDEX, SINGLE, opened, read_headers, stored_dtype, tensor_files
@@ -58,7 +58,7 @@ class WeightFiles:
             if made.shape != shape:
                 raise DamagedError(f"{where} has shape {tuple(made.shape)}, not {tuple(shape)}.", MISFIT)
             if dtype.is_floating_point and not all(self.headers[key].is_float for key, _ in origin.used):
-                raise DamagedError(
+                raise SourceError(
                     f"{where} is stored as {self.headers[key].dtype}, which is no floating-point dtype.",
                     "It is quantized: give the model that it was made from.",
                 )

@@ -105,13 +105,13 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 def test_a_missing_tensor_is_damage_not_a_random_weight(folder):
     rewrite(folder, lambda tensors: tensors.pop(NORM))
-    with pytest.raises(DamagedError, match=f"1 missing keys, the first is {NORM}"):
+    with pytest.raises(DamagedError, match=f"no tensor for {NORM}"):
         loaded(folder)
 
 
 def test_a_misshapen_tensor_is_damage(folder):
     rewrite(folder, lambda tensors: tensors.update({NORM: torch.ones(8)}))
-    with pytest.raises(DamagedError, match=f"1 mismatched keys, the first is {NORM}"):
+    with pytest.raises(DamagedError, match=rf"{NORM} in .*model.safetensors has shape \(8,\), not \(32,\)"):
         loaded(folder)
 
 

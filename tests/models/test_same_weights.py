@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 import lsprism
-from lsprism.errors import LSPrismError, SourceError
+from lsprism.errors import DamagedError, LSPrismError, SourceError
 from lsprism.models.anatomy import skeleton, stored_shapes
 from lsprism.models.ties import tied_names
 from lsprism.models.weights import INDEX, SINGLE, WeightFiles
@@ -292,5 +292,5 @@ def test_experts_that_do_not_go_together_are_named(saved, tmp_path):
     name = next(name for name in tensors if ".experts.1.w1." in name)
     tensors[name] = tensors[name][:-1].clone()
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    with pytest.raises(SourceError, match=r"experts\.gate_up_proj cannot be made of .*model\.safetensors: stack"):
+    with pytest.raises(DamagedError, match=r"experts\.gate_up_proj cannot be made of .*model\.safetensors: stack"):
         lsprism.inspect(folder)
