@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from lsprism.errors import SourceError
 from lsprism.models.checks import missing_weights
-from lsprism.models.tokens import has_tokenizer
+from lsprism.models.tokens import has_vocabulary
 
 # Config, tokenizer, chat template; card and licence, which go on with whatever is made of the model.
 WORDS = (
@@ -43,7 +43,7 @@ def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
     cached = None
     try:
         cached = _cached(snapshot, weights)
-        if cached and has_tokenizer(cached):
+        if cached and has_vocabulary(cached):
             return cached
         # Not hf_hub_download: it retries for 23 s where there is no network, snapshot_download asks once.
         return Path(snapshot())

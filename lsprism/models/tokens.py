@@ -9,7 +9,7 @@ from lsprism.json_files import FETCH, Shape, read_object
 from lsprism.models.stored import is_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-VOCABULARIES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 COPY = "Copy the tokenizer's files from the model it comes from into the folder."
 # Suffix of a vocabulary -> the package that reads it; a tokenizer.json needs none.
 PACKAGES = {".tiktoken": "tiktoken", ".model": "sentencepiece"}
@@ -22,6 +22,11 @@ class TokenizerShape(Shape):
 
 def has_tokenizer(folder: Path) -> bool:
     return any((folder / file).is_file() for file in TOKENIZERS)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a tokenizer is there with its tokens, not only its settings."""
+    return any(path.is_file() for pattern in VOCABULARIES for path in folder.glob(pattern))
 
 
 def check_tokenizer(folder: Path, name: str) -> None:
