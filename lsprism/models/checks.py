@@ -114,9 +114,10 @@ def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
     ) as error:  # fmt: skip
         text = " ".join(str(error).split()).rstrip(".")
         reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
+        flash = "Remove attn_implementation from config.json: transformers then chooses what is there."
         raise SourceError(
             f"{folder / 'config.json'} describes no model that can be built: {reason}.",
-            "Correct it, or download the model again.",
+            flash if "attn_implementation" in text or "Flash" in text else "Correct it, or download the model again.",
         ) from error
 
 

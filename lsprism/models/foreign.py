@@ -23,9 +23,16 @@ LEAVES = {
     "W_q": "HQQ",
 }  # fmt: skip
 DENSE = "Choose the model that it was made from, unquantized."
-LOADED = "Make a dense copy first: AutoModelForCausalLM.from_pretrained(ID, quantization_config={})"
-# How transformers itself makes a dense copy, where it does.
-COPIES = {"fp8": "FineGrainedFP8Config(dequantize=True)", "mxfp4": "Mxfp4Config(dequantize=True)"}
+COPY = (
+    "Make a dense copy with transformers{}, AutoModelForCausalLM.from_pretrained(ID, quantization_config={})"
+    ".save_pretrained(FOLDER), and copy the tokenizer's files into it."
+)
+# How transformers makes a dense copy without a loss, where it does; and the package that it needs for that.
+COPIES = {
+    "fp8": ("", "FineGrainedFP8Config(dequantize=True)"),
+    "mxfp4": ("", "Mxfp4Config(dequantize=True)"),
+    "compressed-tensors": (" and compressed-tensors", "CompressedTensorsConfig(dequantize=True)"),
+}
 
 
 def quant_method(config: dict[str, Any]) -> str:
@@ -72,8 +79,7 @@ def quantized_by(headers: dict[str, Header]) -> str:
 
 
 def remedy(method: str) -> str:
-    config = COPIES.get(method)
-    return f"{LOADED.format(config)}.save_pretrained(FOLDER)." if config else DENSE
+    return COPY.format(*COPIES[method]) if method in COPIES else DENSE
 
 
 def refuse_adapter(folder: Path) -> None:

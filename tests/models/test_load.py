@@ -193,6 +193,32 @@ def test_a_config_that_describes_no_model(folder, changes, said):
         lsprism.inspect(folder)
 
 
+def test_an_attention_that_is_not_installed_comes_with_the_way_out(folder):
+    configure(folder, _attn_implementation="flash_attention_2", attn_implementation="flash_attention_2")
+    assert "Remove attn_implementation" in refused(folder, SourceError).hint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [("torch.bfloat16", "Write 'bfloat16'"), ("auto", "remove the entry"), ("nn", "remove the entry")],
+)
+@pytest.mark.parametrize("entry", ["dtype", "torch_dtype"])
+def test_a_dtype_that_torch_does_not_know_is_named(folder, entry, dtype, hint):
+    configure(folder, **{"dtype": None, entry: dtype})
+    error = refused(folder, SourceError)
+    assert f"{entry} is {dtype!r}" in error.message and hint in error.hint
+
+
+def test_an_index_without_metadata_is_compressed_but_not_loaded(folder):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    names = load_file(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "a.safetensors")})
+    )
+    assert lsprism.inspect(folder).sites
+    assert '"metadata": {}' in refused(folder, DamagedError).hint
+
+
 def refused(folder: Path, kind: type[LSPrismError]) -> LSPrismError:
     """From `lsprism.load`, which takes a path as well as a name: one sentence with the next step."""
     with pytest.raises(kind) as caught:
