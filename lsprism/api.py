@@ -56,11 +56,22 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
     drafted = draft(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
-    plan = expecting(spec, drafted)
+    plan = _with_tokenizer_note(expecting(spec, drafted))
     if drafted.device.type != "cpu":
         return plan
     sites = [site.model_copy(update={"kernel": _kernel_of(site, drafted.dtype)}) for site in plan.sites]
     return plan.model_copy(update={"sites": sites})
+
+
+def _with_tokenizer_note(plan: Plan) -> Plan:
+    """A plan needs no tokenizer, but a compression would be refused for one that cannot be read."""
+    if plan.source.config_only:
+        return plan
+    try:
+        check_tokenizer(plan.source.folder, plan.source.model_id)
+    except SourceError as error:
+        return plan.model_copy(update={"notes": [*plan.notes, str(error)]})
+    return plan
 
 
 def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:

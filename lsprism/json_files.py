@@ -45,13 +45,12 @@ def read_object(
     return content
 
 
-def read_known(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none that can be read."""
+def read_known(path: Path, shape: type[Shape] = Shape) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read and fits `shape`."""
     try:
-        content = parse(path.read_bytes())
-    except (OSError, ValueError):
+        return read_object(path, shape)
+    except SourceError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def parse(data: bytes) -> Any:

@@ -21,6 +21,7 @@ from lsprism.artifact.shards import disk_errors, shard_name, write_shard
 from lsprism.artifact.target import ANOTHER, alone, beside
 from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
+from lsprism.json_files import Shape, read_object
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
@@ -31,6 +32,21 @@ from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
 UNFINISHED = "unfinished"  # marks a folder of ours that may be cleared away
+
+
+class EntryShape(Shape):
+    form: str
+    kept: int
+    rank: int
+    values: str = "float"
+
+
+class PackingShape(Shape):
+    modules: dict[str, EntryShape]
+
+
+class PackedShape(Shape):
+    quantization_config: PackingShape
 
 
 @dataclass(frozen=True)
@@ -78,9 +94,14 @@ class _Unpacker:
             return stored.get_tensor(name)
         site, entry = self.sites[owner], self.entries[owner]
         budget, values = LayerBudget(kept=entry["kept"], rank=entry["rank"]), entry.get("values", "float")
-        packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
-        packed.load_state_dict({key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}, assign=True)
-        dense = packed.form.dense()
+        try:
+            packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
+            held = {key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}
+            packed.load_state_dict(held, assign=True)
+            dense = packed.form.dense()
+        except (RuntimeError, LookupError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DamagedError(f"{owner} does not fit its entry in config.json: {reason}.", REMEDY) from None
         return dense.T.contiguous() if site.transposed else dense
 
 
@@ -134,8 +155,12 @@ def _unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
     if source.kind != "artifact":
         WeightFiles(source.folder, model)  # what does not fit the config is refused here
         return _Unpacker({}, {})
-    entries = read_config(source.folder)["quantization_config"]["modules"]
-    return _Unpacker(entries, {site.name: site for site in dissect(model).sites})
+    path = source.folder / "config.json"
+    entries = read_object(path, PackedShape, DamagedError, REMEDY)["quantization_config"]["modules"]
+    sites = {site.name: site for site in dissect(model).sites}
+    if strange := min(entries.keys() - sites.keys(), default=""):
+        raise DamagedError(f"{path}: {strange} is no layer that could be packed.", REMEDY)
+    return _Unpacker(entries, sites)
 
 
 def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
@@ -156,7 +181,7 @@ def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
 def _describe(source: ModelSource, folder: Path) -> None:
     """Tokenizer, chat template, licence and card."""
     recipe = recipe_of(source.folder) if source.kind == "artifact" else None
-    base = str(recipe.get("base_model") or source.base_model) if recipe else source.base_model
+    base = recipe["base_model"] if recipe else source.base_model
     licence = licence_of(source.folder, base)
     copy_companions(source.folder, folder, licence)
     (folder / CARD).write_text(dense_card(base, recipe, licence), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict
 
 from lsprism.errors import DamagedError
-from lsprism.json_files import parse, read_known
+from lsprism.json_files import Shape, parse, read_known
 
 FORMAT = 1
 QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
@@ -20,6 +20,17 @@ MANIFEST, RECIPE, PLAN, REPORT, ENVIRONMENT = (
 class FileEntry(BaseModel):
     bytes: int
     sha256: str
+
+
+class RecipeShape(Shape):
+    """What others ask a recipe for; the settings are all its own."""
+
+    model_id: str
+    base_model: str
+    method: str
+    sparsity: float
+    lsprism: str
+    revision: str = ""
 
 
 class Manifest(BaseModel):
@@ -74,7 +85,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def recipe_of(folder: Path) -> dict:
     """How the artifact in `folder` was made; empty for any other folder, and where the recipe cannot be read."""
-    return read_known(folder / RECIPE)
+    return read_known(folder / RECIPE, RecipeShape)
 
 
 def verify(folder: Path) -> Manifest:

@@ -8,10 +8,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, REPORT, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, REPORT, verify
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import DamagedError, TargetError
-from lsprism.json_files import first_fault
+from lsprism.json_files import first_fault, read_known
 from lsprism.reports import CompressionReport, LayerBudget
 
 ANOTHER = "Choose another --save-path."
@@ -134,7 +134,7 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     """The recipe with the steps that an earlier session made of the very same minutes: time is measured once."""
     known = dict(recipe)
     for folder in (target, beside(target, ".part")):
-        before = recipe_of(folder)
+        before = read_known(folder / RECIPE)
         for kind in ("reconstruct", "heal"):
             minutes, steps = f"{kind}_minutes", f"{kind}_steps"
             if recipe[minutes] and not recipe[steps] and before.get(minutes) == recipe[minutes]:
@@ -145,7 +145,7 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
     for folder in (beside(target, ".part"), target):
-        before = recipe_of(folder)
+        before = read_known(folder / RECIPE)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
             with suppress(AttributeError, TypeError, ValueError):  # no budgets that can be read: settled once more
                 return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
@@ -154,7 +154,7 @@ def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
-    before = recipe_of(folder)
+    before = read_known(folder / RECIPE)
     if not before:
         return ["a recipe that cannot be read"]
     was, now = _flat(before), _flat(recipe)

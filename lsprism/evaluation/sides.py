@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
-from lsprism.json_files import read_known
+from lsprism.json_files import Shape, read_known
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
 from lsprism.models.stored import stored_dtype, tensor_files
@@ -131,13 +131,17 @@ def fingerprint(source: ModelSource) -> str:
     return digest.hexdigest()[:16]
 
 
+class ReportShape(Shape):
+    calibration: str = ""
+
+
 def _notes(source: ModelSource) -> dict:
     """What an artifact says of itself."""
     if source.kind != "artifact":
         return {}
     recipe, report = recipe_of(source.folder), source.folder / REPORT
     modules = read_config(source.folder).get("quantization_config", {}).get("modules", {})
-    text = read_known(report).get("calibration", "")
+    text = read_known(report, ReportShape).get("calibration", "")
     return {
         "method": recipe.get("method", ""),
         "sparsity": recipe.get("sparsity"),

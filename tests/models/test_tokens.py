@@ -32,6 +32,7 @@ def refused(folder: Path) -> SourceError:
     with pytest.raises(SourceError, match="tokenizer"):  # and so before a compression
         lsprism.compress(folder, folder.parent / "out", calibration={"source": "embedded"})
     assert not (folder.parent / "out.part").exists()
+    assert str(caught.value) in lsprism.inspect(folder).notes
     return caught.value
 
 
