@@ -30,10 +30,10 @@ from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
-from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
+from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
@@ -41,7 +41,8 @@ from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 def inspect(model_id: str | Path, **settings: Any) -> Plan:
     """What a compression would do, from the model's config and what earlier runs learnt of it.
 
-    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at.
+    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at: of files
+    that are there already only the headers, which must fit the config.
 
     `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
     (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in
@@ -55,11 +56,22 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
     drafted = _drafted(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
-    plan = expecting(spec, drafted)
+    plan = _with_tokenizer_note(expecting(spec, drafted))
     if drafted.device.type != "cpu":
         return plan
     sites = [site.model_copy(update={"kernel": _kernel_of(site, drafted.dtype)}) for site in plan.sites]
     return plan.model_copy(update={"sites": sites})
+
+
+def _with_tokenizer_note(plan: Plan) -> Plan:
+    """A plan needs no tokenizer, but a compression would be refused for one that cannot be read."""
+    if plan.source.config_only:
+        return plan
+    try:
+        check_tokenizer(plan.source.folder, plan.source.model_id)
+    except SourceError as error:
+        return plan.model_copy(update={"notes": [*plan.notes, str(error)]})
+    return plan
 
 
 def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
@@ -103,16 +115,14 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
         yield Notice(text=notice)
     _check_resources(plan, spec.save_path)
     tokens, text, notice = sample_windows(spec, source, corpus)
-    if notice:
-        yield Notice(text=notice)
+    for note in filter(None, [*plan.plan.notes, notice]):
+        yield Notice(text=note)
     recipe, started = _recipe(spec, plan, tokens), time.monotonic()
     if spec.rule != "uniform":
         plan = yield from settled(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:
         notes.setdefault(site.note, []).append(site.site.name)
-    for note in plan.plan.notes:
-        yield Notice(text=note)
     for note, (first, *others) in notes.items():
         if note:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lsprism.api import compressing, report_of
-from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, recipe_of, verify
 from lsprism.artifact.shards import disk_errors, write_whole
 from lsprism.charts.page import page
 from lsprism.charts.reports import REPORT, STUDY
 from lsprism.charts.spectrum import add_spectrum, read_spectra
 from lsprism.charts.table import comparison, to_csv
-from lsprism.errors import SourceError, SpecError, TargetError
+from lsprism.errors import DamagedError, SourceError, SpecError, TargetError
 from lsprism.evaluation.advice import advise
 from lsprism.evaluation.agreement import require_same_tokens
 from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
@@ -210,7 +210,9 @@ def spectra(spec: SpectraSpec) -> Iterator[Event]:
     if artifact.kind != "artifact":
         raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
     recipe = recipe_of(artifact.folder)
-    name = str(recipe["model_id"])
+    if not recipe:
+        raise DamagedError(f"{artifact.folder / RECIPE} is missing or not readable.", REMEDY)
+    name = recipe["model_id"]
     source = resolve(name, recipe.get("revision", "") if name == recipe.get("base_model") else "")
     known = {site.name for site in read_spectra(spec.save_path)}
     count = sum(layer.form != "dense" for layer in read_report(artifact.folder).layers)

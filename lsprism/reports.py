@@ -154,6 +154,8 @@ class Plan(Record):
     memory: Memory
     disk_bytes: int  # needed in the target's file system while working
     duration: Duration | None = None  # None: not known for this device
+    dropped: list[str] = []  # parts of the config that the causal language model has not: vision_config
+    untied: bool = False  # config.json ties embeddings and head, but the files hold two that differ
     notes: list[str] = []  # what is not as it was asked, or not known
 
     @property

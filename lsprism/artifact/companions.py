@@ -16,6 +16,8 @@ COMPANIONS = (
     "generation_config.json", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
+# What turns images, sound and video into inputs, for models that keep their towers.
+PROCESSORS = ("*preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json")
 
 # The Llama Community Licenses 3.1 to 3.3, 1.b.i and 1.b.iii, ask the same of whoever hands on a derived model: the
 # words BUILT_WITH, the notice, a copy of the licence, and a name that begins with "Llama".
@@ -51,7 +53,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The YAML front matter of a model's README.md; empty where there is none that can be read."""
     try:
         return metadata_load(folder / CARD) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
 
 
@@ -60,16 +62,19 @@ def licence_of(folder: Path, base_model: str = "") -> Licence:
     card = read_card(folder)
     fields = {key: str(card[key]) for key in ("license", "license_name", "license_link") if card.get(key)}
     bases = card.get("base_model") or []
-    names = [*fields.values(), base_model, *([bases] if isinstance(bases, str) else map(str, bases))]
+    names = [*fields.values(), base_model, *map(str, bases if isinstance(bases, list) else [bases])]
     found = next((match for name in names if (match := _LLAMA.search(name))), None)
     if found is None:
         return Licence(fields)
     return Licence(fields or {"license": f"llama{found[1]}"}, found[1])
 
 
-def copy_companions(source: Path, folder: Path, licence: Licence) -> None:
-    """Copy them from one model folder to another; under a Llama licence see to the notice as well."""
-    for pattern in COMPANIONS:
+def copy_companions(source: Path, folder: Path, licence: Licence, processors: bool = True) -> None:
+    """Copy them from one model folder to another; under a Llama licence see to the notice as well.
+
+    `processors`: those of images, sound and video too.
+    """
+    for pattern in COMPANIONS + (PROCESSORS if processors else ()):
         for path in source.glob(pattern):
             if path.is_file():
                 copy = folder / path.relative_to(source)

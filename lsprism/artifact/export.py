@@ -1,10 +1,9 @@
 """A plain dense copy of any source, which transformers loads without this package. Written file by file: never more of
 the model is in memory than one file's tensors."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,42 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lsprism.artifact.card import dense_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
-from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
+from lsprism.artifact.manifest import REMEDY, recipe_of, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
 from lsprism.artifact.target import ANOTHER, alone, beside
-from lsprism.errors import DamagedError, ResourceError, SourceError, TargetError
+from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
+from lsprism.json_files import Shape, read_object
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
-from lsprism.models.weights import INDEX, SINGLE, tensor_files
+from lsprism.models.stored import INDEX, SINGLE, stored_dtype, tensor_files
+from lsprism.models.ties import tied_names, untied_names, without_ties
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
 UNFINISHED = "unfinished"  # marks a folder of ours that may be cleared away
+
+
+class EntryShape(Shape):
+    form: str
+    kept: int
+    rank: int
+    values: str = "float"
+
+
+class PackingShape(Shape):
+    modules: dict[str, EntryShape]
+
+
+class PackedShape(Shape):
+    quantization_config: PackingShape
 
 
 @dataclass(frozen=True)
@@ -50,11 +68,11 @@ class _Unpacker:
     entries: dict[str, dict]  # packed module -> its form, kept and rank; empty for a source that is dense
     sites: dict[str, LinearSite]
 
-    def sizes(self, path: Path) -> dict[str, int]:
-        """Name -> bytes of what a source file becomes; its tensors are only mapped, not read."""
+    def sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
+        """Name -> bytes of what `keys` of a source file become; its tensors are only mapped, not read."""
         found = {}
         with _opened(path) as stored:
-            for key in stored.keys():  # noqa: SIM118 - not a dict
+            for key in keys:
                 owner, _, part = key.rpartition(".")
                 tensor = stored.get_tensor(key)
                 if owner not in self.entries or part == "bias":
@@ -76,9 +94,14 @@ class _Unpacker:
             return stored.get_tensor(name)
         site, entry = self.sites[owner], self.entries[owner]
         budget, values = LayerBudget(kept=entry["kept"], rank=entry["rank"]), entry.get("values", "float")
-        packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
-        packed.load_state_dict({key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}, assign=True)
-        dense = packed.form.dense()
+        try:
+            packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
+            held = {key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}
+            packed.load_state_dict(held, assign=True)
+            dense = packed.form.dense()
+        except (RuntimeError, LookupError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DamagedError(f"{owner} does not fit its entry in config.json: {reason}.", REMEDY) from None
         return dense.T.contiguous() if site.transposed else dense
 
 
@@ -88,7 +111,8 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
     An artifact must have been verified. The last event is the Progress of the last file.
     """
     check_absent(target)
-    config, unpacker = _dense_config(source), _unpacker(source)
+    model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
+    config, unpacker = _dense_config(source, model), _unpacker(source, model)
     parts = list(_parts(source.folder, unpacker))
     _check_disk(sum(part.bytes for part in parts), target)
     with _unfinished(target) as folder:
@@ -121,30 +145,32 @@ def _check_disk(need: int, target: Path) -> None:
         )
 
 
-def _dense_config(source: ModelSource) -> dict:
+def _dense_config(source: ModelSource, model: PreTrainedModel) -> dict:
     config = read_config(source.folder)
-    quantization = config.pop("quantization_config", None)
-    if quantization and source.kind != "artifact":
-        raise SourceError(
-            f"{source.model_id} is quantised ({quantization.get('quant_method')}) and has no dense weights to copy.",
-            "Give the model that it was made of.",
-        )
-    return config
+    config.pop("quantization_config", None)
+    return without_ties(config) if untied_names(model) and not tied_names(model) else config
 
 
-def _unpacker(source: ModelSource) -> _Unpacker:
+def _unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
     if source.kind != "artifact":
+        WeightFiles(source.folder, model)  # what does not fit the config is refused here
         return _Unpacker({}, {})
-    entries = read_config(source.folder)["quantization_config"]["modules"]
-    sites = {site.name: site for site in dissect(skeleton(source.folder, torch.bfloat16)).sites}
+    path = source.folder / "config.json"
+    entries = read_object(path, PackedShape, DamagedError, REMEDY)["quantization_config"]["modules"]
+    sites = {site.name: site for site in dissect(model).sites}
+    if strange := min(entries.keys() - sites.keys(), default=""):
+        raise DamagedError(f"{path}: {strange} is no layer that could be packed.", REMEDY)
     return _Unpacker(entries, sites)
 
 
 def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
     """A file of the source becomes one of the copy, or several if it would be larger than FILE_BYTES."""
-    for file in dict.fromkeys(tensor_files(folder).values()):
+    keys: dict[str, list[str]] = {}
+    for key, file in tensor_files(folder).items():  # of two with the same name only the one that is loaded
+        keys.setdefault(file, []).append(key)
+    for file in keys:
         part = _Part(folder / file, {})
-        for name, size in unpacker.sizes(folder / file).items():
+        for name, size in unpacker.sizes(folder / file, keys[file]).items():
             if part.sizes and part.bytes + size > FILE_BYTES:
                 yield part
                 part = _Part(folder / file, {})
@@ -154,9 +180,7 @@ def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
 
 def _describe(source: ModelSource, folder: Path) -> None:
     """Tokenizer, chat template, licence and card."""
-    recipe = None
-    if source.kind == "artifact":
-        recipe = json.loads((source.folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = recipe_of(source.folder) if source.kind == "artifact" else None
     base = recipe["base_model"] if recipe else source.base_model
     licence = licence_of(source.folder, base)
     copy_companions(source.folder, folder, licence)

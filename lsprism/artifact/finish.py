@@ -1,6 +1,5 @@
 """The last step of a compression: everything beside the tensors, then the rename that publishes the folder."""
 
-import json
 import platform
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, QUANT_METHOD, RECIPE, REPORT, write_json
 from lsprism.artifact.shards import disk_errors
 from lsprism.artifact.staging import Staging
-from lsprism.models.weights import INDEX
+from lsprism.models.checks import read_config
+from lsprism.models.stored import INDEX
+from lsprism.models.ties import without_ties
 from lsprism.reports import CompressionReport, LayerReport, Plan
 
 
@@ -42,7 +43,7 @@ def finish(
     )
     licence = licence_of(plan.source.folder, plan.source.base_model)
     with disk_errors(folder):
-        copy_companions(plan.source.folder, folder, licence)
+        copy_companions(plan.source.folder, folder, licence, processors=not plan.dropped)
         write_json(folder / "config.json", artifact_config(plan, layers))
         write_json(folder / INDEX, index_of(shards))
         write_json(folder / PLAN, _without_folders(plan))
@@ -56,8 +57,9 @@ def finish(
 
 def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
     """The model's own config.json with our quantization_config: which module holds which form, and how large."""
-    config = json.loads((plan.source.folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
+    config = with_dtype(read_config(plan.source.folder), plan.dtype)
+    if plan.untied:
+        config = without_ties(config)
     modules = {
         layer.name: {"form": layer.form, "kept": layer.kept, "rank": layer.rank, "values": layer.values}
         for layer in layers
@@ -68,6 +70,18 @@ def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
         "dtype": plan.dtype,
         "quantization_config": {"quant_method": QUANT_METHOD, "format": FORMAT, "modules": modules},
     }
+
+
+def with_dtype(config: dict, dtype: str) -> dict:
+    """The same with `dtype` in every part that names one: transformers may ask the part for the text alone."""
+    changed = {key: with_dtype(part, dtype) if _is_part(key, part) else part for key, part in config.items()}
+    if changed.pop("torch_dtype", None) is not None or "dtype" in changed:
+        changed["dtype"] = dtype
+    return changed
+
+
+def _is_part(key: str, value: object) -> bool:
+    return key.endswith("_config") and key != "quantization_config" and isinstance(value, dict)
 
 
 def _without_folders(plan: Plan) -> Plan:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict
 
 from lsprism.errors import DamagedError
+from lsprism.json_files import Shape, parse, read_known
 
 FORMAT = 1
 QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
@@ -19,6 +20,17 @@ MANIFEST, RECIPE, PLAN, REPORT, ENVIRONMENT = (
 class FileEntry(BaseModel):
     bytes: int
     sha256: str
+
+
+class RecipeShape(Shape):
+    """What others ask a recipe for; the settings are all its own."""
+
+    model_id: str
+    base_model: str
+    method: str
+    sparsity: float
+    lsprism: str
+    revision: str = ""
 
 
 class Manifest(BaseModel):
@@ -60,7 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact; one that is absent, unreadable, newer or points outside is a DamagedError."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_bytes())
         check_format(content.get("format"), path)  # first: a newer one may look different altogether
         manifest = Manifest.model_validate(content)
     except (OSError, ValueError, AttributeError) as error:
@@ -73,11 +85,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def recipe_of(folder: Path) -> dict:
     """How the artifact in `folder` was made; empty for any other folder, and where the recipe cannot be read."""
-    try:
-        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return recipe if isinstance(recipe, dict) else {}
+    return read_known(folder / RECIPE, RecipeShape)
 
 
 def verify(folder: Path) -> Manifest:

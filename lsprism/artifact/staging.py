@@ -19,6 +19,7 @@ from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, describe, write_j
 from lsprism.artifact.shards import disk_errors, write_shard
 from lsprism.artifact.target import alone, beside, check_free, check_recipe, other_settings
 from lsprism.errors import TargetError
+from lsprism.json_files import parse
 from lsprism.reports import LayerReport
 
 STREAM = "stream.safetensors"
@@ -49,9 +50,9 @@ class Staging:
             with safe_open(self.folder / STREAM, framework="pt") as opened:
                 notes = opened.metadata() or {}
                 hidden = [opened.get_tensor(str(n)).clone() for n in range(len(opened.keys()))]
-            layers = [LayerReport.model_validate(entry) for entry in json.loads(notes["layers"])]
+            layers = [LayerReport.model_validate(entry) for entry in parse(notes["layers"].encode())]
             return Checkpoint(int(notes["next_block"]), hidden, layers, float(notes["seconds"]))
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -1,16 +1,17 @@
 """The place a result goes to: OUT, with OUT.part and OUT.lock beside it while it is made. Refuses what is taken."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REPORT, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, REPORT, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
-from lsprism.errors import TargetError
+from lsprism.errors import DamagedError, TargetError
+from lsprism.json_files import first_fault, read_known
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
 
@@ -124,7 +125,10 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     if other_settings(target, recipe):
         return None
     verify(target)
-    report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
+    try:
+        report = CompressionReport.model_validate_json((target / REPORT).read_bytes())
+    except ValidationError as error:
+        raise DamagedError(f"{target / REPORT}: {first_fault(error)}.", REMEDY) from None
     return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
 
 
@@ -132,7 +136,7 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     """The recipe with the steps that an earlier session made of the very same minutes: time is measured once."""
     known = dict(recipe)
     for folder in (target, beside(target, ".part")):
-        before = recipe_of(folder)
+        before = read_known(folder / RECIPE)
         for kind in ("reconstruct", "heal"):
             minutes, steps = f"{kind}_minutes", f"{kind}_steps"
             if recipe[minutes] and not recipe[steps] and before.get(minutes) == recipe[minutes]:
@@ -145,8 +149,9 @@ def as_begun(spec: CompressSpec) -> CompressSpec:
     if not spec.resume or "bos" in spec.calibration.model_fields_set:
         return spec
     for folder in (beside(spec.save_path, ".part"), spec.save_path):
-        if "calibration" in (before := recipe_of(folder)):
-            calibration = spec.calibration.model_copy(update={"bos": before["calibration"].get("bos", OLD_BOS)})
+        before = recipe_of(folder).get("calibration")
+        if isinstance(before, dict):
+            calibration = spec.calibration.model_copy(update={"bos": before.get("bos", OLD_BOS)})
             return spec.model_copy(update={"calibration": calibration})
     return spec
 
@@ -154,9 +159,10 @@ def as_begun(spec: CompressSpec) -> CompressSpec:
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
     for folder in (beside(target, ".part"), target):
-        before = recipe_of(folder)
+        before = read_known(folder / RECIPE)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
-            return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
+            with suppress(AttributeError, TypeError, ValueError):  # no budgets that can be read: settled once more
+                return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
     return None
 
 
@@ -171,9 +177,8 @@ def known_compute_dtype(target: Path) -> str | None:
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
-    try:
-        before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    before = read_known(folder / RECIPE)
+    if not before:
         return ["a recipe that cannot be read"]
     was, now = _flat(before), _flat(recipe)
     changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order in which one asks
@@ -183,7 +188,8 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
-    inner = {"bos": OLD_BOS, **recipe.get("calibration", {})}
+    text = recipe.get("calibration")
+    inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name != BUDGETS}
     settings.setdefault("compute_dtype", recipe.get("dtype"))  # see known_compute_dtype

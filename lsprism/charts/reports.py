@@ -1,11 +1,11 @@
 """Reports on disk, and one table of any of them: read in milliseconds, without torch."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.charts.table import FIGURES, Table, comparison
 from lsprism.errors import DamagedError, SpecError
+from lsprism.json_files import parse
 from lsprism.outcomes import EvalReport, StudyReport
 
 REPORT, STUDY = "report", "study"  # .json, .csv and .html
@@ -33,7 +33,7 @@ def _read(path: Path) -> list[EvalReport]:
     if file is None:
         raise SpecError(f"There is no report in '{path}'.", "Give a report.json or study.json, or a folder with one.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse(file.read_bytes())
         if isinstance(content, dict) and "reports" in content:
             return StudyReport.model_validate(content).reports
         return [EvalReport.model_validate(content)]

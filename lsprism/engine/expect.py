@@ -28,7 +28,7 @@ def expecting(spec: PlanSpec, draft: Draft) -> Plan:
             draft = _without_sensitivity(shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits)))
         else:
             notes.append(UNSETTLED.format(spec.rule))
-    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
+    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": [*draft.plan.notes, *notes]})
 
 
 def _without_sensitivity(draft: Draft) -> Draft:

@@ -14,9 +14,11 @@ from lsprism.errors import SpecError
 from lsprism.layers.compute_dtype import pick_compute_dtype
 from lsprism.layers.modules import empty_form
 from lsprism.methods import METHODS
-from lsprism.models.anatomy import Anatomy, dissect, parameter_count, skeleton, stored_shapes
+from lsprism.models.anatomy import Anatomy, dissect, dropped_parts, parameter_count, skeleton, stored_shapes
 from lsprism.models.load import pick_device, pick_dtype
+from lsprism.models.ties import tied_names, untied_names
 from lsprism.models.tokens import context_length, has_position_table
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import LayerBudget, LinearSite, ModelSource, Plan, SitePlan
 from lsprism.specs import PlanSpec
 
@@ -49,6 +51,8 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     bound_heap()
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
+    if not source.config_only:
+        WeightFiles(source.folder, model)  # what does not fit is refused by the files' headers, before any work
     trim_heap()  # it was built of large tensors that are gone
     anatomy = dissect(model)
     compute = pick_compute_dtype(spec.compute_dtype, dtype, device)
@@ -65,7 +69,7 @@ def with_length_checked(drafted: Draft, spec: PlanSpec) -> Draft:
         message = f"--length {length}: the model has positions for {limit} tokens only."
         raise SpecError(message, f"Choose {limit} or fewer.")
     note = f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."
-    return replace(drafted, plan=drafted.plan.model_copy(update={"notes": [note]}))
+    return replace(drafted, plan=drafted.plan.model_copy(update={"notes": [*drafted.plan.notes, note]}))
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
@@ -108,8 +112,22 @@ def _plan(
         memory=memory,
         duration=predict_duration(spec, model, anatomy, compute) if device.type == "cpu" else None,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
+        untied=bool(untied_names(model)) and not tied_names(model),
+        dropped=(dropped := dropped_parts(source.folder, model)),
+        notes=_notes(model, dropped),
     )
     return plan, outside, blocks
+
+
+def _notes(model: PreTrainedModel, dropped: list[str]) -> list[str]:
+    """What the user should know of the model itself."""
+    notes = []
+    if untied := sorted(untied_names(model)):
+        notes.append(f"config.json ties {untied[0]}, but the weights hold another tensor for it: both are kept.")
+    if dropped:
+        parts = ", ".join(part.removesuffix("_config") for part in dropped)
+        notes.append(f"Only the text part is compressed and kept ({type(model).__name__}); left out: {parts}.")
+    return notes
 
 
 def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: torch.dtype) -> SitePlan:

@@ -42,7 +42,7 @@ class Ledger:
 
     def _read(self, name: str) -> str | None:
         if name not in self.known and self.folder is not None and (path := self.folder / name).is_file():
-            self.known[name] = path.read_text(encoding="utf-8")
+            self.known[name] = path.read_text(encoding="utf-8", errors="replace")
         return self.known.get(name)
 
     def _write(self, name: str, text: str) -> None:

@@ -1,7 +1,6 @@
 """The sides of a comparison: the model that is measured and its baseline, loaded the same way, when they are needed."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
+from lsprism.json_files import Shape, read_known
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
+from lsprism.models.stored import stored_dtype, tensor_files
 from lsprism.models.surgery import use_plain_outputs
-from lsprism.models.weights import stored_dtype, tensor_files
 from lsprism.outcomes import Subject
 from lsprism.reports import ModelSource
 
@@ -133,13 +133,17 @@ def fingerprint(source: ModelSource) -> str:
     return digest.hexdigest()[:16]
 
 
+class ReportShape(Shape):
+    calibration: str = ""
+
+
 def _notes(source: ModelSource) -> dict:
     """What an artifact says of itself."""
     if source.kind != "artifact":
         return {}
     recipe, report = recipe_of(source.folder), source.folder / REPORT
     modules = read_config(source.folder).get("quantization_config", {}).get("modules", {})
-    text = json.loads(report.read_text(encoding="utf-8")).get("calibration", "") if report.is_file() else ""
+    text = read_known(report, ReportShape).get("calibration", "")
     return {
         "method": recipe.get("method", ""),
         "sparsity": recipe.get("sparsity"),

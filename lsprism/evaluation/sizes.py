@@ -3,7 +3,7 @@
 from lsprism.figures import SizeFigure
 from lsprism.layers.modules import PrismLinear
 from lsprism.models.load import LoadedModel
-from lsprism.models.weights import tensor_files
+from lsprism.models.stored import tensor_files
 
 
 def sizes(loaded: LoadedModel) -> SizeFigure:

@@ -20,8 +20,9 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from lsprism.errors import SourceError
-from lsprism.models.checks import config_errors
+from lsprism.models.checks import config_errors, missing_weights
 from lsprism.models.surgery import set_tensor, use_plain_outputs
+from lsprism.models.ties import tied_names, untie
 from lsprism.reports import LeftAlone, LinearSite
 
 MIN_ROWS = 16  # a router has as many outputs as experts, a gate has one
@@ -45,10 +46,12 @@ class Anatomy:
 def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model of the folder's config without weights: parameters on meta, small computed buffers real.
 
-    Every tensor has the dtype that `from_pretrained` would give it: some families keep a few in float32. SourceError
-    where the config describes nothing that can be built.
+    Every tensor has the dtype that `from_pretrained` would give it: some families keep a few in float32. Embeddings and
+    head are tied if the config says so, unless the folder's weights hold two that differ. SourceError where the config
+    describes nothing that can be built.
     """
-    with config_errors(folder), init_empty_weights(include_buffers=False), no_init_weights():
+    odd = config_errors(folder, RuntimeError, MemoryError)  # what numbers that are no sizes lead to
+    with odd, init_empty_weights(include_buffers=False), no_init_weights():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # Buffers are computed outside the constructor, as `from_pretrained` does it: inside, `dtype` is the default dtype.
@@ -59,7 +62,18 @@ def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     for name, kept in _kept_precise(model, dtype).items():
         set_tensor(model, name, kept)
     use_plain_outputs(model)
+    if not missing_weights(folder):
+        untie(model, folder)
     return model.eval().requires_grad_(False)
+
+
+def dropped_parts(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Parts of the folder's config, such as vision_config, that its causal language model is made without."""
+    with config_errors(folder):
+        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if type(whole) is type(model.config):
+        return []
+    return [name for name in whole.sub_configs if name != "text_config" and getattr(whole, name, None) is not None]
 
 
 def _kept_precise(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -209,11 +223,6 @@ def _reason(model: PreTrainedModel, name: str, parameter: torch.Tensor, *, insid
     if parameter.ndim > 2:
         return f"held as one {parameter.ndim}-D tensor, not as linear layers"
     return "not a linear layer of its own"
-
-
-def tied_names(model: PreTrainedModel) -> dict[str, str]:
-    """Name of a tied tensor -> name under which it is stored."""
-    return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
 def stored_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:

@@ -1,11 +1,11 @@
 """What a model folder must hold before work begins; each refusal is one sentence and a next step."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -15,24 +15,63 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lsprism.errors import SourceError
+from lsprism.json_files import FETCH, Shape, read_object
+from lsprism.models.foreign import refuse_adapter, refuse_other_weights
+from lsprism.models.stored import INDEX, SINGLE, is_pointer, weight_files
 
-QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # objects, read by transformers
 DECODERS = "Choose a decoder-only model, such as Llama, Mistral, Qwen or SmolLM2."
+
+
+class ConfigShape(Shape):
+    """The entries of config.json that are looked at here; transformers checks its own."""
+
+    model_type: str | None = None
+    architectures: list[str] | None = None
+    auto_map: dict[str, Any] | None = None
+    is_decoder: bool | None = None
+    is_encoder_decoder: bool | None = None
+    transformers_weights: str | None = None
+    text_config: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    compression_config: dict[str, Any] | None = None
+    dtype: str | None = None
+    torch_dtype: str | None = None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json."""
     path = folder / "config.json"
-    if path.is_file():
-        return _read_object(path)
-    if (folder / "adapter_config.json").is_file():
-        raise SourceError(
-            f"{folder} holds an adapter, not a whole model.", "Merge it into its base model and give the merged folder."
-        )
-    raise SourceError(f"{folder} holds no config.json.", "Give the folder that save_pretrained() wrote.")
+    refuse_adapter(folder)
+    if not path.is_file():
+        raise SourceError(f"{folder} holds no config.json.", "Give the folder that save_pretrained() wrote.")
+    config = read_object(path, ConfigShape, hint="Correct it, or download the model again.")
+    for name in ("dtype", "torch_dtype"):
+        check_dtype(path, config, name)
+        check_dtype(path, config.get("text_config") or {}, name)
+    return config
+
+
+def check_documents(folder: Path) -> None:
+    """SourceError for a file that transformers would stumble over."""
+    for name in DOCUMENTS:
+        if (folder / name).is_file():
+            read_object(folder / name)
+
+
+def check_dtype(path: Path, config: dict[str, Any], name: str) -> None:
+    """Refuse what names no dtype of torch, as transformers does."""
+    dtype = config.get(name)
+    if dtype is None or isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype):
+        return
+    plain = str(dtype).removeprefix("torch.")
+    known = isinstance(getattr(torch, plain, None), torch.dtype)
+    raise SourceError(
+        f"{path}: {name} is {dtype!r}, which is no dtype.",
+        f"Write {plain!r}." if known else "Write 'bfloat16', 'float16' or 'float32', or remove the entry.",
+    )
 
 
 def check_config(config: dict[str, Any], name: str) -> None:
@@ -57,86 +96,49 @@ def check_config(config: dict[str, Any], name: str) -> None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not headed or both_ways:
         made_as = ", ".join(map(str, architectures)) or kind
         raise SourceError(f"{name} ({made_as}) is not a causal language model.", DECODERS)
-    method = quant_method(config)
-    if method not in ("", QUANT_METHOD):
+    if config.get("transformers_weights"):
         raise SourceError(
-            f"{name} is quantised by {method} already.", "Choose the model that it was made from, unquantised."
+            f"{name} names its weights by transformers_weights in config.json ({config['transformers_weights']}).",
+            f"Rename the file to {SINGLE} and remove the entry.",
         )
 
 
 @contextmanager
-def config_errors(folder: Path) -> Iterator[None]:
+def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
     """What transformers raises while it reads a config or builds a model by it becomes a SourceError."""
     try:
         yield
     except (
         StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
+        AssertionError, *others,
     ) as error:  # fmt: skip
         text = " ".join(str(error).split()).rstrip(".")
         reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
+        flash = "Remove attn_implementation from config.json: transformers then chooses what is there."
         raise SourceError(
             f"{folder / 'config.json'} describes no model that can be built: {reason}.",
-            "Correct it, or download the model again.",
+            flash if "attn_implementation" in text or "Flash" in text else "Correct it, or download the model again.",
         ) from error
-
-
-def quant_method(config: dict[str, Any]) -> str:
-    """Who quantised the model, by its config.json or that of its text part; empty where nobody did."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        found = part.get("quantization_config") or part.get("compression_config")
-        if isinstance(found, dict):  # old bitsandbytes configs bear no name
-            return str(found.get("quant_method") or "bitsandbytes")
-    return ""
 
 
 def missing_weights(folder: Path) -> list[str]:
     """Names of the safetensors files that `folder` lacks; empty when its weights are whole."""
-    if (folder / "model.safetensors").is_file():
-        return []
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(_read_object(index).get("weight_map", {}).values())
-        return sorted(name for name in shards if not (folder / name).is_file()) if shards else ["model.safetensors"]
-    return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+    if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
+        return [SINGLE]
+    files = weight_files(folder, SourceError)
+    return [name for name in files if not (folder / name).is_file()] if files else [SINGLE]
 
 
 def check_weights(folder: Path, name: str, listed: Iterable[str]) -> None:
     """`listed` names the files of the model's home, which for the hub are more than were fetched."""
-    missing, listed = missing_weights(folder), sorted(listed)
-    if not missing:
-        return
-    pickles = [file for file in listed if file.endswith(PICKLES)]
-    packed = [file for file in listed if file.endswith(".gguf")]
-    if any(file.endswith(".safetensors") for file in listed):
-        raise SourceError(f"{name} lacks the weights {missing[0]}.", "Copy or download the model again.")
-    if packed:
-        raise SourceError(
-            f"{name} holds its weights only as GGUF ({packed[0]}).", "Download one .gguf file and give its path."
-        )
-    if pickles:
-        raise SourceError(
-            f"{name} holds its weights only as pickle ({pickles[0]}), which can run code when it is read.",
-            "Convert it to safetensors first: https://huggingface.co/spaces/safetensors/convert",
-        )
-    raise SourceError(f"{name} holds no *.safetensors.", "Give a folder or hub id that holds the weights.")
+    missing = missing_weights(folder)
+    if missing:
+        refuse_other_weights(name, listed, missing[0])
+    refuse_pointers(folder)
 
 
-def check_tokenizer(folder: Path, name: str) -> None:
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise SourceError(
-            f"{name} holds no tokenizer (none of {', '.join(TOKENIZERS)}).",
-            "Copy the tokenizer's files from the model it comes from into the folder.",
-        )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    except ValueError as error:
-        raise SourceError(f"{path} is not valid JSON: {error}.", "Download or save the model again.") from error
-    if not isinstance(content, dict):
-        raise SourceError(f"{path} is not a JSON object.", "Download or save the model again.")
-    return content
+def refuse_pointers(folder: Path) -> None:
+    """SourceError if Git LFS has left its few lines in the place of the weights."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if is_pointer(path):
+            raise SourceError(f"{path} is only a Git LFS pointer.", FETCH)

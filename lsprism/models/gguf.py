@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from lsprism.errors import SourceError
 from lsprism.models.cache import cache_folder
 from lsprism.models.checks import missing_weights
+from lsprism.models.rope import adopt_rope
 
 # What the readers of transformers and gguf raise on a file that is cut, altered or of an unknown architecture.
 UNREADABLE = (
@@ -36,7 +37,7 @@ def gguf_folder(file: Path) -> Path:
     def make(folder: Path) -> None:
         write_folder(*read_gguf(file), folder, file.stem)
 
-    return made_once(cache_folder() / f"gguf-{digest[:16]}", make)
+    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: with the file's scaling of frequencies
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -53,6 +54,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **how)
             _split_digits(tokenizer, file)
+            adopt_rope(model.config, file)
     except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise SourceError(

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 
 from lsprism.errors import SourceError
 from lsprism.models.checks import missing_weights
+from lsprism.models.tokenizer_files import has_vocabulary
 
 # Config, tokenizer, chat template; card and licence, which go on with whatever is made of the model.
 WORDS = (
@@ -39,10 +40,16 @@ def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
         allow_patterns=[*WORDS, *(WEIGHTS if weights else ())],
         ignore_patterns=[*COPIES],
     )
+    cached = None
     try:
+        cached = _cached(snapshot, weights)
+        if cached and has_vocabulary(cached):
+            return cached
         # Not hf_hub_download: it retries for 23 s where there is no network, snapshot_download asks once.
-        return _cached(snapshot, weights) or Path(snapshot())
+        return Path(snapshot())
     except (OSError, HTTPError, XetDownloadError) as error:
+        if cached:  # all but the tokenizer, which some models do not have
+            return cached
         raise _explain(error, repo_id, revision) from error
 
 

@@ -10,10 +10,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import DamagedError, SourceError, SpecError
-from lsprism.models.anatomy import tied_names
+from lsprism.json_files import read_object
+from lsprism.models.anatomy import skeleton
 from lsprism.models.checks import config_errors
+from lsprism.models.origins import refuse_extras
+from lsprism.models.stored import INDEX, SINGLE, IndexShape, stored_dtype, tensor_files
 from lsprism.models.surgery import use_plain_outputs
-from lsprism.models.weights import refuse_extras, stored_dtype, tensor_files
+from lsprism.models.ties import tied_names
+from lsprism.models.tokenizer_files import check_tokenizer
+from lsprism.models.weights import WeightFiles
 from lsprism.reports import ModelSource
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -51,7 +56,7 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
         raise SpecError(f"--dtype {name!r} is unknown.", f"Choose auto, {', '.join(DTYPES)}.")
     with config_errors(source.folder):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    dtype = config.get_text_config().dtype or config.dtype or stored_dtype(source.folder) or torch.float32
+    dtype = config.dtype or config.get_text_config().dtype or stored_dtype(source.folder) or torch.float32
     if dtype not in DTYPES.values():
         raise SpecError(
             f"{source.model_id} is held in {str(dtype).removeprefix('torch.')}.", f"Give --dtype {', '.join(DTYPES)}."
@@ -61,11 +66,14 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """SourceError if its files cannot be read."""
+    check_tokenizer(source.folder, source.model_id)
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
+        text = " ".join(str(error).split())
+        reason = text.partition(". ")[0].rstrip(".")[:200] if " " in text else f"{type(error).__name__} {text}".rstrip()
         raise SourceError(
-            f"The tokenizer in {source.folder} cannot be read: {type(error).__name__}.",
+            f"The tokenizer in {source.folder} cannot be read: {reason}.",
             "Copy its files again from the model it comes from.",
         ) from error
 
@@ -73,7 +81,10 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a model whole. Tensors that are missing, misshapen or of no use are a DamagedError, never a warning."""
     place, kind = pick_device(device), pick_dtype(dtype, source)
-    tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
+    file_of = tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
+    _check_metadata(source)
+    if source.kind != "artifact":  # as a compression reads it; what transformers only warns of is refused
+        WeightFiles(source.folder, skeleton(source.folder, kind))
     with config_errors(source.folder):
         model, info = AutoModelForCausalLM.from_pretrained(
             source.folder,
@@ -90,6 +101,14 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
                 f"{source.folder}: {len(names)} {what.replace('_', ' ')}, the first is {min(names)}.",
                 "The weights do not fit config.json; download or compress the model again.",
             )
-    refuse_extras(source.folder, model, info["unexpected_keys"])
+    refuse_extras(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
     use_plain_outputs(model)
     return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)
+
+
+def _check_metadata(source: ModelSource) -> None:
+    """transformers reads no index without it."""
+    path = source.folder / INDEX
+    if (source.folder / SINGLE).is_file() or isinstance(read_object(path, IndexShape).get("metadata"), dict):
+        return
+    raise DamagedError(f"{path} has no metadata, which transformers needs.", 'Add the entry "metadata": {} to it.')

@@ -12,16 +12,23 @@ from huggingface_hub.utils import validate_repo_id
 from lsprism.errors import SourceError
 from lsprism.models import hub
 from lsprism.models.checks import (
-    QUANT_METHOD,
     check_config,
-    check_tokenizer,
+    check_documents,
     check_weights,
     missing_weights,
-    quant_method,
     read_config,
+    refuse_pointers,
 )
 from lsprism.models.demo import HUB_ID, demo_folder
+from lsprism.models.foreign import (
+    QUANT_METHOD,
+    check_dense,
+    holds_other_weights,
+    quant_method,
+    refuse_other_weights,
+)
 from lsprism.models.gguf import gguf_folder
+from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.reports import ModelSource, SourceKind
 
 
@@ -66,11 +73,17 @@ def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> Mode
     folder, name = source.folder, source.model_id
     config = read_config(folder)
     check_config(config, name)
+    check_documents(folder)
+    refuse_pointers(folder)
+    check_dense(folder, name, config)
+    missing = missing_weights(folder)
     if need_weights:
         check_weights(folder, name, listed)
         check_tokenizer(folder, name)
+    elif missing and holds_other_weights(listed):  # more than a config, from which a plan could be made
+        refuse_other_weights(name, listed, missing[0])
     kind: SourceKind = "artifact" if quant_method(config) == QUANT_METHOD else source.kind
-    return source.model_copy(update={"kind": kind, "config_only": bool(missing_weights(folder))})
+    return source.model_copy(update={"kind": kind, "config_only": bool(missing)})
 
 
 def _looks_like_path(model_id: str) -> bool:

@@ -1,142 +1,89 @@
-"""The tensors of a folder of safetensors, memory-mapped, opened and closed group by group. Never pickle.
+"""The tensors of a folder of safetensors, memory-mapped, opened and closed group by group. Never pickle."""
 
-A checkpoint may name and cut its tensors otherwise than the model does: without the base prefix (GPT-2 on the hub), or
-expert by expert where the model holds all in one. transformers has rules for each family; they are asked here, so that
-what is compressed is what `from_pretrained` would load.
-"""
-
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.anatomy import stored_shapes, tied_names
+from lsprism.models.anatomy import stored_shapes
+from lsprism.models.origins import MISFIT, Origin, find_origins, refuse_extras
+from lsprism.models.stored import INDEX, SINGLE, opened, read_headers, stored_dtype, tensor_files
 from lsprism.models.surgery import set_tensor
+from lsprism.models.ties import tied_names
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
-REMEDY = "Download, copy or convert the model again."
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-@dataclass
-class _Origin:
-    """Which tensors of the checkpoint one tensor of the model is made of, and how."""
-
-    keys: list[tuple[str, str]] = field(default_factory=list)  # key in the checkpoint, pattern that it matched
-    converter: WeightConverter | None = None  # None: the one tensor as it is
+__all__ = ["INDEX", "SINGLE", "WeightFiles", "fill", "move_computed", "release", "stored_dtype", "tensor_files"]
 
 
 class WeightFiles:
-    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them."""
+    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them.
+
+    What is read is what `from_pretrained` would have loaded, or it is refused when this is made: every tensor of the
+    model must come from the files in its shape, which takes their headers alone.
+    """
 
     def __init__(self, folder: Path, model: PreTrainedModel) -> None:
         self.folder, self.model = folder, model
-        self.file_of = tensor_files(folder)
+        self.headers = read_headers(folder)
         self.kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
-        self.origins = _origins(model, self.file_of)
-        for name in stored_shapes(model):  # now, not when its block's turn comes
-            self._origin(name)
-        used = {key for origin in self.origins.values() for key, _ in origin.keys}
-        refuse_extras(folder, model, self.file_of.keys() - used)
+        found = find_origins(model, folder, self.headers)
+        self.origins = found.of
+        # A tied tensor may be stored under either of its names, and is read by either (Zamba shares layers).
+        for name, kept in tied_names(model).items():
+            if kept not in self.origins and name in self.origins:
+                self.origins[kept] = self.origins[name]
+            elif kept in self.origins:
+                self.origins.setdefault(name, self.origins[kept])
+        refuse_extras(folder, model, found.unused, {key: header.file for key, header in self.headers.items()})
+        self._check()
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors by the model's names; views of the file while they live, so drop them."""
         names = list(names)
         origins = {name: self._origin(name) for name in names}
-        stored = self._stored({key for origin in origins.values() for key, _ in origin.keys})
+        stored = self._stored({key for origin in origins.values() for key, _ in origin.used})
         made: dict[str, Tensor] = {}
         for name, origin in origins.items():
             if name not in made:
                 made |= self._make(name, origin, stored)
-            shape, dtype = self.kinds[name]
-            if made[name].shape != shape:
-                raise DamagedError(
-                    f"{name} in {self.folder} has shape {tuple(made[name].shape)}, not {tuple(shape)}.",
-                    "The weights do not fit config.json; download the model again.",
-                )
-            made[name] = made[name].to(dtype)
-        return {name: made[name] for name in names}
+        return {name: made[name].to(self.kinds[name][1]) for name in names}
 
-    def _origin(self, name: str) -> _Origin:
+    def _check(self) -> None:
+        """Every tensor is there in the model's shape, and holds numbers where the model computes with them."""
+        shapes = {key: torch.empty(header.shape, device="meta") for key, header in self.headers.items()}
+        for name in stored_shapes(self.model):
+            origin = self._origin(name)
+            key, _ = origin.keys[0]
+            made, (shape, dtype) = self._make(name, origin, shapes)[name], self.kinds[name]
+            where = f"{key} in {self.folder / self.headers[key].file}"
+            if made.shape != shape:
+                raise DamagedError(f"{where} has shape {tuple(made.shape)}, not {tuple(shape)}.", MISFIT)
+            if dtype.is_floating_point and not all(self.headers[key].is_float for key, _ in origin.used):
+                raise SourceError(
+                    f"{where} is stored as {self.headers[key].dtype}, which is no floating-point dtype.",
+                    "It is quantized: give the model that it was made from.",
+                )
+
+    def _origin(self, name: str) -> Origin:
         if name not in self.origins:
-            raise DamagedError(
-                f"The weights in {self.folder} hold no tensor for {name}.",
-                "They do not fit config.json; download the model again, or save it anew with transformers.",
-            )
+            raise DamagedError(f"The weights in {self.folder} hold no tensor for {name}.", MISFIT)
         return self.origins[name]
 
-    def _make(self, name: str, origin: _Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the model, `name` among them, from those of the checkpoint."""
-        if origin.converter is None:
-            return {name: stored[origin.keys[0][0]]}
-        converter = deepcopy(origin.converter)  # it collects what it converts
-        for key, pattern in origin.keys:
-            converter.add_tensor(name, key, pattern, stored[key])
-        made = converter.convert(name, model=self.model, config=self.model.config)
-        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+    def _make(self, name: str, origin: Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the model, `name` among them."""
+        dtype = self.kinds[origin.name][1]
+        made = origin.make(self.model, {key: stored[key].to(dtype) for key, _ in origin.used})
+        return {name: next(iter(made.values()))} if origin.converter is None else made
 
     def _stored(self, keys: set[str]) -> dict[str, Tensor]:
         """Tensors by the checkpoint's keys, each file opened once."""
         found = {}
-        for file in sorted({self.file_of[key] for key in keys}):
-            with _opened(self.folder / file) as opened:
-                found |= {key: opened.get_tensor(key) for key in keys if self.file_of[key] == file}
+        for file in sorted({self.headers[key].file for key in keys}):
+            with opened(self.folder / file) as stored:
+                found |= {key: stored.get_tensor(key) for key in keys if self.headers[key].file == file}
         return found
-
-
-def tensor_files(folder: Path) -> dict[str, str]:
-    """Key of each tensor -> name of the file that holds it. Every file is looked at: one that is missing, cut short or
-    not what the index says is a DamagedError that names it."""
-    if (folder / SINGLE).is_file():
-        return dict.fromkeys(_keys(folder / SINGLE), SINGLE)
-    if not (folder / INDEX).is_file():
-        raise SourceError(
-            f"{folder} holds neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
-        )
-    listed = _read_index(folder / INDEX)
-    held = {file: set(_keys(folder / file)) for file in sorted(set(listed.values()))}
-    for key, file in listed.items():
-        if key not in held[file]:
-            raise DamagedError(f"{folder / file} does not hold {key}, which {INDEX} says it holds.", REMEDY)
-    return listed
-
-
-def refuse_extras(folder: Path, model: PreTrainedModel, keys: Iterable[str]) -> None:
-    """DamagedError if one of `keys`, which the model has no use for, is a further tensor of one of its layers: a bias,
-    say, that config.json denies. Others are harmless: heads for other tasks, buffers of older versions."""
-    layers = {name for name, part in model.named_modules() if part._parameters and not any(part.children())}
-    for key in sorted(keys):
-        owner = key.rpartition(".")[0]
-        if owner in layers or f"{model.base_model_prefix}.{owner}" in layers:
-            raise DamagedError(
-                f"The weights in {folder} hold {key}, of which config.json knows nothing.",
-                "They do not fit config.json; download the model again.",
-            )
-
-
-def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The floating dtype that most numbers on disk have; None where there are no weights (yet)."""
-    if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
-        return None
-    numbers: Counter[torch.dtype] = Counter()
-    for file in sorted(set(tensor_files(folder).values())):
-        with _opened(folder / file) as opened:
-            for part in map(opened.get_slice, opened.keys()):
-                if part.get_dtype() in _DTYPES:
-                    numbers[_DTYPES[part.get_dtype()]] += math.prod(part.get_shape())
-    return max(numbers, key=numbers.__getitem__, default=None)
 
 
 def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.device) -> None:
@@ -161,58 +108,3 @@ def move_computed(module: nn.Module, device: torch.device) -> None:
     for name, buffer in list(module.named_buffers()):
         if name not in stored:
             set_tensor(module, name, buffer.to(device))
-
-
-def _origins(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, _Origin]:
-    """Name of a tensor in the model -> what it is made of, by transformers' own rules."""
-    state, prefix = model.state_dict(), model.base_model_prefix
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-    origins: dict[str, _Origin] = {}
-    for key in sorted(keys, key=dot_natural_key):  # the order in which experts are stacked
-        name, pattern = rename_source_key(key, renamings, converters, prefix, state)
-        if name not in state and key in state:
-            name, pattern = key, None
-        if name in state:
-            origin = origins.setdefault(name, _Origin(converter=by_pattern.get(pattern)))
-            origin.keys.append((key, pattern or key))
-    for name, origin in list(origins.items()):
-        first, *others = origin.converter.target_patterns if origin.converter else [""]
-        origins |= {name.replace(first, other): origin for other in others}
-    # A tied tensor may have been stored under either of its names, and is read by either (Zamba shares layers).
-    for name, stored_as in tied_names(model).items():
-        if stored_as not in origins and name in origins:
-            origins[stored_as] = origins[name]
-        elif stored_as in origins:
-            origins.setdefault(name, origins[stored_as])
-    return origins
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = [(str(key), str(file)) for key, file in listed.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path} is not readable as an index ({type(error).__name__}).", REMEDY) from None
-    for key, file in pairs:
-        if Path(file).name != file or file == ".." or "\\" in file:
-            raise DamagedError(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
-    return dict(pairs)
-
-
-def _keys(path: Path) -> list[str]:
-    with _opened(path) as opened:
-        return list(opened.keys())
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            yield opened
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing.", REMEDY) from None
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None

@@ -1,6 +1,5 @@
 """Which answer was the better one: a line for each vote, only ever appended, and what they add up to."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from lsprism.errors import DiskError
+from lsprism.json_files import parse
 from lsprism.reports import Record
 from lsprism.talk.words import SLOTS, Slot
 
@@ -90,6 +90,6 @@ def _other(verdict: Verdict) -> Verdict:
 
 def _vote(line: bytes) -> Vote | None:
     try:
-        return Vote.model_validate(json.loads(line))
+        return Vote.model_validate(parse(line))
     except (ValueError, ValidationError):
         return None

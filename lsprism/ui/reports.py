@@ -1,10 +1,10 @@
 """The evaluations of finished runs, read from where they were written. No gradio, and no torch."""
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from lsprism.json_files import parse
 from lsprism.outcomes import Advice, EvalReport, StudyReport
 from lsprism.runs import Run, Runs
 
@@ -58,7 +58,7 @@ def page_of(run: Run, kind: str) -> Path | None:
 
 def _parsed(path: Path, verb: str) -> EvalReport | StudyReport | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse(path.read_bytes())
         return (StudyReport if verb == "study" else EvalReport).model_validate(content)
     except (ValueError, ValidationError):
         return None

@@ -8,14 +8,16 @@ import pytest
 import torch
 from conftest import make_model
 from filelock import FileLock
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import lsprism
 from lsprism.api import exporting
 from lsprism.artifact import export as module
+from lsprism.artifact.manifest import MANIFEST, RECIPE, describe, write_json
 from lsprism.errors import DamagedError, DiskError, ResourceError, SourceError, TargetError
 from lsprism.events import Progress, Stage
+from lsprism.models.stored import INDEX, SINGLE
 
 IDS = torch.arange(3, 21).unsqueeze(0)
 
@@ -170,6 +172,48 @@ def test_a_damaged_artifact(artifacts, tmp_path):
     with pytest.raises(DamagedError, match=path.name):
         lsprism.export(str(folder), tmp_path / "dense")
     assert only(tmp_path, "artifact")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (None, "should be a valid object"), ({"form": "sparse", "kept": "7", "rank": 0}, 'kept is "7"'),
+        ({"form": "sparse", "kept": 7, "rank": 0}, "does not fit its entry in config.json"),
+        ({"form": "spare", "kept": 7, "rank": 0}, "does not fit its entry in config.json"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_describes_no_packed_layer_is_named(artifacts, tmp_path, entry, said):
+    folder = Path(shutil.copytree(artifacts["wanda"], tmp_path / "artifact"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["modules"]["model.layers.0.mlp.up_proj"] = entry
+    (folder / "config.json").write_text(json.dumps(config))
+    write_json(folder / MANIFEST, describe(folder))  # as if it had been made so
+    with pytest.raises(DamagedError, match=f"model.layers.0.mlp.up_proj.*{said}"):
+        lsprism.export(str(folder), tmp_path / "dense")
+    assert only(tmp_path, "artifact")
+
+
+@pytest.mark.parametrize("recipe", ["[]", "[" * 100000, '{"method": "wanda"}', '{"sparsity": "0.5"}'])
+def test_a_recipe_that_cannot_be_read_is_left_out_of_the_card(artifacts, tmp_path, recipe):
+    folder = Path(shutil.copytree(artifacts["wanda"], tmp_path / "artifact"))
+    (folder / RECIPE).write_text(recipe)
+    write_json(folder / MANIFEST, describe(folder))
+    card = (lsprism.export(str(folder), tmp_path / "dense") / "README.md").read_text()
+    assert "How the compressed model was made" not in card
+
+
+def test_of_two_tensors_with_one_name_the_copy_holds_the_one_that_is_loaded(tiny_folder, tmp_path):
+    folder, norm = Path(shutil.copytree(tiny_folder, tmp_path / "twice")), "model.norm.weight"
+    held = load_file(folder / SINGLE)
+    (folder / SINGLE).unlink()
+    parts = {"a.safetensors": {norm: held[norm] * 3}, "b.safetensors": held}
+    for file, part in parts.items():
+        save_file(part, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(held, "b.safetensors") | {norm: "a.safetensors"}}
+    (folder / INDEX).write_text(json.dumps(index))
+    assert same_tensors(lsprism.export(str(folder), tmp_path / "dense"), tiny_folder)
+    loaded = LlamaForCausalLM.from_pretrained(folder)
+    assert torch.equal(loaded.model.norm.weight, held[norm])
 
 
 def test_a_source_that_others_have_quantised(tiny_folder, tmp_path):

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
@@ -56,7 +56,8 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, leave_out: str = "") -> Path:
+def write_gguf(path: Path, model: LlamaForCausalLM, leave_out: str = "", scaling: dict | None = None) -> Path:
+    """`scaling`: further keys, and tensors as arrays."""
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
     writer.add_name("A title that is nobody's hub id")
     writer.add_context_length(config.max_position_embeddings)
@@ -67,7 +68,13 @@ def write_gguf(path: Path, model: LlamaForCausalLM, leave_out: str = "") -> Path
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    for key, value in (scaling or {}).items():
+        if isinstance(value, np.ndarray):
+            writer.add_tensor(key, value)
+        else:
+            add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32, bool: writer.add_bool}
+            add[type(value)](f"llama.rope.scaling.{key}", value)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -114,6 +121,58 @@ def test_the_folder_holds_the_same_model_and_its_tokenizer(file, model, home):
     assert tokenizer.decode(tokenizer.encode("ab cd")) == "ab cd"
     assert tokenizer.apply_chat_template([{"role": "user", "content": "abc"}], tokenize=False) == "abc"
     assert home in source.folder.parents
+
+
+LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+# 8192 / wave is above 4 for the first two of four frequencies and below 1 for the last; between, a value between.
+DIVISORS = np.array([1, 1, 1 / ((1 - (1.8438 - 1) / 3) / 8 + (1.8438 - 1) / 3), 8], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, {"type": "linear", "factor": 4.0, "finetuned": True}),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+            {"type": "yarn", "factor": 4.0, "original_context_length": 64, "yarn_ext_factor": 1.0},
+        ),
+        ({"rope_type": "llama3"} | LLAMA3, {"rope_freqs.weight": DIVISORS}),
+        ({"rope_type": "default"}, {"type": "none"}),
+        ({"rope_type": "default"}, {"rope_freqs.weight": np.ones(4, dtype=np.float32)}),
+    ],
+    ids=["linear", "yarn", "llama3", "none", "ones"],
+)
+def test_scaled_rotary_frequencies_are_those_of_the_file(model, tmp_path, rope, scaling):
+    theta = 500000.0
+    config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": theta} | rope})
+    scaled = LlamaForCausalLM(config).eval()
+    scaled.load_state_dict(model.state_dict())
+    folder = gguf_folder(write_gguf(tmp_path / "scaled.gguf", scaled, scaling=scaling))
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ours, theirs = loaded.model.rotary_emb, scaled.model.rotary_emb
+    torch.testing.assert_close(ours.inv_freq, theirs.inv_freq, rtol=1e-4, atol=0)
+    assert ours.attention_scaling == pytest.approx(theirs.attention_scaling)
+    plain = theta ** -(torch.arange(4) / 4)
+    assert torch.allclose(ours.inv_freq, plain) == (rope["rope_type"] == "default")
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ({"type": "longrope", "factor": 4.0}, "by longrope"),
+        ({"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 0.1}, "yarn_log_multiplier"),
+        ({"rope_freqs.weight": np.array([1, 2, 3, 4], dtype=np.float32)}, "not as Llama 3 does"),
+        ({"rope_factors_long.weight": np.ones(4, dtype=np.float32)}, "LongRoPE"),
+        ({"type": "linear", "factor": 4.0, "rope_freqs.weight": DIVISORS}, "twice"),
+    ],
+    ids=["longrope", "yarn", "divisors", "phi3", "twice"],
+)
+def test_other_scalings_are_refused(model, tmp_path, scaling, said):
+    config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": 500000.0}})
+    file = write_gguf(tmp_path / "scaled.gguf", LlamaForCausalLM(config), scaling=scaling)
+    with pytest.raises(SourceError, match=f"scaled.gguf .*{said}") as refused:
+        gguf_folder(file)
+    assert "safetensors" in refused.value.hint
 
 
 def test_spaces_before_a_digit_are_cut_as_smollm_has_learned(file):

@@ -74,6 +74,20 @@ def test_config_only_leaves_the_weights_there(hub):
     assert not any("safetensors" in pattern for asked in hub.asked for pattern in asked["allow_patterns"])
 
 
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)], ids=["none", "settings alone"])
+def test_a_cache_without_its_tokenizer_is_completed(hub, tiny_folder, tmp_path, kept):
+    hub.cached = shutil.copytree(tiny_folder, tmp_path / "cached" / COMMIT)
+    for path in hub.cached.glob("tokenizer*"):
+        if path.name not in kept:
+            path.unlink()
+    assert resolve("org/tiny").folder == hub.remote and len(hub.network) == 1
+    hub.remote = LocalEntryNotFoundError("no network")
+    if kept:
+        assert resolve("org/tiny").folder == hub.cached  # some tokenizers need no vocabulary
+    else:
+        assert "holds no tokenizer" in refused("org/tiny").message
+
+
 def test_a_whole_cache_needs_no_network(hub):
     hub.cached, hub.remote = hub.remote, RuntimeError("touched the network")
     assert resolve("org/tiny").revision == COMMIT

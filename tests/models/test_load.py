@@ -105,13 +105,13 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 def test_a_missing_tensor_is_damage_not_a_random_weight(folder):
     rewrite(folder, lambda tensors: tensors.pop(NORM))
-    with pytest.raises(DamagedError, match=f"1 missing keys, the first is {NORM}"):
+    with pytest.raises(DamagedError, match=f"no tensor for {NORM}"):
         loaded(folder)
 
 
 def test_a_misshapen_tensor_is_damage(folder):
     rewrite(folder, lambda tensors: tensors.update({NORM: torch.ones(8)}))
-    with pytest.raises(DamagedError, match=f"1 mismatched keys, the first is {NORM}"):
+    with pytest.raises(DamagedError, match=rf"{NORM} in .*model.safetensors has shape \(8,\), not \(32,\)"):
         loaded(folder)
 
 
@@ -150,9 +150,9 @@ def test_a_file_cut_short_is_named(folder):
     ],
 )
 def test_a_model_quantised_by_others_is_refused_by_name(folder, entry, name):
-    with pytest.raises(SourceError, match=f"quantised by {name} already") as refused:
+    with pytest.raises(SourceError, match=f"quantized by {name} already") as refused:
         resolve(str(configure(folder, **entry)))
-    assert "unquantised" in refused.value.hint
+    assert "unquantized" in refused.value.hint or "dense copy" in refused.value.hint
 
 
 def test_every_refusal_names_a_next_step(folder):
@@ -191,6 +191,32 @@ def test_a_config_that_describes_no_model(folder, changes, said):
     assert f"{folder / 'config.json'} describes no model" in error.message and said in error.message
     with pytest.raises(SourceError, match="describes no model"):
         lsprism.inspect(folder)
+
+
+def test_an_attention_that_is_not_installed_comes_with_the_way_out(folder):
+    configure(folder, _attn_implementation="flash_attention_2", attn_implementation="flash_attention_2")
+    assert "Remove attn_implementation" in refused(folder, SourceError).hint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [("torch.bfloat16", "Write 'bfloat16'"), ("auto", "remove the entry"), ("nn", "remove the entry")],
+)
+@pytest.mark.parametrize("entry", ["dtype", "torch_dtype"])
+def test_a_dtype_that_torch_does_not_know_is_named(folder, entry, dtype, hint):
+    configure(folder, **{"dtype": None, entry: dtype})
+    error = refused(folder, SourceError)
+    assert f"{entry} is {dtype!r}" in error.message and hint in error.hint
+
+
+def test_an_index_without_metadata_is_compressed_but_not_loaded(folder):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    names = load_file(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "a.safetensors")})
+    )
+    assert lsprism.inspect(folder).sites
+    assert '"metadata": {}' in refused(folder, DamagedError).hint
 
 
 def refused(folder: Path, kind: type[LSPrismError]) -> LSPrismError:

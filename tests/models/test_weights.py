@@ -160,6 +160,9 @@ def test_a_file_that_was_cut_short_is_named(folder, share):
 
 def test_a_file_of_something_else_is_named(folder):
     (folder / SINGLE).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 4)
+    with pytest.raises(DamagedError, match=r"model\.safetensors is only a Git LFS pointer"):
+        tensor_files(folder)
+    (folder / SINGLE).write_bytes(b"something else" * 9)
     with pytest.raises(DamagedError, match=r"model\.safetensors cannot be read"):
         tensor_files(folder)
 
@@ -173,10 +176,17 @@ def test_an_index_may_not_point_out_of_its_folder(folder, place):
         tensor_files(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a"'])
-def test_an_index_that_is_none_is_named(folder, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not valid JSON"), ("[]", r"holds \[\], not a JSON object"), ("{}", "weight_map is missing"),
+        ('{"weight_map": []}', r"weight_map is \[\]"), ('{"weight_map": null}', "weight_map is null"),
+        ('{"weight_map": {"a": 7}}', "weight_map.a is 7"), ('{"weight_map": {"a"', "is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_an_index_that_is_none_is_named(folder, text, said):
     (sharded(folder) / INDEX).write_text(text)
-    with pytest.raises(DamagedError, match=r"index\.json is not readable"):
+    with pytest.raises(DamagedError, match=rf"index\.json:? {said}"):
         tensor_files(folder)
 
 

@@ -1,0 +1,117 @@
+"""Folders that are no dense model: quantized by others, or an adapter. Each is named as what it is."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lsprism.errors import DamagedError, SourceError
+from lsprism.json_files import read_object
+from lsprism.models.stored import INDEX, SINGLE, Header, read_headers
+
+QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
+ADAPTER = "adapter_config.json"
+MERGE = "Merge it into its base model (peft's merge_and_unload) and give the merged folder."
+# Files that say so where config.json says nothing.
+FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt"}
+# Last parts of tensor names that only a packed weight has, the telling ones first.
+LEAVES = {
+    "SCB": "bitsandbytes", "absmax": "bitsandbytes", "quant_map": "bitsandbytes",
+    "weight_packed": "compressed-tensors", "bitmask": "compressed-tensors",
+    "weight_scale_2": "ModelOpt", "g_idx": "GPTQ", "qzeros": "GPTQ or AWQ", "qweight": "GPTQ or AWQ",
+    "weight_scale_inv": "fp8", "weight_scale": "fp8 or int8 with scales", "q_weight": "EXL2", "trellis": "EXL3",
+    "W_q": "HQQ",
+}  # fmt: skip
+DENSE = "Choose the model that it was made from, unquantized."
+COPY = (
+    "Make a dense copy with transformers{}, AutoModelForCausalLM.from_pretrained(ID, quantization_config={})"
+    ".save_pretrained(FOLDER), and copy the tokenizer's files into it."
+)
+# How transformers makes a dense copy without a loss, where it does; and the package that it needs for that.
+COPIES = {
+    "fp8": ("", "FineGrainedFP8Config(dequantize=True)"),
+    "mxfp4": ("", "Mxfp4Config(dequantize=True)"),
+    "compressed-tensors": (" and compressed-tensors", "CompressedTensorsConfig(dequantize=True)"),
+}
+
+
+def quant_method(config: dict[str, Any]) -> str:
+    """Who quantized the model, by its config.json or that of its text part; empty where nobody did."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(found, dict) and found.get("quant_method"):
+            return str(found["quant_method"])
+        if part.get("quantization") or (isinstance(found, dict) and {"group_size", "bits"} <= found.keys()):
+            return "MLX"
+        if found:  # old bitsandbytes configs bear no name
+            return "bitsandbytes"
+    return ""
+
+
+def check_dense(folder: Path, name: str, config: dict[str, Any]) -> None:
+    """SourceError for weights that others have quantized, by config.json, by other files or by the tensors' names."""
+    method = quant_method(config)
+    if method == QUANT_METHOD:
+        return
+    method = method or next((maker for file, maker in FILES.items() if (folder / file).is_file()), "")
+    headers: dict[str, Header] = {}
+    if not method and ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
+        with suppress(DamagedError, SourceError):  # said when the weights are read
+            headers = read_headers(folder)
+    if any(".lora_A." in key or ".base_layer." in key for key in headers):
+        raise SourceError(f"{name} holds adapter weights beside those of the model.", MERGE)
+    method = method or quantized_by(headers)
+    if method:
+        raise SourceError(f"{name} is quantized by {method} already.", remedy(method))
+
+
+def quantized_by(headers: dict[str, Header]) -> str:
+    """Who quantized the model, by the names and dtypes of its tensors."""
+    leaves = {key.rpartition(".")[2] for key in headers}
+    if any(".quant_state.bitsandbytes__" in key for key in headers):
+        return "bitsandbytes"
+    found = next((maker for leaf, maker in LEAVES.items() if leaf in leaves), "")
+    if found or not {"scales", "biases"} <= leaves:
+        return found
+    packed = (key for key, header in headers.items() if key.endswith(".weight") and not header.is_float)
+    return "MLX" if any(f"{key.removesuffix('weight')}biases" in headers for key in packed) else ""
+
+
+def remedy(method: str) -> str:
+    return COPY.format(*COPIES[method]) if method in COPIES else DENSE
+
+
+def refuse_adapter(folder: Path) -> None:
+    """SourceError if the folder is that of an adapter, whatever lies beside it: transformers would apply it."""
+    if not (folder / ADAPTER).is_file():
+        return
+    base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    of = f" for {base}" if isinstance(base, str) and base else ""
+    raise SourceError(f"{folder} holds an adapter{of}, not a whole model.", MERGE)
+
+
+def holds_other_weights(listed: Iterable[str]) -> bool:
+    """Whether a model's files are weights, none of which are safetensors."""
+    files = list(listed)
+    other = any(file.endswith(".gguf") or file.startswith("pytorch_model") for file in files)
+    return other and not any(file.endswith(".safetensors") for file in files)
+
+
+def refuse_other_weights(name: str, listed: Iterable[str], missing: str) -> None:
+    """SourceError for a model without `missing`, which names what it holds instead; `listed`: all files of its home."""
+    files = sorted(listed)
+    of = lambda *ends: next((file for file in files if file.endswith(ends)), "")
+    packed, pickled, other = of(".gguf"), of(".bin", ".pt", ".pth", ".ckpt"), of(".safetensors")
+    if packed and not other:
+        raise SourceError(f"{name} holds its weights only as GGUF ({packed}).", "Give the path of one .gguf file.")
+    if pickled and not other:
+        raise SourceError(
+            f"{name} holds its weights only as pickle ({pickled}), which can run code when it is read.",
+            "Convert it to safetensors first: https://huggingface.co/spaces/safetensors/convert",
+        )
+    if not other:
+        raise SourceError(f"{name} holds no *.safetensors.", "Give a folder or hub id that holds the weights.")
+    if other.startswith("shard-"):
+        raise SourceError(f"{name} holds a distributed checkpoint ({other}).", "Save it with save_pretrained().")
+    raise SourceError(f"{name} lacks the weights {missing}.", "Copy or download the model again.")

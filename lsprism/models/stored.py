@@ -1,0 +1,122 @@
+"""Which safetensors files a model folder holds, and what is in them. Headers are read here, no tensor is."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lsprism.errors import DamagedError, LSPrismError, SourceError
+from lsprism.json_files import FETCH, LFS, Shape, read_object
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
+REMEDY = "Download, copy or convert the model again."
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class IndexShape(Shape):
+    weight_map: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of one of its tensors."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors spells it: "BF16"
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith(("F", "BF"))
+
+
+def read_index(path: Path, error: type[LSPrismError] = DamagedError) -> dict[str, str]:
+    """Tensor -> file, as an index lists them; an `error` if it is none or points out of its folder."""
+    listed = read_object(path, IndexShape, error, REMEDY)["weight_map"]
+    for key, file in listed.items():
+        if not file or Path(file).name != file or file == ".." or "\\" in file or "\0" in file:
+            raise error(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
+    return listed
+
+
+def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list[str]:
+    """Names of the files that `from_pretrained` reads, in its order; whether they are there is not looked at."""
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    if not (folder / INDEX).is_file():
+        raise SourceError(
+            f"{folder} holds neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
+        )
+    return sorted(set(read_index(folder / INDEX, error).values()))
+
+
+def tensor_files(folder: Path) -> dict[str, str]:
+    """Key of each tensor -> name of the file that it is read from.
+
+    As `from_pretrained` does it: all tensors of all files that the index names, listed or not; of two with the same
+    name, that of the later file. A file that is missing, cut short or lacks what the index places in it is a
+    DamagedError that names it.
+    """
+    held = {file: _keys(folder / file) for file in weight_files(folder)}
+    if SINGLE not in held:
+        for key, file in read_index(folder / INDEX).items():
+            if key not in held[file]:
+                raise DamagedError(f"{folder / file} does not hold {key}, which {INDEX} says it holds.", REMEDY)
+    return {key: file for file, keys in held.items() for key in keys}
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """The same with shapes and dtypes."""
+    headers = {}
+    file_of = tensor_files(folder)
+    for file in dict.fromkeys(file_of.values()):
+        with opened(folder / file) as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a dict
+                if file_of[key] == file:
+                    part = stored.get_slice(key)
+                    headers[key] = Header(file, tuple(part.get_shape()), part.get_dtype())
+    return headers
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The floating dtype that most numbers on disk have; None where there are no weights (yet)."""
+    if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
+        return None
+    numbers: Counter[torch.dtype] = Counter()
+    for header in read_headers(folder).values():
+        if header.dtype in _DTYPES:
+            numbers[_DTYPES[header.dtype]] += math.prod(header.shape)
+    return max(numbers, key=numbers.__getitem__, default=None)
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether the file is what Git LFS leaves in the place of a large one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LFS)) == LFS
+    except OSError:
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file; one that is missing, cut short or something else is a DamagedError."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing.", REMEDY) from None
+    except (SafetensorError, OSError) as error:
+        if is_pointer(path):
+            raise DamagedError(f"{path} is only a Git LFS pointer.", FETCH) from None
+        raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
+
+
+def _keys(path: Path) -> set[str]:
+    with opened(path) as stored:
+        return set(stored.keys())

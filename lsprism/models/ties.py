@@ -1,0 +1,83 @@
+"""Tied tensors: what config.json ties is one tensor only where the files agree.
+
+Where they hold both names with different numbers, `from_pretrained` does not tie them, whatever config.json says; so
+it is done here (PreTrainedModel.tie_weights).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lsprism.models.origins import Origin, Origins, find_origins
+from lsprism.models.stored import Header, opened, read_headers
+from lsprism.models.surgery import set_tensor
+
+PART = 2**22  # numbers that are compared at once
+
+
+def tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """Name of a tied tensor -> name under which it is stored."""
+    return dict(getattr(model, "all_tied_weights_keys", None) or {})
+
+
+def untied_names(model: PreTrainedModel) -> set[str]:
+    """Tensors that config.json ties and the files do not."""
+    return model.get_expanded_tied_weights_keys(all_submodels=True).keys() - tied_names(model).keys()
+
+
+def without_ties(config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json that ties no embeddings and head, whichever of its parts transformers asks."""
+    changed = {**config, "tie_word_embeddings": False}
+    if isinstance(config.get("text_config"), dict):
+        changed["text_config"] = {**config["text_config"], "tie_word_embeddings": False}
+    return changed
+
+
+def untie(model: PreTrainedModel, folder: Path) -> None:
+    """Part the tensors of a skeleton that are tied by config.json and differ in the files of `folder`."""
+    if not tied_names(model):
+        return
+    headers = read_headers(folder)
+    for name in differing(model, folder, find_origins(model, folder, headers), headers):
+        model.all_tied_weights_keys.pop(name)
+        set_tensor(model, name, torch.empty_like(model.state_dict()[name], device="meta"))
+
+
+def differing(model: PreTrainedModel, folder: Path, origins: Origins, headers: dict[str, Header]) -> list[str]:
+    """The tied names that are not tied after all."""
+    found, made_of = [], dict(origins.of)
+    for name, kept in tied_names(model).items():
+        mine, other = made_of.get(name), made_of.get(kept)
+        if mine and other and mine is not other and not _equal(model, folder, mine, other, headers):
+            found.append(name)
+        elif mine and not other:  # stored under the other name: from here on the kept one is that tensor
+            made_of[kept] = mine
+    return found
+
+
+def _equal(model: PreTrainedModel, folder: Path, one: Origin, other: Origin, headers: dict[str, Header]) -> bool:
+    """Whether two stored tensors hold the same numbers once they have the model's dtype; read part by part.
+
+    Converted ones are never the same here: then each is kept, which costs room and changes no number.
+    """
+    keys = [origin.keys[0][0] for origin in (one, other)]
+    state = model.state_dict()
+    dtypes = [state[origin.name].dtype for origin in (one, other)]
+    first, second = (headers[key] for key in keys)
+    if one.converter or other.converter or len(first.shape) == 0 or first.shape != second.shape:
+        return False
+    step = max(1, PART * first.shape[0] // max(1, torch.Size(first.shape).numel()))
+    with opened(folder / first.file) as left, opened(folder / second.file) as right:
+        for start in range(0, first.shape[0], step):
+            parts = [_rows(file, key, start, start + step) for file, key in zip((left, right), keys, strict=True)]
+            if not torch.equal(parts[0].to(dtypes[0]), parts[1].to(dtypes[1])):
+                return False
+    return True
+
+
+def _rows(file: safe_open, key: str, start: int, stop: int) -> Tensor:
+    return file.get_slice(key)[start:stop]
