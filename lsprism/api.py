@@ -1,6 +1,7 @@
 """The verbs as functions: glue, no logic. `compressing` streams events; `compress` waits for its report."""
 
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from lsprism.artifact.export import exporting as write_dense
 from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import check_target, staged_bytes
-from lsprism.calibration.corpus import Corpus, read_text, text_of, tokenize, windows
+from lsprism.artifact.target import BASE_PATH, check_target, staged_bytes
+from lsprism.calibration.corpus import Corpus, is_file_name, read_text, text_of, tokenize, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.engine.expect import expecting, remember
 from lsprism.engine.plan import Draft, draft
@@ -30,10 +31,12 @@ from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
+from lsprism.machine import free_memory
 from lsprism.models.checks import check_tokenizer
 from lsprism.models.load import LoadedModel, load_tokenizer, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
+from lsprism.paths import beside, expand, nearest_existing
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
@@ -113,8 +116,17 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
     for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
-            remember(spec, plan, event.report.layers)
+            yield from _remembering(spec, plan, event.report)
         yield event
+
+
+def _remembering(spec: CompressSpec, plan: Draft, report: CompressionReport) -> Iterator[Event]:
+    """Keep what the run has shown for later estimates. The artifact is published: a failure is a notice, no more."""
+    try:
+        remember(spec, plan, report.layers)
+    except (OSError, ValueError, ArithmeticError, LookupError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Notice(text=f"{report.save_path} is complete; its errors are not kept for later estimates ({reason}).")
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:
@@ -188,7 +200,7 @@ def _uncompressed(source: ModelSource) -> ModelSource:
 def _local_text(spec: PlanSpec) -> Corpus | None:
     """The calibration text if it lies here, so that a missing one is noticed before a model is fetched."""
     wanted = spec.calibration.source
-    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or Path(wanted).suffix else None
+    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or is_file_name(wanted) else None
 
 
 def _calibration(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[torch.Tensor, str, str]:
@@ -220,6 +232,7 @@ def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
         "device": plan.device.type,
         "dtype": plan.plan.dtype,
         "base_model": source.base_model,
+        BASE_PATH: os.path.abspath(expand(spec.model_id)) if source.kind in ("folder", "gguf") else "",
         "revision": source.revision,
         "calibration_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
         "batch_tokens": batch_tokens(spec),
@@ -229,7 +242,7 @@ def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
 
 def _check_resources(plan: Draft, target: Path) -> None:
     """Refuse what by estimate does not fit into memory or onto the disk."""
-    need, free = plan.plan.memory.total, psutil.virtual_memory().available
+    need, free = plan.plan.memory.total, free_memory()
     if need > free:
         raise ResourceError(
             f"This needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
@@ -242,7 +255,7 @@ def _check_resources(plan: Draft, target: Path) -> None:
                 f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
                 "Close what else uses the card, or choose --device cpu.",
             )
-    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    existing = nearest_existing(beside(target))
     need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:
         raise ResourceError(

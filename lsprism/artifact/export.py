@@ -18,13 +18,14 @@ from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
 from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
-from lsprism.artifact.target import ANOTHER, alone, beside
+from lsprism.artifact.target import ANOTHER, alone, check_place
 from lsprism.errors import DamagedError, ResourceError, SourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
 from lsprism.models.weights import INDEX, SINGLE, tensor_files
+from lsprism.paths import beside, nearest_existing
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
@@ -107,12 +108,13 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
 
 
 def check_absent(target: Path) -> None:
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise TargetError(f"{target} exists already.", ANOTHER)
+    check_place(target)
 
 
 def _check_disk(need: int, target: Path) -> None:
-    existing = next(folder for folder in beside(target, "").parents if folder.exists())
+    existing = nearest_existing(beside(target).parent)
     free = shutil.disk_usage(existing).free
     if need > free:
         raise ResourceError(

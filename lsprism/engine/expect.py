@@ -41,7 +41,7 @@ def _point(layer: LayerReport) -> ErrorPoint:
     size = layer.rows * layer.columns
     return ErrorPoint(
         density=layer.kept / size,
-        rank_share=layer.rank * (layer.rows + layer.columns) / layer.kept,
+        rank_share=layer.rank * (layer.rows + layer.columns) / max(1, layer.kept),  # a layer may keep nothing
         error=layer.error,
     )
 

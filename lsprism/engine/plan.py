@@ -104,6 +104,8 @@ def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: tor
         note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
     if note:
         form, stored, budget, values = "dense", dense_bytes, LayerBudget(kept=site.parameters), "float"
+    elif budget.kept == 0:
+        note = f"keeps none of its weights at sparsity {spec.sparsity:g}"
     return SitePlan(
         site=site,
         budget=budget,

@@ -69,7 +69,7 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
         said.pop("effort", None)
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):
-        said["save_path"] = Path(str(said["save_path"]).strip()).expanduser()
+        said["save_path"] = str(said["save_path"]).strip()
         return ask(CompressSpec, **said)
     return ask(PlanSpec, **said)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
+from lsprism.paths import expand
 
 PORT, PORTS = 7860, 20  # without --port: the first free one of so many
 AUTH = "LSPRISM_AUTH"
@@ -88,7 +89,7 @@ def read_auth(where: str | None) -> tuple[str, str] | None:
             raise SpecError(f"--auth env: {AUTH} is not set.", REMEDY)
     else:
         try:
-            content = Path(where).expanduser().read_text(encoding="utf-8")
+            content = expand(where).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise SpecError(f"--auth {where} cannot be read: {reason}.", REMEDY) from None
