@@ -145,7 +145,8 @@ def _base(recipe: dict) -> ModelSource:
     if os.path.exists(known) and not (os.path.exists(named) and os.path.samefile(named, known)):
         return resolve(str(known))  # the name was relative to another folder
     if not os.path.exists(named):
-        raise SourceError(f"The base model is no longer at {known}.", "Move it back there.")
+        hint = "Move it back there." if known.is_absolute() else "Work in the folder where the artifact was made."
+        raise SourceError(f"The base model is no longer at {known}.", hint)
     return resolve(name)
 
 

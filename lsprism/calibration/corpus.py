@@ -67,7 +67,7 @@ def is_file_name(source: str) -> bool:
     if source in NAMES:
         return False
     path = expand(source)
-    return os.path.exists(path) or path.suffix.lower() in SUFFIXES or not HUB_NAME.fullmatch(source)
+    return source.startswith(".") or os.path.exists(path) or path.suffix.lower() in SUFFIXES or not HUB_NAME.fullmatch(source)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

@@ -119,9 +119,9 @@ def _is_free(host: str, port: int) -> bool:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as the server will
             probe.bind((host, port))
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError, TypeError, OverflowError) as error:  # the middle two: no name of a host at all
         elsewhere = getattr(error, "errno", None) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-        if elsewhere or isinstance(error, socket.gaierror | UnicodeError):
+        if elsewhere or isinstance(error, socket.gaierror | UnicodeError | TypeError):
             raise SpecError(
                 f"--host {host} is no address of this machine.", "Leave it out for this machine only."
             ) from None
