@@ -130,7 +130,8 @@ def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | No
     try:
         baseline = _base(recipe)
     except SourceError as error:
-        return None, f"Measured alone, without its base model. {error.message} --baseline names another."
+        name = recipe.get("model_id")
+        return None, f"Measured alone: its base model {name} cannot be had. {error.message} --baseline names another."
     require_same_tokens(baseline, source)
     return baseline, ""
 

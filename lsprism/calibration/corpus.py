@@ -66,8 +66,10 @@ def is_file_name(source: str) -> bool:
     wikimedia/wikipedia:20231101.en is a dataset of the hub."""
     if source in NAMES:
         return False
+    if source.startswith(".") or not HUB_NAME.fullmatch(source):
+        return True
     path = expand(source)
-    return source.startswith(".") or os.path.exists(path) or path.suffix.lower() in SUFFIXES or not HUB_NAME.fullmatch(source)
+    return path.suffix.lower() in SUFFIXES or os.path.exists(path)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
