@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lsprism.api import compressing, report_of
-from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, read_report, recipe_of, verify
 from lsprism.artifact.shards import disk_errors, write_whole
 from lsprism.artifact.target import ANOTHER, BASE_PATH, check_target
 from lsprism.charts.page import page
@@ -19,7 +19,6 @@ from lsprism.evaluation.agreement import require_same_tokens
 from lsprism.evaluation.evaluate import Evaluation, Material, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
-from lsprism.evaluation.spectra import read_report
 from lsprism.evaluation.spectra import spectra as singular_values
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.layers.kernels.dispatch import using

@@ -1,7 +1,6 @@
 """A plain dense copy of any source, which transformers loads without this package. Written file by file: never more of
 the model is in memory than one file's tensors."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from torch import Tensor
 from lsprism.artifact.card import dense_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
-from lsprism.artifact.manifest import RECIPE, REMEDY, write_json
+from lsprism.artifact.manifest import RECIPE, REMEDY, read_object, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
 from lsprism.artifact.target import ANOTHER, alone, check_place
 from lsprism.errors import DamagedError, ResourceError, SourceError, TargetError
@@ -54,7 +53,7 @@ class _Unpacker:
     def sizes(self, path: Path) -> dict[str, int]:
         """Name -> bytes of what a source file becomes; its tensors are only mapped, not read."""
         found = {}
-        with _opened(path) as stored:
+        with _opened(path) as stored, _fitting(path):
             for key in stored.keys():  # noqa: SIM118 - not a dict
                 owner, _, part = key.rpartition(".")
                 tensor = stored.get_tensor(key)
@@ -68,7 +67,7 @@ class _Unpacker:
         return found
 
     def read(self, part: _Part) -> dict[str, Tensor]:
-        with _opened(part.file) as stored:
+        with _opened(part.file) as stored, _fitting(part.file):
             return {name: self._tensor(stored, name) for name in part.sizes}
 
     def _tensor(self, stored: safe_open, name: str) -> Tensor:
@@ -127,8 +126,9 @@ def _dense_config(source: ModelSource) -> dict:
     config = read_config(source.folder)
     quantization = config.pop("quantization_config", None)
     if quantization and source.kind != "artifact":
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise SourceError(
-            f"{source.model_id} is quantised ({quantization.get('quant_method')}) and has no dense weights to copy.",
+            f"{source.model_id} is quantized ({method}) and has no dense weights to copy.",
             "Give the model that it was made of.",
         )
     return config
@@ -137,7 +137,9 @@ def _dense_config(source: ModelSource) -> dict:
 def _unpacker(source: ModelSource) -> _Unpacker:
     if source.kind != "artifact":
         return _Unpacker({}, {})
-    entries = read_config(source.folder)["quantization_config"]["modules"]
+    entries = read_config(source.folder)["quantization_config"].get("modules")
+    if not isinstance(entries, dict):
+        raise DamagedError(f"{source.folder / 'config.json'} does not say which modules are packed.", REMEDY)
     sites = {site.name: site for site in dissect(skeleton(source.folder, torch.bfloat16)).sites}
     return _Unpacker(entries, sites)
 
@@ -158,7 +160,7 @@ def _describe(source: ModelSource, folder: Path) -> None:
     """Tokenizer, chat template, licence and card."""
     recipe = None
     if source.kind == "artifact":
-        recipe = json.loads((source.folder / RECIPE).read_text(encoding="utf-8"))
+        recipe = read_object(source.folder / RECIPE)
     base = recipe["base_model"] if recipe else source.base_model
     licence = licence_of(source.folder, base)
     copy_companions(source.folder, folder, licence)
@@ -193,3 +195,13 @@ def _opened(path: Path) -> Iterator[safe_open]:
             yield stored
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Packed tensors that are not what config.json says of them become a DamagedError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DamagedError(f"{path} does not fit config.json: {reason}.", REMEDY) from None

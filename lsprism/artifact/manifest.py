@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsprism.errors import DamagedError
+from lsprism.reports import CompressionReport
 
 FORMAT = 1
 QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
@@ -59,11 +61,11 @@ def check_format(number: object, where: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact; one that is absent, unreadable, newer or points outside is a DamagedError."""
     path = folder / MANIFEST
+    content = read_object(path)
+    check_format(content.get("format"), path)  # first: a newer one may look different altogether
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        check_format(content.get("format"), path)  # first: a newer one may look different altogether
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, AttributeError) as error:
+    except ValidationError as error:
         raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
     for name in manifest.files:
         if not _stays_inside(name):
@@ -74,10 +76,29 @@ def read_manifest(folder: Path) -> Manifest:
 def recipe_of(folder: Path) -> dict:
     """How the artifact in `folder` was made; empty for any other folder, and where the recipe cannot be read."""
     try:
-        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / RECIPE)
+    except DamagedError:
         return {}
-    return recipe if isinstance(recipe, dict) else {}
+
+
+def read_report(folder: Path) -> CompressionReport:
+    """What came of the compression that wrote the artifact in `folder`; DamagedError where it cannot be read."""
+    path = folder / REPORT
+    try:
+        return CompressionReport.model_validate(read_object(path))
+    except ValidationError as error:
+        raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
+
+
+def read_object(path: Path) -> dict:
+    """A JSON object that we wrote; DamagedError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is not a JSON object.", REMEDY)
+    return content
 
 
 def verify(folder: Path) -> Manifest:
@@ -88,7 +109,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DamagedError(f"{path} is missing.", REMEDY)
         if path.stat().st_size != entry.bytes:
             raise DamagedError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}.", REMEDY)

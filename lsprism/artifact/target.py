@@ -1,6 +1,5 @@
 """The place a result goes to: OUT, with OUT.part and OUT.lock beside it while it is made. Refuses what is taken."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, REPORT, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_report, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.paths import beside, check_writable, nearest_existing
@@ -133,8 +132,7 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     if other_settings(target, recipe):
         return None
     verify(target)
-    report = CompressionReport.model_validate_json((target / REPORT).read_text(encoding="utf-8"))
-    return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
+    return read_report(target).model_copy(update={"save_path": target})  # the file holds only a name: it may be moved
 
 
 def with_known_steps(target: Path, recipe: dict) -> dict:
@@ -154,15 +152,15 @@ def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     for folder in (beside(target, ".part"), target):
         before = recipe_of(folder)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
-            return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
+            with suppress(AttributeError, TypeError, ValueError):  # damaged: they are made again
+                return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
     return None
 
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
     """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
-    try:
-        before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    before = recipe_of(folder)
+    if not before:
         return ["a recipe that cannot be read"]
     was, now = _flat(before), _flat(recipe)
     changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order in which one asks
@@ -172,7 +170,8 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
-    inner = dict(recipe.get("calibration", {}))
+    inner = recipe.get("calibration")
+    inner = dict(inner) if isinstance(inner, dict) else {}
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name not in (BUDGETS, BASE_PATH)}
     return {**settings, **inner, "calibration": source}

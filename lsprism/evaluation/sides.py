@@ -1,7 +1,6 @@
 """The sides of a comparison: the model that is measured and its baseline, loaded the same way, when they are needed."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import AutoModelForCausalLM
 
-from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
+from lsprism.artifact.manifest import MANIFEST, REPORT, read_object, recipe_of, sha256_of
 from lsprism.machine import free_memory
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
@@ -137,7 +136,7 @@ def _notes(source: ModelSource) -> dict:
         return {}
     recipe, report = recipe_of(source.folder), source.folder / REPORT
     modules = read_config(source.folder).get("quantization_config", {}).get("modules", {})
-    text = json.loads(report.read_text(encoding="utf-8")).get("calibration", "") if report.is_file() else ""
+    text = str(read_object(report).get("calibration", "")) if report.is_file() else ""
     return {
         "method": recipe.get("method", ""),
         "sparsity": recipe.get("sparsity"),

@@ -101,7 +101,7 @@ def values_of(text: str) -> dict[str, Any]:
     """The form's values from such YAML; SpecError for what is not an option of a compression."""
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 45th of a month
         raise SpecError(
             f"This is no YAML: {' '.join(str(error).split())}.", "Load a file that was saved here."
         ) from None
