@@ -39,10 +39,12 @@ def _read(path: Path) -> list[EvalReport]:
         raise SpecError(f"There is no report in '{path}'.", "Give a report.json or study.json, or a folder with one.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "reports" in content:
-            return StudyReport.model_validate(content).reports
-        return [EvalReport.model_validate(content)]
-    except (OSError, ValueError, RecursionError) as error:
+        study = isinstance(content, dict) and "reports" in content
+        reports = StudyReport.model_validate(content).reports if study else [EvalReport.model_validate(content)]
+        for report in reports:  # figures of which no row can be made, such as a model of no parameters
+            comparison([report])
+        return reports
+    except (OSError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
         raise DamagedError(f"'{file}' is no report of LS-PRISM: {_reason(error)}.", AGAIN) from None
 
 

@@ -214,6 +214,8 @@ def run(words: list[str]) -> tuple[int, str]:
 def command(words: list[str]) -> str:
     """Run it; its outcome is its exit code. A refusal is a line 'error ...' with a hint below."""
     code, said = run(words)
+    if code == 130:  # somebody ends us
+        raise KeyboardInterrupt
     lines = said.splitlines()
     if code:
         start = next((n for n, line in enumerate(lines) if line.startswith("error ")), None)
@@ -381,15 +383,17 @@ def check(bench: Bench, kind: str, seed: int, number: int) -> str:
 
 @contextlib.contextmanager
 def at_most(seconds: int) -> Iterator[None]:
+    """TimeoutError after so many seconds of CPU, however busy the machine is."""
+
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {seconds} s")
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def sweep(bench: Bench, seed: int, count: int) -> int:
