@@ -1,6 +1,5 @@
 """The verbs as functions: glue, no logic. `compressing` streams events; `compress` waits for its report."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from lsprism.artifact.export import exporting as write_dense
 from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import as_begun, check_target, known_compute_dtype, staged_bytes
-from lsprism.calibration.corpus import Corpus, read_text
+from lsprism.artifact.target import as_begun, check_target, staged_bytes
+from lsprism.calibration.corpus import Corpus, is_file_name, read_text
 from lsprism.calibration.sample import sample_windows
 from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, draft, with_length_checked
-from lsprism.engine.run import batch_tokens, run
+from lsprism.engine.plan import Draft, draft_checked
+from lsprism.engine.recipe import keep_compute_dtype, make_recipe
+from lsprism.engine.run import run
 from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
@@ -30,10 +30,12 @@ from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
+from lsprism.machine import free_memory
 from lsprism.models.load import LoadedModel, pick_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
+from lsprism.paths import beside, nearest_existing
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
@@ -55,7 +57,7 @@ def inspect(model_id: str | Path, **settings: Any) -> Plan:
 
 def planning(spec: PlanSpec) -> Plan:
     """The same for a spec."""
-    drafted = _drafted(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
+    drafted = draft_checked(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
     plan = _with_tokenizer_note(expecting(spec, drafted))
     if drafted.device.type != "cpu":
         return plan
@@ -110,14 +112,14 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     pick_device(spec.device)
     corpus = _local_text(spec)
     source = _fetch(spec)
-    plan, notice = _with_known_compute(spec, _drafted(spec, source))
+    plan, notice = keep_compute_dtype(spec, draft_checked(spec, source))
     if notice:
         yield Notice(text=notice)
     _check_resources(plan, spec.save_path)
     tokens, text, notice = sample_windows(spec, source, corpus)
     for note in filter(None, [*plan.plan.notes, notice]):
         yield Notice(text=note)
-    recipe, started = _recipe(spec, plan, tokens), time.monotonic()
+    recipe, started = make_recipe(spec, plan, tokens), time.monotonic()
     if spec.rule != "uniform":
         plan = yield from settled(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
@@ -128,8 +130,17 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
     for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
-            remember(spec, plan, event.report.layers)
+            yield from _remembering(spec, plan, event.report)
         yield event
+
+
+def _remembering(spec: CompressSpec, plan: Draft, report: CompressionReport) -> Iterator[Event]:
+    """Keep what the run has shown for later estimates. The artifact is published: a failure is a notice, no more."""
+    try:
+        remember(spec, plan, report.layers)
+    except (OSError, ValueError, ArithmeticError, LookupError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Notice(text=f"{report.save_path} is complete; its errors are not kept for later estimates ({reason}).")
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:
@@ -139,7 +150,7 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     the share of features whose norm is far above it (see reports.SiteStats). Raises as `compressing` does.
     """
     source = _uncompressed(resolve(spec.model_id, spec.revision))
-    plan = _drafted(spec, source)
+    plan = draft_checked(spec, source)
     tokens, text, notice = sample_windows(spec, source)
     if notice:
         yield Notice(text=notice)
@@ -180,16 +191,12 @@ def generating(
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
 
 
-def _drafted(spec: PlanSpec, source: ModelSource) -> Draft:
-    return with_length_checked(draft(spec, source), spec)
-
-
 def _fetch(spec: CompressSpec) -> ModelSource:
     """The model to compress, with its weights; what can be refused is refused before they are fetched."""
     source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
         check_tokenizer(source.folder, spec.model_id)
-        _check_resources(_drafted(spec, source), spec.save_path)
+        _check_resources(draft_checked(spec, source), spec.save_path)
     return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
 
 
@@ -207,43 +214,12 @@ def _uncompressed(source: ModelSource) -> ModelSource:
 def _local_text(spec: PlanSpec) -> Corpus | None:
     """The calibration text if it lies here, so that a missing one is noticed before a model is fetched."""
     wanted = spec.calibration.source
-    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or Path(wanted).suffix else None
-
-
-def _with_known_compute(spec: CompressSpec, plan: Draft) -> tuple[Draft, str]:
-    """A resumed run computes as it began, which decides the bytes; and a notice where that is slower here."""
-    known = known_compute_dtype(spec.save_path) if spec.resume and spec.compute_dtype == "auto" else None
-    if known is None or known == _name(plan.compute):
-        return plan, ""
-    notice = f"Products are computed in {known}, as before the run was stopped; {_name(plan.compute)} is faster here."
-    return _drafted(spec.model_copy(update={"compute_dtype": known}), plan.plan.source), notice
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _recipe(spec: CompressSpec, plan: Draft, tokens: torch.Tensor) -> dict:
-    """Everything that decides the bytes of the result, resolved: the same recipe gives the same bytes."""
-    asked = spec.model_dump(mode="json", exclude={"save_path", "resume", "force"})
-    source = plan.plan.source
-    return {
-        **asked,
-        "budget": spec.rule,
-        "device": plan.device.type,
-        "dtype": plan.plan.dtype,
-        "compute_dtype": _name(plan.compute),
-        "base_model": source.base_model,
-        "revision": source.revision,
-        "calibration_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
-        "batch_tokens": batch_tokens(spec),
-        "lsprism": lsprism.__version__,
-    }
+    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or is_file_name(wanted) else None
 
 
 def _check_resources(plan: Draft, target: Path) -> None:
     """Refuse what by estimate does not fit into memory or onto the disk."""
-    need, free = plan.plan.memory.total, psutil.virtual_memory().available
+    need, free = plan.plan.memory.total, free_memory()
     if need > free:
         raise ResourceError(
             f"This needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
@@ -256,7 +232,7 @@ def _check_resources(plan: Draft, target: Path) -> None:
                 f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
                 "Close what else uses the card, or choose --device cpu.",
             )
-    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    existing = nearest_existing(beside(target))
     need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:
         raise ResourceError(

@@ -23,11 +23,16 @@ class LSPrismError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _writable(message)
+        self.hint = _writable(hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _writable(text: str) -> str:
+    """What is quoted from files may hold half of a surrogate pair, which nothing can write."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class RequestError(LSPrismError):

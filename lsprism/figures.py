@@ -7,7 +7,7 @@ is shown, so is that sentence. Bytes are bytes, seconds end in `_s`.
 from statistics import fmean, median
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 Begins = Literal["each", "first"]
 
@@ -228,7 +228,7 @@ class SizeFigure(Figure):
     """Three sizes that are never mixed."""
 
     kept_parameters: int  # of the whole model: non-zeros, entries of factors, and all that was left alone
-    model_parameters: int  # before compression; tied weights once
+    model_parameters: int = Field(ge=1)  # before compression; tied weights once
     stored_bytes: int  # of the safetensors files
     resident_bytes: int  # of the tensors in memory
     dtype: str  # as loaded

@@ -1,12 +1,14 @@
 """The verbs that measure, as functions: evaluate one model, study several compressions of it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lsprism.api import compressing, report_of
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_report, recipe_of, verify
 from lsprism.artifact.shards import disk_errors, write_whole
+from lsprism.artifact.target import ANOTHER, BASE_PATH, check_target
 from lsprism.charts.page import page
 from lsprism.charts.reports import REPORT, STUDY
 from lsprism.charts.spectrum import add_spectrum, read_spectra
@@ -17,7 +19,6 @@ from lsprism.evaluation.agreement import require_same_tokens
 from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
-from lsprism.evaluation.spectra import read_report
 from lsprism.evaluation.spectra import spectra as singular_values
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.layers.compute_dtype import using_compute_dtype
@@ -25,6 +26,7 @@ from lsprism.layers.kernels.dispatch import using
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
+from lsprism.paths import check_writable, expand
 from lsprism.reports import ModelSource
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, ask
 
@@ -80,6 +82,7 @@ def studying(spec: StudySpec) -> Iterator[Event]:
 def _studying(spec: StudySpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     _check_target(spec.save_path, STUDY, spec)
+    targets = _targets(spec)
     source = resolve(spec.model_id, spec.revision, need_weights=False)
     if source.kind == "artifact":
         raise SourceError(f"{spec.model_id} is compressed already.", "Study the model that it was made of.")
@@ -87,9 +90,8 @@ def _studying(spec: StudySpec) -> Iterator[Event]:
     asked, material = fitted(asked, gather(asked, source.kind == "demo"), source)
     ledger = _ledger(spec.save_path, spec)
     reports = []
-    for number, sparsity in enumerate(spec.sparsities, start=1):
-        yield Notice(text=f"Row {number} of {len(spec.sparsities)}: {spec.method} at sparsity {sparsity:g}.")
-        target = spec.save_path / f"{spec.method}-{sparsity:g}"
+    for number, (sparsity, target) in enumerate(targets.items(), start=1):
+        yield Notice(text=f"Row {number} of {len(targets)}: {spec.method} at sparsity {sparsity:g}.")
         for event in compressing(_compression(spec, sparsity, target)):
             if not isinstance(event, Finished):
                 yield event
@@ -126,13 +128,28 @@ def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | No
     recipe = recipe_of(source.folder) if source.kind == "artifact" else {}
     if not recipe:
         return None, ""
-    name = recipe["model_id"]
     try:
-        baseline = resolve(name, recipe.get("revision", "") if name == recipe.get("base_model") else "")
+        baseline = _base(recipe)
     except SourceError as error:
+        name = recipe.get("model_id")
         return None, f"Measured alone: its base model {name} cannot be had. {error.message} --baseline names another."
     require_same_tokens(baseline, source)
     return baseline, ""
+
+
+def _base(recipe: dict) -> ModelSource:
+    """The model that the artifact of `recipe` was made of. What was a folder or a file is never asked of the hub, where
+    another model may have its name. Raises SourceError."""
+    name, revision = str(recipe.get("model_id", "")), str(recipe.get("revision", ""))
+    if name == "demo" or revision or "/" in str(recipe.get("base_model", "")):
+        return resolve(name, revision)
+    named, known = expand(name), expand(str(recipe.get(BASE_PATH) or name))
+    if os.path.exists(known) and not (os.path.exists(named) and os.path.samefile(named, known)):
+        return resolve(str(known))  # the name was relative to another folder
+    if not os.path.exists(named):
+        hint = "Move it back there." if known.is_absolute() else "Work in the folder where the artifact was made."
+        raise SourceError(f"The base model is no longer at {known}.", hint)
+    return resolve(name)
 
 
 def _possible(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
@@ -174,10 +191,24 @@ def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec
     )
 
 
+def _targets(spec: StudySpec) -> dict[float, Path]:
+    """Sparsity -> folder of the artifact; one that cannot be written is refused now, not when its turn comes."""
+    targets = {sparsity: spec.save_path / f"{spec.method}-{sparsity:g}" for sparsity in spec.sparsities}
+    if len(set(targets.values())) < len(spec.sparsities):
+        raise SpecError(
+            f"--sparsities {','.join(map(str, spec.sparsities))} names a sparsity twice.",
+            "Give each once, six digits at most.",
+        )
+    for target in targets.values():
+        check_target(target, resume=spec.resume, force=spec.force)
+    return targets
+
+
 def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> None:
     """Refuse a folder with a report or with half of one, unless told what to do with it."""
-    if folder.exists() and not folder.is_dir():
-        raise TargetError(f"{folder} is a file.", "Choose another --save-path.")
+    if os.path.isfile(folder):
+        raise TargetError(f"{folder} is a file.", ANOTHER)
+    check_writable(folder / MEASURED, ANOTHER)
     known = [folder / f"{name}.json", folder / MEASURED]
     begun = next((path for path in known if path.exists()), None)
     if begun is not None and not (spec.resume or spec.force):
@@ -206,14 +237,16 @@ def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: l
 def spectra(spec: SpectraSpec) -> Iterator[Event]:
     """Add the singular values of every compressed matrix to a file, a JSON line each, in the order of the blocks."""
     yield Stage(name="spectra", detail=spec.model_id)
+    if os.path.isdir(spec.save_path):
+        raise TargetError(f"{spec.save_path} is a folder.", "Give --save-path the name of a file.")
+    check_writable(spec.save_path, ANOTHER)
     artifact = _checked(resolve(spec.model_id))
     if artifact.kind != "artifact":
         raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
     recipe = recipe_of(artifact.folder)
     if not recipe:
         raise DamagedError(f"{artifact.folder / RECIPE} is missing or not readable.", REMEDY)
-    name = recipe["model_id"]
-    source = resolve(name, recipe.get("revision", "") if name == recipe.get("base_model") else "")
+    source = _base(recipe)
     known = {site.name for site in read_spectra(spec.save_path)}
     count = sum(layer.form != "dense" for layer in read_report(artifact.folder).layers)
     clock = BlockClock(count, done=len(known))

@@ -3,12 +3,14 @@
 A field's description is its help text. Nothing here knows torch: a form can be checked in milliseconds.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.paths import expand
 from lsprism.reports import ValuesName
 
 MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
@@ -52,7 +54,17 @@ def _split(value: object) -> object:
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
+def _place(value: object) -> object:
+    """A path with ~ as the home folder; ValueError for what no file can be called."""
+    if not isinstance(value, str | Path):
+        return value
+    if re.search("[\0\ud800-\udfff]", str(value)):  # halves of pairs: how Python reads a name that is not UTF-8
+        raise ValueError("a path must be UTF-8 text without null characters")
+    return expand(value)
+
+
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+Place = Annotated[Path, BeforeValidator(_place)]
 Positive = Annotated[int, Field(ge=1, le=131072)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Minutes = Annotated[float, Field(ge=0, le=10080)]
@@ -142,7 +154,7 @@ class PlanSpec(Request):
 class CompressSpec(PlanSpec):
     """One compression, and where its result goes."""
 
-    save_path: Path = Field(description="folder for the artifact")
+    save_path: Place = Field(description="folder for the artifact")
     resume: bool = Field(False, description="go on where a stopped or killed run was")
     force: bool = Field(False, description="start anew; replace an artifact that is already there")
 
@@ -195,7 +207,7 @@ class EvaluateSpec(Request):
     dtype: DtypeName = Field("auto", description="dtype of both sides, but for speed; auto: the measured model's own")
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
-    save_path: Path | None = Field(None, description="folder for report.json, report.csv and report.html")
+    save_path: Place | None = Field(None, description="folder for report.json, report.csv and report.html")
     resume: bool = Field(False, description="keep what a stopped evaluation has measured already")
     force: bool = Field(False, description="measure anew; replace a report that is already there")
 
@@ -218,7 +230,7 @@ class StudySpec(Request):
     dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
-    save_path: Path = Field(description="folder for the artifacts, their reports and the page study.html")
+    save_path: Place = Field(description="folder for the artifacts, their reports and the page study.html")
     resume: bool = Field(False, description="go on where a stopped or killed study was")
     force: bool = Field(False, description="start anew; replace a study that is already there")
 
@@ -227,7 +239,7 @@ class SpectraSpec(Request):
     """The singular values of what a compression has changed."""
 
     model_id: Text = Field(min_length=1, description="artifact")
-    save_path: Path = Field(description="file for the spectra, one JSON line a matrix; what it holds is not made anew")
+    save_path: Place = Field(description="file for the spectra, one JSON line a matrix; what it holds is not made anew")
 
 
 class GenerateSpec(Request):
@@ -260,8 +272,9 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
         reason = str(first["ctx"]["error"])
         return reason[:1].upper() + reason[1:] + ".", "See --help for what fits."
     name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a place in a list
+    reason = first["msg"].removeprefix("Value error, ")
     field = "--" + name.replace("_", "-")
     return (
-        f"{field}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}.",
+        f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}.",
         "See --help for what fits.",
     )

@@ -18,7 +18,7 @@ from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
 from lsprism.artifact.manifest import REMEDY, recipe_of, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
-from lsprism.artifact.target import ANOTHER, alone, beside
+from lsprism.artifact.target import ANOTHER, alone, check_place
 from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.json_files import Shape, read_object
@@ -28,6 +28,7 @@ from lsprism.models.checks import read_config
 from lsprism.models.stored import INDEX, SINGLE, stored_dtype, tensor_files
 from lsprism.models.ties import tied_names, untied_names, without_ties
 from lsprism.models.weights import WeightFiles
+from lsprism.paths import beside, nearest_existing
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
 FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
@@ -71,7 +72,7 @@ class _Unpacker:
     def sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
         """Name -> bytes of what `keys` of a source file become; its tensors are only mapped, not read."""
         found = {}
-        with _opened(path) as stored:
+        with _opened(path) as stored, _fitting(path):
             for key in keys:
                 owner, _, part = key.rpartition(".")
                 tensor = stored.get_tensor(key)
@@ -85,7 +86,7 @@ class _Unpacker:
         return found
 
     def read(self, part: _Part) -> dict[str, Tensor]:
-        with _opened(part.file) as stored:
+        with _opened(part.file) as stored, _fitting(part.file):
             return {name: self._tensor(stored, name) for name in part.sizes}
 
     def _tensor(self, stored: safe_open, name: str) -> Tensor:
@@ -131,12 +132,13 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
 
 
 def check_absent(target: Path) -> None:
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise TargetError(f"{target} exists already.", ANOTHER)
+    check_place(target)
 
 
 def _check_disk(need: int, target: Path) -> None:
-    existing = next(folder for folder in beside(target, "").parents if folder.exists())
+    existing = nearest_existing(beside(target).parent)
     free = shutil.disk_usage(existing).free
     if need > free:
         raise ResourceError(
@@ -215,3 +217,13 @@ def _opened(path: Path) -> Iterator[safe_open]:
             yield stored
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Packed tensors that are not what config.json says of them become a DamagedError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DamagedError(f"{path} does not fit config.json: {reason}.", REMEDY) from None

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsprism.errors import DamagedError
-from lsprism.json_files import Shape, parse, read_known
+from lsprism.json_files import Shape, first_fault, read_known, read_object
+from lsprism.reports import CompressionReport
 
 FORMAT = 1
 QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
@@ -71,11 +73,13 @@ def check_format(number: object, where: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact; one that is absent, unreadable, newer or points outside is a DamagedError."""
     path = folder / MANIFEST
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing.", REMEDY)
+    content = read_object(path, error=DamagedError, hint=REMEDY)
+    check_format(content.get("format"), path)  # first: a newer one may look different altogether
     try:
-        content = parse(path.read_bytes())
-        check_format(content.get("format"), path)  # first: a newer one may look different altogether
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, AttributeError) as error:
+    except ValidationError as error:
         raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
     for name in manifest.files:
         if not _stays_inside(name):
@@ -88,6 +92,15 @@ def recipe_of(folder: Path) -> dict:
     return read_known(folder / RECIPE, RecipeShape)
 
 
+def read_report(folder: Path) -> CompressionReport:
+    """What came of the compression that wrote the artifact in `folder`; DamagedError where it cannot be read."""
+    path = folder / REPORT
+    try:
+        return CompressionReport.model_validate(read_object(path, error=DamagedError, hint=REMEDY))
+    except ValidationError as error:
+        raise DamagedError(f"{path}: {first_fault(error)}.", REMEDY) from None
+
+
 def verify(folder: Path) -> Manifest:
     """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it.
 
@@ -96,7 +109,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DamagedError(f"{path} is missing.", REMEDY)
         if path.stat().st_size != entry.bytes:
             raise DamagedError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}.", REMEDY)

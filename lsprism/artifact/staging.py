@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, describe, write_json
 from lsprism.artifact.shards import disk_errors, write_shard
-from lsprism.artifact.target import alone, beside, check_free, check_recipe, other_settings
-from lsprism.errors import TargetError
+from lsprism.artifact.target import alone, check_free, check_part, check_recipe, other_settings
 from lsprism.json_files import parse
+from lsprism.paths import beside
 from lsprism.reports import LayerReport
 
 STREAM = "stream.safetensors"
@@ -98,19 +98,27 @@ class Staging:
     def publish(self) -> None:
         """Write the manifest, rename the folder to its target, drop what was only for the making.
 
-        The checkpoint goes last: if the rename is refused, nothing is lost.
+        The checkpoint goes last: if a rename is refused, nothing is lost, and what was there before is there again.
+        What fails after the renames fails in silence: the artifact is whole.
         """
-        replaced = beside(self.target, ".replaced")
+        place, replaced = beside(self.target), beside(self.target, ".replaced")
         with disk_errors(self.target):
             manifest = describe(self.folder)
             manifest.files.pop(STREAM, None)
             write_json(self.folder / MANIFEST, manifest)
-            if self.target.exists():  # an artifact of ours: it stays whole until the new one is
+            replaces = place.exists()
+            if replaces:  # an artifact of ours: it stays whole until the new one is
                 shutil.rmtree(replaced, ignore_errors=True)  # left by a kill between these lines
-                os.replace(self.target, replaced)
-            os.replace(self.folder, self.target)
-            (self.target / STREAM).unlink(missing_ok=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+                os.replace(place, replaced)
+            try:
+                os.replace(self.folder, place)
+            except OSError:
+                if replaces:
+                    os.replace(replaced, place)
+                raise
+        with suppress(OSError):
+            (place / STREAM).unlink(missing_ok=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
@@ -136,10 +144,8 @@ def _settle(folder: Path, recipe: dict, *, resume: bool) -> None:
     if (folder / RECIPE).is_file():
         if resume and not other_settings(folder, recipe):
             return
-    elif {entry.name for entry in folder.iterdir()} - {NOTES}:
-        raise TargetError(
-            f"{folder} exists and is not an unfinished run.", "Move it away, or choose another --save-path."
-        )
+    else:
+        check_part(folder)
     _empty(folder, recipe)
 
 

@@ -6,57 +6,67 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, REPORT, recipe_of, verify
+from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_report, recipe_of, verify
 from lsprism.artifact.shards import disk_errors
-from lsprism.errors import DamagedError, TargetError
-from lsprism.json_files import first_fault, read_known
+from lsprism.errors import TargetError
+from lsprism.json_files import read_known
+from lsprism.paths import beside, check_writable, nearest_existing
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
 
 ANOTHER = "Choose another --save-path."
 OLD_BOS = "first"  # the calibration's `bos` of recipes that do not say it
-BUDGETS = "site_budgets"  # entry of a recipe: what follows from its settings, and is no setting itself
-
-
-def beside(target: Path, suffix: str) -> Path:
-    """OUT + suffix, in the same folder and so in the same file system."""
-    whole = Path(os.path.abspath(target))  # '.' has no name
-    return whole.with_name(whole.name + suffix)
+# Entries of a recipe that are no settings: what follows from these, and where a local base model lies on this machine.
+BUDGETS, BASE_PATH = "site_budgets", "base_path"
 
 
 def check_target(target: Path, *, resume: bool, force: bool) -> None:
     """Refuse at once, before anything is read or fetched, a target that cannot become what is asked."""
-    _check_parent(target)
+    check_place(target)
     check_free(target, force=force or resume)
     if _is_locked(target):
         raise _busy(target)
     part = beside(target, ".part")
+    if not os.path.lexists(part):
+        return
+    check_part(part)
+    check_writable(part / "shard", "Choose another --save-path, or remove that folder.")
     if (part / RECIPE).is_file() and not (resume or force):
         raise TargetError(f"{part} holds an unfinished run.", "--resume goes on with it, --force starts anew.")
 
 
-def check_free(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, unless it is an artifact of ours and `force` says to replace it."""
-    if not target.exists() and not target.is_symlink():
-        return
-    if not (target / MANIFEST).is_file():
-        raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", ANOTHER)
-    if not force:
-        raise TargetError(f"{target} already holds an artifact.", f"{ANOTHER[:-1]}, or --force to replace it.")
-    replaced = beside(target, ".replaced")  # where it will wait until the new one is in its place
-    if replaced.exists() and not (replaced / MANIFEST).is_file():
-        raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it away.")
-
-
-def _check_parent(target: Path) -> None:
-    """The nearest folder above that exists must be one, and writable."""
-    above = next(path for path in beside(target, "").parents if path.exists())
+def check_place(target: Path) -> None:
+    """Refuse a target that cannot be written: below a file, in a folder without the right to, with too long a name."""
+    above = nearest_existing(beside(target).parent)
     if not above.is_dir():
         raise TargetError(f"{target} cannot be made: {above} is a file.", ANOTHER)
     if not os.access(above, os.W_OK | os.X_OK):
         raise TargetError(f"{target} cannot be made: {above} is not writable.", ANOTHER)
+    check_writable(beside(target), ANOTHER)
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Refuse a target that exists, unless it is an artifact of ours and `force` says to replace it."""
+    if not os.path.lexists(target):
+        return
+    place = beside(target)
+    if not (place / MANIFEST).is_file():
+        raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", ANOTHER)
+    if not force:
+        raise TargetError(f"{target} already holds an artifact.", f"{ANOTHER[:-1]}, or --force to replace it.")
+    if os.path.ismount(place):
+        raise TargetError(f"{target} is a mount point, which cannot be replaced.", "Choose a folder inside of it.")
+    replaced = beside(target, ".replaced")  # where it will wait until the new one is in its place
+    if os.path.lexists(replaced) and not (replaced / MANIFEST).is_file():
+        raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it away.")
+
+
+def check_part(part: Path) -> None:
+    """Refuse an OUT.part that no earlier run has left; an empty one will do."""
+    ours = part.is_dir() and ((part / RECIPE).is_file() or {entry.name for entry in part.iterdir()} <= {NOTES})
+    if not ours:
+        raise TargetError(f"{part} exists and is not an unfinished run.", f"Move it away, or: {ANOTHER}")
 
 
 @contextmanager
@@ -125,11 +135,7 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     if other_settings(target, recipe):
         return None
     verify(target)
-    try:
-        report = CompressionReport.model_validate_json((target / REPORT).read_bytes())
-    except ValidationError as error:
-        raise DamagedError(f"{target / REPORT}: {first_fault(error)}.", REMEDY) from None
-    return report.model_copy(update={"save_path": target})  # the file holds only a name: artifacts are moved
+    return read_report(target).model_copy(update={"save_path": target})  # the file holds only a name: it may be moved
 
 
 def with_known_steps(target: Path, recipe: dict) -> dict:
@@ -191,6 +197,6 @@ def _flat(recipe: dict) -> dict[str, object]:
     text = recipe.get("calibration")
     inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
     source = inner.pop("source", None)
-    settings = {name: value for name, value in recipe.items() if name != BUDGETS}
+    settings = {name: value for name, value in recipe.items() if name not in (BUDGETS, BASE_PATH)}
     settings.setdefault("compute_dtype", recipe.get("dtype"))  # see known_compute_dtype
     return {**settings, **inner, "calibration": source}

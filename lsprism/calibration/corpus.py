@@ -14,11 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
 from lsprism.models.tokens import opening, plain_ids
+from lsprism.paths import expand
 from lsprism.reports import ModelSource
 from lsprism.specs import BosName, CalibrationSpec
 
 ASSETS = Path(__file__).parents[2] / "assets"
 NOTHING = torch.empty(0, dtype=torch.int64)  # before a window
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+NAMES = ("auto", "wikitext2", "embedded", "self")  # words for a text that need no file of that name
 SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a hub dataset"
 
 
@@ -51,14 +54,24 @@ def read_text(source: str, column: str = "text", split: str = "train") -> Corpus
         corpus = Corpus(f"embedded {name} text", _read_file(ASSETS / f"{name}.txt", column))
     elif source == "wikitext2":
         corpus = Corpus(f"WikiText-2 raw ({split})", wikitext2(split))
-    elif HUB_NAME.fullmatch(source) and not Path(source).suffix and not Path(source).exists():
-        corpus = Corpus(f"{source} ({split})", hub_dataset(source, column, split))
+    elif is_file_name(source):
+        corpus = Corpus(Path(source).name, _read_file(expand(source), column))
     else:
-        path = Path(os.path.expanduser(source))  # unlike Path.expanduser, lets an unknown ~name stand
-        corpus = Corpus(path.name, _read_file(path, column))
+        corpus = Corpus(f"{source} ({split})", hub_dataset(source, column, split))
     if not corpus.text.strip():
         raise CorpusError(f"{source!r} holds no text.", f"Choose {SOURCES} that has some.")
     return corpus
+
+
+def is_file_name(source: str) -> bool:
+    """Whether `source` names a file here: one that exists, or one that could be nothing else. A dot says nothing:
+    wikimedia/wikipedia:20231101.en is a dataset of the hub."""
+    if source in NAMES:
+        return False
+    if source.startswith(".") or not HUB_NAME.fullmatch(source):
+        return True
+    path = expand(source)
+    return path.suffix.lower() in SUFFIXES or os.path.exists(path)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
@@ -132,7 +145,7 @@ def _require_file(path: Path) -> None:
         raise CorpusError(f"'{path}' is a folder.", "Name one .txt, .jsonl or .parquet file in it.")
     if not path.is_file():
         raise CorpusError(f"There is no file '{path}'.", f"Choose {SOURCES}.")
-    if path.suffix.lower() not in (".txt", ".jsonl", ".parquet"):
+    if path.suffix.lower() not in SUFFIXES:
         raise CorpusError(f"'{path}' ends in '{path.suffix}', which is not read as text.", f"Choose {SOURCES}.")
 
 

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lsprism.calibration.corpus import text_of
 from lsprism.models.cache import cache_folder
+from lsprism.paths import expand
 from lsprism.reports import ModelSource, SiteTraits
 from lsprism.specs import CalibrationSpec
 
@@ -81,7 +82,7 @@ def known(source: ModelSource, kind: str, settings: dict, calibration: Calibrati
 def traits_folder() -> Path:
     """`$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
     own = os.environ.get("LSPRISM_TRAITS")
-    return Path(own).expanduser() if own else cache_folder() / "traits"
+    return expand(own) if own else cache_folder() / "traits"
 
 
 def _fingerprint(folder: Path) -> list | None:
@@ -109,6 +110,6 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _text(calibration: CalibrationSpec) -> list:
     """The request, and the stamp of a file. What the hub calls by the same name is taken for the same text."""
-    path = Path(os.path.expanduser(calibration.source))
+    path = expand(calibration.source)
     first = {"bos"} if calibration.bos == "first" else set()  # as in files of versions that knew no other way
-    return [calibration.model_dump(mode="json", exclude=first), _stamp(path) if path.is_file() else None]
+    return [calibration.model_dump(mode="json", exclude=first), _stamp(path) if os.path.isfile(path) else None]

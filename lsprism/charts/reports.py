@@ -1,13 +1,18 @@
 """Reports on disk, and one table of any of them: read in milliseconds, without torch."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from lsprism.charts.table import FIGURES, Table, comparison
 from lsprism.errors import DamagedError, SpecError
 from lsprism.json_files import parse
 from lsprism.outcomes import EvalReport, StudyReport
+from lsprism.paths import expand
 
+AGAIN = "Give another file, or evaluate the model again."
 REPORT, STUDY = "report", "study"  # .json, .csv and .html
 
 
@@ -24,19 +29,27 @@ def compare(paths: Sequence[str | Path], figures: Sequence[str] = FIGURES) -> Ta
 
 def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:
     """In the order of the paths; a study gives all of its own."""
-    return [report for path in paths for report in _read(Path(path).expanduser())]
+    return [report for path in paths for report in _read(expand(path))]
 
 
 def _read(path: Path) -> list[EvalReport]:
-    files = [path / f"{name}.json" for name in (STUDY, REPORT)] if path.is_dir() else [path]
-    file = next((file for file in files if file.is_file()), None)
+    files = [path / f"{name}.json" for name in (STUDY, REPORT)] if os.path.isdir(path) else [path]
+    file = next((file for file in files if os.path.isfile(file)), None)
     if file is None:
         raise SpecError(f"There is no report in '{path}'.", "Give a report.json or study.json, or a folder with one.")
     try:
         content = parse(file.read_bytes())
-        if isinstance(content, dict) and "reports" in content:
-            return StudyReport.model_validate(content).reports
-        return [EvalReport.model_validate(content)]
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedError(f"'{file}' is no report of LS-PRISM: {reason}.", "Evaluate the model again.") from None
+        study = isinstance(content, dict) and "reports" in content
+        reports = StudyReport.model_validate(content).reports if study else [EvalReport.model_validate(content)]
+        for report in reports:  # figures of which no row can be made, such as a model of no parameters
+            comparison([report])
+        return reports
+    except (OSError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        raise DamagedError(f"'{file}' is no report of LS-PRISM: {_reason(error)}.", AGAIN) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    return str(error).splitlines()[0].rstrip(".")

@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from contextlib import suppress
-from io import UnsupportedOperation
+from io import TextIOWrapper, UnsupportedOperation
 
 from rich.logging import RichHandler
 
@@ -22,6 +22,7 @@ PROGRAM = "python -m lsprism"
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command and return its exit code."""
     _quiet()
+    _encode_anything()
     words = dashed(sys.argv[1:] if argv is None else argv)
     try:
         with stoppable():
@@ -83,6 +84,13 @@ def _parser() -> Parser:
         own.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
         own.set_defaults(flags=list(own._option_string_actions))
     return parser
+
+
+def _encode_anything() -> None:
+    """Escape what the encoding of an output lacks (latin-1, ASCII, names that are not UTF-8), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quiet() -> None:

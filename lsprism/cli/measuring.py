@@ -1,7 +1,6 @@
 """The verbs that measure: evaluate, benchmark, study, spectra, compare."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from lsprism.cli import show
@@ -9,7 +8,7 @@ from lsprism.cli.display import say
 from lsprism.cli.follow import follow
 from lsprism.cli.options import add_options, asked, given, options_of
 from lsprism.cli.recorded import recorded
-from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json, print_table
+from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json, print_table
 from lsprism.errors import SpecError
 from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, StudySpec
 
@@ -64,7 +63,7 @@ def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: s
 def _set_save_path(fields: dict[str, Any], name: str) -> None:
     """Where nothing else was said: output/MODEL-NAME."""
     if "model_id" in fields:
-        fields.setdefault("save_path", OUTPUT / f"{Path(fields['model_id']).name}-{name}")
+        fields.setdefault("save_path", place_for(fields["model_id"], name))
 
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +111,7 @@ def _spectra_options(parser: argparse.ArgumentParser) -> None:
 def _spectra(options: argparse.Namespace) -> None:
     fields = given(options, SPECTRA)
     if "model_id" in fields:
-        fields.setdefault("save_path", OUTPUT / f"{Path(fields['model_id']).name}-spectra.jsonl")
+        fields.setdefault("save_path", place_for(fields["model_id"], "spectra.jsonl"))
     spec = asked(SpectraSpec, fields)
     with recorded("spectra", spec) as take:
         from lsprism import measure

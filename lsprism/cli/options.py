@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lsprism.errors import SpecError
+from lsprism.paths import expand
 from lsprism.runs.command import NAMES
 from lsprism.specs import Request, ask
 
@@ -79,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> N
 def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
     """What was said on the command line, over what the YAML file of --config says, nested as the spec is."""
     config = getattr(options, "config", None)
-    said = read_config(Path(config), [option.name for option in known]) if config else {}
+    said = read_config(expand(config), [option.name for option in known]) if config else {}
     said |= {o.name: value for o in known if (value := getattr(options, o.name, None)) is not None}
     nested: dict[str, Any] = {}
     for option in known:
@@ -99,13 +101,21 @@ def asked(spec: type[R], fields: dict[str, Any]) -> R:
     return ask(spec, **fields)
 
 
+class _Texts(yaml.BaseLoader):
+    """Every value stays the text it is, as on the command line (YAML would read 2:4 as a number to base 60), but for
+    null and a bare ~, which leave an option at its default."""
+
+
+_Texts.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Texts.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
+
+
 def read_config(path: Path, names: list[str]) -> dict[str, str]:
     """Options by name from a YAML file, with dashes or underscores; a key that is none of `names` is refused."""
     hint = "Give a YAML file of lines 'option: value', such as 'sparsity: 0.5'."
     try:
-        # Every value stays the text it is, as on the command line: YAML would read 2:4 as a number to base 60.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Texts)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SpecError(f"--config {path} cannot be read: {_one_line(error)}.", hint) from None
     if not isinstance(content, dict):
         raise SpecError(f"--config {path} holds no options.", hint)
@@ -118,6 +128,8 @@ def read_config(path: Path, names: list[str]) -> dict[str, str]:
             raise SpecError(
                 f"--config {path} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
             )
+        if value is None:
+            continue
         if not isinstance(value, str):
             raise SpecError(f"--config {path}: {key} takes one value, got {value!r}.", hint)
         said[name] = value

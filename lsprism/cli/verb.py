@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
+
+from lsprism.paths import expand
 
 OUTPUT = Path("output")  # where results go if nothing else is said
 PIPE_WIDTH = 120  # columns of a table that goes into a file or a pipe
@@ -24,6 +28,11 @@ class Verb:
     resumable: bool = False
 
 
+def place_for(model_id: str, ending: str) -> Path:
+    """Where a result goes if nothing else is said: output/MODEL-ENDING, also for a model such as '.' or '~/x'."""
+    return OUTPUT / f"{Path(os.path.abspath(expand(model_id))).name}-{ending}"
+
+
 def config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file of the same options; the command line overrides it")
 
@@ -31,7 +40,7 @@ def config_option(parser: argparse.ArgumentParser) -> None:
 def answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], RenderableType]) -> None:
     """The report on standard output, as JSON or as tables."""
     if options.json:
-        print(report.model_dump_json(indent=2))
+        _print_json(report.model_dump_json(indent=2))
     else:
         print_table(table(report))
 
@@ -42,4 +51,10 @@ def print_table(table: RenderableType) -> None:
 
 
 def print_json(value: dict | list) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    _print_json(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_json(text: str) -> None:
+    """Where standard output is not UTF-8, with JSON's own escapes."""
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "").replace("_", "")
+    print(text if encoding.startswith("utf") else re.sub("[^\0-\x7f]", lambda found: json.dumps(found[0])[1:-1], text))

@@ -4,7 +4,6 @@ The API is imported inside, once the request is known to be sound: it takes seco
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsprism.cli import show
@@ -14,7 +13,7 @@ from lsprism.cli.measuring import MEASURING
 from lsprism.cli.options import add_options, asked, given, options_of
 from lsprism.cli.recorded import recorded
 from lsprism.cli.runs import RUNS
-from lsprism.cli.verb import OUTPUT, Verb, answer, config_option, print_json
+from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import KERNEL, CompressSpec, GenerateSpec, PlanSpec
 
@@ -37,8 +36,7 @@ def _compress_options(parser: argparse.ArgumentParser) -> None:
 def _compress(options: argparse.Namespace) -> None:
     fields = given(options, COMPRESS)
     if "model_id" in fields:
-        name = Path(fields["model_id"]).name
-        fields.setdefault("save_path", OUTPUT / f"{name}-{fields.get('sparsity', 0.5)}")
+        fields.setdefault("save_path", place_for(fields["model_id"], fields.get("sparsity", "0.5")))
     spec = asked(CompressSpec, fields)
     with recorded("compress", spec) as take:
         from lsprism import api

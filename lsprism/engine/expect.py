@@ -28,7 +28,7 @@ def expecting(spec: PlanSpec, draft: Draft) -> Plan:
             draft = _without_sensitivity(shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits)))
         else:
             notes.append(UNSETTLED.format(spec.rule))
-    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": [*draft.plan.notes, *notes]})
+    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
 
 
 def _without_sensitivity(draft: Draft) -> Draft:
@@ -52,7 +52,7 @@ def _point(layer: LayerReport) -> ErrorPoint:
     size = layer.rows * layer.columns
     return ErrorPoint(
         density=layer.kept / size,
-        rank_share=layer.rank * (layer.rows + layer.columns) / layer.kept,
+        rank_share=layer.rank * (layer.rows + layer.columns) / max(1, layer.kept),  # a layer may keep nothing
         error=layer.error,
     )
 

@@ -1,21 +1,23 @@
 """What a compression needs at its peak, in bytes, beyond an interpreter that has only imported the libraries."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from lsprism.budgets import BUDGETS
+from lsprism.calibration.corpus import is_file_name
 from lsprism.calibration.hub_text import MOST_CHARACTERS
 from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.errors import WorkError
 from lsprism.layers.kernels.tiles import TILE_BYTES
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
+from lsprism.paths import expand
 from lsprism.reports import LinearSite, Memory
 from lsprism.specs import PlanSpec
 
@@ -74,15 +76,14 @@ def _of_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy) -> int
 def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
     """What reading and tokenising the calibration text takes; a text of the model's own needs the whole model."""
     source = spec.calibration.source
-    path = Path(source)
+    path = expand(source)
     if source == "self":
         return sum(p.numel() for p in model.parameters()) * model.dtype.itemsize
     if source == "embedded" or (source == "auto" and spec.model_id == "demo"):
         return 0
-    if path.suffix in (".txt", ".jsonl"):
-        return TEXT_CHARACTER * path.stat().st_size if path.is_file() else 0
-    if path.suffix == ".parquet":
-        return ARROW + (TEXT_CHARACTER * 3 * path.stat().st_size if path.is_file() else 0)
+    if is_file_name(source):
+        size = os.path.getsize(path) if os.path.isfile(path) else 0
+        return ARROW + TEXT_CHARACTER * 3 * size if path.suffix.lower() == ".parquet" else TEXT_CHARACTER * size
     return ARROW + TEXT_CHARACTER * (WIKITEXT2 if source in ("auto", "wikitext2") else MOST_CHARACTERS)
 
 

@@ -60,8 +60,9 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
     return Draft(plan, model, anatomy, device, dtype, compute, outside, blocks)
 
 
-def with_length_checked(drafted: Draft, spec: PlanSpec) -> Draft:
+def draft_checked(spec: PlanSpec, source: ModelSource) -> Draft:
     """The same with a note if the windows are longer than the model's context; SpecError if it cannot read them."""
+    drafted = draft(spec, source)
     length, limit = spec.calibration.length, context_length(drafted.model)
     if limit is None or length <= limit:
         return drafted
@@ -143,6 +144,8 @@ def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: tor
         note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
     if note:
         form, stored, budget, values = "dense", dense_bytes, LayerBudget(kept=site.parameters), "float"
+    elif budget.kept == 0:
+        note = f"keeps none of its weights at sparsity {spec.sparsity:g}"
     return SitePlan(
         site=site,
         budget=budget,

@@ -6,6 +6,7 @@ A figure is found again by everything that it depends on: which files the model 
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +42,9 @@ class Ledger:
         return value
 
     def _read(self, name: str) -> str | None:
-        if name not in self.known and self.folder is not None and (path := self.folder / name).is_file():
-            self.known[name] = path.read_text(encoding="utf-8", errors="replace")
+        if name not in self.known and self.folder is not None:
+            with suppress(OSError, ValueError):  # not there, or damaged: measured again
+                self.known[name] = (self.folder / name).read_text(encoding="utf-8")
         return self.known.get(name)
 
     def _write(self, name: str, text: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
 from lsprism.artifact.manifest import MANIFEST, REPORT, recipe_of, sha256_of
 from lsprism.json_files import Shape, read_known
+from lsprism.machine import free_memory
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, pick_device, pick_dtype
 from lsprism.models.stored import stored_dtype, tensor_files
@@ -98,7 +98,7 @@ def fit(*sides: Side) -> bool:
 def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    return psutil.virtual_memory().available
+    return free_memory()
 
 
 @contextmanager

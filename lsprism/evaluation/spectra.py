@@ -10,26 +10,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lsprism.artifact.manifest import REPORT
+from lsprism.artifact.manifest import REMEDY, read_report
 from lsprism.errors import DamagedError
 from lsprism.layers.forms import Form, LowRank, SparseLowRank, form_of
 from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.load import pick_dtype
 from lsprism.models.surgery import weight_of
 from lsprism.models.weights import WeightFiles, fill, release, tensor_files
-from lsprism.reports import CompressionReport, LayerReport, ModelSource, SiteSpectrum
+from lsprism.reports import LayerReport, ModelSource, SiteSpectrum
 
 POINTS = 160  # of a spectrum that are kept, evenly spaced on a logarithmic axis
-
-
-def read_report(folder: Path) -> CompressionReport:
-    """What came of the compression that wrote the artifact in `folder`."""
-    try:
-        return CompressionReport.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedError(
-            f"{folder / REPORT} is missing or not readable ({type(error).__name__}).", "Compress the model again."
-        ) from None
 
 
 def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[SiteSpectrum]:
@@ -46,7 +36,12 @@ def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[Site
         fill(model.get_submodule(name), name, weights, torch.device("cpu"))
         for site in sites:
             form = _form(folder, files, layers[site.name])
-            yield spectrum(weight_of(model, site).float(), form, layers[site.name])
+            try:
+                found = spectrum(weight_of(model, site).float(), form, layers[site.name])
+            except RuntimeError as error:  # more places are marked than values are there, or shapes differ
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise DamagedError(f"{site.name} in {folder} is damaged: {reason}.", REMEDY) from None
+            yield found
         release(model.get_submodule(name))
 
 

@@ -16,6 +16,7 @@ from lsprism.calibration.corpus import ASSETS
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
+from lsprism.paths import expand
 from lsprism.reports import Record
 from lsprism.specs import TASKS, Request
 
@@ -69,7 +70,7 @@ def load_task(name: str, limit: int | None = None) -> Task:
     if name in TASKS:
         path, origin = ASSETS / "tasks" / f"{name}.json", "prompts of LS-PRISM's own"
     else:
-        path, origin = Path(name).expanduser(), f"file {Path(name).name}"
+        path, origin = expand(name), f"file {Path(name).name}"
     prompts = _read(path)
     return Task(name=path.stem, origin=origin, prompts=prompts[:limit], total=len(prompts))
 

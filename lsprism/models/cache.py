@@ -5,8 +5,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from lsprism.paths import expand
+
 
 def cache_folder() -> Path:
     """`$LSPRISM_HOME/cache`, or the user's cache folder; it need not exist yet."""
     home = os.environ.get("LSPRISM_HOME")
-    return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")
+    return expand(home) / "cache" if home else user_cache_path("lsprism")

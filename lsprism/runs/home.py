@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from lsprism.errors import DiskError
+from lsprism.paths import expand
 
 HOME = "LSPRISM_STATE"  # names the state folder; else it is the folder state/ in LSPRISM_HOME
 
@@ -15,9 +16,9 @@ HOME = "LSPRISM_STATE"  # names the state folder; else it is the folder state/ i
 def state_folder() -> Path:
     """`$LSPRISM_STATE`, `$LSPRISM_HOME/state`, or the user's state folder; it need not exist yet."""
     if own := os.environ.get(HOME):
-        return Path(own).expanduser().absolute()
+        return expand(own).absolute()
     if home := os.environ.get("LSPRISM_HOME"):
-        return Path(home).expanduser().absolute() / "state"
+        return expand(home).absolute() / "state"
     return user_state_path("lsprism")
 
 

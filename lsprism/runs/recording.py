@@ -46,7 +46,7 @@ class Recording:
             return
         try:
             self.journal.add(event)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: text that is no Unicode
             self._give_up(error)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
@@ -100,7 +100,8 @@ class Recording:
                 return ended.but(state="stopped", exit_code=STOPPED)
             case LSPrismError():
                 return ended.but(state="failed", exit_code=error.exit_code, message=error.message, hint=error.hint)
-        return ended.but(state="failed", exit_code=1, message=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+        return ended.but(state="failed", exit_code=1, message=message)
 
     def _give_up(self, error: Exception) -> None:
         if self.journal:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from lsprism.artifact.manifest import MANIFEST, RECIPE
 from lsprism.errors import DamagedError, DiskError, RequestError, SpecError
 from lsprism.events import Progress
+from lsprism.paths import beside, expand
 from lsprism.runs.home import refusals, state_folder
 from lsprism.runs.journal import Tail, newest_progress, read_events, read_log
 from lsprism.runs.process import any_alive
@@ -28,7 +29,7 @@ class Runs:
     """The runs in `home` (else the state folder). Any number of processes may look and change at the same time."""
 
     def __init__(self, home: Path | str | None = None) -> None:
-        self.home = Path(home).expanduser().absolute() if home else state_folder()
+        self.home = expand(home).absolute() if home else state_folder()
         self.folder = self.home / "runs"
         self._seen: dict[str, tuple[tuple, Run]] = {}  # by id: what the file looked like, and the record in it
         self._shown: dict[str, Run] = {}
@@ -155,7 +156,7 @@ class Runs:
             if run.live:
                 raise RequestError(f"Run {run_id} is {run.state}.", "Stop it first.")
             if artifact is not None:
-                self._delete_artifact(run, Path(artifact).absolute())
+                self._delete_artifact(run, expand(artifact).absolute())
             hidden = self.folder / f".deleted-{run_id}"  # a kill on the way leaves no half run in the list
             with refusals(self.folder):
                 self.path(run_id).replace(hidden)
@@ -166,13 +167,15 @@ class Runs:
             raise RequestError(f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Name that.")
         if users := [r.id for r in self.all() if r.live and r.artifact == artifact]:
             raise RequestError(f"Run {users[0]} is writing {artifact}.", "Stop it first.")
-        part = artifact.with_name(artifact.name + ".part")
+        part = beside(artifact, ".part")
         places = [path for path, mark in ((artifact, MANIFEST), (part, RECIPE)) if (path / mark).is_file()]
         if not places and artifact.exists():
             raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "Delete it yourself, if you mean to.")
         for place in places:
             with refusals(place):
-                shutil.rmtree(place)
+                shutil.rmtree(place.resolve())
+                if place.is_symlink():
+                    place.unlink()
 
     def _look(self, run_id: str) -> Run | None:
         """The run as it is now, or None where its folder is gone."""

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-import psutil
 
 from lsprism.errors import LSPrismError, SpecError
+from lsprism.machine import free_memory
 from lsprism.runs import resume, start
 from lsprism.ui import compress_form, form
 from lsprism.ui.cards import empty, progress_card, queue
@@ -42,7 +42,7 @@ class Handlers:
             card = self.planner.free_on(plan.device)
         except LSPrismError as error:
             return refusal(error.message, error.hint)
-        return estimate(plan, psutil.virtual_memory().available, seconds_before(runs, spec), card)
+        return estimate(plan, free_memory(), seconds_before(runs, spec), card)
 
     def start(self, values: dict[str, Any], token: str) -> str:
         """The id of the run that was started."""

@@ -69,7 +69,7 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
         said.pop("effort", None)
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):
-        said["save_path"] = Path(str(said["save_path"]).strip()).expanduser()
+        said["save_path"] = str(said["save_path"]).strip()
         return ask(CompressSpec, **said)
     return ask(PlanSpec, **said)
 
@@ -101,7 +101,7 @@ def values_of(text: str) -> dict[str, Any]:
     """The form's values from such YAML; SpecError for what is not an option of a compression."""
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 45th of a month
         raise SpecError(
             f"This is no YAML: {' '.join(str(error).split())}.", "Load a file that was saved here."
         ) from None

@@ -4,6 +4,7 @@ A page of a foreign site could else reach a dashboard on this machine through th
 resolves to 127.0.0.1 (the Host header betrays it), or by posting blindly (the Origin header does).
 """
 
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from urllib.parse import urlsplit
@@ -14,19 +15,41 @@ Scope = MutableMapping
 Send = Callable[[MutableMapping], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ANY = ("0.0.0.0", "::", "")
 
 
 def is_loopback(host: str) -> bool:
-    return host in LOOPBACK or host.startswith("127.")
+    """Whether only this machine can reach it."""
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def is_any(host: str) -> bool:
+    """Whether it stands for all addresses of this machine."""
+    address = _address(host)
+    return not host if address is None else address.is_unspecified
 
 
 def hosts_of(host: str) -> frozenset[str]:
     """The names by which a dashboard that listens on `host` may be addressed."""
-    if host not in ANY:
-        return frozenset({*LOOPBACK, host.lower()})
-    own = {a.address.partition("%")[0] for group in psutil.net_if_addrs().values() for a in group}
+    if not is_any(host):
+        return frozenset({*LOOPBACK, plain(host)})
+    own = {plain(a.address.partition("%")[0]) for group in psutil.net_if_addrs().values() for a in group}
     return frozenset({*LOOPBACK, *own, socket.gethostname().lower(), socket.getfqdn().lower()})
+
+
+def plain(host: str) -> str:
+    """A host without brackets, an IPv6 address in its short form: '[0:0:0:0:0:0:0:1]' -> '::1'."""
+    address = _address(host)
+    return host.lower() if address is None else str(address)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(inner)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address  # ::ffff:127.0.0.1 is 127.0.0.1
 
 
 class Guard:
@@ -42,7 +65,7 @@ class Guard:
         if name_of(headers.get("host", "")) not in self.hosts:
             return await _refuse(send, 400, "This dashboard is not known under that name.")
         origin = headers.get("origin", "")
-        if origin and name_of(urlsplit(origin).netloc) not in self.hosts:
+        if origin and _host_of(origin) not in self.hosts:
             return await _refuse(send, 403, "Pages of other sites may not use this dashboard.")
         return await self.app(scope, receive, send)
 
@@ -50,8 +73,16 @@ class Guard:
 def name_of(host: str) -> str:
     """'localhost:7860' -> 'localhost', '[::1]:7860' -> '::1'."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return (host.rpartition(":")[0] or host).lower() if host.count(":") == 1 else host.lower()
+        return plain(host[1:].partition("]")[0])
+    return plain(host.rpartition(":")[0] or host if host.count(":") == 1 else host)
+
+
+def _host_of(origin: str) -> str:
+    """'http://[::1]:7860' -> '::1'; nothing where it is no address."""
+    try:
+        return name_of(urlsplit(origin).netloc)
+    except ValueError:  # half a bracket
+        return ""
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:

@@ -1,6 +1,7 @@
 """Opens the dashboard: checks what was asked, and serves the page on this machine only, unless told otherwise."""
 
 import argparse
+import errno
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
+from lsprism.paths import expand
 
 PORT, PORTS = 7860, 20  # without --port: the first free one of so many
 AUTH = "LSPRISM_AUTH"
@@ -38,19 +40,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from lsprism.ui.guard import is_loopback
+    from lsprism.ui.guard import is_any, is_loopback, plain
 
-    auth = read_auth(options.auth)
-    if not is_loopback(options.host) and options.host != "localhost" and auth is None:
+    auth, host = read_auth(options.auth), plain(options.host)
+    if not is_loopback(host) and auth is None:
         raise SpecError(f"--host {options.host} is open to other machines and needs --auth.", REMEDY)
-    port = free_port(options.host, options.port)
+    port = free_port(host, options.port)
     home = prepare_home(options.home)
     prepare_environment(home)
     from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
 
-    address = f"http://{'localhost' if options.host in ('0.0.0.0', '::') else options.host}:{port}"
-    sys.stderr.write(f"Opening LS-PRISM on {address} … (Ctrl-C closes it; runs go on)\n")
-    launch(home, options.host, port, auth=auth, browser=options.open)
+    named = f"[{host}]" if ":" in host else host  # as in an address, which is how gradio wants it too
+    address = f"http://{'localhost' if is_any(host) else named}:{port}"
+    sys.stderr.write(f"Opening LS-PRISM on {address} ... (Ctrl-C closes it; runs go on)\n")
+    launch(home, named, port, auth=auth, browser=options.open)
 
 
 def prepare_home(folder: str | None) -> Path:
@@ -88,7 +91,7 @@ def read_auth(where: str | None) -> tuple[str, str] | None:
             raise SpecError(f"--auth env: {AUTH} is not set.", REMEDY)
     else:
         try:
-            content = Path(where).expanduser().read_text(encoding="utf-8")
+            content = expand(where).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise SpecError(f"--auth {where} cannot be read: {reason}.", REMEDY) from None
@@ -101,7 +104,7 @@ def read_auth(where: str | None) -> tuple[str, str] | None:
 def free_port(host: str, asked: int | None) -> int:
     """The port that was asked for, or the first free one."""
     for port in [asked] if asked is not None else range(PORT, PORT + PORTS):
-        if _is_free(host, port):
+        if _is_free(host, port) and _is_free("127.0.0.1", port):  # which gradio asks for, whatever the host
             return port
     if asked is None:
         raise RequestError(f"Ports {PORT} to {PORT + PORTS - 1} are all in use.", "Give --port N, one that is free.")
@@ -113,11 +116,14 @@ def _is_free(host: str, port: int) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as the server will
             probe.bind((host, port))
-    except socket.gaierror:
-        raise SpecError(
-            f"--host {host} is no address of this machine.", "Leave it out for this machine only."
-        ) from None
-    except (OSError, OverflowError):
+    except (OSError, UnicodeError, TypeError, OverflowError) as error:  # the middle two: no name of a host at all
+        elsewhere = getattr(error, "errno", None) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+        if elsewhere or isinstance(error, socket.gaierror | UnicodeError | TypeError):
+            raise SpecError(
+                f"--host {host} is no address of this machine.", "Leave it out for this machine only."
+            ) from None
         return False
     return True

@@ -263,3 +263,39 @@ def test_too_few_tokens_are_counted():
 
 def test_assets_lie_in_the_repository():
     assert corpus.ASSETS.is_dir() and corpus.ASSETS.name == "assets"
+
+
+# Which names are files
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wikimedia/wikipedia:20231101.en", "org/data.v2", "allenai/c4:en.noblocklist", "org/set:1.0", "org/name"],
+)
+def test_a_dot_does_not_make_a_dataset_a_file(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(corpus, "hub_dataset", lambda *what: asked.append(what) or "the river")
+    assert not corpus.is_file_name(name)
+    assert read_text(name, split="test") == Corpus(f"{name} (test)", "the river")
+    assert asked == [(name, "text", "test")]
+
+
+@pytest.mark.parametrize("name", ["a/b.txt", "./a", "../a", "a/b/c", "/a", "x.JSONL", "a/b:c.parquet", "words", "~x"])
+def test_what_can_be_nothing_else_is_a_file(name):
+    assert corpus.is_file_name(name)
+    refusal(name)
+
+
+def test_a_file_that_exists_is_meant_before_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name").touch()
+    assert corpus.is_file_name("org/name")
+    assert "is not read as text" in refusal("org/name").message
+
+
+@pytest.mark.parametrize("name", ["auto", "wikitext2", "embedded", "self"])
+def test_words_for_a_text_are_no_files(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert not corpus.is_file_name(name)

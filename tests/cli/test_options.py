@@ -143,3 +143,26 @@ def test_help_says_what_fits():
     assert "(above 0, below 1; default 0.5)" in text
     assert "(1 to 65536; default 64)" in text
     assert "(0 or more; default 0)" in text
+
+
+@pytest.mark.parametrize("nothing", ["~", "null", "Null", "NULL", ""])
+def test_null_in_yaml_leaves_the_default(tmp_path, nothing):
+    assert read_config(config(tmp_path, f"revision: {nothing}\nseed: 3\n"), NAMES) == {"seed": "3"}
+
+
+@pytest.mark.parametrize("text", ["~/x", "nullable", "n", "~ann/x", "'~'", '"null"', "''"])
+def test_words_that_only_begin_like_null_stay(tmp_path, text):
+    assert read_config(config(tmp_path, f"column: {text}\n"), NAMES) == {"column": text.strip("'\"")}
+
+
+def test_home_folders_in_yaml_and_options(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config(tmp_path, "model-id: m\nsave-path: ~/out\n")
+    assert asked(CompressSpec, fields("--config", "~/run.yaml")).save_path == tmp_path / "out"
+    assert asked(CompressSpec, fields("--model-id=m", "--save-path=~/b")).save_path == tmp_path / "b"
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 999, "\0", "a: \x07", "? [a]\n: b", "&a [*a]: 1", "a: *b"])
+def test_yaml_that_makes_no_sense_is_refused(tmp_path, text):
+    with pytest.raises(SpecError, match=r"run.yaml (cannot be read|has the unknown option|holds no options)"):
+        read_config(config(tmp_path, text), NAMES)

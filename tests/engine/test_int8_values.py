@@ -9,8 +9,9 @@ from tiny_runs import asked, digests, done, stopped_after
 from transformers import AutoModelForCausalLM
 
 from lsprism import api
+from lsprism.artifact.manifest import read_report
 from lsprism.evaluation.sizes import sizes
-from lsprism.evaluation.spectra import read_report, spectra
+from lsprism.evaluation.spectra import spectra
 from lsprism.layers.modules import PrismLinear
 from lsprism.methods import METHODS
 from lsprism.models.source import resolve

@@ -77,3 +77,15 @@ def test_a_full_disk_is_said_plainly(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DiskError, match="the disk is full"):
         finished(Ledger(tmp_path).once(SizeFigure, KEY, Measure()))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"[" * 5000])
+def test_a_damaged_figure_is_measured_again(tmp_path, content):
+    measure = Measure()
+    finished(Ledger(tmp_path).once(SizeFigure, KEY, measure))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content)
+    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    assert measure.runs == 2
+    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    assert measure.runs == 2

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lsprism.cli import main
+from lsprism.errors import SpecError, WorkError
 from lsprism.events import Finished, Notice
 from lsprism.reports import StatsReport
 from lsprism.runs import Recording, Runs, journal, runs
@@ -165,3 +166,11 @@ def test_in_a_keepers_run_it_writes_there_and_hands_the_name_on_to_nobody(monkey
     assert (found.id, found.state, found.origin) == (run.id, "done", "dashboard")
     assert found.processes[0].pid == os.getpid()
     assert len(shelf.tail(run.id).moments) == 1
+
+
+def test_text_that_is_no_unicode_is_recorded_escaped():
+    for error in (SpecError("half of a pair: \ud83d.", "Mend \ud83d."), RuntimeError("\ud83d")):
+        (run, *_), warned = recorded([Notice(text="begun")], WorkError(str(error), "Again \ud83d."))
+        assert run.state == "failed" and "\\ud83d" in run.message and not warned
+    (run, *_), _ = recorded([Notice(text="begun")], RuntimeError("\ud83d"))
+    assert run.message == "RuntimeError: \\ud83d"

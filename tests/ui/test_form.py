@@ -89,3 +89,9 @@ def test_presets_are_read_off_the_slider():
 def test_the_settings_of_a_run_fill_the_form():
     spec = form.spec_of(VALUES)
     assert form.spec_of(form.settings_of(yaml.safe_load(spec.model_dump_json()))) == spec
+
+
+@pytest.mark.parametrize("text", ["seed: 2020-13-45", "seed: !!int x", "a: " + "[" * 2000, "\0", "- a", "? [a]\n: b"])
+def test_yaml_that_makes_no_sense_is_refused(text):
+    with pytest.raises(SpecError):
+        form.values_of(text)

@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from lsprism.ui.guard import Guard, hosts_of, is_loopback, name_of
+from lsprism.ui.guard import Guard, hosts_of, is_any, is_loopback, name_of
 
 
 def client(host: str = "127.0.0.1") -> TestClient:
@@ -54,3 +54,31 @@ def test_loopback():
 
 def test_names_lose_their_port():
     assert [name_of(h) for h in ("a:1", "a", "[::1]:1", "::1")] == ["a", "a", "::1", "::1"]
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "LOCALHOST"])
+def test_loopback_in_every_spelling(host):
+    assert is_loopback(host)
+    assert client(host).get("/", headers={"host": "[::1]:7860"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.evil.example", "::ffff:10.0.0.1", "[::]", "fe80::1%lo", "1::", ""])
+def test_what_only_looks_like_loopback(host):
+    assert not is_loopback(host)
+
+
+def test_an_address_of_version_6_is_known_in_every_spelling():
+    there = client("[2001:DB8::0005]")
+    for host in ("[2001:db8::5]:7860", "[2001:db8:0:0::5]", "2001:db8::5"):
+        assert there.get("/", headers={"host": host}).status_code == 200
+    assert there.get("/", headers={"host": "[2001:db8::6]"}).status_code == 400
+    good = {"host": "[2001:db8::5]:80", "origin": "http://[2001:db8::5]:80"}
+    assert there.post("/", headers=good).status_code == 200
+    assert there.post("/", headers={**good, "origin": "http://[2001:db8::6]"}).status_code == 403
+    assert there.post("/", headers={**good, "origin": "http://[2001:db8::5"}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "0:0:0:0:0:0:0:0", ""])
+def test_all_spellings_of_everywhere(host):
+    assert is_any(host)
+    assert "::1" in hosts_of(host)

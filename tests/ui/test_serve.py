@@ -84,3 +84,31 @@ def test_the_page_is_built_without_torch():
     code = "import lsprism.ui.shell, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "address"),
+    [
+        ("::1", "[::1]", "http://[::1]:7860"),
+        ("[0:0:0:0:0:0:0:1]", "[::1]", "http://[::1]:7860"),
+        ("127.0.0.1", "127.0.0.1", "http://127.0.0.1:7860"),
+        ("[::]", "[::]", "http://localhost:7860"),
+    ],
+)
+def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, address):
+    from lsprism.ui import shell
+
+    opened = []
+    monkeypatch.setenv(serve.AUTH, "ann:x")
+    monkeypatch.setattr(serve, "free_port", lambda host, asked: 7860)
+    monkeypatch.setattr(serve, "prepare_environment", lambda home: None)
+    monkeypatch.setattr(shell, "launch", lambda home, host, port, **how: opened.append((host, port)))
+    assert serve.main(["--host", host, "--auth", "env", "--home", str(tmp_path)]) == 0
+    assert opened == [(named, 7860)]
+    assert f"{address} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "a" * 300, "\u3002"])
+def test_an_address_of_another_machine_is_named(host):
+    with pytest.raises(SpecError, match="is no address of this machine"):
+        serve.free_port(host, 1234)

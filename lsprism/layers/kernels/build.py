@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 
+from lsprism.paths import expand
+
 logger = logging.getLogger("lsprism.layers.kernels")
 _FILES = ("kernels.cpp", "block.h", "rows.h", "shares.h", "lanes.h", "values.h")
 SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
@@ -68,7 +70,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
 def cache_folder() -> Path:
     """`$LSPRISM_HOME/cache`, or the user's cache folder."""
     home = os.environ.get("LSPRISM_HOME")
-    return Path(home).expanduser() / "cache" if home else user_cache_path("lsprism")
+    return expand(home) / "cache" if home else user_cache_path("lsprism")
 
 
 @cache
@@ -127,7 +129,7 @@ def _compile(level: str, path: Path, sanitize: bool) -> None:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} cannot be run ({error})") from None
     if done.returncode:

@@ -1,0 +1,76 @@
+"""How much memory there is for this process: that of the machine, or less where a container limits it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Where the control groups of one version are mounted, and the names of their files."""
+
+    mount: str
+    limits: tuple[str, ...]
+    usage: str
+    cache: tuple[str, ...]  # entries of memory.stat: the part of the usage that the kernel drops when memory is needed
+
+
+_V1 = _Version(
+    "sys/fs/cgroup/memory",
+    ("memory.limit_in_bytes",),
+    "memory.usage_in_bytes",
+    ("total_active_file", "total_inactive_file"),
+)
+_V2 = _Version("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", ("active_file", "inactive_file"))
+
+
+def free_memory(root: Path = ROOT) -> int:
+    """Bytes that can still be taken: what the machine has free, and what each control group of this process leaves.
+
+    `root`: the folder that holds proc/ and sys/.
+    """
+    return min([psutil.virtual_memory().available, *_left_in_groups(root)])
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, named = line.partition(":")
+        controllers, _, group = named.partition(":")
+        if number == "0" and not controllers:
+            version = _V2
+        elif "memory" in controllers.split(","):
+            version = _V1
+        else:
+            continue
+        inner = PurePosixPath(group.lstrip("/"))
+        # Every group above counts too. In a container the group may be named as outside, while its files lie at the
+        # mount: names that are not there are passed over.
+        for name in (inner, *inner.parents):
+            yield from _left_in(root / version.mount / name, version)
+
+
+def _left_in(group: Path, version: _Version) -> Iterator[int]:
+    """What one group leaves; nothing where it has no limit ('max', in version 1 a number beyond all memory)."""
+    stat = dict(line.rstrip().partition(" ")[::2] for line in _read(group / "memory.stat").splitlines())
+    cached = sum(_number(stat.get(entry, "")) or 0 for entry in version.cache)
+    used = max(0, (_number(_read(group / version.usage)) or 0) - cached)
+    for file in version.limits:
+        limit = _number(_read(group / file))
+        if limit is not None:
+            yield max(0, limit - used)
+
+
+def _number(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no such group, or no control groups on this system
+        return ""

@@ -1,0 +1,47 @@
+"""Cases of tests/bench/fuzz.py that once ended in a traceback. They mean what they meant as long as the generators of
+that file draw the same dice; each kind of fault has a test of its own besides, with the right value."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from bench import fuzz
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SEEDS = [
+    "artifact:1:189",  # a bitmap with more places than values, in spectra and in a dense copy
+    "artifact:1:202",  # a budget that is a text
+    "artifact:2:128",
+    "form:1:27",  # the 45th of a month in YAML
+    "form:1:180",  # a number that is none
+    "report:0:70",  # a model of no parameters
+    "report:0:178",
+    "report:2:107",  # a figure that is no UTF-8
+    "folder:2:593",  # half of a surrogate pair in a message
+]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Iterator[fuzz.Bench]:
+    before = dict(os.environ)
+    yield fuzz.Bench(tmp_path_factory.mktemp("bench"))
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_case_that_once_failed_ends_in_a_sentence(bench, seed):
+    kind, number, case = seed.split(":")
+    assert fuzz.check(bench, kind, int(number), int(case))
+
+
+def test_a_case_depends_on_its_number_alone(bench):
+    first = [fuzz.check(bench, "texts", 0, number) for number in (3, 4, 5)]
+    assert first == [fuzz.check(bench, "texts", 0, number) for number in (3, 4, 5)]
+
+
+def test_a_sweep_counts_what_came_of_all(bench, capsys):
+    assert fuzz.sweep(bench, 0, 12) == 0
+    said = capsys.readouterr().out
+    assert all(f"{kind}: " in said for kind in fuzz.KINDS)

@@ -1,0 +1,277 @@
+"""Tiny model folders as people have them: saved by other tools, cut short, quantized, with settings of all kinds.
+
+Each function below changes a copy of one sound folder, a Llama of two blocks with a word-level tokenizer. Its line in
+ODD says what must come of it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import WORDS, make_tokenizer
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
+
+REMOVE = object()
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+Build = Callable[[Path], Any]  # changes a folder in place
+VERBS = ("inspect", "compress", "generate")
+
+
+@dataclass(frozen=True)
+class Odd:
+    """`says`: pattern of the refusal by the verbs in `by`; others may refuse in the same words or work. Without `says`
+    all of them work. `works`: so may those in `by`, as long as the model is the one that transformers loads.
+    """
+
+    build: Build
+    says: str = ""
+    by: tuple[str, ...] = VERBS
+    works: bool = False
+    words: dict[str, str] = field(default_factory=dict)  # verb -> further words
+    copies: tuple[str, ...] = ()  # files that the artifact must have too
+
+
+def change(path: Path, **entries: Any) -> None:
+    """Set entries of a JSON object; REMOVE takes one out."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    after = {name: value for name, value in (before | entries).items() if value is not REMOVE}
+    path.write_text(json.dumps(after), encoding="utf-8")
+
+
+def config(**entries: Any) -> Build:
+    return lambda folder: change(folder / "config.json", **entries)
+
+
+def generation(**entries: Any) -> Build:
+    return lambda folder: change(folder / "generation_config.json", **entries)
+
+
+def content(name: str, text: str) -> Build:
+    """One file with other content."""
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
+
+
+def tensors(change_them: Callable[[dict[str, torch.Tensor]], None]) -> Build:
+    """The weights, changed in place."""
+
+    def build(folder: Path) -> None:
+        held = load_file(folder / FILE)
+        change_them(held)
+        save_file({name: part.contiguous() for name, part in held.items()}, folder / FILE, {"format": "pt"})
+
+    return build
+
+
+def both(*builds: Build) -> Build:
+    def build(folder: Path) -> None:
+        for one in builds:
+            one(folder)
+
+    return build
+
+
+def sharded(change_index: Callable[[dict[str, str]], Any] = lambda index: None) -> Build:
+    """Two files, block 0 and all else, with an index that is changed in place."""
+
+    def build(folder: Path) -> None:
+        held, index = load_file(folder / FILE), {}
+        (folder / FILE).unlink()
+        for number in (1, 2):
+            name = f"model-0000{number}-of-00002.safetensors"
+            part = {key: value for key, value in held.items() if (".0." in key) == (number == 1)}
+            save_file(part, folder / name, {"format": "pt"})
+            index |= dict.fromkeys(part, name)
+        change_index(index)
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+    return build
+
+
+def family(name: str, **settings: Any) -> Build:
+    """Another family in the place of the Llama."""
+
+    def build(folder: Path) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        common = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **common, **ids, **settings))
+        made.save_pretrained(folder)
+
+    return build
+
+
+def tokens(**settings: Any) -> Build:
+    """The tokenizer with other settings: a template, special tokens, what it puts around every text."""
+
+    def build(folder: Path) -> None:
+        made = make_tokenizer()
+        if around := settings.get("around"):
+            special = [("<s>", 1), ("</s>", 2)]
+            made.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=special)
+        if special := settings.get("special"):
+            made.add_special_tokens(special)
+        made.chat_template = settings.get("template", made.chat_template)
+        made.save_pretrained(folder)
+
+    return build
+
+
+def without(*names: str) -> Build:
+    return lambda folder: [(folder / name).unlink(missing_ok=True) for name in names]
+
+
+def packed(*leaves: str) -> Build:
+    """Projections as whole numbers under other names, as quantized checkpoints hold them."""
+
+    def pack(held: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in held if key.endswith("_proj.weight")]:
+            rows, columns = held.pop(key).shape
+            for leaf in leaves:
+                held[key.replace("weight", leaf)] = torch.ones(rows, max(1, columns // 8), dtype=torch.int32)
+
+    return tensors(pack)
+
+
+def quantized(**how: Any) -> Build:
+    return both(config(quantization_config=how), packed("weight_packed", "weight_scale"))
+
+
+def other_head(held: dict[str, torch.Tensor]) -> None:
+    held["lm_head.weight"] = torch.randn(held["model.embed_tokens.weight"].shape).to(torch.bfloat16)
+
+
+def same_head(held: dict[str, torch.Tensor]) -> None:
+    held["lm_head.weight"] = held["model.embed_tokens.weight"].clone()
+
+
+def third_block(held: dict[str, torch.Tensor]) -> None:
+    held |= {key.replace(".1.", ".2."): value.clone() for key, value in held.items() if ".1." in key}
+
+
+def twice(folder: Path) -> None:
+    """A tensor of the first file stands in the second one too, with other values; the index knows of one."""
+    first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    key = "model.layers.0.mlp.up_proj.weight"
+    save_file({**load_file(second), key: load_file(first)[key] + 1}, second, {"format": "pt"})
+
+
+def cut_short(folder: Path) -> None:
+    data = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(data[: len(data) // 2])
+
+
+def to_float32(held: dict[str, torch.Tensor]) -> None:
+    held.update({key: value.float() for key, value in held.items()})
+
+
+def named_templates(folder: Path) -> None:
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    named = [{"name": name, "template": template} for name in ("rag", "tool_use")]
+    change(folder / "tokenizer_config.json", chat_template=named)
+
+
+def template_folder(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    shutil.copy(folder / "chat_template.jinja", folder / "additional_chat_templates" / "tool_use.jinja")
+
+
+def adapter(folder: Path) -> None:
+    (folder / FILE).unlink()
+    save_file({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    change(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="org/base")
+
+
+def multimodal(folder: Path) -> None:
+    """A text model in a wrapper with a tower for images, all in bfloat16, which each part of the config says again."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 32}
+    text |= {"layer_types": ["sliding_attention", "full_attention"], "pad_token_id": 2, "eos_token_id": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    whole = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=3)
+    Gemma3ForConditionalGeneration(whole).to(torch.bfloat16).save_pretrained(folder)
+    for part in ("text_config", "vision_config"):
+        inner = json.loads((folder / "config.json").read_text())[part]
+        change(folder / "config.json", dtype="bfloat16", **{part: {**inner, "dtype": "bfloat16"}})
+    change(folder / "preprocessor_config.json", image_processor_type="Gemma3ImageProcessor", size={"height": 28})
+    change(folder / "processor_config.json", processor_class="Gemma3Processor", image_seq_length=4)
+
+
+LONG = "the river " * 60
+LIST_TEMPLATE = (
+    "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}then "
+)
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+MAP_NAMES = r"model\.safetensors\.index\.json"
+WEIGHTS = ("compress", "generate")  # verbs that read them
+
+ODD: dict[str, Odd] = {
+    "sound": Odd(lambda folder: None),
+    # What is stored differs from what the config says.
+    "tied, and the same head twice": Odd(both(config(tie_word_embeddings=True), tensors(same_head))),
+    "config in bfloat16, weights in float32": Odd(tensors(to_float32)),
+    "an index beside one whole file": Odd(content(INDEX, '{"weight_map": {"a": "b.safetensors"}}')),
+    "sharded": Odd(sharded()),
+    # Damaged JSON.
+    "architectures is null": Odd(config(architectures=None)),
+    "index is a list": Odd(both(sharded(), content(INDEX, "[]")), MAP_NAMES),
+    "index cut short": Odd(both(sharded(), content(INDEX, '{"weight_map": {"a"')), MAP_NAMES),
+    "config is null": Odd(content("config.json", "null"), r"config\.json"),
+    "config is a list": Odd(content("config.json", "[1]"), r"config\.json"),
+    "config cut short": Odd(content("config.json", '{"model_type": "lla'), r"config\.json"),
+    "config is no UTF-8": Odd(lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), r"config\.json"),
+    "model type is null": Odd(config(model_type=None), r"model_type"),
+    "a number is a text": Odd(config(num_hidden_layers="two"), r"num_hidden_layers"),
+    "generation config cut short": Odd(
+        content("generation_config.json", "{"), r"generation_config\.json", works=True
+    ),
+    "tokenizer config is a list": Odd(
+        content("tokenizer_config.json", "[]"), r"tokenizer", WEIGHTS, works=True
+    ),
+    "tokenizer cut short": Odd(content("tokenizer.json", '{"version"'), r"tokenizer", WEIGHTS),
+    # Settings that must not leak into what is measured.
+    "answers as dicts": Odd(generation(return_dict_in_generate=True, output_scores=True)),
+    "two answers at once": Odd(generation(do_sample=True, num_return_sequences=2)),
+    "beams and penalties": Odd(generation(num_beams=4, repetition_penalty=2.0, no_repeat_ngram_size=1)),
+    "greedy with a temperature": Odd(generation(do_sample=False, temperature=0.6, top_p=0.9)),
+    "no cache": Odd(config(use_cache=False)),
+    "attention of another package": Odd(config(attn_implementation="flash_attention_2"), r"FlashAttention", works=True),
+    "several ends of a text": Odd(
+        both(config(eos_token_id=[2, 5], pad_token_id=None), without("generation_config.json"))
+    ),
+    # Tokenizers and templates.
+    "every text begins": Odd(tokens(around="<s> $A")),
+    "every text ends": Odd(tokens(around="$A </s>")),
+    "a template of parts": Odd(tokens(template=LIST_TEMPLATE)),
+    "no template": Odd(tokens(template=None)),
+    "a token beyond the embedding": Odd(tokens(special={"pad_token": "[PAD]"})),
+    # Families.
+    "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"positions for 64", ("inspect",)),
+    "a prompt beyond the learned positions": Odd(
+        family("gpt2", max_position_embeddings=64), r"\b64\b", ("generate",), words={"generate": f"--prompt '{LONG}'"}
+    ),
+    "a short context that nothing limits": Odd(config(max_position_embeddings=16)),
+    "a wrapper with a tower for images": Odd(multimodal),
+    # Quantized by others, and what is no model at all.
+    "GPTQ": Odd(both(config(quantization_config={"quant_method": "gptq", "bits": 4}), packed("qweight")), r"(?i)gptq"),
+    "AWQ": Odd(both(config(quantization_config={"quant_method": "awq", "bits": 4}), packed("qweight")), r"(?i)awq"),
+    "compressed-tensors": Odd(
+        quantized(quant_method="compressed-tensors", format="pack-quantized"), r"(?i)compressed-tensors"),
+    "bitsandbytes": Odd(quantized(load_in_4bit=True, bnb_4bit_quant_type="nf4"), r"(?i)bitsandbytes"),
+    "only pickle": Odd(both(without(FILE), content("pytorch_model.bin", "x")), r"pickle", WEIGHTS),
+    "no weights": Odd(without(FILE), r"safetensors", WEIGHTS),
+    "an adapter": Odd(both(adapter, without("config.json")), r"(?i)adapter"),
+}  # fmt: skip

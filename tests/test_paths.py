@@ -1,0 +1,71 @@
+"""Paths as people write them, and places that cannot be written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lsprism.errors import SpecError, TargetError
+from lsprism.paths import beside, check_writable, expand, nearest_existing
+from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, StudySpec, ask
+
+HINT = "Choose another."
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert expand("~/x") == Path("/home/ann/x")
+    assert expand("~") == Path("/home/ann")
+    assert expand("a/~") == Path("a/~")
+
+
+def test_the_tilde_of_nobody_stays():
+    assert expand("~no-such-user/x") == Path("~no-such-user/x")
+
+
+@pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, StudySpec, SpectraSpec])
+def test_every_save_path_knows_the_home_folder(kind, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert ask(kind, model_id="m", save_path="~/out").save_path == Path("/home/ann/out")
+    with pytest.raises(SpecError, match="--save-path: a path must be UTF-8"):
+        ask(kind, model_id="m", save_path="out\udcff")
+    with pytest.raises(SpecError, match="without null characters"):
+        ask(kind, model_id="m", save_path=Path("o\0ut"))
+
+
+def test_what_can_be_written_leaves_no_trace(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "out", HINT)
+    check_writable(tmp_path, HINT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_is_tried_where_we_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("a/out"), HINT)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 252, f"{'n' * 300}/out", "file/out", "o\0ut"])
+def test_what_cannot_be_written_is_refused_and_leaves_no_trace(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(TargetError, match=r"cannot be written: .+\.") as refusal:
+        check_writable(tmp_path / "new" / ".." / name if "/" in name else tmp_path / name, HINT)
+    assert refusal.value.hint == HINT
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system that takes no folders")
+def test_a_file_system_that_takes_no_folders_is_refused():
+    with pytest.raises(TargetError):
+        check_writable(Path("/proc/out"), HINT)
+
+
+def test_the_nearest_folder_that_exists():
+    assert nearest_existing(Path("/no-such/" + "n" * 300)) == Path("/")
+
+
+def test_beside_a_link_is_beside_what_it_leads_to(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "out")
+    assert beside(tmp_path / "link", ".part") == (tmp_path / "there").resolve() / "out.part"
+    assert beside(Path("/"), ".part") == Path("/.part")
