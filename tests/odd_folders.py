@@ -222,19 +222,49 @@ ODD: dict[str, Odd] = {
     "sound": Odd(lambda folder: None),
     # What is stored differs from what the config says.
     "tied, and the same head twice": Odd(both(config(tie_word_embeddings=True), tensors(same_head))),
+    "tied, and another head": Odd(
+        both(config(tie_word_embeddings=True), tensors(other_head)), r"lm_head\.weight", WEIGHTS, works=True
+    ),
+    "more blocks than the config counts": Odd(tensors(third_block), r"model\.layers\.2\.", WEIGHTS),
+    "fewer blocks than the config counts": Odd(config(num_hidden_layers=3), r"model\.layers\.2\.", WEIGHTS),
+    "other shapes": Odd(config(intermediate_size=64), r"_proj\.weight.*\(48, 32\)|_proj\.weight", WEIGHTS),
     "config in bfloat16, weights in float32": Odd(tensors(to_float32)),
+    "a tensor in two files": Odd(both(sharded(), twice), r"layers\.0\.mlp\.up_proj\.weight", WEIGHTS, works=True),
+    "an index that omits a tensor": Odd(
+        sharded(lambda index: index.pop("model.norm.weight")), r"model\.norm\.weight", WEIGHTS, works=True
+    ),
+    "an index that names another file": Odd(
+        sharded(lambda index: index.update({"model.norm.weight": "model-00001-of-00002.safetensors"})),
+        r"model\.norm\.weight", WEIGHTS, works=True,
+    ),
     "an index beside one whole file": Odd(content(INDEX, '{"weight_map": {"a": "b.safetensors"}}')),
     "sharded": Odd(sharded()),
+    "weights cut short": Odd(cut_short, r"model\.safetensors", WEIGHTS),
+    "weights of a Git LFS pointer": Odd(content(FILE, POINTER), r"Git LFS", WEIGHTS),
+    "config of a Git LFS pointer": Odd(content("config.json", POINTER), r"Git LFS"),
     # Damaged JSON.
+    "architectures is a text": Odd(config(architectures="LlamaForCausalLM"), r"architectures", works=True),
     "architectures is null": Odd(config(architectures=None)),
+    "weight map is null": Odd(both(sharded(), content(INDEX, '{"weight_map": null}')), MAP_NAMES),
+    "weight map is a list": Odd(both(sharded(), content(INDEX, '{"weight_map": ["a"]}')), MAP_NAMES),
+    "weight map of numbers": Odd(both(sharded(), content(INDEX, '{"weight_map": {"a": 1}}')), MAP_NAMES),
+    "no weight map": Odd(both(sharded(), content(INDEX, '{"metadata": {}}')), MAP_NAMES),
     "index is a list": Odd(both(sharded(), content(INDEX, "[]")), MAP_NAMES),
     "index cut short": Odd(both(sharded(), content(INDEX, '{"weight_map": {"a"')), MAP_NAMES),
     "config is null": Odd(content("config.json", "null"), r"config\.json"),
     "config is a list": Odd(content("config.json", "[1]"), r"config\.json"),
     "config cut short": Odd(content("config.json", '{"model_type": "lla'), r"config\.json"),
     "config is no UTF-8": Odd(lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), r"config\.json"),
+    "model type is a list": Odd(config(model_type=["llama"]), r"model_type"),
     "model type is null": Odd(config(model_type=None), r"model_type"),
+    "dtype with torch before it": Odd(config(dtype="torch.bfloat16"), r"dtype", works=True),
+    "dtype auto": Odd(config(dtype="auto"), r"dtype", works=True),
+    "dtype of nobody": Odd(config(dtype="float99"), r"dtype.*float99|float99.*dtype", works=True),
     "a number is a text": Odd(config(num_hidden_layers="two"), r"num_hidden_layers"),
+    "quantization is a text": Odd(config(quantization_config="none"), r"quantization_config", works=True),
+    "generation config is null": Odd(
+        content("generation_config.json", "null"), r"generation_config\.json", works=True
+    ),
     "generation config cut short": Odd(
         content("generation_config.json", "{"), r"generation_config\.json", works=True
     ),
@@ -247,6 +277,7 @@ ODD: dict[str, Odd] = {
     "two answers at once": Odd(generation(do_sample=True, num_return_sequences=2)),
     "beams and penalties": Odd(generation(num_beams=4, repetition_penalty=2.0, no_repeat_ngram_size=1)),
     "greedy with a temperature": Odd(generation(do_sample=False, temperature=0.6, top_p=0.9)),
+    "outputs as tuples": Odd(config(return_dict=False)),
     "no cache": Odd(config(use_cache=False)),
     "attention of another package": Odd(config(attn_implementation="flash_attention_2"), r"FlashAttention", works=True),
     "several ends of a text": Odd(
@@ -256,22 +287,57 @@ ODD: dict[str, Odd] = {
     "every text begins": Odd(tokens(around="<s> $A")),
     "every text ends": Odd(tokens(around="$A </s>")),
     "a template of parts": Odd(tokens(template=LIST_TEMPLATE)),
+    "named templates without a default": Odd(named_templates, r"template", ("generate",), works=True),
+    "a folder of templates": Odd(template_folder, copies=("additional_chat_templates/tool_use.jinja",)),
     "no template": Odd(tokens(template=None)),
     "a token beyond the embedding": Odd(tokens(special={"pad_token": "[PAD]"})),
+    "a prompt beyond the embedding": Odd(
+        tokens(special={"pad_token": "[PAD]"}), r"\b24\b", ("generate",), words={"generate": "--prompt [PAD]"}
+    ),
+    "only sentencepiece's file": Odd(
+        both(without("tokenizer.json"), content("tokenizer.model", "\n\x0e\n\x05<unk>\x15"),
+             lambda folder: change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")),
+        r"sentencepiece|tokenizer\.model", WEIGHTS,
+    ),
+    "a tokenizer of remote code": Odd(
+        both(without("tokenizer.json"), content("vocab.tiktoken", "YQ== 0\n"),
+             lambda folder: change(folder / "tokenizer_config.json", tokenizer_class="TikTokenTokenizer",
+                                   auto_map={"AutoTokenizer": ["tok.TikTokenTokenizer", None]})),
+        r"tiktoken|remote code|TikTokenTokenizer", WEIGHTS,
+    ),
     # Families.
     "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"positions for 64", ("inspect",)),
+    "a window beyond the learned positions": Odd(
+        family("gpt2", max_position_embeddings=64), r"\b64\b", ("inspect", "compress"),
+        words={"inspect": "--length 128", "compress": "--length 128"},
+    ),
     "a prompt beyond the learned positions": Odd(
         family("gpt2", max_position_embeddings=64), r"\b64\b", ("generate",), words={"generate": f"--prompt '{LONG}'"}
     ),
     "a short context that nothing limits": Odd(config(max_position_embeddings=16)),
+    "no cache of keys and values": Odd(family("mamba", state_size=8, time_step_rank=4)),
+    "a family without any cache": Odd(family("openai-gpt", n_positions=64)),
     "a wrapper with a tower for images": Odd(multimodal),
     # Quantized by others, and what is no model at all.
+    "GPTQ of old": Odd(
+        both(content("quantize_config.json", '{"bits": 4, "group_size": 128, "desc_act": false}'),
+             packed("qweight", "qzeros", "scales", "g_idx")), r"(?i)gptq"),
     "GPTQ": Odd(both(config(quantization_config={"quant_method": "gptq", "bits": 4}), packed("qweight")), r"(?i)gptq"),
     "AWQ": Odd(both(config(quantization_config={"quant_method": "awq", "bits": 4}), packed("qweight")), r"(?i)awq"),
+    "MLX": Odd(both(config(quantization={"group_size": 64, "bits": 4}), packed("weight", "scales", "biases")), r"MLX"),
+    "MLX of two keys": Odd(
+        both(config(quantization={"group_size": 64, "bits": 4}, quantization_config={"group_size": 64, "bits": 4}),
+             packed("weight", "scales", "biases")), r"MLX"),
+    "ModelOpt": Odd(
+        both(content("hf_quant_config.json", '{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "x"}}'),
+             packed("weight", "weight_scale")), r"(?i)modelopt"),
     "compressed-tensors": Odd(
         quantized(quant_method="compressed-tensors", format="pack-quantized"), r"(?i)compressed-tensors"),
     "bitsandbytes": Odd(quantized(load_in_4bit=True, bnb_4bit_quant_type="nf4"), r"(?i)bitsandbytes"),
+    "a GGUF inside the folder": Odd(
+        both(without(FILE), content("model.Q4_0.gguf", "GGUF")), r"GGUF.*model\.Q4_0\.gguf"),
     "only pickle": Odd(both(without(FILE), content("pytorch_model.bin", "x")), r"pickle", WEIGHTS),
     "no weights": Odd(without(FILE), r"safetensors", WEIGHTS),
+    "an adapter beside a config": Odd(adapter, r"(?i)adapter"),
     "an adapter": Odd(both(adapter, without("config.json")), r"(?i)adapter"),
 }  # fmt: skip

@@ -19,6 +19,21 @@ SEEDS = [
     "report:0:178",
     "report:2:107",  # a figure that is no UTF-8
     "folder:2:593",  # half of a surrogate pair in a message
+    "folder:1:46",  # JSON of three thousand brackets
+    "artifact:1:35",
+    "folder:1:30",  # a model type that is a list
+    "folder:1:540",
+    "folder:1:128",  # architectures that are a number
+    "folder:1:509",
+    "folder:0:124",  # a text where a config has an object
+    "folder:0:188",
+    "folder:1:242",  # a longest text that is no number, in the tokenizer's config
+    "folder:2:696",
+    "folder:1:438",  # tied tensors of which one is missing
+    "folder:0:60",  # a vocabulary without the padding token
+    "folder:0:731",  # sizes below zero
+    "artifact:1:30",  # an index that names no files
+    "artifact:1:132",
 ]
 
 
