@@ -187,7 +187,7 @@ def hybrid(tiny_folder, text_file, tmp_path_factory) -> dict[str, str]:
 # Where a run may sit when Ctrl-C comes: a name in the code that is then blocked for as long as the test likes.
 SITTING = {
     "fetching": ("lsprism.api.resolve", signal.SIGINT),
-    "tokenising": ("lsprism.api.tokenize", signal.SIGTERM),
+    "tokenising": ("lsprism.calibration.sample.tokens_to_cut", signal.SIGTERM),
     "factorising": ("scipy.linalg.eigh", signal.SIGINT),
     "writing a shard": ("lsprism.engine.run.write_shard", signal.SIGTERM),
     "writing a checkpoint": ("lsprism.artifact.staging.write_shard", signal.SIGINT),
