@@ -8,7 +8,7 @@
     │   ├── TargetError         the folder to write to is taken
     │   └── ResourceError       not enough memory or disk by estimate
     └── WorkError               failed while working; the source is untouched          exit code 1
-        ├── DamagedError        a file on disk is truncated, altered or of another format
+        ├── DamagedError        a file on disk is truncated, altered or of another format (exit code 2)
         ├── NumericError        weights or statistics that are not finite numbers
         └── DiskError           the disk refused a write
 
@@ -64,7 +64,7 @@ class WorkError(LSPrismError):
 
 
 class DamagedError(WorkError):
-    pass
+    exit_code = 2  # what was given cannot be used, whenever that is found out
 
 
 class NumericError(WorkError):

@@ -316,7 +316,7 @@ ODD: dict[str, Odd] = {
     ),
     "a short context that nothing limits": Odd(config(max_position_embeddings=16)),
     "no cache of keys and values": Odd(family("mamba", state_size=8, time_step_rank=4)),
-    "a family without any cache": Odd(family("openai-gpt", n_positions=64)),
+    "a family without any cache": Odd(family("openai-gpt", n_positions=1024)),
     "a wrapper with a tower for images": Odd(multimodal),
     # Quantized by others, and what is no model at all.
     "GPTQ of old": Odd(

@@ -18,6 +18,7 @@ PACKAGES = {".tiktoken": "tiktoken", ".model": "sentencepiece"}
 class TokenizerShape(Shape):
     auto_map: dict[str, Any] | None = None
     tokenizer_class: str | None = None
+    model_max_length: int | float | None = None
 
 
 def has_tokenizer(folder: Path) -> bool:

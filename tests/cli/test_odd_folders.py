@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lsprism import api
 from lsprism.cli import main
+from lsprism.models.surgery import use_plain_outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,7 +73,9 @@ def check_refusal(odd: Odd, verb: str, code: int, sentence: str, hint: str) -> N
 def check_same_model(folder: Path, artifact: Path) -> None:
     """The artifact answers as what `from_pretrained` makes of the folder, to the last bit."""
     ours = api.load(artifact).model
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=ours.dtype, attn_implementation="sdpa").eval()
+    attention = ours.config._attn_implementation
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=ours.dtype, attn_implementation=attention).eval()
+    use_plain_outputs(theirs)
     ids = torch.arange(3, 19)[None]
     with torch.inference_mode():
         one, other = (model(input_ids=ids, return_dict=True).logits for model in (ours, theirs))
