@@ -31,7 +31,7 @@ def test_the_results_are_made_by_the_command_that_stands_there(capsys, monkeypat
     assert capsys.readouterr().out.strip() == table
 
 
-@pytest.mark.parametrize("mark", ["methods", "parts", "card"])
+@pytest.mark.parametrize("mark", ["methods", "parts", "consumer", "card"])
 def test_what_a_benchmark_found_is_shown_by_the_command_that_stands_there(mark, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     command, table = results(mark)

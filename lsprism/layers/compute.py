@@ -77,6 +77,8 @@ class _ConvertedProducts(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
         if func in _PRODUCTS:
             return self._product(func, args, kwargs)
         return func(*args, **kwargs)
@@ -99,6 +101,22 @@ class _ConvertedProducts(TorchFunctionMode):
         if few is not None:
             return few
         return multiply_by_tiles(input, len(weight), partial(_fill, weight), bias, self.dtype)
+
+    def _attention(self, query: Tensor, *others: Any, **settings: Any) -> Tensor:
+        """query [batch, heads, tokens, width]. One text of the batch after the other: each needs three conversions."""
+        product = F.scaled_dot_product_attention
+        operands = [query, *others[:2], *(settings.pop(name) for name in ("key", "value") if name in settings)]
+        mask = settings.pop("attn_mask", others[2] if len(others) > 2 else None)
+        settings |= dict(zip(("dropout_p", "is_causal"), others[3:], strict=False))
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
+        if learns or query.dim() != 4 or self._converted_from(query) is None:
+            return self._product(product, tuple(operands), {**settings, "attn_mask": mask})
+        found = query.new_empty(*query.shape[:-1], operands[2].shape[-1])
+        for n in range(len(query)):
+            own = mask if mask is None or mask.dim() < 4 or len(mask) == 1 else mask[n : n + 1]
+            one = tuple(tensor[n : n + 1] for tensor in operands)
+            found[n : n + 1] = self._product(product, one, {**settings, "attn_mask": own})
+        return found
 
     def _converted_from(self, value: Any) -> torch.dtype | None:
         """The dtype of a tensor that is to be converted."""

@@ -59,6 +59,17 @@ def test_a_product_is_that_of_float32_rounded_once(name, stored):
     assert torch.allclose(found.float(), exact(product, *tensors).float(), rtol=torch.finfo(stored).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("texts", [1, 2])
+def test_attention_heeds_the_mask_of_each_text(texts):
+    query, key, value = (randn(2, 2, TOKENS, 8) for _ in range(3))
+    mask = torch.rand(texts, 1, TOKENS, TOKENS) < 0.8
+    mask |= torch.eye(TOKENS, dtype=torch.bool)
+    wanted = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+    with computing_in(torch.float32), torch.no_grad():
+        found = F.scaled_dot_product_attention(query, key, value=value, attn_mask=mask)
+    assert torch.allclose(found.float(), wanted, rtol=0.01, atol=1e-3)
+
+
 def test_another_product_than_that_of_16_bits_is_left_alone():
     x, weight = torch.randn(TOKENS, COLUMNS, dtype=torch.float64), torch.randn(ROWS, COLUMNS, dtype=torch.float64)
     with computing_in(torch.float32):

@@ -171,12 +171,14 @@ class Product:
             else:
                 tile.copy_(packed.unpack(native, first, last))
 
-        y = multiply_by_tiles(x, packed.rows, fill, self.bias, compute)
-        return self._with_factors(y, x if compute is x.dtype else x.to(compute))
+        if compute is x.dtype:
+            return self._with_factors(multiply_by_tiles(x, packed.rows, fill, self.bias, compute), x)
+        factors = self.form.low_rank.factors() if isinstance(self.form, SparseLowRank) else None
+        return multiply_by_tiles(x, packed.rows, fill, self.bias, compute, factors)
 
     def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
-        """y and the low-rank part's product with x, if there is one, computed in the dtype of x."""
+        """y and the low-rank part's product with x, if there is one."""
         if isinstance(self.form, SparseLowRank):
             left, right = self.form.low_rank.factors()
-            y += F.linear(F.linear(x, right.to(x.dtype)), left.to(x.dtype))
+            y += F.linear(F.linear(x, right), left)
         return y

@@ -5,6 +5,7 @@ never exists beside the stored one. Tiles, and chunks of inputs and outputs, liv
 memory is cleared by the system first, which takes longer than to fill it.
 """
 
+import mmap
 import threading
 from collections.abc import Callable
 
@@ -12,28 +13,43 @@ import torch
 from torch import Tensor
 
 TILE_BYTES = 1 << 22  # of a weight
-CHUNK_BYTES, LEAST_TOKENS = 1 << 23, 256  # of the inputs that are converted at once
+CHUNK_BYTES, LEAST_TOKENS = 1 << 23, 256  # of inputs and outputs that are converted at once
 _buffers = threading.local()
 
 # Writes rows `first` to `last` of a weight into a tile [last - first, columns].
 Fill = Callable[[int, int, Tensor], None]
 
 
-def multiply_by_tiles(x: Tensor, rows: int, fill: Fill, bias: Tensor | None, compute: torch.dtype) -> Tensor:
-    """x [..., columns] -> [..., rows] in the dtype of x, computed in `compute`. Not to be differentiated."""
+def multiply_by_tiles(
+    x: Tensor,
+    rows: int,
+    fill: Fill,
+    bias: Tensor | None,
+    compute: torch.dtype,
+    factors: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """x [..., columns] -> [..., rows] in the dtype of x, computed in `compute`. Not to be differentiated.
+
+    `factors`: left [rows, rank], right [rank, columns] of a low-rank part that is added to the weight.
+    """
     columns = x.shape[-1]
     tokens = x.reshape(-1, columns)
     y = tokens.new_empty(len(tokens), rows)
     bias = None if bias is None else bias.to(compute)
+    left, right = (None, None) if factors is None else (factor.to(compute) for factor in factors)
     step = tile_rows(columns, compute)
-    size = len(tokens) if compute is x.dtype else max(LEAST_TOKENS, CHUNK_BYTES // (columns * compute.itemsize))
+    size = len(tokens)
+    if compute is not x.dtype:
+        size = max(LEAST_TOKENS, CHUNK_BYTES // ((columns + min(rows, step)) * compute.itemsize))
     for start in range(0, len(tokens), size):
         given, found = _converted(tokens[start : start + size], compute), y[start : start + size]
+        inner = None if right is None else given @ right.T
         for first in range(0, rows, step):
             last = min(first + step, rows)
             tile = empty_buffer("tile", last - first, columns, compute, x.device)
             fill(first, last, tile)
-            _multiply(given, tile, None if bias is None else bias[first:last], found[:, first:last])
+            added = None if inner is None else (inner, left[first:last])
+            _multiply(given, tile, None if bias is None else bias[first:last], added, found[:, first:last])
     return y.view(*x.shape[:-1], rows)
 
 
@@ -47,21 +63,30 @@ def empty_buffer(name: str, rows: int, columns: int, dtype: torch.dtype, device:
     held = _buffers.__dict__.get(name)
     if held is None or held.numel() < rows * columns or held.dtype is not dtype or held.device != device:
         with torch.inference_mode(False):
-            held = _buffers.__dict__[name] = torch.empty(rows * columns, dtype=dtype, device=device)
+            held = _buffers.__dict__[name] = _allocate(rows * columns, dtype, device)
     return held[: rows * columns].view(rows, columns)
+
+
+def _allocate(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the CPU outside the heap, which what stays would break into pieces."""
+    if device.type != "cpu":
+        return torch.empty(count, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype)
 
 
 def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype is dtype else empty_buffer("input", *x.shape, dtype, x.device).copy_(x)
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    """y [tokens, rows], of any dtype and stride, = x weight^T + bias."""
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, added: tuple[Tensor, Tensor] | None, y: Tensor) -> None:
+    """y [tokens, rows], of any dtype and stride, = x weight^T + bias + inner left^T, `added` = inner, left."""
     direct = y.dtype is x.dtype and y.is_contiguous()
     out = y if direct else empty_buffer("output", *y.shape, x.dtype, x.device)
     if bias is None:
         torch.mm(x, weight.T, out=out)
     else:
         torch.addmm(bias, x, weight.T, out=out)
+    if added is not None:
+        out.addmm_(added[0], added[1].T)
     if not direct:
         y.copy_(out)
