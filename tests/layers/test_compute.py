@@ -15,7 +15,7 @@ from lsprism.layers.kernels import dispatch, tiles
 from lsprism.layers.modules import DenseLinear, PrismLinear
 
 STORED = [torch.bfloat16, torch.float16]
-TOKENS, ROWS, COLUMNS = 40, 96, 45
+TOKENS, ROWS, COLUMNS = 60, 96, 45
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

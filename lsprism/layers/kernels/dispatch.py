@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lsprism.layers.kernels import cuda
 
 FEW_TOKENS = 8  # above, a matrix is unpacked tile by tile and multiplied by torch
-FEW_CONVERTED = 16  # the same where a tile must be converted to another dtype too
+FEW_CONVERTED = 48  # the same where a tile must be converted to another dtype too
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _chosen = "auto"
