@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
-from lsprism.models.tokens import opening, plain_ids
+from lsprism.models.tokens import encode_text, opening, plain_ids
 from lsprism.paths import expand
 from lsprism.reports import ModelSource
 from lsprism.specs import BosName, CalibrationSpec
@@ -87,7 +87,7 @@ def tokens_to_cut(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosName) -
     tokenizer's own special tokens, so that its first window alone begins with BOS.
     """
     if bos == "first":
-        return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.int64), NOTHING
+        return torch.tensor(encode_text(tokenizer, text), dtype=torch.int64), NOTHING
     start, ids = opening(tokenizer), plain_ids(tokenizer, text)
     body = ids[len(start) :] if start and ids[: len(start)] == start else ids  # the text has it already
     return torch.tensor(body, dtype=torch.int64), torch.tensor(start, dtype=torch.int64)

@@ -1,11 +1,11 @@
 """The token windows of one calibration, from the text that was asked for."""
 
 from torch import Tensor
-from transformers import AutoConfig
 
 from lsprism.calibration.corpus import Corpus, read_text, text_of, tokens_to_cut, windows
 from lsprism.calibration.own_text import own_windows
 from lsprism.layers.compute_dtype import using_compute_dtype
+from lsprism.models.checks import load_config
 from lsprism.models.load import load, load_tokenizer
 from lsprism.models.tokens import opening, require_rows
 from lsprism.reports import ModelSource
@@ -30,6 +30,6 @@ def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = 
     corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
     tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)
     cut = windows(tokens, asked.samples, asked.length, asked.seed, start)
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    config = load_config(source.folder)
     require_rows(config.get_text_config().vocab_size, cut, tokenizer)
     return cut, corpus.name, notice

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig
 
 from lsprism.errors import SpecError
 from lsprism.evaluation.likelihood import is_plain, logit_chunks, require_number
@@ -16,6 +15,7 @@ from lsprism.evaluation.steps import Steps, counted
 from lsprism.evaluation.windows import Windows, require_context
 from lsprism.figures import AgreementFigure
 from lsprism.layers.compute_dtype import name_compute_dtype
+from lsprism.models.checks import load_config
 from lsprism.models.load import LoadedModel, load_tokenizer
 from lsprism.reports import ModelSource
 
@@ -66,7 +66,7 @@ def require_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
 
 
 def _logits(source: ModelSource) -> int:
-    return AutoConfig.from_pretrained(source.folder, trust_remote_code=False).get_text_config().vocab_size
+    return load_config(source.folder).get_text_config().vocab_size
 
 
 @torch.no_grad()

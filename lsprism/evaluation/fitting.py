@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
 from lsprism.evaluation.tasks import Task, TaskPrompt
 from lsprism.generation.prompt import encode
+from lsprism.models.checks import load_config
 from lsprism.models.load import load_tokenizer
 from lsprism.models.tokens import context_length
 from lsprism.reports import ModelSource
@@ -61,7 +62,7 @@ def fitting(asked: MeasureSpec, tasks: Sequence[Task], sources: Sequence[ModelSo
 
 
 def _reader(source: ModelSource) -> Reader:
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    config = load_config(source.folder)
     rows = config.get_text_config().vocab_size
     return Reader(source.model_id, load_tokenizer(source), context_length(config), rows)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -119,6 +120,12 @@ def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
             f"{folder / 'config.json'} describes no model that can be built: {reason}.",
             flash if "attn_implementation" in text or "Flash" in text else "Correct it, or download the model again.",
         ) from error
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The model's config as transformers reads it."""
+    with config_errors(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def missing_weights(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lsprism.errors import SpecError
+from lsprism.errors import SourceError, SpecError
 
 MOST_SPARE = 8  # rows that a table of positions has beyond the context, for padding
 PROBES = ("a", "the", "1", ".")  # texts of a token or two; a tokenizer may drop one of them
@@ -16,7 +16,7 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that the tokenizer puts before every text: one BOS (Llama, Gemma), two tokens (GLM), or none (Qwen)."""
     found: set[tuple[int, ...]] | None = None
     for probe in PROBES:
-        plain, whole = plain_ids(tokenizer, probe), tokenizer(probe, verbose=False)["input_ids"]
+        plain, whole = plain_ids(tokenizer, probe), encode_text(tokenizer, probe)
         ends = range(len(whole) - len(plain) + 1) if plain else ()
         before = {tuple(whole[:end]) for end in ends if whole[end : end + len(plain)] == plain}
         # A probe may also be the token that comes before it, so all must agree.
@@ -26,8 +26,19 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of the text alone, without those that the tokenizer adds before or after it."""
-    # Not verbose: a text that is longer than the model's context is cut into windows later.
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return encode_text(tokenizer, text, add_special_tokens=False)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool) -> list[int]:
+    """Tokens of a text; SourceError if the tokenizer fails on it."""
+    try:  # not verbose: a text that is longer than the model's context is cut into windows later
+        return tokenizer(text, verbose=False, **settings)["input_ids"]
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise SourceError(
+            f"The tokenizer cannot read the text: {reason or type(error).__name__}.",
+            "Copy its files again from the model it comes from.",
+        ) from error
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
