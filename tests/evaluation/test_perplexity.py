@@ -22,6 +22,7 @@ from lsprism.evaluation import likelihood
 from lsprism.evaluation.likelihood import safe_exp
 from lsprism.evaluation.perplexity import measuring, nll_of_windows, perplexity
 from lsprism.evaluation.windows import Windows, first, usual_context, windows_of
+from lsprism.layers.compute_dtype import reading_many
 from lsprism.models.load import load as load_model
 from lsprism.models.load import load_tokenizer
 from lsprism.models.source import resolve
@@ -216,7 +217,7 @@ def test_the_demo_agrees_with_a_plain_loop_over_its_own_loss():
     loaded, corpus = load_model(resolve("demo")), read_text("embedded", split="test")
     figure = perplexity(loaded.model, first(windows_of(loaded.tokenizer, corpus, 512), 4))
     ids, losses = loaded.tokenizer(corpus.text, return_tensors="pt").input_ids, []
-    with torch.no_grad():
+    with torch.no_grad(), reading_many(loaded.model):
         for begin in range(0, 2048, 512):
             window = ids[:, begin : begin + 512]
             losses.append(loaded.model(window, labels=window).loss.item())
