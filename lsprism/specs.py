@@ -60,7 +60,7 @@ def _place(value: object) -> object:
         return value
     if re.search("[\0\ud800-\udfff]", str(value)):  # halves of pairs: how Python reads a name that is not UTF-8
         raise ValueError("a path must be UTF-8 text without null characters")
-    return expand(value)
+    return str(expand(value))  # a text: JSON input takes no Path
 
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
