@@ -276,7 +276,7 @@ def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
     """How the text became windows."""
     bos = f"with BOS before {_which(figure.begins)} window" if figure.bos else "without BOS"
     return (
-        f"tokenised once {bos},"
+        f"tokenized once {bos},"
         f" {_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
     )
 

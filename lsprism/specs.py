@@ -239,7 +239,7 @@ class SpectraSpec(Request):
     """The singular values of what a compression has changed."""
 
     model_id: Text = Field(min_length=1, description="artifact")
-    save_path: Place = Field(description="file for the spectra, one JSON line a matrix; what it holds is not made anew")
+    save_path: Place = Field(description="file for the spectra, one JSON line per matrix; existing entries are kept")
 
 
 class GenerateSpec(Request):

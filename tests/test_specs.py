@@ -127,3 +127,9 @@ def test_every_field_explains_itself(kind):
 def test_a_generation_that_makes_no_sense_is_refused(field, value):
     with pytest.raises(SpecError, match=f"--{field.replace('_', '-')}: .*got {value}"):
         ask(GenerateSpec, **{field: value})
+
+
+def test_a_request_with_a_path_is_read_back_from_its_json():
+    spec = ask(CompressSpec, model_id="demo", save_path="~/out")
+    assert CompressSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert spec.save_path == Path.home() / "out"

@@ -107,7 +107,7 @@ def test_perplexity_and_agreement_read_bos_in_every_window_and_say_so(loaded, co
     assert begin_once(read) and divergence.kl == 0
     for figure in (likelihood, divergence):
         assert (figure.bos, figure.begins) == (True, "each")
-        assert "tokenised once with BOS before each window" in figure.protocol()
+        assert "tokenized once with BOS before each window" in figure.protocol()
 
 
 def test_first_is_the_papers_way(loaded, corpus):

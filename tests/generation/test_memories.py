@@ -53,7 +53,7 @@ FAMILIES = {
     | SHARED
     | dict(num_mem_blocks=1, mamba_ngroups=1, n_mamba_heads=8, mamba_headdim=8, chunk_size=16,
            adapter_rank=4),
-    "bamba": GATED | MAMBA2 | dict(attn_layer_indices=[1]),  # counts positions from 0 unless it is told them
+    "bamba": GATED | MAMBA2 | dict(attn_layer_indices=[1]),  # counts positions from 0 unless they are passed
 }  # fmt: skip
 TEXT = [1, 5, 6, 7, 9, 3, 8, 12, 4, 6]
 
