@@ -175,7 +175,7 @@ def _is_demo(source: ModelSource) -> bool:
 
 def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
     fields = {
-        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget", "values")
+        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "allocation", "values")
     }
     return ask(
         CompressSpec,

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """errors reports figures machine | json_files outcomes paths | specs events | charts | layers | methods
+FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events arguments | charts | layers | methods
             | budgets | models | generation | calibration | artifact | engine evaluation | api hf runs | measure talk
             | cli ui"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
@@ -108,10 +108,10 @@ def test_words_need_no_torch(module: str):
 def test_the_tables_hold_what_the_specs_name():
     from lsprism.budgets import BUDGETS
     from lsprism.methods import METHODS
-    from lsprism.specs import BudgetName, MethodName
+    from lsprism.specs import AllocationName, MethodName
 
     assert set(METHODS) == set(get_args(MethodName))
-    assert {"auto", *BUDGETS} == set(get_args(BudgetName))
+    assert {"auto", *BUDGETS} == set(get_args(AllocationName))
 
 
 def test_readme_names_only_what_exists():

@@ -31,7 +31,7 @@ def plan(
         source=ModelSource(model_id="m", kind="folder", folder="m", base_model="m"),
         method="wanda",
         sparsity=0.5,
-        budget="owl",
+        allocation="owl",
         dtype="bfloat16",
         device="cpu",
         sites=sites,
