@@ -15,6 +15,7 @@ from lsprism.cli.follow import STOPPED, stoppable
 from lsprism.cli.options import Parser, closest, dashed
 from lsprism.cli.verbs import VERBS
 from lsprism.errors import LSPrismError, SpecError
+from lsprism.extras import requiring
 
 PROGRAM = "python -m lsprism"
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     _encode_anything()
     words = dashed(sys.argv[1:] if argv is None else argv)
     try:
-        with stoppable():
+        with stoppable(), requiring():
             code = _run(words)
         sys.stdout.flush()  # here, where a reader that has gone is no surprise
         return code
@@ -81,7 +82,8 @@ def _parser() -> Parser:
             formatter_class=RawDescriptionHelpFormatter,
         )
         verb.options(own)
-        own.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+        if verb.reports:
+            own.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
         own.set_defaults(flags=list(own._option_string_actions))
     return parser
 

@@ -26,6 +26,7 @@ class Verb:
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
     resumable: bool = False
+    reports: bool = True  # has something to print, with --json as JSON
 
 
 def place_for(model_id: str, ending: str) -> Path:
