@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events arguments | charts | layers | methods
-            | budgets | models | generation | calibration | artifact | engine evaluation | api hf runs | measure talk
-            | cli ui"""
+FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events extras arguments
+            | charts settings | layers | methods | budgets | models | generation | calibration | artifact
+            | engine evaluation | api hf runs | measure talk | commands | ui | cli"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from contextlib import suppress
 from io import TextIOWrapper, UnsupportedOperation
 from pathlib import Path
@@ -16,8 +16,14 @@ from lsprism.cli.follow import STOPPED, stoppable
 from lsprism.cli.options import HIDDEN, Parser, closest, dashed
 from lsprism.cli.verbs import VERBS
 from lsprism.errors import LSPrismError, SpecError
+from lsprism.extras import requiring
 from lsprism.runs.recording import record_failure
 
+DESCRIPTION = """\
+Compress causal language models by pruning and low-rank factorization, and
+evaluate the result.
+
+commands:"""
 EPILOG = """\
 '{program} COMMAND --help' lists the options of a command.
 
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     _encode_anything()
     words = dashed(sys.argv[1:] if argv is None else argv)
     try:
-        with stoppable():
+        with stoppable(), requiring():
             code = _run(words)
         sys.stdout.flush()  # here, where a closed pipe is handled
         return code
@@ -95,23 +101,23 @@ def _parser() -> Parser:
     parser = Parser(
         prog=program,
         usage=f"{program} COMMAND [options]",
-        description="Compress causal language models by pruning and low-rank factorization, and measure the result.",
+        description=DESCRIPTION + "".join(f"\n  {name:<13}{v.summary}" for name, v in VERBS.items() if not v.hidden),
         epilog=EPILOG.format(program=program),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lsprism {lsprism.__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", title="commands")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", help=SUPPRESS)
     for name, verb in VERBS.items():
         own = verbs.add_parser(
             name,
-            **({} if verb.hidden else {"help": verb.summary}),
             usage=f"{program} {name} {verb.usage}",
             description=f"{verb.summary[:1].upper()}{verb.summary[1:]}.",
             epilog="example:" + "".join(f"\n  {program} {name} {example}" for example in verb.example.splitlines()),
             formatter_class=RawDescriptionHelpFormatter,
         )
         verb.options(own)
-        own.add_argument("--json", action="store_true", help="print JSON instead of tables")
+        if verb.reports:
+            own.add_argument("--json", action="store_true", help="print JSON instead of tables")
         own.set_defaults(flags=[flag for flag in own._option_string_actions if flag not in HIDDEN])
     return parser
 

@@ -133,7 +133,7 @@ SWEEP_COMMAND = Verb(
 )
 MEASURING = {
     "evaluate": Verb(
-        "evaluate a model against its baseline: size, perplexity, agreement, text, speed",
+        "evaluate a model against its baseline",
         "--model-path output/demo-0.5",
         _evaluate_options,
         _evaluate,

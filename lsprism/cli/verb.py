@@ -26,6 +26,7 @@ class Verb:
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
     resumable: bool = False
+    reports: bool = True  # prints a result; with --json as JSON
     usage: str = "[options]"
     hidden: bool = False  # an old name, left out of help
 

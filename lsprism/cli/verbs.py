@@ -4,6 +4,7 @@ The API is imported inside the functions, after the options are validated: loadi
 """
 
 import argparse
+import signal
 from typing import TYPE_CHECKING
 
 from lsprism.cli import show
@@ -16,6 +17,7 @@ from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json
 from lsprism.errors import SpecError
 from lsprism.specs import KERNEL, CompressSpec, GenerateSpec, PlanSpec
+from lsprism.ui import serve
 
 if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
@@ -132,6 +134,13 @@ def _say_answer(loaded: "LoadedModel", options: argparse.Namespace, spec: Genera
     say(f"{timing.tokens} tokens, the first after {timing.first_token_s:.2f} s{speed}; stopped by {piece.reason}")
 
 
+def _dashboard(options: argparse.Namespace) -> None:
+    """Like app.py: Ctrl-C closes the dashboard; the runs that it started continue."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    serve.serve(options)
+
+
 VERBS = {
     "compress": Verb(
         "compress a model",
@@ -166,4 +175,11 @@ VERBS = {
     ),
     **MEASURING,
     "runs": RUNS,
+    "dashboard": Verb(
+        "open the dashboard in the browser",
+        "--port 7860 --open",
+        serve.add_options,
+        _dashboard,
+        reports=False,
+    ),
 }
