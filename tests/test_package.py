@@ -98,10 +98,10 @@ def test_other_modules_that_are_missing_are_no_extra():
 def test_the_command_opens_the_dashboard_with_the_options_of_app_py(monkeypatch, tmp_path, capsys):
     opened = []
     monkeypatch.setattr("lsprism.ui.serve._serve", opened.append)
-    assert main(["dashboard", "--port", "7999", "--home", str(tmp_path), "--open"]) == 0
+    assert main(["dashboard", "--port", "7999", "--state-dir", str(tmp_path), "--open"]) == 0
     lsprism.dashboard(port=7999, state_dir=tmp_path, open=True)
     for options in opened:
-        assert (options.host, options.port, options.home, options.open) == ("127.0.0.1", 7999, str(tmp_path), True)
+        assert (options.host, options.port, options.state_dir, options.open) == ("127.0.0.1", 7999, str(tmp_path), True)
     assert len(opened) == 2
     monkeypatch.undo()
     assert main(["dashboard", "--host", "0.0.0.0"]) == 2

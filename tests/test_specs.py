@@ -91,13 +91,13 @@ def test_a_model_must_be_named():
 )
 def test_a_pattern_wants_its_methods_and_its_sparsity(pattern, method, sparsity):
     message = refusal(pattern=pattern, method=method, sparsity=sparsity)
-    assert message.startswith(f"Pattern {pattern} fits ")
+    assert message.startswith(f"--pattern {pattern} requires --")
     assert (method if sparsity == 0.5 else f"{sparsity:g}") in message
 
 
 @pytest.mark.parametrize("method", ["wanda", "svd"])
 def test_effort_wants_a_method_that_can_use_it(method):
-    assert refusal(effort="best", method=method).startswith("Effort best fits the method hybrid")
+    assert refusal(effort="best", method=method).startswith("--effort best requires --method hybrid")
     assert ask(PlanSpec, model_id="demo", method=method).effort == "fast"
 
 

@@ -80,6 +80,9 @@ def _run(words: list[str]) -> int:
     if not words:
         parser.print_help(sys.stderr)
         return 2
+    if not words[0].startswith("-") and words[0] not in VERBS:
+        visible = [name for name, verb in VERBS.items() if not verb.hidden]
+        raise SpecError(f"Unknown command {words[0]!r}.", closest(words[0], visible) or f"See {_program()} --help.")
     try:
         options, unknown = parser.parse_known_args(words)
     except SystemExit:  # after --help or --version
@@ -106,7 +109,7 @@ def _parser() -> Parser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lsprism {lsprism.__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", help=SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", prog=program, help=SUPPRESS)
     for name, verb in VERBS.items():
         own = verbs.add_parser(
             name,

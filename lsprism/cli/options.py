@@ -112,8 +112,8 @@ def asked(spec: type[R], fields: dict[str, Any]) -> R:
 
 
 class _Texts(yaml.BaseLoader):
-    """Reads every value as text, as on the command line (YAML would read 2:4 as a base-60 number), except null and a
-    bare ~, which leave an option at its default."""
+    """Every value stays the text it is, as on the command line (YAML would read 2:4 as a number to base 60), but for
+    null and a bare ~, which leave an option at its default."""
 
 
 _Texts.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
@@ -121,14 +121,14 @@ _Texts.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
 
 
 def read_config(path: Path, names: list[str]) -> dict[str, str]:
-    """Option -> value from a YAML file, with dashes or underscores; SpecError for a key that is not in `names`."""
-    hint = "Expected a YAML file with lines 'option: value', such as 'sparsity: 0.5'."
+    """Options by name from a YAML file, with dashes or underscores; a key that is none of `names` is refused."""
+    hint = "Give a YAML file of lines 'option: value', such as 'sparsity: 0.5'."
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Texts)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SpecError(f"--config {path} cannot be read: {_one_line(error)}.", hint) from None
     if not isinstance(content, dict):
-        raise SpecError(f"--config {path} does not contain options.", hint)
+        raise SpecError(f"--config {path} holds no options.", hint)
     said = {}
     for key, value in _flat(content):
         name = str(key).replace("-", "_")
@@ -136,18 +136,18 @@ def read_config(path: Path, names: list[str]) -> dict[str, str]:
         if name not in names:
             near = closest(name, names)
             raise SpecError(
-                f"--config {path}: unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
+                f"--config {path} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
             )
         if value is None:
             continue
         if not isinstance(value, str):
-            raise SpecError(f"--config {path}: {key} takes a single value, got {value!r}.", hint)
+            raise SpecError(f"--config {path}: {key} takes one value, got {value!r}.", hint)
         said[name] = value
     return said
 
 
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The calibration settings may be nested under its name, as in the spec."""
+    """The settings of the calibration may stand under its name, as they do in the spec."""
     for key, value in content.items():
         if key in NAMES.values() and isinstance(value, dict):
             yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
@@ -156,7 +156,7 @@ def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """A hint at the most similar name, or an empty string."""
+    """A hint at the option that was probably meant, or nothing."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"Did you mean {near[0]}?" if near else ""
 

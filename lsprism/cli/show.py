@@ -161,7 +161,7 @@ def compression(report: CompressionReport) -> Table:
 def stats(report: StatsReport) -> Group:
     """One row per layer. Layers with the same input tensor (q, k, v) have the same numbers."""
     head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed model"
-    table = _columns(">block", "layer", ">features", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
+    table = _columns(">block", "layer", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
     for site in report.sites:
         table.add_row(
             str(site.block),

@@ -16,7 +16,7 @@ from lsprism.cli.recorded import recorded
 from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json
 from lsprism.errors import SpecError
-from lsprism.specs import KERNEL, CompressSpec, GenerateSpec, PlanSpec
+from lsprism.specs import KERNEL, CompressSpec, EvaluateSpec, GenerateSpec, PlanSpec
 from lsprism.ui import serve
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)
 LOAD = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype", "compute_dtype")]
+ANY_MODEL = [o for o in options_of(EvaluateSpec) if o.name == "model_id"]  # its help includes artifacts
 STATS = LOAD + [o for o in PLAN if o.path[0] == "calibration"]
 GENERATE = options_of(GenerateSpec)
 
@@ -60,7 +61,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, [o for o in COMPRESS if o.name in ("model_id", "revision", "save_path")])
+    add_options(parser, ANY_MODEL + [o for o in PLAN if o.name == "revision"])
+    parser.add_argument("--save-path", metavar="PATH", help="folder for the dense copy")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", default="", help="also upload the copy to this repository on the Hub")
     parser.add_argument("--public", action="store_true", help="make that repository public (default: private)")
 
@@ -94,7 +96,7 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, LOAD)
+    add_options(parser, ANY_MODEL + [o for o in LOAD if o.name != "model_id"])
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the prompt to answer or complete")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     parser.add_argument("--completion", action="store_true", help="continue the raw prompt, without chat template")

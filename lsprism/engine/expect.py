@@ -17,7 +17,7 @@ from lsprism.engine.traits import known_traits
 from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
 from lsprism.specs import PlanSpec
 
-UNSETTLED = "The layer allocation ({}) is computed when the run starts; this estimate assumes uniform sparsity."
+UNSETTLED = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."
 
 
 def expecting(spec: PlanSpec, draft: Draft) -> Plan:

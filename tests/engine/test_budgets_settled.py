@@ -15,6 +15,7 @@ from lsprism.calibration.known import traits_folder
 from lsprism.engine import traits
 from lsprism.errors import SpecError, TargetError
 from lsprism.events import Finished, Stage
+from lsprism.old_names import CACHED_AS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,13 +142,13 @@ def test_a_pass_that_was_broken_off_goes_on_with_the_next_block(model, text_file
 
 
 def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):
-    with pytest.raises(SpecError, match="Pattern 2:4 fits the budget uniform only, not owl"):
+    with pytest.raises(SpecError, match="--pattern 2:4 requires --allocation uniform, not owl"):
         asked(model, text_file, tmp_path / "out", method="wanda", pattern="2:4", allocation="owl")
 
 
 def test_the_plan_shows_the_budgets_once_they_are_known_and_says_so_before(model, text_file, tmp_path):
     before = plan_of(model, text_file, method="wanda", allocation="owl")
-    assert "(budget owl) is settled once the run has looked at the model" in before.notes[0]
+    assert "allocation (owl) is computed when the run starts" in before.notes[0]
     report = done(asked(model, text_file, tmp_path / "out", method="wanda", allocation="owl"))[-1].report
     after = plan_of(model, text_file, method="wanda", allocation="owl")
     assert after.notes == []
@@ -180,7 +181,7 @@ def test_errors_are_foretold_from_curves_that_were_measured(model, text_file, tm
 @pytest.mark.parametrize(("method", "rule"), [("svd", "error-curves"), ("hybrid", "sensitivity")])
 def test_of_every_layer_it_is_known_what_it_does_to_the_model(model, text_file, tmp_path, method, rule):
     done(asked(model, text_file, tmp_path / "out", method=method, allocation=rule))
-    (path,) = traits_folder().glob(f"{rule}*")
+    (path,) = traits_folder().glob(f"{CACHED_AS.get(rule, rule)}*")
     assert all(site["harm"] > 0 for site in json.loads(path.read_text()))
 
 
