@@ -22,7 +22,7 @@ class Stage(_Event):
 
 
 class Notice(_Event):
-    """Something the user should know: a choice made for them, a layer left dense, statistics that were corrected."""
+    """Something the user should know: a choice made for him, a layer left dense, statistics mended."""
 
     kind: Literal["notice"] = "notice"
     text: str

@@ -12,7 +12,10 @@ CACHED_AS = {new: old for old, new in VALUES["allocation"].items()}
 
 def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings, with their old names replaced. An old name next to the new one is left, to be refused."""
-    current = {OPTIONS.get(name, name) if OPTIONS.get(name) not in settings else name: settings[name] for name in settings}
+    current = {}
+    for name, value in settings.items():
+        new = OPTIONS.get(name, name)
+        current[name if new in settings else new] = value
     for name, values in VALUES.items():
         if isinstance(value := current.get(name), str):
             current[name] = values.get(value, value)

@@ -29,8 +29,9 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
 ALLOCATION = (
-    "how sparsity is distributed over the layers: uniform; by outliers (owl), depth (atp) or singular values (spectrum, "
-    "kmif); by layer sensitivity, measured first (sensitivity, error-curves); auto: sensitivity for hybrid, else uniform"
+    "how sparsity is distributed over the layers: uniform; by outliers (owl), depth (atp) or singular values "
+    "(spectrum, kmif); by layer sensitivity, measured first (sensitivity, error-curves); auto: sensitivity for hybrid, "
+    "else uniform"
 )
 METHOD = "compression method"
 RANK_SHARE = "fraction of the kept parameters used for low-rank factors (hybrid, oats)"
@@ -60,6 +61,8 @@ def _split(value: object) -> object:
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
+
+
 def _place(value: object) -> object:
     """A path with ~ expanded; ValueError if it cannot be the name of a file."""
     if not isinstance(value, str | Path):
@@ -195,7 +198,7 @@ class MeasureSpec(Request):
     judge: JudgeName = Field(
         "all-MiniLM-L6-v2", description="encoder for BERTScore (roberta-large is downloaded from the Hub)"
     )
-    prompt_lengths: Listed[Positive] = Field((32, 256, 1024), min_length=1, description="prompt lengths to time, in tokens")
+    prompt_lengths: Listed[Positive] = Field((32, 256, 1024), min_length=1, description="tokens per timed prompt")
     new_tokens: int = Field(64, ge=2, le=131072, description="tokens generated per timing")
     repetitions: int = Field(3, ge=3, le=1000, description="timing repetitions; model and baseline are interleaved")
     zero_shot_tasks: Listed[str] = Field(

@@ -81,7 +81,7 @@ def _run(words: list[str]) -> int:
         parser.print_help(sys.stderr)
         return 2
     if not words[0].startswith("-") and words[0] not in VERBS:
-        visible = [name for name, verb in VERBS.items() if not verb.hidden]
+        visible = [name for name, command in VERBS.items() if not command.hidden]
         raise SpecError(f"Unknown command {words[0]!r}.", closest(words[0], visible) or f"See {_program()} --help.")
     try:
         options, unknown = parser.parse_known_args(words)
@@ -92,7 +92,7 @@ def _run(words: list[str]) -> int:
         hint = closest(flag, options.flags) or f"See {_program()} {options.verb} --help."
         raise SpecError(f"{options.verb} has no option {flag}.", hint)
     if options.verb == "compress":
-        # Idle threads sleep instead of spinning on a core that another process could use, such as the dashboard. Must be
+        # Idle threads sleep instead of spinning on a core that another process, such as the dashboard, could use. To be
         # set before torch is imported. (Not for decoding, where the waits are too short.)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     VERBS[options.verb].run(options)
@@ -104,22 +104,22 @@ def _parser() -> Parser:
     parser = Parser(
         prog=program,
         usage=f"{program} COMMAND [options]",
-        description=DESCRIPTION + "".join(f"\n  {name:<13}{v.summary}" for name, v in VERBS.items() if not v.hidden),
+        description=DESCRIPTION + "".join(f"\n  {name:<13}{c.summary}" for name, c in VERBS.items() if not c.hidden),
         epilog=EPILOG.format(program=program),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lsprism {lsprism.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", prog=program, help=SUPPRESS)
-    for name, verb in VERBS.items():
+    for name, command in VERBS.items():
         own = verbs.add_parser(
             name,
-            usage=f"{program} {name} {verb.usage}",
-            description=f"{verb.summary[:1].upper()}{verb.summary[1:]}.",
-            epilog="example:" + "".join(f"\n  {program} {name} {example}" for example in verb.example.splitlines()),
+            usage=f"{program} {name} {command.usage}",
+            description=f"{command.summary[:1].upper()}{command.summary[1:]}.",
+            epilog="example:" + "".join(f"\n  {program} {name} {example}" for example in command.example.splitlines()),
             formatter_class=RawDescriptionHelpFormatter,
         )
-        verb.options(own)
-        if verb.reports:
+        command.options(own)
+        if command.reports:
             own.add_argument("--json", action="store_true", help="print JSON instead of tables")
         own.set_defaults(flags=[flag for flag in own._option_string_actions if flag not in HIDDEN])
     return parser

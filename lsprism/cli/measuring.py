@@ -85,9 +85,10 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder that contains one")
+    parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder with one")
     parser.add_argument("--figures", metavar="LIST", help="columns, such as kept,perplexity,speedup (default: all)")
-    parser.add_argument("--format", metavar="{" + ",".join(FORMATS) + "}", default="table", help="output format (default table)")
+    choices = "{" + ",".join(FORMATS) + "}"
+    parser.add_argument("--format", metavar=choices, default="table", help="output format (default table)")
 
 
 def _compare(options: argparse.Namespace) -> None:

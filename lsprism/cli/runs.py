@@ -19,7 +19,8 @@ LAST_LINES = 20  # of the log of a failed run
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", default="list", metavar="ACTION", choices=list(ACTIONS), help=f"{', '.join(ACTIONS)} (default list)")
+    actions = f"{', '.join(ACTIONS)} (default list)"
+    parser.add_argument("action", nargs="?", default="list", metavar="ACTION", choices=list(ACTIONS), help=actions)
     parser.add_argument("run", nargs="?", metavar="RUN", help="run id or unique prefix")
     parser.add_argument("--artifact", metavar="PATH", help="with delete: also delete the artifact at this path")
 

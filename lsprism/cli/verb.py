@@ -37,7 +37,7 @@ def place_for(model_id: str, ending: str) -> Path:
 
 
 def config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML file with the same options; command-line options take precedence")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with options; the command line overrides it")
 
 
 def answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], RenderableType]) -> None:

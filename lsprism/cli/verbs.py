@@ -63,7 +63,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ANY_MODEL + [o for o in PLAN if o.name == "revision"])
     parser.add_argument("--save-path", metavar="PATH", help="folder for the dense copy")
-    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", default="", help="also upload the copy to this repository on the Hub")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", default="", help="also upload it to this Hub repository")
     parser.add_argument("--public", action="store_true", help="make that repository public (default: private)")
 
 

@@ -118,4 +118,4 @@ def _environment(token: str) -> dict[str, str]:
 
 def _check_token(order: Order, token: str) -> None:
     if token.strip() and any(token.strip() in word for word in order.words):
-        raise SpecError("A setting contains the access token.", "Remove it: settings are written to the record of the run.")
+        raise SpecError("A setting contains the access token.", "Remove it: settings are written to disk.")

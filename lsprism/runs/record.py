@@ -13,7 +13,7 @@ from lsprism.old_names import COMMANDS, with_current_names
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost", "damaged"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
-ENDED: tuple[State, ...] = ("stopped", "done", "failed", "lost")  # lost: the process disappeared without recording its end
+ENDED: tuple[State, ...] = ("stopped", "done", "failed", "lost")  # lost: ended without recording how
 GOES_ON: tuple[State, ...] = ("stopped", "failed", "lost")  # can be resumed
 
 RECORD, RESERVE, RESERVED_BYTES = "record.json", "reserve", 16384

@@ -133,7 +133,7 @@ class Runs:
             try:
                 lock.acquire(timeout=LOCK_S, poll_interval=0.01)
             except Timeout:
-                raise DiskError(f"{lock.lock_file} is held by another process.", "End that process and try again.") from None
+                raise DiskError(f"{lock.lock_file} is held by another process.", "End it and try again.") from None
         try:
             yield
         finally:
@@ -164,13 +164,15 @@ class Runs:
 
     def _delete_artifact(self, run: Run, artifact: Path) -> None:
         if artifact != run.artifact:
-            raise RequestError(f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Give that path.")
+            raise RequestError(
+                f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Give that path."
+            )
         if users := [r.id for r in self.all() if r.live and r.artifact == artifact]:
             raise RequestError(f"Run {users[0]} is writing {artifact}.", "Stop it first.")
         part = beside(artifact, ".part")
         places = [path for path, mark in ((artifact, MANIFEST), (part, RECIPE)) if (path / mark).is_file()]
         if not places and artifact.exists():
-            raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "Delete it yourself if that is what you want.")
+            raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "If you want to, delete it yourself.")
         for place in places:
             with refusals(place):
                 shutil.rmtree(place.resolve())

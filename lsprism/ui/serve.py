@@ -63,12 +63,12 @@ def read_options(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, metavar="N", help=f"port (default: the first free one from {PORT})")
-    parser.add_argument("--state-dir", metavar="PATH", help="folder for runs (default: the user's state folder)")
-    parser.add_argument("--home", dest="state_dir", help=argparse.SUPPRESS)  # its name in earlier versions
-    parser.add_argument("--auth", metavar="FILE", help=f"file with name:password, or env to read {AUTH}")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    parser.add_argument("--port", type=int, help=f"port (default: the first free one from {PORT} on)")
+    parser.add_argument("--state-dir", metavar="FOLDER", help="folder for runs (default: the user's state folder)")
+    parser.add_argument("--home", dest="state_dir", help=argparse.SUPPRESS)  # the earlier name
+    parser.add_argument("--auth", metavar="FILE|env", help=f"file with name:password, or env for ${AUTH}")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -80,8 +81,9 @@ def test_log_lines_that_look_like_errors_are_not_taken_for_the_reason(runs):
     assert run.message == "Exited with code 2: more"
 
 
-def test_a_command_that_fails_before_it_is_recorded_gives_its_reason(runs, capfd):
+def test_a_command_that_fails_before_it_is_recorded_gives_its_reason(runs, monkeypatch):
     """The real command line: its arguments are refused before anything else happens."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     run = made(runs, words=["--model-id", "demo", "--sparsity", "2", "--save-path", "out"])
     keeper.keep(runs.path(run.id), list(PROGRAM), threading.Event())
     run = runs.get(run.id)

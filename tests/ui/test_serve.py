@@ -125,4 +125,4 @@ def test_the_state_folder_has_an_option_and_its_old_name_is_hidden(name, tmp_pat
     with pytest.raises(SystemExit):
         serve.main(["--help"])
     text = capsys.readouterr().out
-    assert "--state-dir PATH" in text and "--home" not in text
+    assert "--state-dir FOLDER" in text and "--home" not in text
