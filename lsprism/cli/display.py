@@ -70,7 +70,7 @@ class Display:
                 line = f"  block {event.block}/{event.of}  {event.seconds:.1f} s"
                 say("  ".join(part for part in (line, worst(event), self.left) if part))
 
-    def _words(self, event: ev.Progress) -> dict[str, str]:
+    def _words(self, event: ev.Progress) -> dict[str, Any]:
         unit = "block " if self.stage == "compress" else ""
         state = f"{event.fraction:4.0%}  {event.step:<9}  {self.left or 'time left: after this one'}"
         return {"description": f"{self.stage}  {unit}{event.block}/{event.of}", "state": state}

@@ -59,7 +59,7 @@ def _wait_for_turn(runs: Runs, run_id: str, stopped: Callable[[], bool]) -> Run 
     return None
 
 
-def _attend(worker: subprocess.Popen, stopped: Callable[[], bool]) -> int:
+def _attend(worker: "subprocess.Popen[bytes]", stopped: Callable[[], bool]) -> int:
     """The exit code; where it is to stop, first politely, then for certain."""
     process = identify(worker.pid)
     deadline = None
