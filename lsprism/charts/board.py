@@ -45,6 +45,7 @@ def points(reports: Sequence[tuple[EvalReport, str]]) -> list[Point]:
 
 
 def _point(side: SideReport, link: str, doubted: bool) -> Point:
+    assert side.sizes and side.likelihood
     return Point(
         label=side.model.label,
         kind=side.model.method,

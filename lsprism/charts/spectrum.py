@@ -123,7 +123,7 @@ def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
     return styled(figure, "Energy against the original matrix", y="share of ||W||^2", height=340)
 
 
-def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict) -> None:
+def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict[str, object]) -> None:
     heights, when = drawn
     figure.add_scatter(
         x=site.ranks,

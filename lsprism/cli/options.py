@@ -150,7 +150,7 @@ def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of the calibration may stand under its name, as they do in the spec."""
     for key, value in content.items():
         if key in NAMES.values() and isinstance(value, dict):
-            yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
+            yield from ((NAMES.get(str(inner), str(inner)), found) for inner, found in value.items())
         else:
             yield key, value
 
@@ -179,7 +179,7 @@ def _help(field: FieldInfo) -> str:
     if not field.is_required() and field.default not in ("", None):
         value = field.default
         notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    return field.description + (f" ({'; '.join(notes)})" if notes else "")
+    return (field.description or "") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _range(field: FieldInfo) -> str:

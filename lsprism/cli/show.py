@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import mean
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -207,7 +208,7 @@ def _profile(lines: Sequence[Line]) -> Iterable[Table]:
         yield grid
 
 
-def as_plain(table: Comparison) -> dict:
+def as_plain(table: Comparison) -> dict[str, Any]:
     """The same as plain values: models with their metrics, protocols and warnings."""
     return {
         "models": [

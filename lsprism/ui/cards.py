@@ -118,8 +118,9 @@ def layer_bars(layers: Sequence[LayerReport], blocks: int) -> str:
     table = grid(layers, "error")
     top = max((layer.error for layer in layers), default=0.0) or 1.0
     names = table.projections or [""]
+    rows: list[list[float | None]] = table.values or [[None] * blocks]
     cells = []
-    for name, values in zip(names, table.values or [[None] * blocks], strict=True):
+    for name, values in zip(names, rows, strict=True):
         for block in range(blocks):
             value = values[block] if block < len(values) else None
             if value is None:

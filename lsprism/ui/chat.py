@@ -223,7 +223,7 @@ class Wire:
 
     def streams(self, events: list[Any], handler: Callable[[Values, Page, str], Iterator[Shown]]) -> None:
         def handle(said: dict, request: gr.Request) -> Iterator[dict]:
-            for told in handler(self._values(said), said[self.page], request.session_hash):
+            for told in handler(self._values(said), said[self.page], request.session_hash or ""):
                 yield self._components(told)
 
         gr.on(
@@ -255,7 +255,7 @@ class Wire:
 
 def _stopping(handlers: Handlers) -> Callable[[gr.Request], None]:
     def stop(request: gr.Request) -> None:
-        handlers.stop(request.session_hash)
+        handlers.stop(request.session_hash or "")
 
     return stop
 

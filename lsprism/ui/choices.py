@@ -40,5 +40,7 @@ def artifacts_of(run: Run) -> dict[str, str]:
     if run.verb != "sweep":
         return {}
     method, model = run.settings.get("method"), run.settings.get("model_id")
-    names = {f"{method}-{one:g}": f"{model}, {method} at {one:g}" for one in run.settings.get("sparsities") or []}
+    sparsities = run.settings.get("sparsities")
+    sparsities = sparsities if isinstance(sparsities, list) else []
+    names = {f"{method}-{one:g}": f"{model}, {method} at {one:g}" for one in sparsities}
     return {str(run.artifact / folder): name for folder, name in names.items()}

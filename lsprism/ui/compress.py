@@ -110,7 +110,7 @@ def build(context: Context) -> None:
     _form_events(handlers, parts, expected, context)
     seen, opened = gr.State(""), context.opened
     shown = [card, log, end, go_on, again, seen]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     named = _named(parts)
     begin.click(named(handlers.start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
         None, js=SHOW, api_visibility="private"
@@ -138,7 +138,7 @@ def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], 
 
 
 def _form_events(handlers: Handlers, parts: compress_form.Parts, expected: gr.HTML, context: Context) -> None:
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
     fields = set(parts.fields.values())
     changes = [component.change for component in fields]
     named = _named(parts)

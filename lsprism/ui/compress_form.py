@@ -88,7 +88,7 @@ def _amount(fields: dict[str, Any]) -> None:
         sentence = gr.HTML(_said(form.sentence_of(0.5)))
         fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", label="Method", elem_id="method")
         method_sentence = gr.HTML(_said(form.METHODS["hybrid"]))
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     preset.input(_slider_of, preset, fields["sparsity"], **quiet)
     fields["sparsity"].change(_preset_of, fields["sparsity"], [preset, sentence], trigger_mode="always_last", **quiet)
     fields["method"].change(lambda name: _said(form.METHODS.get(name, "")), fields["method"], method_sentence, **quiet)

@@ -66,7 +66,8 @@ def refusal(message: str, hint: str) -> str:
 def seconds_before(runs: Iterable[Run], spec: PlanSpec) -> float | None:
     """What the newest finished run of this model, this work and this amount of text took."""
     for run in runs:
-        calibration = run.settings.get("calibration") or {}
+        calibration = run.settings.get("calibration")
+        calibration = calibration if isinstance(calibration, dict) else {}
         alike = (
             run.verb == "compress"
             and run.state == "done"
@@ -84,7 +85,7 @@ def _tokens(spec: CalibrationSpec) -> int:
 
 
 def _time(before_s: float | None, predicted: Duration | None) -> tuple[str, str]:
-    seconds = before_s or (predicted and predicted.total)
+    seconds = before_s or (predicted.total if predicted else None)
     if seconds is None:
         return "—", "available after the first block"
     about = f"{round(seconds / 60)} min" if seconds >= 90 else duration(seconds)

@@ -117,6 +117,8 @@ class Handlers:
 def _page(run: Run) -> Any:
     """The whole report as one file, with the charts and all answers."""
     path = page_of(run, "html")
+    if path is None:
+        return gr.DownloadButton(visible=False)
     try:
         return gr.DownloadButton(value=served(path, f"{run.verb}-{run.id}.html"), visible=True)
     except OSError:  # it was deleted, or the disk is full: the table shows without it

@@ -58,7 +58,7 @@ class Handlers:
         """Values, energy, split, and the downloads, of what is chosen."""
         found = subject(self.watch, key)
         sites = chosen(read(found.spectra if found else None), blocks, names)
-        if not sites:
+        if found is None or not sites:
             return None, None, None, ""
         name = f"spectra-{found.key.replace('/', '-')}"
         content = {"json": "[" + ",\n".join(site.model_dump_json() for site in sites) + "]", "csv": chart.to_csv(sites)}

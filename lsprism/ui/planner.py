@@ -84,13 +84,12 @@ class Planner:
     def _exchange(self, question: str) -> str:
         child = self._living()
         try:
-            child.stdin.write(question + "\n")
-            child.stdin.flush()
+            _send(child, question)
         except BrokenPipeError:  # it went to rest at this very moment
             self._child = None
             child = self._living()
-            child.stdin.write(question + "\n")
-            child.stdin.flush()
+            _send(child, question)
+        assert child.stdout is not None
         return child.stdout.readline()
 
     def _living(self) -> subprocess.Popen[str]:
@@ -107,6 +106,12 @@ class Planner:
                 env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
             )
         return self._child
+
+
+def _send(child: subprocess.Popen[str], question: str) -> None:
+    assert child.stdin is not None
+    child.stdin.write(question + "\n")
+    child.stdin.flush()
 
 
 def _answer(line: str) -> dict:
