@@ -54,6 +54,8 @@ def _split(value: object) -> object:
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
+
+
 def _place(value: object) -> object:
     """A path with ~ as the home folder; ValueError for what no file can be called."""
     if not isinstance(value, str | Path):
@@ -263,18 +265,15 @@ def ask(kind: type[R], **fields: object) -> R:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise SpecError(*_sentence(error)) from None
+        raise SpecError(_sentence(error), cli_hint="See --help for valid values.") from None
 
 
-def _sentence(error: ValidationError) -> tuple[str, str]:
+def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # two fields that do not fit each other
         reason = str(first["ctx"]["error"])
-        return reason[:1].upper() + reason[1:] + ".", "See --help for what fits."
+        return reason[:1].upper() + reason[1:] + "."
     name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a place in a list
     reason = first["msg"].removeprefix("Value error, ")
     field = "--" + name.replace("_", "-")
-    return (
-        f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}.",
-        "See --help for what fits.",
-    )
+    return f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}."

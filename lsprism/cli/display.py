@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from lsprism import events as ev
+from lsprism.units import duration
 
 # Where there is no bar, a line says how far the work is: the first one after FIRST_S of a stage.
 FIRST_S, QUIET_S = 10, 30
@@ -77,14 +78,8 @@ class Display:
 
 
 def remaining(eta_s: float | None) -> str:
-    """'1 h 05 min left', '2 min 10 s left', '9 s left'; nothing while it is not known."""
-    if eta_s is None:
-        return ""
-    minutes, seconds = divmod(round(eta_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min left"
-    return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
+    """'1 h 05 min left', '2 min 10 s left', '9 s left'; empty while it is unknown."""
+    return "" if eta_s is None else f"{duration(eta_s)} left"
 
 
 def worst(event: ev.BlockDone) -> str:

@@ -12,9 +12,10 @@ from rich.logging import RichHandler
 import lsprism
 from lsprism.cli.display import errors, say
 from lsprism.cli.follow import STOPPED, stoppable
-from lsprism.cli.options import Parser, closest, dashed
+from lsprism.cli.options import Parser, dashed
 from lsprism.cli.verbs import VERBS
 from lsprism.errors import LSPrismError, SpecError
+from lsprism.runs.yaml_options import closest
 
 PROGRAM = "python -m lsprism"
 
@@ -31,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except LSPrismError as error:
         say("error ", "bold red", error.message)
-        if error.hint:
-            say(error.hint)
+        if hint := error.hint or error.cli_hint:
+            say(hint)
         return error.exit_code
     except KeyboardInterrupt:
         goes_on = bool(words) and words[0] in VERBS and VERBS[words[0]].resumable
