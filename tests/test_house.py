@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events extras arguments
+FLOORS = """old_names | errors reports figures machine units | json_files outcomes paths | specs events extras arguments
             | charts settings | layers | methods | budgets | models | generation | calibration | artifact
             | engine evaluation | api hf runs | measure talk | commands | ui | cli"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}

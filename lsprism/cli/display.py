@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from lsprism import events as ev
-from lsprism.charts.units import duration
+from lsprism.units import duration
 
 # Without a terminal, a progress line follows after this time without any line: at the start of a stage, and later.
 FIRST_S = 10.0
