@@ -38,7 +38,7 @@ calibration data (--calibration):
 exit codes:
   0    success
   1    error while running
-  2    invalid request, nothing was changed
+  2    invalid request or damaged input
   130  interrupted
 
 environment variables:

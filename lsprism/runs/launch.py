@@ -26,7 +26,7 @@ PROGRAM = (*PYTHON, "-m", "lsprism")
 
 
 def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
-    """Start the command `verb` as a child process; it waits until its device is free.
+    """Start a command as a child process; it waits until its device is free.
 
     Without a `save_path` (a PlanSpec to compress, an evaluation) the result is written to the folder of the run.
     `token`, for the Hub, is passed in the environment of the child and stored nowhere. DiskError: the state folder

@@ -44,7 +44,6 @@ def artifacts_of(run: Run) -> dict[str, str]:
     sparsities = run.settings.get("sparsities")
     sparsities = sparsities if isinstance(sparsities, list) else []
     names = {
-        f"{method}-{one:g}": f"{model}, {texts.AT_SPARSITY.format(method=method, sparsity=one)}"
-        for one in sparsities
+        f"{method}-{one:g}": f"{model}, {texts.AT_SPARSITY.format(method=method, sparsity=one)}" for one in sparsities
     }
     return {str(run.artifact / folder): name for folder, name in names.items()}

@@ -5,9 +5,10 @@ from typing import Any
 
 import yaml
 
+from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
 from lsprism.runs import Runs
-from lsprism.runs.command import NAMES, line_of, options_of, order_of
+from lsprism.runs.command import line_of, options_of, order_of
 from lsprism.runs.yaml_options import parse_options
 from lsprism.specs import JOINED, PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, ask
 from lsprism.ui.texts import compress as texts
