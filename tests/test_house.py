@@ -68,6 +68,15 @@ def test_files_fit_on_a_few_screens():
     assert not {path: count for path, count in lines.items() if count > 300}
 
 
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [('"ls_prism"', "models/foreign.py"), ("user_cache_path(", "paths.py"), ('"LSPRISM_TRAITS"', "paths.py")],
+)
+def test_the_format_and_the_cache_are_named_in_one_place(what: str, where: str):
+    found = [path for path in FILES if what in path.read_text(encoding="utf-8")]
+    assert found == [ROOT / "lsprism" / where]
+
+
 def test_print_stands_only_in_the_command_line():
     prints = []
     for path in FILES:

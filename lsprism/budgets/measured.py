@@ -67,10 +67,11 @@ def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm:
     ]
     known = known or [(None, 1 - places)]  # a site too small for two points
     errors = np.stack([values for _, values in known])
+    rank_shares = [share for share, _ in known]
     losses = harm * np.square(errors[:, :-1] / errors[-1, -1])  # the harm was done with as many factors as there may be
     best = losses.argmin(axis=0)
     return [
-        Corner(round(place * parameters), float(losses[of, n]), shares[of])
+        Corner(round(place * parameters), float(losses[of, n]), rank_shares[of])
         for n, (place, of) in enumerate(zip(densities, best, strict=True))
     ]
 

@@ -21,7 +21,8 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         before = {tuple(whole[:end]) for end in ends if whole[end : end + len(plain)] == plain}
         # A probe may also be the token that comes before it, so all must agree.
         found = before if found is None else found & before or found
-    return list(min(found or {()}, key=lambda tokens: len(tokens)))
+    shortest = min(found or {()}, key=len)
+    return list(shortest)
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
