@@ -1,4 +1,4 @@
-"""The header is what the module is."""
+"""The model summary matches the modules in memory."""
 
 import pytest
 import torch
