@@ -140,7 +140,7 @@ def test_an_interrupted_pass_resumes_at_the_next_block(model, text_file, tmp_pat
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
-def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):
+def test_a_pattern_requires_uniform_allocation(model, text_file, tmp_path):
     with pytest.raises(SpecError, match="Pattern 2:4 fits the budget uniform only, not owl"):
         asked(model, text_file, tmp_path / "out", method="wanda", pattern="2:4", budget="owl")
 

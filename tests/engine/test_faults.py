@@ -100,7 +100,7 @@ def test_overflowing_hidden_states_are_reported(model, text_file, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "library", "error"),
-    [("svd", "torch", torch.linalg.LinAlgError), ("hybrid", "scipy", scipy.linalg.LinAlgError)],  # partial
+    [("svd", "torch", torch.linalg.LinAlgError), ("hybrid", "scipy", scipy.linalg.LinAlgError)],
 )
 def test_a_failed_factorization_is_reported_with_its_layer(
     model, text_file, tmp_path, monkeypatch, method, library, error

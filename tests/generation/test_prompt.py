@@ -91,17 +91,17 @@ def test_messages_that_the_template_refuses_are_an_error(tokenizer):
         encode(tokenizer, TALK)
 
 
-def test_a_template_that_leaves_bos_out_begins_with_it_too(begins):
+def test_bos_is_added_if_the_template_omits_it(begins):
     begins.chat_template = make_tokenizer().chat_template
     assert words(begins, encode(begins, "red river")) == "<s> <unk> . red river . then"
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_nothing_of_the_tokenizers_own_stands_behind_the_prompt(chat):
+def test_no_end_tokens_are_appended_to_the_prompt(chat):
     ends = wrapping("<s> $A </s>")
     assert ends("red river")["input_ids"][-1] == ends.eos_token_id
     assert words(ends, encode(ends, "red river", chat)).split()[-1] == ("then" if chat else "river")
-    assert words(ends, encode(ends, "red river </s>", chat=False)) == "<s> red river </s>", "it was typed"
+    assert words(ends, encode(ends, "red river </s>", chat=False)) == "<s> red river </s>", "it is part of the prompt"
 
 
 PARTS = (
