@@ -306,7 +306,7 @@ ODD: dict[str, Odd] = {
         r"tiktoken|remote code|TikTokenTokenizer", WEIGHTS,
     ),
     # Families.
-    "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"positions for 64", ("inspect",)),
+    "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"64 positions", ("inspect",)),
     "a window beyond the learned positions": Odd(
         family("gpt2", max_position_embeddings=64), r"\b64\b", ("inspect", "compress"),
         words={"inspect": "--length 128", "compress": "--length 128"},

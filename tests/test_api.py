@@ -94,7 +94,7 @@ def test_text_of_the_models_own_makes_the_same_bytes_again(tiny_folder, tmp_path
         ), report.calibration
 
     (first, text), (again, _), (other, _) = made("a", 0), made("b", 0), made("c", 1)
-    assert text == "text of the model's own"
+    assert text == "self-generated text"
     assert first == again != other
 
 

@@ -64,7 +64,7 @@ def short(tmp_path):
 def test_windows_beyond_learned_positions_are_refused_before_the_work(short, text_file, tmp_path):
     calibration = {"source": str(text_file), "samples": 2, "length": 65}
     for verb in (lsprism.inspect, lambda *args, **more: lsprism.compress(args[0], tmp_path / "out", **more)):
-        with pytest.raises(SpecError, match="--length 65: the model has positions for 64 tokens") as caught:
+        with pytest.raises(SpecError, match="--length 65 exceeds the model's 64 positions") as caught:
             verb(short, calibration=calibration)
         assert "64 or fewer" in caught.value.hint
     assert not list(tmp_path.glob("out*"))
@@ -77,7 +77,7 @@ def test_a_prompt_beyond_learned_positions_is_refused(short):
 
 
 def test_windows_beyond_the_context_of_computed_positions_are_noted(tiny_folder):
-    assert "longer than the 256" in lsprism.inspect(tiny_folder, calibration={"length": 300}).notes[0]
+    assert "the model's context of 256" in lsprism.inspect(tiny_folder, calibration={"length": 300}).notes[0]
     assert not any("longer" in note for note in lsprism.inspect(tiny_folder, calibration={"length": 256}).notes)
 
 

@@ -52,7 +52,7 @@ def make_wrapper(folder: Path, family: str, kind: str, text: dict, vision: dict)
 def test_a_wrapper_keeps_its_dtype_and_what_belongs_to_what_is_kept(wrapper, dropped, tmp_path, text_file):
     model, out = make_wrapper(tmp_path / "model", *wrapper), tmp_path / "out"
     plan = lsprism.inspect(model, dtype="float32")
-    said = "Only the text part is compressed and kept (Qwen3_5ForCausalLM); left out: vision."
+    said = "Only the language model is compressed and saved (Qwen3_5ForCausalLM); dropped: vision."
     assert plan.dropped == (["vision_config"] if dropped else [])
     assert (said in plan.notes) == dropped
     calibration = dict(source=str(text_file), samples=1, length=8)

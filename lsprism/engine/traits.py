@@ -1,7 +1,7 @@
-"""What a rule of the budgets must know of every site first: one pass over the dense model, a block at a time.
+"""Measurements that an allocation rule needs of every layer: one pass over the dense model, block by block.
 
-A block's weights and what its inputs leave behind are held together, as in a compression; what is kept of a site is a
-few numbers. Learnt once, they lie in the cache: see calibration/known.py.
+As in a compression, the weights and input statistics of one block are in memory at a time. The result is a few numbers
+per layer, which are cached: see calibration/known.py.
 """
 
 from collections.abc import Generator, Iterator
@@ -28,16 +28,16 @@ from lsprism.specs import JOINED, PlanSpec
 
 
 def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, None, list[SiteTraits]]:
-    """The traits of all sites that the rule of `spec` asks for: from the cache, or by a pass over `tokens`.
+    """Return what the allocation rule of `spec` needs of every layer: from the cache, or by a pass over `tokens`.
 
-    tokens [samples, length]. What a pass learnt is kept block by block: one that was broken off is not begun anew.
+    tokens [samples, length]. The pass saves its results after each block, so an interrupted pass is resumed.
     """
     if BUDGETS[spec.rule].learns is None:
         return []
     place, count = _place(spec, draft), len(draft.anatomy.sites)
     found = _beginning(place.read(), draft)
     if len(found) == count:
-        yield Notice(text=f"The budgets ({spec.rule}) are made of what is known of this model from an earlier run.")
+        yield Notice(text=f"Using cached layer measurements ({spec.rule}).")
         return found
     with memory_errors():
         for item in _pass(spec, draft, tokens, len(found)):
@@ -50,13 +50,13 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
 
 
 def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
-    """Those of all sites that an earlier pass learnt; empty where there was none."""
+    """Return the cached measurements of all layers; empty unless they are complete."""
     found = _beginning(_place(spec, draft).read(), draft)
     return found if len(found) == len(draft.anatomy.sites) else []
 
 
 def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
-    """`found` if it is of the model's sites from the first on, as many as there are; else nothing."""
+    """Return `found` if its names are a prefix of the model's layer names, else an empty list."""
     names = [site.name for site in draft.anatomy.sites]
     return found if [traits.name for traits in found] == names[: len(found)] else []
 
@@ -72,12 +72,12 @@ def _place(spec: PlanSpec, draft: Draft) -> Known:
 
 
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:
-    """Events, and the traits of each block's sites, but for the first `known_sites`."""
+    """Yield events, and a list with the measurements of each block's layers. Skips the first `known_sites` layers."""
     rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
     clock, tokens = _clock(draft), tokens[: rule.samples]
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
-    yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
+    yield Stage(name="measure", detail=f"for the allocation ({spec.rule}): {draft.anatomy.count} blocks{detail}")
     walk = feed.begin(tokens, rule.batch_tokens) if inputs else None
     for index in range(draft.anatomy.count):
         sites = draft.anatomy.of_block(index)
@@ -95,7 +95,7 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
 
 
 def _clock(draft: Draft) -> BlockClock:
-    """Its remaining time includes the compression that follows."""
+    """A clock whose remaining time includes the compression that follows."""
     count, duration = draft.anatomy.count, draft.plan.duration
     if duration is None:
         return BlockClock(count)
@@ -105,7 +105,7 @@ def _clock(draft: Draft) -> BlockClock:
 def _learn(
     spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
 ) -> Iterator[Event | list[SiteTraits]]:
-    """The same for one block that holds its weights; a walk has passed the block then. Nothing else is kept."""
+    """Yield events, then the measurements of one block, whose weights are loaded. Advances `walk` past the block."""
     rule = BUDGETS[spec.rule]
     assert rule.learns is not None
     stats: dict[str, InputStats] = {}
@@ -139,7 +139,7 @@ def _learn(
 
 
 def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[LinearSite]:
-    """Those that only some tokens reach (experts) first, then the others in the order in which they are reached."""
+    """Layers that see only some tokens (experts) first, then the others in the order of execution."""
     every = max((seen.tokens for seen in stats.values()), default=0)
     reached = [name for name, seen in stats.items() if seen.tokens == every]
     return sorted(sites, key=lambda site: reached.index(site.name) if site.name in reached else -1)

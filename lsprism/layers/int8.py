@@ -1,7 +1,6 @@
-"""Values as whole numbers of 8 bits: w ~ scale * q, |q| <= 127, a scale for each row of a matrix.
+"""int8 quantization of values: w ~ scale * q, |q| <= 127, with one scale per row of a matrix.
 
-The scale is rounded to the model's dtype first and the values to its multiples afterwards, so that only the latter
-rounding is an error.
+The scale is rounded to the model's dtype before the values are quantized, so rounding the scale adds no error.
 """
 
 import torch
@@ -13,7 +12,7 @@ LARGEST = 127
 
 
 def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, n] -> int8 [rows, n], scales [rows] of the matrix's dtype."""
+    """[rows, n] -> int8 [rows, n] and scales [rows] in the matrix's dtype."""
     exact = matrix.float()
     scales = (exact.abs().amax(dim=1) / LARGEST).to(matrix.dtype)
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
@@ -22,7 +21,7 @@ def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_int8(form: Form) -> Form:
-    """The same form with int8 values; a matrix that stayed dense is left as it is."""
+    """The same packed weight with int8 values; a dense one is returned unchanged."""
     match form:
         case Sparse():
             return _sparse_to_int8(form)

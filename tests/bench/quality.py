@@ -48,7 +48,7 @@ print(lsprism.api.report_of(lsprism.api.compressing(spec), lsprism.CompressionRe
 WITHOUT = {
     "": "",
     "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
-    "refit": "from lsprism.methods import hybrid; hybrid.POLISH = hybrid.BEST_POLISH = 0, 0",
+    "refit": "from lsprism.methods import hybrid; hybrid.REFIT = hybrid.BEST_REFIT = 0, 0",
     "anywhere": "from lsprism.methods import admm, masks; admm.keep_anywhere = masks.keep",
 }
 

@@ -93,7 +93,7 @@ def test_a_judge_that_is_not_installed_is_refused_with_the_command(run, tiny_fol
 def test_without_a_hub_wikitext_is_refused_with_the_next_step(run, tiny_folder, tmp_path):
     code, _, err = run("evaluate", "--model-id", tiny_folder, "--dataset", "wikitext2", "--save-path", tmp_path / "e")
     assert code == 2
-    assert "could not be had from the Hugging Face hub" in " ".join(err.split())
+    assert "could not be downloaded from the Hugging Face Hub" in " ".join(err.split())
     assert not (tmp_path / "e").exists()
 
 

@@ -153,13 +153,13 @@ def test_what_the_hub_refuses_is_one_sentence_with_the_next_step(hub, monkeypatc
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(CorpusError, match=f"knkarthick/samsum could not be had.*{error}.*Use the task summarization"):
+    with pytest.raises(CorpusError, match=f"knkarthick/samsum could not be downloaded.*{error}.*task summarization"):
         load_task("samsum")
 
 
 def test_without_network_the_hub_is_asked_once(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("would retry for half a minute"))
-    with pytest.raises(CorpusError, match="EdinburghNLP/xsum could not be had"):
+    with pytest.raises(CorpusError, match="EdinburghNLP/xsum could not be downloaded"):
         load_task("xsum")  # conftest has forbidden the network
 
 
