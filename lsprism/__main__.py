@@ -6,6 +6,6 @@ from lsprism.cli import main
 from lsprism.cli.follow import STOPPED, leave
 
 code = main()
-if code == STOPPED:  # a thread may still be at work
+if code == STOPPED:  # a worker thread may still be running
     leave(code)
 sys.exit(code)

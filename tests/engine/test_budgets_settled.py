@@ -91,7 +91,7 @@ def test_what_cannot_go_on_is_refused_before_the_model_is_looked_at(model, text_
     stopped_after(spec, 1)
     shutil.rmtree(traits_folder())
     events = api.compressing(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
-    with pytest.raises(TargetError, match=r"out\.part was begun with sparsity 0.5, not 0.3"):
+    with pytest.raises(TargetError, match=r"out\.part was started with different settings: sparsity 0.5, not 0.3"):
         deque(events)
     assert not traits_folder().exists()
 
