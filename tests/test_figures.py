@@ -106,6 +106,11 @@ def test_a_ratio_is_the_median_of_the_pairs_with_its_range():
     assert "loaded one at a time" in alone.protocol() and "A B A B" not in alone.protocol()
 
 
+def test_all_speed_ratios_share_one_protocol():
+    shipped = SpeedComparison(baseline=speed("base", [5.0, 6.0, 7.0], [0.2, 0.4, 0.3]), compressed=SMALLER)
+    assert shipped.baseline.dtype != BASELINE.dtype and shipped.protocol() == COMPARISON.protocol()
+
+
 def test_memory_is_mentioned_only_if_it_was_measured():
     assert "memory" not in BASELINE.protocol()
     assert "minus import overhead" in BASELINE.model_copy(update={"peak_memory_bytes": 5}).protocol()

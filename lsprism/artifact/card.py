@@ -44,7 +44,7 @@ report of every layer, the environment, and the checksums of all files.
 ## Reproduce
 
 {command}
-{licence}"""
+{license}"""
 
 _DENSE = """---
 {header}
@@ -64,7 +64,7 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
 Perplexity and task scores were not measured when this model card was written.
-{made}{licence}"""
+{made}{license}"""
 
 _MULTIPLIED_OUT = """{base} compressed with LS-PRISM (method {method}, sparsity {sparsity:g}) and converted to dense
 weights: removed weights are stored as zeros, low-rank factors as their product. The output is that of the compressed
@@ -101,7 +101,7 @@ def model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: Lic
         calibration=report.calibration,
         dtype=report.dtype,
         command=_command(recipe),
-        licence=_licence(licence),
+        license=_licence(licence),
     )
 
 
@@ -115,7 +115,7 @@ def dense_card(base: str, recipe: dict | None, licence: Licence) -> str:
         made = f"\n## How the compressed model was made\n\n{_command(recipe)}\n"
         tags.append(recipe["method"])
     header = _header(base, licence, tags)
-    return _DENSE.format(header=header, title=title, origin=origin, made=made, licence=_licence(licence))
+    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_licence(licence))
 
 
 def _header(base: str, licence: Licence, tags: list[str]) -> str:

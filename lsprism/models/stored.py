@@ -84,7 +84,7 @@ def read_headers(folder: Path) -> dict[str, Header]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The floating-point dtype of most stored values; None if there are no weights (yet)."""
+    """The floating-point dtype of most stored values; None without weights."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return None
     numbers: Counter[torch.dtype] = Counter()

@@ -31,7 +31,7 @@ def has_vocabulary(folder: Path) -> bool:
 
 
 def check_tokenizer(folder: Path, name: str) -> None:
-    """Raise SourceError if there is no tokenizer, or if it needs remote code or a package that is not installed."""
+    """Raise SourceError if the tokenizer is missing, or needs remote code or a package that is not installed."""
     if not has_tokenizer(folder):
         raise SourceError(f"{name} has no tokenizer (none of {', '.join(TOKENIZERS)}).", COPY)
     for path in sorted(path for pattern in VOCABULARIES for path in folder.glob(pattern)):

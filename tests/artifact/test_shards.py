@@ -26,7 +26,7 @@ def tensors_of(layout: shards.Layout) -> dict[str, torch.Tensor]:
 @settings(max_examples=60, deadline=None)
 @given(layouts)
 def test_the_size_of_a_file_is_predicted_exactly(tmp_path_factory, layout):
-    path = tmp_path_factory.getbasetemp() / "foretold.safetensors"
+    path = tmp_path_factory.getbasetemp() / "predicted.safetensors"
     write_shard(path, tensors_of(layout))
     assert path.stat().st_size == file_bytes(layout)
 

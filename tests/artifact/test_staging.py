@@ -179,7 +179,7 @@ def test_a_malformed_recipe_counts_as_different(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "expected"),
     [
         (RECIPE_A, []),
         ({**RECIPE_A, "sparsity": 0.3}, ["sparsity 0.5, not 0.3"]),
@@ -192,9 +192,9 @@ def test_a_malformed_recipe_counts_as_different(tmp_path):
         ({**RECIPE_A, "effort": "best"}, ["effort None, not best"]),
     ],
 )
-def test_settings_that_differ_are_named_as_options(tmp_path, now, told):
+def test_settings_that_differ_are_named_as_options(tmp_path, now, expected):
     write_json(tmp_path / RECIPE, RECIPE_A)
-    assert other_settings(tmp_path, now) == told
+    assert other_settings(tmp_path, now) == expected
 
 
 def test_a_target_below_a_file_or_a_read_only_folder_is_an_error(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def of_random(options: argparse.Namespace) -> dict:
 
 
 def _beside_llama(models: dict, write: Callable[[str, Path], None] | None, options: argparse.Namespace) -> dict:
-    """`write`: writes the GGUF file of a kind; None if there is no source for it."""
+    """`write`: writes the GGUF file of a kind; None without a source for it."""
     import llama
     import sides
     import torch

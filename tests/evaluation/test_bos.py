@@ -30,7 +30,7 @@ CONTEXT = 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_begun(tmp_path_factory.mktemp("begun") / "tiny", dtype=torch.float32)
+    return make_begun(tmp_path_factory.mktemp("bos") / "tiny", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_two_start_tokens_are_not_predicted(loaded, corpus):
 
 
 def test_a_text_that_contains_bos_does_not_get_another_one(loaded, corpus):
-    assert begin_once(windows_of(loaded.tokenizer, Corpus("begun", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
+    assert begin_once(windows_of(loaded.tokenizer, Corpus("with BOS", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
 
 
 def test_perplexity_and_agreement_read_bos_in_every_window_and_say_so(loaded, corpus, read):

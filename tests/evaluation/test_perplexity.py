@@ -186,7 +186,7 @@ def test_windows_are_consecutive_and_the_rest_is_dropped(tiny_folder, text_file)
     windows = windows_of(tokenizer, corpus, 100)
     assert (windows.tokens.shape, windows.of, windows.text, windows.bos) == ((40, 100), 40, "words.txt", False)
     assert windows.tokens.flatten().tolist() == tokenizer(corpus.text)["input_ids"][:4000]
-    assert windows_of(tokenizer, Corpus("begun", "<s> " + corpus.text), 100).bos
+    assert windows_of(tokenizer, Corpus("with BOS", "<s> " + corpus.text), 100).bos
 
 
 def test_the_first_windows_are_labeled_as_a_subset(llama, tiny_folder, text_file):

@@ -69,7 +69,7 @@ def fake_model(monkeypatch, tiny_folder) -> None:
 @pytest.fixture
 def no_pip(monkeypatch) -> None:
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("there is no pip to run"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
 
 
 def test_it_is_downloaded_once_with_its_license(cache, fake_model, monkeypatch, caplog):
