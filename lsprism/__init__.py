@@ -1,6 +1,6 @@
-"""LS-PRISM: makes a causal language model smaller and faster, and shows what that costs.
+"""LS-PRISM: compresses causal language models and measures what it costs.
 
-The public names are imported on first use: `import lsprism` takes milliseconds and no torch.
+The public names are imported on first use: `import lsprism` takes milliseconds and does not import torch.
 """
 
 import importlib

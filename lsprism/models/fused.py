@@ -1,8 +1,8 @@
-"""Decoder blocks that read one token in one go: what the model's own code says in some sixty operations, the compiled
-kernels do in two calls, between which the new key and value go into whatever cache the model was given.
+"""Fused decoding of a single token: the compiled kernels compute a decoder block in two calls instead of about sixty
+PyTorch operations. Between the two calls, the new key and value are added to the cache that the model was given.
 
-Only for families whose blocks are alike (FAMILIES), one sequence, one token, no mask, no hooks inside, no gradient;
-all else, and the reference path, runs the model's own code.
+Used for one sequence, one token, no mask, no hooks inside the block, no gradients, in architectures with the same block
+structure (FAMILIES). All other cases, and the reference kernels, run the model's own code.
 """
 
 from functools import cache
@@ -20,7 +20,7 @@ _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_p
 
 
 def fuse(model: nn.Module) -> None:
-    """Let the blocks of a loaded model read single tokens in one go, in place."""
+    """Enable fused single-token decoding in all supported blocks of a loaded model, in place."""
     for module in model.modules():
         if _is_block(module):
             kind: type = type(module)
@@ -58,27 +58,27 @@ def _is_block(module: nn.Module) -> TypeGuard[_Block]:
 
 @cache
 def _fused(plain: type[Any]) -> type[_Block]:
-    """The class of a block that tries the short way first; it bears the name by which others know the block."""
+    """A subclass of the block that tries the fused step first; it keeps the name, which other code may check."""
 
     def forward(self: _Block, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
         y = None if args else _short_way(self, hidden_states, settings)
         return plain.forward(self, hidden_states, *args, **settings) if y is None else y
 
     def state(self: _Block) -> dict[str, Any]:
-        return {**self.__dict__, "_step": None}  # a copy has tensors of its own
+        return {**self.__dict__, "_step": None}  # a copy has its own tensors
 
     members = {"forward": forward, "__getstate__": state, "__module__": plain.__module__}
     return type(plain.__name__, (plain,), members)
 
 
 class _Step:
-    """A block as the kernels read it, valid as long as `holds`."""
+    """A block as the kernels read it, valid while `holds()` is true."""
 
     def __init__(self, block: _Block, linears: list[PrismLinear | DenseLinear]) -> None:
         attention = block.self_attn
         norms: list[Any] = [block.input_layernorm, block.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        # Between two looks a model's weights go through the caches: all that is looked at is cold, so it is little.
+        # Between two checks the whole model passes through the CPU caches, so `holds` reads as little as possible.
         inside = [(block._modules, name) for name in block._modules]
         self._modules = [(home, name, home[name]) for home, name in inside + _homes(block)]
         self._norms = [(norm._parameters, norm.weight) for norm in norms if norm is not None]
@@ -95,7 +95,7 @@ class _Step:
             self.packed = PackedBlock(packed, weights, heads, numbers)
 
     def holds(self) -> bool:
-        """The block's modules and tensors are those that this was made of."""
+        """Whether the block's modules and tensors are unchanged."""
         for home, name, module in self._modules:
             if home.get(name) is not module:
                 return False
@@ -108,12 +108,12 @@ class _Step:
         return True
 
     def watched(self) -> bool:
-        """Somebody listens to the modules inside, which the short way does not call."""
+        """Whether a module inside the block has hooks, which the fused step would not call."""
         return any(self._hooks)
 
 
 def _homes(block: _Block) -> list[tuple[dict[str, nn.Module | None], str]]:
-    """Where the block's linear layers are looked up."""
+    """The dictionaries and names in which the block's linear layers are registered."""
     attention, mlp = block.self_attn._modules, block.mlp._modules
     return [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
 
@@ -126,7 +126,7 @@ def _linears(block: _Block) -> list[PrismLinear | DenseLinear] | None:
 
 
 def _short_way(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
-    """The block's output for one token, or None where this way is not for it."""
+    """The block's output for one token, or None if the fused step does not apply."""
     if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
         return None
     native, past, position = kernels(), settings.get("past_key_values"), settings.get("position_embeddings")

@@ -1,4 +1,4 @@
-"""A GGUF file as a plain bfloat16 transformers folder, made once and kept in the cache."""
+"""Converts a GGUF file to a bfloat16 transformers folder, once, in the cache."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from lsprism.models.checks import missing_weights
 from lsprism.models.rope import adopt_rope
 from lsprism.paths import cache_folder
 
-# What the readers of transformers and gguf raise on a file that is cut, altered or of an unknown architecture.
+# What the readers of transformers and gguf raise for a truncated, altered or unsupported file.
 UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError,
     MemoryError, struct.error,
@@ -32,17 +32,17 @@ UNREADABLE = (
 
 
 def gguf_folder(file: Path) -> Path:
-    """The dequantised model of `file`, keyed by the file's content."""
+    """Folder of the dequantized model, cached by the file's content. Raises SourceError."""
     digest = _digest(file)
 
     def make(folder: Path) -> None:
         write_folder(*read_gguf(file), folder, file.stem)
 
-    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: with the file's scaling of frequencies
+    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: includes the file's RoPE scaling
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in bfloat16 and tokenizer; a file that transformers cannot read is a SourceError."""
+    """Read model (bfloat16) and tokenizer. Raises SourceError for a file that transformers cannot read."""
     how = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         with _quiet():
@@ -64,14 +64,14 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "Download it again, or choose another model.",
         ) from error
     if loading["missing_keys"]:
-        raise SourceError(f"{file} lacks the weights {min(loading['missing_keys'])}.", "Give a file with all weights.")
+        raise SourceError(f"{file} lacks the weight {min(loading['missing_keys'])}.", "Give a file with all weights.")
     return model, tokenizer
 
 
 def write_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str) -> None:
-    """`name` is what config.json cites as its origin, in place of the file's title and the machine's paths."""
+    """Save model and tokenizer; config.json names `name` as the origin, not the file's title or a local path."""
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    for key in ("is_local", "local_files_only"):  # how it was loaded here says nothing about the tokenizer
+    for key in ("is_local", "local_files_only"):  # these describe how it was loaded, not the tokenizer
         tokenizer.init_kwargs.pop(key, None)
     with _quiet():
         model.save_pretrained(folder)
@@ -89,10 +89,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make` unless it is whole already.
+    """Fill `folder` with `make`, unless it is complete already, and return it.
 
-    `make` gets an empty folder beside it, which becomes `folder` by one rename: whole or absent. A second process
-    waits for the first and finds the work done.
+    `make` gets an empty folder next to it, which is renamed to `folder` when done, so that `folder` is never partial.
+    A second process waits for the first and uses its result. Raises SourceError if the folder cannot be written.
     """
     if is_whole(folder):
         return folder
@@ -104,7 +104,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(
-            f"The model cannot be kept in {folder.parent}: {reason}.",
+            f"The model cannot be cached in {folder.parent}: {reason}.",
             "Free some disk space, or set LSPRISM_HOME to another folder.",
         ) from error
     return folder
@@ -112,7 +112,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 def _replace(folder: Path, make: Callable[[Path], None]) -> None:
     staged = folder.with_name(folder.name + ".staged")
-    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process: whoever holds the lock is alone
+    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process; this one holds the lock
     staged.mkdir()
     try:
         make(staged)
@@ -135,8 +135,8 @@ def _digest(file: Path) -> str:
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """SmolLM was trained on single digits, which transformers 5.23 does not know of the file's label 'smollm':
-    without this, spaces before a number are cut otherwise than the model has learned."""
+    """Add the digit splitting of SmolLM, which transformers 5.23 does not apply for the pre-tokenizer 'smollm':
+    without it, spaces before a number are tokenized differently than in training."""
     _, described, _ = get_gguf_tokenizer(str(file))
     if described.get("pre_tokenizer_type") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
@@ -146,12 +146,12 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither warnings nor progress bars of transformers inside; as they were afterwards."""
+    """Silence warnings and progress bars of transformers in this context."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the bar of the GGUF loader obeys no setting
+        with redirect_stderr(StringIO()):  # the progress bar of the GGUF loader ignores all settings
             yield
     finally:
         transformers_logging.set_verbosity(level)

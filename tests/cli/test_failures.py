@@ -173,4 +173,4 @@ def test_an_artifact_that_lacks_a_shard_names_it(artifact, tmp_path, capsys):
     shard = "model-00002-of-00003.safetensors"
     model = spoilt(artifact, tmp_path / "spoilt", lambda folder: (folder / shard).unlink())
     assert main(["generate", "--model-id", str(model), "--prompt", "the river"]) == 2  # refused before it is loaded
-    assert f"lacks the weights {shard}." in capsys.readouterr().err
+    assert f"lacks the file {shard}." in capsys.readouterr().err

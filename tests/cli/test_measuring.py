@@ -65,7 +65,7 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("evaluate", "--model-id", "demo", "--prompt-lengths", "0"), "--prompt-lengths: input should be"),
         (("evaluate", "--model-id", "demo", "--repetitions", "2"), "--repetitions: input should be"),
         (("benchmark", "--model-id", "demo"), "--task"),
-        (("benchmark", "--model-id", "demo", "--task", "poetry"), "There is no task 'poetry'"),
+        (("benchmark", "--model-id", "demo", "--task", "poetry"), "Unknown task 'poetry'"),
         (("study", "--model-id", "demo", "--sparsities", "0.3,1"), "--sparsities: input should be less than 1"),
         (("sweep", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
         (("sweep", "--model-id", "./nowhere"), "does not exist"),
@@ -122,5 +122,5 @@ def test_the_default_folder_is_named_after_the_model(run, tiny_folder, text_file
     assert run("evaluate", *words)[0] == 0
     assert (tmp_path / "output" / f"{tiny_folder.name}-evaluation" / "report.json").is_file()
     code, _, err = run("evaluate", *words)
-    assert code == 2 and "--resume goes on with it" in err
+    assert code == 2 and "--resume to continue" in err
     assert run("evaluate", *words, "--force")[0] == 0

@@ -81,10 +81,10 @@ CASES = {
     "samples": ("--samples 0", "--samples: .*got '0'"),
     "no model": ("--model-id {home}/nothing", "nothing' does not exist"),
     "model is a file": ("--model-id {home}/file", "file' is a file"),
-    "no config": ("--model-id {home}/no-config", "no-config holds no config.json"),
-    "no tokenizer": ("--model-id {home}/no-tokenizer", "no-tokenizer holds no tokenizer"),
+    "no config": ("--model-id {home}/no-config", "no-config has no config.json"),
+    "no tokenizer": ("--model-id {home}/no-tokenizer", "no-tokenizer has no tokenizer"),
     "encoder": ("--model-id {home}/encoder", "BertModel. is not a causal language model"),
-    "artifact again": ("--model-id {home}/artifact", "artifact is compressed already"),
+    "artifact again": ("--model-id {home}/artifact", "artifact is already compressed"),
     "revision of a folder": ("--revision v1", "is local and has no revision 'v1'"),
     "name of nothing": ("--model-id a/b/c", "'a/b/c'"),
     "no text": ("--calibration {home}/nothing.txt", "File .*nothing.txt' not found"),
@@ -94,7 +94,7 @@ CASES = {
     "target is not ours": ("--save-path {home}/mine", "mine exists and is not an artifact of LS-PRISM"),
     "target is not ours, forced": ("--save-path {home}/mine --force", "mine exists and is not an artifact"),
     "target is an artifact": ("--save-path {home}/artifact", "artifact already holds an artifact"),
-    "target of another recipe": ("--save-path {home}/artifact --resume", "already holds an artifact, made with "),
+    "target of another recipe": ("--save-path {home}/artifact --resume", "already holds an artifact made with "),
     "target below a file": ("--save-path {home}/file/out", "file is a file"),
     "unknown option": ("--sparsty 0.5", "compress has no option --sparsty"),
     "unknown option with a value": ("--frobnicate=1", "compress has no option --frobnicate"),
@@ -175,9 +175,9 @@ def test_generate_refuses_too(tiny_folder, capsys, words, says):
     [
         ("--model-id {home}/encoder", "is not a causal language model"),
         ("--model-id {home}/nothing", "does not exist"),
-        ("--model-id {home}/no-config", "holds no config.json"),
+        ("--model-id {home}/no-config", "has no config.json"),
         ("--revision v1", "has no revision 'v1'"),
-        ("--model-id {home}/artifact", "is compressed already"),
+        ("--model-id {home}/artifact", "is already compressed"),
     ],
 )
 def test_every_verb_refuses_what_is_no_model_for_it(home, tiny_folder, tmp_path, capsys, verb, words, says):
@@ -192,7 +192,7 @@ def test_every_verb_refuses_what_is_no_model_for_it(home, tiny_folder, tmp_path,
 
 def test_export_to_what_exists_is_refused(home, tiny_folder, capsys):
     assert main(["export", "--model-id", str(tiny_folder), "--save-path", str(home / "mine")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main(["export", "--model-id", str(tiny_folder), "--save-path", "x", "--public"]) == 2
     assert "--public requires --push-to-hub" in capsys.readouterr().err
 

@@ -171,7 +171,7 @@ def test_export_pushes_only_when_told_and_in_private_unless_told(run, tmp_path, 
     code, out, err = run("export", "--save-path", tmp_path / "dense", "--push-to-hub", "me/copy", *flags)
     assert code == 0
     assert pushed == [(tmp_path / "dense", "me/copy", public)]
-    assert "The copy is at https://hub/x." in err
+    assert "Uploaded to https://hub/x." in err
     assert out.strip() == str(tmp_path / "dense")
 
 

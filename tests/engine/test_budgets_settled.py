@@ -92,7 +92,7 @@ def test_an_impossible_resume_is_refused_before_measuring(model, text_file, tmp_
     stopped_after(spec, 1)
     shutil.rmtree(traits_folder())
     events = api.compressing(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
-    with pytest.raises(TargetError, match=r"out\.part was begun with sparsity 0.5, not 0.3"):
+    with pytest.raises(TargetError, match=r"out\.part was started with different settings: sparsity 0.5, not 0.3"):
         deque(events)
     assert not traits_folder().exists()
 

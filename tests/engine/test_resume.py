@@ -133,7 +133,7 @@ def test_an_incomplete_shard_is_written_again(model, text_file, tmp_path, whole,
 def test_a_different_recipe_is_refused_and_the_setting_named(model, text_file, tmp_path, whole, change, named):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 2)
-    with pytest.raises(TargetError, match=f"was begun with {named}[.]"):
+    with pytest.raises(TargetError, match=f"was started with different settings: {named}[.]"):
         resumed(spec, **change)
     resumed(spec)  # the refusal changed nothing
     assert digests(tmp_path / "out") == whole["wanda"]
@@ -144,7 +144,7 @@ def test_a_different_calibration_is_refused_and_named(model, text_file, tmp_path
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 1)
     before = getattr(spec.calibration, name)
-    with pytest.raises(TargetError, match=f"was begun with {name} {before}, not {value}[.]"):
+    with pytest.raises(TargetError, match=f"with different settings: {name} {before}, not {value}[.]"):
         done(asked(model, text_file, tmp_path / "out", method="wanda", resume=True, **{name: value}))
 
 
@@ -154,7 +154,7 @@ def test_a_changed_calibration_text_is_refused_and_named(model, text_file, tmp_p
     spec = asked(model, text, tmp_path / "out", method="wanda")
     stopped_after(spec, 1)
     text.write_text(" ".join(reversed(text_file.read_text().split())))
-    with pytest.raises(TargetError, match="was begun with another calibration[.]"):
+    with pytest.raises(TargetError, match="was started with different settings: other calibration data[.]"):
         resumed(spec)
 
 
@@ -186,7 +186,7 @@ def test_resume_of_an_artifact_with_a_different_recipe_is_refused(model, text_fi
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     done(spec)
     before = digests(tmp_path / "out")
-    with pytest.raises(TargetError, match="already holds an artifact, made with sparsity 0.5, not 0.4[.]"):
+    with pytest.raises(TargetError, match="artifact made with different settings: sparsity 0.5, not 0.4[.]"):
         resumed(spec, sparsity=0.4)
     with pytest.raises(TargetError, match="already holds an artifact[.]"):
         done(spec)
