@@ -112,12 +112,3 @@ def test_the_tables_hold_what_the_specs_name():
 
     assert set(METHODS) == set(get_args(MethodName))
     assert {"auto", *BUDGETS} == set(get_args(BudgetName))
-
-
-def test_readme_names_only_what_exists():
-    """Every path of README's tree is there."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
-    names = [line.split()[0] for line in lines.splitlines() if line.startswith("    ") and "/" in line.split()[0]]
-    assert names, "README has no tree"
-    missing = [name for name in names if not (ROOT / name).exists()]
-    assert not missing
