@@ -86,7 +86,7 @@ RESULTS = {
 }
 BEST = "hybrid:0.5+effort=best"
 HEADLINE = {  # first cells of a row -> row of the results
-    "bfloat16 |": "dense",
+    "dense (bfloat16) |": "dense",
     "Wanda, 50 % | uniform": "wanda:0.5",
     "SparseGPT, 50 % | uniform": "sparsegpt:0.5",
     "LS-PRISM hybrid, 50 % | uniform": "hybrid:0.5+allocation=uniform",
@@ -96,7 +96,7 @@ HEADLINE = {  # first cells of a row -> row of the results
     "4-bit rounding |": "rtn:4",
 }
 SUMMARY = {
-    "bfloat16": "dense",
+    "dense (bfloat16)": "dense",
     "Wanda": "wanda:0.5",
     "OATS": "oats:0.5",
     "SparseGPT": "sparsegpt:0.5",
@@ -143,3 +143,14 @@ def test_the_chart_is_drawn_from_the_results(monkeypatch):
     import pareto
 
     assert (ROOT / "assets/pareto.svg").read_text(encoding="utf-8") == pareto.chart(RESULTS)
+
+
+def test_the_prompts_in_the_document_of_tasks_can_be_read(tmp_path):
+    from lsprism.evaluation.tasks import load_task
+
+    text = (ROOT / "assets/tasks/README.md").read_text(encoding="utf-8")
+    (tmp_path / "own.jsonl").write_text(text.partition("```json\n")[2].partition("```")[0], encoding="utf-8")
+    prompts = load_task(str(tmp_path / "own.jsonl")).prompts
+    assert [len(prompt.checks) for prompt in prompts] == [0, 1, 1]
+    kinds = re.findall(r'kind: Literal\["(\w+)"\]', (ROOT / "lsprism/evaluation/checks.py").read_text(encoding="utf-8"))
+    assert kinds and all(f"`{kind}`" in text for kind in kinds)
