@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Unpack
 
 import psutil
 import torch
@@ -27,6 +27,7 @@ from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
+from lsprism.extras import require
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
@@ -37,10 +38,13 @@ from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.paths import beside, nearest_existing
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
+from lsprism.settings import CompressSettings, PlanSettings
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
+R = TypeVar("R")
 
-def inspect(model_id: str | Path, **settings: Any) -> Plan:
+
+def inspect(model_id: str | Path, **settings: Unpack[PlanSettings]) -> Plan:
     """What a compression would do, from the model's config and what earlier runs learnt of it.
 
     Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at: of files
@@ -81,7 +85,9 @@ def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
     return recorded(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
 
 
-def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:
+def compress(
+    model_id: str | Path, save_path: str | Path, **settings: Unpack[CompressSettings]
+) -> CompressionReport:
     """Compress a model into the folder `save_path`, which is whole afterwards, or absent.
 
     `settings` are the fields of CompressSpec, `calibration` a dict of those of CalibrationSpec; sparsity is the share
@@ -93,12 +99,14 @@ def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> Co
     WorkError (DamagedError, NumericError, DiskError) while working, after which `resume=True` goes on.
     """
     spec = ask(CompressSpec, model_id=model_id, save_path=save_path, **settings)
-    return report_of(compressing(spec))
+    return report_of(compressing(spec), CompressionReport)
 
 
-def report_of(events: Iterator[Event]) -> Any:
-    """Let a verb run to its end; the report of its last event."""
-    return deque(events, maxlen=1).pop().report
+def report_of(events: Iterator[Event], kind: type[R]) -> R:
+    """Run a command to its end; the report of its last event."""
+    last = deque(events, maxlen=1).pop()
+    assert isinstance(last, Finished) and isinstance(last.report, kind)
+    return last.report
 
 
 def compressing(spec: CompressSpec) -> Iterator[Event]:
@@ -110,6 +118,8 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
     spec = as_begun(spec)
     pick_device(spec.device)
+    if spec.rule == "kmif":
+        require("kmif")
     corpus = _local_text(spec)
     source = _fetch(spec)
     plan, notice = keep_compute_dtype(spec, draft_checked(spec, source))

@@ -22,10 +22,11 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lsprism.artifact.manifest import QUANT_METHOD, REMEDY, check_format
+from lsprism.artifact.manifest import REMEDY, check_format
 from lsprism.errors import DamagedError
 from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
+from lsprism.models.foreign import QUANT_METHOD
 from lsprism.models.fused import fuse, separate
 from lsprism.models.surgery import place
 from lsprism.reports import LayerBudget, LinearSite, ValuesName

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from lsprism.api import compressing, report_of
 from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_report, recipe_of, verify
@@ -28,18 +28,19 @@ from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.paths import check_writable, expand
 from lsprism.reports import ModelSource
+from lsprism.settings import EvaluateSettings, StudySettings
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, ask
 
 MEASURED = "figures"  # folder of what has been measured already
 
 
-def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
+def evaluate(model_id: str | Path, **settings: Unpack[EvaluateSettings]) -> EvalReport:
     """Measure a model beside its baseline; `settings` are those of EvaluateSpec, `measuring` those of MeasureSpec.
 
     Perplexities are per token, sizes in bytes, speeds in tokens per second; every figure states its protocol.
     Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError while at it.
     """
-    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)))
+    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)), EvalReport)
 
 
 def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
@@ -68,9 +69,12 @@ def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
     yield Finished(report=report)
 
 
-def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> StudyReport:
-    """Compress a model to several sparsities and compare them; `settings` are those of StudySpec."""
-    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)))
+def sweep(model_id: str | Path, save_path: str | Path, **settings: Unpack[StudySettings]) -> StudyReport:
+    """Compress a model to several sparsities, evaluate each, and recommend one; `settings` are those of StudySpec."""
+    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)), StudyReport)
+
+
+study = sweep  # its name in earlier versions
 
 
 def studying(spec: StudySpec) -> Iterator[Event]:
@@ -175,7 +179,7 @@ def _is_demo(source: ModelSource) -> bool:
 
 def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
     fields = {
-        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget", "values")
+        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "allocation", "values")
     }
     return ask(
         CompressSpec,

@@ -1,17 +1,37 @@
-"""Paths as people write them, and whether something can be written there."""
+"""Where assets and cached files are, paths as people write them, and whether something can be written there."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from lsprism.errors import TargetError
 
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "assets"  # a wheel has them inside the package, a checkout next to it
+ASSETS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.with_name("assets")
 PROBE = ".checking"  # ends the name of a folder that is made and removed again to see whether it can be made
 
 
 def expand(path: str | Path) -> Path:
     """`path` with ~ and ~NAME as home folders; an unknown name stays as it is, where Path.expanduser would raise."""
     return Path(os.path.expanduser(path))
+
+
+def cache_folder() -> Path:
+    """`$LSPRISM_CACHE`, `$LSPRISM_HOME/cache`, or the user's cache folder; it need not exist yet."""
+    if own := os.environ.get("LSPRISM_CACHE"):
+        return expand(own)
+    if home := os.environ.get("LSPRISM_HOME"):
+        return expand(home) / "cache"
+    return user_cache_path("lsprism")
+
+
+def traits_folder() -> Path:
+    """Measurements of models: `$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
+    own = os.environ.get("LSPRISM_TRAITS")
+    return expand(own) if own else cache_folder() / "traits"
 
 
 def beside(target: Path, suffix: str = "") -> Path:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lsprism.old_names import rename_fields
 
 SourceKind = Literal["demo", "folder", "hub", "gguf", "artifact"]
 FormName = Literal["sparse", "low_rank", "sparse_low_rank", "dense"]
@@ -137,10 +139,12 @@ class Duration(Record):
 class Plan(Record):
     """A table of decisions, made from the model's config and what earlier runs learnt of it."""
 
+    _old_names = model_validator(mode="before")(rename_fields)
+
     source: ModelSource
     method: str
     sparsity: float
-    budget: str  # the rule
+    allocation: str
     dtype: str
     compute_dtype: str = ""  # of products of many tokens
     device: str

@@ -31,7 +31,7 @@ def dashboard(tmp_path_factory) -> Iterator[Dashboard]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "app.py"), "--state-dir", str(home), "--port", str(port)]
     with (home / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:

@@ -7,6 +7,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from lsprism.cli.main import main
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".github", "assets", "lsprism", "tests")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
@@ -52,13 +54,6 @@ def test_paths_in_backticks_exist(path):
     inside = artifact if path.name == "FORMAT.md" else set()  # there, the folder inside a compressed model
     quoted = [name for name in quoted if name not in inside and not name.endswith("/NAME.py")]
     assert not [name for name in quoted if not (ROOT / name).exists()]
-
-
-def test_the_map_names_every_part_of_the_package():
-    tree = (ROOT / "lsprism/README.md").read_text(encoding="utf-8")
-    tree = tree.partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
-    named = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
-    assert named and not [name for name in named if not (ROOT / name).exists()]
 
 
 def test_every_benchmark_is_listed():
@@ -154,3 +149,16 @@ def test_the_prompts_in_the_document_of_tasks_can_be_read(tmp_path):
     assert [len(prompt.checks) for prompt in prompts] == [0, 1, 1]
     kinds = re.findall(r'kind: Literal\["(\w+)"\]', (ROOT / "lsprism/evaluation/checks.py").read_text(encoding="utf-8"))
     assert kinds and all(f"`{kind}`" in text for kind in kinds)
+
+
+@pytest.mark.parametrize("name", ["README.md", "lsprism/README.md", ".github/SECURITY.md", "assets/tasks/README.md"])
+def test_commands_and_options_in_documents_exist(name, capsys):
+    main(["--help"])
+    commands = re.findall(r"^  ([a-z-]+) {2,}", capsys.readouterr().out.partition("options:")[0], re.MULTILINE)
+    for command in commands:
+        main([command, "--help"])
+    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--version"}
+    text = (ROOT / name).read_text(encoding="utf-8")
+    code = " ".join(re.findall(r"`[^`]+`|^    .+", re.sub("pip install [^`]+", "", text), re.MULTILINE))
+    assert set(re.findall(r"(?<!import )\blsprism +([a-z][a-z-]+)", code)) <= set(commands)
+    assert set(re.findall(r"--[a-z][a-z-]+", code)) <= options

@@ -40,7 +40,7 @@ def artifacts(tmp_path_factory, text_file) -> dict[str, Path]:
     for case, (method, tied, bias) in CASES.items():
         base = make_model(root / f"base {case}", tied=tied, bias=bias)
         made[case] = root / case
-        settings = {"method": method, "sparsity": 0.5, "budget": "uniform", "calibration": calibration(text_file)}
+        settings = {"method": method, "sparsity": 0.5, "allocation": "uniform", "calibration": calibration(text_file)}
         plan = lsprism.inspect(str(base), **settings)
         report = lsprism.compress(str(base), made[case], **settings)
         (root / f"{case}.plan").write_text(plan.model_dump_json())

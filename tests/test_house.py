@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """errors reports figures machine | json_files outcomes paths | specs events | charts | layers | methods
-            | budgets | models | generation | calibration | artifact | engine evaluation | api hf runs | measure talk
-            | cli ui"""
+FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events extras arguments
+            | charts settings | layers | methods | budgets | models | generation | calibration | artifact
+            | engine evaluation | api hf runs | measure talk | commands | ui | cli"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
@@ -108,7 +108,17 @@ def test_words_need_no_torch(module: str):
 def test_the_tables_hold_what_the_specs_name():
     from lsprism.budgets import BUDGETS
     from lsprism.methods import METHODS
-    from lsprism.specs import BudgetName, MethodName
+    from lsprism.specs import AllocationName, MethodName
 
     assert set(METHODS) == set(get_args(MethodName))
-    assert {"auto", *BUDGETS} == set(get_args(BudgetName))
+    assert {"auto", *BUDGETS} == set(get_args(AllocationName))
+
+
+def test_the_map_names_every_part_of_the_package_in_the_order_of_imports():
+    text = (ROOT / "lsprism/README.md").read_text(encoding="utf-8")
+    tree = text.partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
+    named = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
+    assert not [name for name in named if not (ROOT / name).exists()]
+    rooms = [name.split("/")[1].removesuffix(".py") for name in named if name.startswith("lsprism/")]
+    assert set(rooms) == FLOOR.keys()
+    assert [FLOOR[name] for name in rooms] == sorted(FLOOR.values())

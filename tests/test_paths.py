@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_path
 
 from lsprism.errors import SpecError, TargetError
-from lsprism.paths import beside, check_writable, expand, nearest_existing
+from lsprism.paths import ASSETS, beside, cache_folder, check_writable, expand, nearest_existing, traits_folder
 from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, StudySpec, ask
 
 HINT = "Choose another."
@@ -69,3 +70,30 @@ def test_beside_a_link_is_beside_what_it_leads_to(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "there" / "out")
     assert beside(tmp_path / "link", ".part") == (tmp_path / "there").resolve() / "out.part"
     assert beside(Path("/"), ".part") == Path("/.part")
+
+
+def test_one_variable_moves_the_cache(monkeypatch):
+    for name in ("LSPRISM_CACHE", "LSPRISM_HOME", "LSPRISM_TRAITS"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == user_cache_path("lsprism")
+    monkeypatch.setenv("LSPRISM_HOME", "~/all")
+    assert cache_folder() == expand("~/all") / "cache"
+    monkeypatch.setenv("LSPRISM_CACHE", "~/cache")
+    assert cache_folder() == expand("~/cache")
+    assert traits_folder() == expand("~/cache/traits")
+    monkeypatch.setenv("LSPRISM_TRAITS", "/traits")
+    assert (cache_folder(), traits_folder()) == (expand("~/cache"), Path("/traits"))
+
+
+def test_everything_cached_is_in_the_cache():
+    """Compiled kernels, choices and models alike."""
+    from lsprism.layers import compute_dtype
+    from lsprism.layers.kernels import build, choice
+    from lsprism.models import demo, gguf
+
+    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, choice, demo, gguf))
+
+
+def test_assets_are_found_in_the_checkout():
+    assert Path(__file__).parents[1] / "assets" == ASSETS
+    assert (ASSETS / "calibration.txt").is_file()

@@ -36,12 +36,12 @@ def test_a_sparsity_between_is_taken_from_numbers_and_texts_alike(value):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({}, "harm"),
-        ({"effort": "best"}, "harm"),
+        ({}, "sensitivity"),
+        ({"effort": "best"}, "sensitivity"),
         ({"pattern": "2:4"}, "uniform"),
         ({"method": "sparsegpt"}, "uniform"),
-        ({"budget": "uniform"}, "uniform"),
-        ({"budget": "owl", "method": "wanda"}, "owl"),
+        ({"allocation": "uniform"}, "uniform"),
+        ({"allocation": "owl", "method": "wanda"}, "owl"),
     ],
 )
 def test_auto_is_the_budget_that_pays(settings, rule):
@@ -54,7 +54,7 @@ def test_auto_is_the_budget_that_pays(settings, rule):
         ("method", "magic", "'wanda'"),
         ("pattern", "3:4", "'2:4'"),
         ("dtype", "int8", "'bfloat16'"),
-        ("budget", "none", "'uniform'"),
+        ("allocation", "none", "'uniform'"),
         ("device", "gpu", "cuda"),
         ("device", "cuda:", "cuda"),
         ("rank_share", 1, "less than 1"),
@@ -91,13 +91,13 @@ def test_a_model_must_be_named():
 )
 def test_a_pattern_wants_its_methods_and_its_sparsity(pattern, method, sparsity):
     message = refusal(pattern=pattern, method=method, sparsity=sparsity)
-    assert message.startswith(f"Pattern {pattern} fits ")
+    assert message.startswith(f"--pattern {pattern} requires --")
     assert (method if sparsity == 0.5 else f"{sparsity:g}") in message
 
 
 @pytest.mark.parametrize("method", ["wanda", "svd"])
 def test_effort_wants_a_method_that_can_use_it(method):
-    assert refusal(effort="best", method=method).startswith("Effort best fits the method hybrid")
+    assert refusal(effort="best", method=method).startswith("--effort best requires --method hybrid")
     assert ask(PlanSpec, model_id="demo", method=method).effort == "fast"
 
 

@@ -2,12 +2,13 @@
 or measured."""
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from lsprism.arguments import arguments, flatten
 from lsprism.artifact.companions import BUILT_WITH, Licence
+from lsprism.old_names import with_current_names
 from lsprism.reports import CompressionReport, Plan
 from lsprism.specs import PlanSpec
 
@@ -77,7 +78,6 @@ _FORMS = {
     "sparse_low_rank": "a sparse part (bitmap and packed non-zeros) plus two low-rank factors",
     "dense": "it was, dense",
 }
-_OPTIONS = {"source": "calibration"}  # fields whose option on the command line has another name
 _TEXTS = (".txt", ".jsonl", ".parquet")
 
 
@@ -149,24 +149,21 @@ def _errors(report: CompressionReport) -> str:
 
 
 def _command(recipe: dict) -> str:
-    """The command line that says all that the recipe says; of local files only the name."""
-    words = [f"{option} {shlex.quote(value)}" if value else option for option, value in _options(recipe)]
-    lines = " \\\n    ".join(["python -m lsprism compress", *words, "--save-path OUT"])
+    """The command line with every setting of the recipe, also where it is the default today."""
+    options = map(shlex.join, arguments(_settings(recipe)))
+    lines = " \\\n    ".join(["python -m lsprism compress", *options, "--save-path OUT"])
     return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe['lsprism']}."
 
 
-def _options(recipe: dict) -> Iterator[tuple[str, str]]:
-    """(--option, value) of every setting; the value is empty for a switch."""
-    settings: dict = {}
-    for name in PlanSpec.model_fields:
-        value = recipe.get(name)
-        settings |= value if isinstance(value, dict) else {name: value}
+def _settings(recipe: dict) -> dict:
+    """The recipe's settings; of local files only the name."""
+    recipe = with_current_names(recipe)
+    settings = flatten({name: recipe.get(name) for name in PlanSpec.model_fields})
     for name, value in settings.items():
         local = name == "model_id" and value != recipe["base_model"] and value != "demo"
         if local or (name == "source" and str(value).endswith(_TEXTS)):
-            value = Path(value).name
-        if value not in (None, "") and value is not False:
-            yield "--" + _OPTIONS.get(name, name).replace("_", "-"), "" if value is True else str(value)
+            settings[name] = Path(value).name
+    return {name: value for name, value in settings.items() if value != ""}
 
 
 def _licence(licence: Licence) -> str:

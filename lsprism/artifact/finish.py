@@ -10,10 +10,11 @@ import transformers
 
 from lsprism.artifact.card import model_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
-from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, QUANT_METHOD, RECIPE, REPORT, write_json
+from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, RECIPE, REPORT, write_json
 from lsprism.artifact.shards import disk_errors
 from lsprism.artifact.staging import Staging
 from lsprism.models.checks import read_config
+from lsprism.models.foreign import QUANT_METHOD
 from lsprism.models.stored import INDEX
 from lsprism.models.ties import without_ties
 from lsprism.reports import CompressionReport, LayerReport, Plan

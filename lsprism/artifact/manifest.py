@@ -12,7 +12,6 @@ from lsprism.json_files import Shape, first_fault, read_known, read_object
 from lsprism.reports import CompressionReport
 
 FORMAT = 1
-QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
 NOTES = "lsprism"  # folder inside the artifact for everything that is ours
 MANIFEST, RECIPE, PLAN, REPORT, ENVIRONMENT = (
     f"{NOTES}/{name}.json" for name in ("manifest", "recipe", "plan", "report", "environment")

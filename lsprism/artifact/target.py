@@ -11,6 +11,7 @@ from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_report, reci
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.json_files import read_known
+from lsprism.old_names import with_current_names
 from lsprism.paths import beside, check_writable, nearest_existing
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
@@ -182,7 +183,7 @@ def known_compute_dtype(target: Path) -> str | None:
 
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
-    """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
+    """What differs from the recipe in `folder`, in words: 'sparsity 0.5, not 0.3'. Old names equal the current ones."""
     before = read_known(folder / RECIPE)
     if not before:
         return ["a recipe that cannot be read"]
@@ -194,6 +195,7 @@ def other_settings(folder: Path, recipe: dict) -> list[str]:
 
 def _flat(recipe: dict) -> dict[str, object]:
     """Settings by the names of their options; `calibration` is the source of its text."""
+    recipe = with_current_names(recipe)
     text = recipe.get("calibration")
     inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
     source = inner.pop("source", None)

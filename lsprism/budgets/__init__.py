@@ -1,4 +1,4 @@
-"""How much each layer may keep. To add a rule: a file here, a line below, its name in specs.BudgetName."""
+"""How much each layer may keep. To add a rule: a file here, a line below, its name in specs.AllocationName."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,6 +42,6 @@ BUDGETS: dict[str, Rule] = {
     "atp": Rule(atp),
     "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
     "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "harm": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
-    "measured": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
+    "sensitivity": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
+    "error-curves": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
 }

@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
 from lsprism.models.tokens import encode_text, opening, plain_ids
-from lsprism.paths import expand
+from lsprism.paths import ASSETS, expand
 from lsprism.reports import ModelSource
 from lsprism.specs import BosName, CalibrationSpec
 
-ASSETS = Path(__file__).parents[2] / "assets"
 NOTHING = torch.empty(0, dtype=torch.int64)  # before a window
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 NAMES = ("auto", "wikitext2", "embedded", "self")  # words for a text that need no file of that name

@@ -20,8 +20,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from lsprism.calibration.corpus import text_of
-from lsprism.models.cache import cache_folder
-from lsprism.paths import expand
+from lsprism.paths import expand, traits_folder
 from lsprism.reports import ModelSource, SiteTraits
 from lsprism.specs import CalibrationSpec
 
@@ -77,12 +76,6 @@ def known(source: ModelSource, kind: str, settings: dict, calibration: Calibrati
     text = _text(calibration.model_copy(update={"source": text_of(calibration, source)})) if calibration else None
     key = hashlib.sha256(json.dumps([VERSION, model, settings, text], sort_keys=True).encode()).hexdigest()
     return Known(traits_folder() / f"{kind}-{key[:16]}.json")
-
-
-def traits_folder() -> Path:
-    """`$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
-    own = os.environ.get("LSPRISM_TRAITS")
-    return expand(own) if own else cache_folder() / "traits"
 
 
 def _fingerprint(folder: Path) -> list | None:

@@ -1,9 +1,9 @@
-"""Options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
+"""Command-line options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
 
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -13,22 +13,29 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
+from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
-from lsprism.runs.command import NAMES
 from lsprism.specs import Request, ask
 
-SAME = {"model_path": "model_id"}  # two names for one option
+SAME = {"model_path": "model_id", **OLD_OPTIONS}  # other names for an option
+HIDDEN = [f"--{name}" for name in OLD_OPTIONS]  # accepted, but left out of help and hints
+
+METAVARS = {
+    "save_path": "PATH", "calibration": "SOURCE", "dataset": "SOURCE", "baseline": "MODEL", "kernel": "NAME",
+    "measures": "LIST", "tasks": "LIST", "zero_shot_tasks": "LIST", "sparsities": "LIST", "prompt_lengths": "LIST",
+}  # fmt: skip
 
 R = TypeVar("R", bound=Request)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field of a spec as an option."""
+    """One field of a spec, as an option."""
 
     name: str  # with underscores
-    path: tuple[str, ...]  # where it stands in the spec
+    path: tuple[str, ...]  # of the field in the spec
     field: FieldInfo
 
     @property
@@ -37,7 +44,7 @@ class Option:
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong options are one sentence and exit code 2."""
+    """Invalid options raise a SpecError: one sentence, exit code 2."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -47,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def dashed(argv: list[str]) -> list[str]:
-    """Every option may be written with underscores too."""
+    """Options may also be written with underscores."""
     plain = []
     for word in argv:
         name, equals, value = word.partition("=")
@@ -56,7 +63,7 @@ def dashed(argv: list[str]) -> list[str]:
 
 
 def options_of(spec: type[BaseModel]) -> list[Option]:
-    """All fields, those of nested specs too, in order."""
+    """All fields in order, those of nested specs included."""
     found = []
     for name, field in spec.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -66,8 +73,8 @@ def options_of(spec: type[BaseModel]) -> list[Option]:
     return found
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
-    """Nothing is converted or defaulted here: the spec does that, for YAML alike. One option may fill two fields."""
+def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
+    """Values are converted and defaulted by the spec, as for YAML. One option may set two fields."""
     for option in {option.name: option for option in options}.values():
         field = option.field
         if option.name == "model_id":
@@ -75,11 +82,14 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> N
         elif field.annotation is bool:
             parser.add_argument(option.flag, action="store_true", default=None, help=field.description)
         else:
-            parser.add_argument(option.flag, metavar=_metavar(field), help=_help(field).replace("%", "%%"))
+            parser.add_argument(option.flag, metavar=_metavar(option), help=_help(field).replace("%", "%%"))
+    for old, new in OLD_OPTIONS.items():
+        if any(option.name == new for option in options):
+            parser.add_argument(f"--{old}", dest=new, help=argparse.SUPPRESS)
 
 
 def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
-    """What was said on the command line, over what the YAML file of --config says, nested as the spec is."""
+    """The options from the YAML file of --config and the command line, which takes precedence; nested like the spec."""
     config = getattr(options, "config", None)
     said = read_config(expand(config), [option.name for option in known]) if config else {}
     said |= {o.name: value for o in known if (value := getattr(options, o.name, None)) is not None}
@@ -94,10 +104,10 @@ def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
 
 
 def asked(spec: type[R], fields: dict[str, Any]) -> R:
-    """The request; what must be given and was not is named as an option."""
+    """The validated request; SpecError names a required option that is missing."""
     for option in options_of(spec):
         if option.field.is_required() and option.name not in fields:
-            raise SpecError(f"{option.flag} is missing.", f"It takes a {option.field.description}.")
+            raise SpecError(f"{option.flag} is missing.", f"Give it a value: {option.field.description}.")
     return ask(spec, **fields)
 
 
@@ -156,10 +166,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
-def _metavar(field: FieldInfo) -> str | None:
-    if get_origin(field.annotation) is Literal:
-        return "{" + ",".join(get_args(field.annotation)) + "}"
-    return {int: "N", float: "X"}.get(field.annotation)
+def _metavar(option: Option) -> str:
+    """{a,b} for a choice, N for a number, else METAVARS, else the option's last word."""
+    kind = option.field.annotation
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())
 
 
 def _help(field: FieldInfo) -> str:
@@ -171,7 +183,7 @@ def _help(field: FieldInfo) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    """'1 to 65536', 'above 0, below 1', or nothing."""
+    """'1 to 65536', 'above 0, below 1', or an empty string."""
     low = high = ""
     for bound in field.metadata:
         match bound:

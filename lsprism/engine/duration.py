@@ -94,7 +94,7 @@ def _seconds_to_measure(spec: PlanSpec, sites: list[LinearSite], speeds: Speeds)
     if rule.by:
         few = min(tokens, rule.batch_tokens or BATCH_TOKENS)
         again = AGAIN * len(sites) * _seconds_of_forward(sites, few, length, speeds)
-        cost, times = COSTS[rule.by(spec), "fast"], 1 if spec.rule == "harm" else 1 + len(DENSITIES)
+        cost, times = COSTS[rule.by(spec), "fast"], 1 if spec.rule == "sensitivity" else 1 + len(DENSITIES)
         seconds += again + times * sum(cost.of(site.rows, site.columns, speeds) for site in sites)
     return seconds
 

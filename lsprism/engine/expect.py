@@ -17,7 +17,7 @@ from lsprism.engine.traits import known_traits
 from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
 from lsprism.specs import PlanSpec
 
-UNSETTLED = "What each layer keeps (budget {}) is settled once the run has looked at the model; before, all are alike."
+UNSETTLED = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."
 
 
 def expecting(spec: PlanSpec, draft: Draft) -> Plan:
@@ -69,7 +69,7 @@ def _with_errors(spec: PlanSpec, draft: Draft) -> list[SitePlan]:
         return draft.plan.sites
     found = [achieved(spec, draft).read()]
     if spec.effort == "fast":
-        found.append(known_traits(spec.model_copy(update={"budget": "measured"}), draft))
+        found.append(known_traits(spec.model_copy(update={"allocation": "error-curves"}), draft))
     ways = [{traits.name: traits.curve for traits in way} for way in found]
     sites = []
     for plan in draft.plan.sites:

@@ -99,7 +99,7 @@ def _plan(
         source=source,
         method=spec.method,
         sparsity=spec.sparsity,
-        budget=spec.rule,
+        allocation=spec.rule,
         dtype=str(dtype).removeprefix("torch."),
         compute_dtype=str(compute).removeprefix("torch."),
         device=str(device),

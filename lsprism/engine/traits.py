@@ -21,6 +21,7 @@ from lsprism.events import BlockClock, Event, Notice, Stage
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.models.surgery import weight_of
+from lsprism.old_names import CACHED_AS
 from lsprism.reports import LinearSite, SiteTraits
 from lsprism.specs import JOINED, PlanSpec
 
@@ -60,12 +61,13 @@ def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
 
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
-    rule, settings = BUDGETS[spec.rule], {"rule": spec.rule, "dtype": draft.plan.dtype, "device": draft.device.type}
+    rule, name = BUDGETS[spec.rule], CACHED_AS.get(spec.rule, spec.rule)
+    settings = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
         settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
     inputs = rule.needs == "inputs"
-    return known(draft.plan.source, spec.rule, settings, spec.calibration if inputs else None)
+    return known(draft.plan.source, name, settings, spec.calibration if inputs else None)
 
 
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError, SpecError
+from lsprism.extras import require
 from lsprism.models.hub import fetch
 from lsprism.specs import JudgeName
 
@@ -72,7 +73,11 @@ def token_judge(name: JudgeName, device: str) -> TokenJudge:
 
 
 def require_judges(name: JudgeName) -> None:
-    """SourceError if a judge that text is scored by cannot be had: the embedded one, and `name` for BERTScore."""
+    """SourceError if a judge that text is scored by cannot be had: the embedded one, and `name` for BERTScore.
+
+    RequestError if a package that scores text is not installed.
+    """
+    require("eval")
     embedded_folder()
     if name != EMBEDDED:
         _fetched(name)

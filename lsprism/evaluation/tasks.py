@@ -12,11 +12,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from lsprism.calibration.corpus import ASSETS
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
-from lsprism.paths import expand
+from lsprism.paths import ASSETS, expand
 from lsprism.reports import Record
 from lsprism.specs import TASKS, Request
 

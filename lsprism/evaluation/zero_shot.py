@@ -3,24 +3,22 @@ in memory. The library is an extra that is installed by hand; its tasks come fro
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
 
 from lsprism.calibration.hub_text import hub_errors
 from lsprism.errors import SpecError
 from lsprism.evaluation.steps import Steps, counted
+from lsprism.extras import require
 from lsprism.figures import ZeroShotFigure
 from lsprism.layers.compute_dtype import name_compute_dtype, reading_many
 from lsprism.models.load import LoadedModel
 
-EXTRA = "lm-eval~=0.4.13"
 METRICS = ("acc_norm,none", "acc,none")  # the first that a task has; length-normalised where it offers that
 
 
 def require_library() -> None:
-    """SpecError if lm-eval is not installed."""
-    if find_spec("lm_eval") is None:
-        raise SpecError("The measure zero-shot needs lm-eval.", f"Install it with: pip install '{EXTRA}'")
+    """RequestError if lm-eval is not installed."""
+    require("zero-shot")
 
 
 def measuring(

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from lsprism.errors import SpecError
 from lsprism.layers.compute import computing_in
-from lsprism.layers.kernels.build import cache_folder
 from lsprism.layers.kernels.choice import read_cached, write_cached
+from lsprism.paths import cache_folder
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TOKENS, ROWS, COLUMNS = 512, 1024, 1024  # of the product that is timed

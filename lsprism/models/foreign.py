@@ -9,7 +9,7 @@ from lsprism.errors import DamagedError, SourceError
 from lsprism.json_files import read_object
 from lsprism.models.stored import INDEX, SINGLE, Header, read_headers
 
-QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
+QUANT_METHOD = "ls_prism"  # the format of artifacts, as config.json names it to transformers
 ADAPTER = "adapter_config.json"
 MERGE = "Merge it into its base model (peft's merge_and_unload) and give the merged folder."
 # Files that say so where config.json says nothing.

@@ -19,9 +19,9 @@ from transformers.integrations.gguf import get_gguf_tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
-from lsprism.models.cache import cache_folder
 from lsprism.models.checks import missing_weights
 from lsprism.models.rope import adopt_rope
+from lsprism.paths import cache_folder
 
 # What the readers of transformers and gguf raise on a file that is cut, altered or of an unknown architecture.
 UNREADABLE = (

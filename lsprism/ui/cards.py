@@ -48,7 +48,7 @@ def title_of(run: Run) -> str:
     if run.verb == "spectra":
         return f"singular values of {Path(model).parent.name or model}"
     if run.settings.get("sparsities"):
-        how = f"study of {run.settings.get('sparsities')}".replace("[", "").replace("]", "")
+        how = f"sweep over {run.settings.get('sparsities')}".replace("[", "").replace("]", "")
     return ", ".join(filter(None, (name, how))) or "unknown"
 
 

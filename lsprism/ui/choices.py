@@ -37,7 +37,7 @@ def artifacts_of(run: Run) -> dict[str, str]:
         return {}
     if run.verb == "compress":
         return {str(run.artifact): title_of(run)} if run.state == "done" else {}
-    if run.verb != "study":
+    if run.verb != "sweep":
         return {}
     method, model = run.settings.get("method"), run.settings.get("model_id")
     names = {f"{method}-{one:g}": f"{model}, {method} at {one:g}" for one in run.settings.get("sparsities") or []}

@@ -11,8 +11,8 @@ from lsprism.reports import ValuesName
 from lsprism.specs import (
     JOINED,
     PATTERNED,
+    AllocationName,
     BosName,
-    BudgetName,
     CalibrationSpec,
     CompressSpec,
     DtypeName,
@@ -112,8 +112,8 @@ def _details(fields: dict[str, Any]) -> None:
             SOURCES, value="auto", label="Calibration text", allow_custom_value=True, min_width=200, elem_id="source",
             info="What the layers read while they are measured; also OWNER/NAME of a data set, or a file",
         )  # fmt: skip
-        fields["budget"] = gr.Dropdown(
-            list(get_args(BudgetName)), value="auto", label="Budget", min_width=120,
+        fields["allocation"] = gr.Dropdown(
+            list(get_args(AllocationName)), value="auto", label="Budget", min_width=120,
             info="How the kept parameters are shared out",
         )  # fmt: skip
         fields["values"] = gr.Dropdown(
@@ -187,7 +187,7 @@ FIELDS = (
     "pattern",
     "rank_share",
     "source",
-    "budget",
+    "allocation",
     "samples",
     "length",
     "seed",

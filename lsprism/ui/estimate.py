@@ -12,7 +12,7 @@ TIGHT = 0.7  # of the free memory: above it the machine may slow down
 WORK = (
     "method",
     "pattern",
-    "budget",
+    "allocation",
     "effort",
     "reconstruct_minutes",
     "reconstruct_steps",

@@ -40,7 +40,7 @@ class Handlers:
     def study(self, values: Values) -> str:
         """The id of the run that was started."""
         with refusals():
-            return start(self.runs, "study", evaluate_page.study_of(values, self.runs)).id
+            return start(self.runs, "sweep", evaluate_page.study_of(values, self.runs)).id
 
     def measure(self, values: Values) -> str:
         """One run for each model; the id of the first, which is measured first."""

@@ -8,7 +8,7 @@ from lsprism.json_files import parse
 from lsprism.outcomes import Advice, EvalReport, StudyReport
 from lsprism.runs import Run, Runs
 
-FILES = {"evaluate": "report", "study": "study"}  # verb -> name of its report
+FILES = {"evaluate": "report", "sweep": "study"}  # verb -> name of its report
 
 
 class Reports:
@@ -59,6 +59,6 @@ def page_of(run: Run, kind: str) -> Path | None:
 def _parsed(path: Path, verb: str) -> EvalReport | StudyReport | None:
     try:
         content = parse(path.read_bytes())
-        return (StudyReport if verb == "study" else EvalReport).model_validate(content)
+        return (StudyReport if verb == "sweep" else EvalReport).model_validate(content)
     except (ValueError, ValidationError):
         return None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
+from lsprism.extras import requiring
 from lsprism.paths import expand
 
 PORT, PORTS = 7860, 20  # without --port: the first free one of so many
@@ -18,25 +19,56 @@ REMEDY = f"Give --auth FILE, a file that holds 'name:password', or --auth env an
 
 def main(words: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C. Exit codes as those of the command line: 0, 1, 2."""
-    options = _parser().parse_args(words)
+    options = read_options(words)
     try:
-        _serve(options)
+        serve(options)
     except LSPrismError as error:
         sys.stderr.write(f"error {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("\nClosed. Runs that were begun go on; the next dashboard finds them.\n")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def dashboard(
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    state_dir: str | Path | None = None,
+    auth: str | None = None,
+    open: bool = False,
+) -> None:
+    """Open the dashboard, and serve it until Ctrl-C.
+
+    `port` None: the first free one from 7860. `state_dir` None: the user's state folder. `auth`: a file that holds
+    name:password, or "env" for LSPRISM_AUTH. `open`: open the page in the browser. Raises SpecError for a host other
+    than this machine without `auth`, RequestError for a port in use, DiskError for a folder that cannot be written.
+    """
+    values = {"host": host, "port": port, "state-dir": state_dir, "auth": auth}
+    words = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    serve(read_options([*words, *(["--open"] if open else [])]))
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C; raises LSPrismError. `options`: those of `add_options`."""
+    try:
+        with requiring("dashboard"):
+            _serve(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nClosed. Runs that were begun go on; the next dashboard finds them.\n")
+
+
+def read_options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python app.py", description="The LS-PRISM dashboard.")
+    add_options(parser)
+    return parser.parse_args(words)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     parser.add_argument("--port", type=int, help=f"port (default: the first free one from {PORT} on)")
-    parser.add_argument("--home", metavar="FOLDER", help="where runs are kept (default: the user's state folder)")
+    parser.add_argument("--state-dir", metavar="FOLDER", help="folder for runs (default: the user's state folder)")
+    parser.add_argument("--home", dest="state_dir", help=argparse.SUPPRESS)  # the earlier name
     parser.add_argument("--auth", metavar="FILE|env", help=f"file with name:password, or env for ${AUTH}")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    return parser
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -46,7 +78,7 @@ def _serve(options: argparse.Namespace) -> None:
     if not is_loopback(host) and auth is None:
         raise SpecError(f"--host {options.host} is open to other machines and needs --auth.", REMEDY)
     port = free_port(host, options.port)
-    home = prepare_home(options.home)
+    home = prepare_home(options.state_dir)
     prepare_environment(home)
     from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
 
@@ -67,7 +99,7 @@ def prepare_home(folder: str | None) -> Path:
         (home / "page" / "probe").unlink()
     except OSError as error:
         raise DiskError(
-            f"{home} cannot be written: {error.strerror or error}.", "Give --home FOLDER, one that can be written."
+            f"{home} cannot be written: {error.strerror or error}.", "Give --state-dir a writable folder."
         ) from error
     return home
 

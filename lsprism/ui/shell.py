@@ -7,6 +7,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lsprism.errors import LSPrismError
+from lsprism.paths import ASSETS
 from lsprism.runs import Runs
 from lsprism.ui import chat, compress, evaluate, layers, service
 from lsprism.ui import runs as runs_tab
@@ -15,7 +16,6 @@ from lsprism.ui.guard import Guard, hosts_of
 from lsprism.ui.theme import theme
 from lsprism.ui.watch import first_shown
 
-ASSETS = Path(__file__).parents[2] / "assets"
 KEPT_S = (3600, 86400)  # how often files of the page are looked through, and how old they may get
 TABS = {
     "compress": ("Compress", compress.build),

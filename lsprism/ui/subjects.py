@@ -30,10 +30,10 @@ def choices(watch: Watch) -> list[tuple[str, str]]:
     for run in watch.runs.all():
         if run.verb == "compress":
             found.append((label_of(run), run.id))
-        elif run.verb == "study":
+        elif run.verb == "sweep":
             made = {Path(folder): name for folder, name in artifacts_of(run).items()}
             done = {folder.name: name for folder, name in made.items() if (folder / REPORT).is_file()}
-            found += [(f"{name} · study {run.id[-6:]}", f"{run.id}/{folder}") for folder, name in done.items()]
+            found += [(f"{name} · sweep {run.id[-6:]}", f"{run.id}/{folder}") for folder, name in done.items()]
     return found
 
 

@@ -87,7 +87,7 @@ def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeyp
     assert main(words[3:]) == 1
     calibration = {"source": text_file.name, "samples": 4, "length": 16, "seed": 0}
     asked = ask(CompressSpec, model_id="tiny", save_path="OUT", calibration=calibration, **settings)
-    asked = asked.model_copy(update={"budget": asked.rule, "compute_dtype": "float32"})
+    asked = asked.model_copy(update={"allocation": asked.rule, "compute_dtype": "float32"})
     assert specs == [asked], "paths of this machine are left out, nothing else"
     assert str(tmp_path) not in text and "--seed 0" in text, "a default may change, the card does not"
 

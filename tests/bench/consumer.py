@@ -160,7 +160,7 @@ def compress(options: argparse.Namespace) -> dict:
     found: dict = {"predicted": plan.duration.model_dump() | {"total": plan.duration.total}}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("before", "after"):
-            settings = {"compute_dtype": WAYS[name][1], "budget": "uniform", "save_path": Path(folder) / name}
+            settings = {"compute_dtype": WAYS[name][1], "allocation": "uniform", "save_path": Path(folder) / name}
             spec = ask(CompressSpec, model_id="demo", method="hybrid", sparsity=0.5, **settings)
             seconds = []
             with closing(api.compressing(spec)) as events:

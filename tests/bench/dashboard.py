@@ -35,7 +35,7 @@ def opened(home: Path, port: int) -> tuple[subprocess.Popen, float]:
     """The app, and the seconds until its page answers."""
     began = time.monotonic()
     app = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port)],
+        [sys.executable, str(ROOT / "app.py"), "--state-dir", str(home), "--port", str(port)],
         cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     while app.poll() is None:

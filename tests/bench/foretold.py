@@ -43,7 +43,7 @@ def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> 
         for sparsity in options.known.split(","):
             api.compress(options.model, work / f"{way}-{sparsity}", sparsity=sparsity, **asked)
     else:
-        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, budget="measured", **asked))
+        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, allocation="error-curves", **asked))
     learnt = time.monotonic()
     plan = api.inspect(options.model, sparsity=options.sparsity, **asked)
     return {

@@ -276,11 +276,12 @@ def odd_line(dice: random.Random) -> str:
     return dice.choice(["{}: {}", "{}: {}", "{}: '{}'", "{} {}", '{}: "{}"', "{}:\n  {}: {}"]).format(key, shown, shown)
 
 
-OPTIONS = ["model-id", "save-path", "sparsity", "method", "samples", "length", "seed", "pattern", "budget", "column",
-           "revision", "device", "dtype", "rank-share", "resume", "values", "effort", "heal-minutes"]  # fmt: skip
+OPTIONS = ["model-id", "save-path", "sparsity", "method", "samples", "length", "seed", "pattern", "allocation",
+           "column", "revision", "device", "dtype", "rank-share", "resume", "values", "effort",
+           "heal-minutes"]  # fmt: skip
 
 
-CONFIGURED = ("compress", "inspect", "evaluate", "study")
+CONFIGURED = ("compress", "inspect", "evaluate", "sweep")
 
 
 def settings(bench: Bench, dice: random.Random) -> str:

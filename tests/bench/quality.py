@@ -45,7 +45,7 @@ import sys, lsprism.api
 {without}
 from lsprism.specs import CompressSpec
 spec = CompressSpec.model_validate_json(sys.argv[1])
-print(lsprism.api.report_of(lsprism.api.compressing(spec)).model_dump_json())
+print(lsprism.api.report_of(lsprism.api.compressing(spec), lsprism.CompressionReport).model_dump_json())
 """
 WITHOUT = {
     "": "",

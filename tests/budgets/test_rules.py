@@ -66,7 +66,7 @@ def models(draw) -> tuple[list[LinearSite], list[SiteTraits]]:
 @given(models(), densities)
 def test_every_rule_keeps_the_same_in_total_to_a_thousandth(rule, method, model, density):
     sites, traits = model
-    spec = ask(PlanSpec, model_id="demo", method=method, budget=rule, sparsity=1 - density)
+    spec = ask(PlanSpec, model_id="demo", method=method, allocation=rule, sparsity=1 - density)
     budgets = allot(spec, sites, traits)
     wanted = density * sum(s.parameters for s in sites)
     within = 0.001 * wanted + len(sites)
@@ -85,7 +85,7 @@ def test_on_a_real_models_shapes_even_ranks_meet_a_thousandth():
     sites = [site(block, *shape, f"{block}.{n}") for block in range(30) for n, shape in enumerate(shapes)]
     traits = [SiteTraits(name=s.name, outlier_share=0.01 * s.block, effective_rank=99 + s.block) for s in sites]
     for rule, sparsity in product(("uniform", "owl", "atp", "spectrum"), (0.3, 0.5, 0.7)):
-        spec = ask(PlanSpec, model_id="demo", method="svd", budget=rule, sparsity=sparsity)
+        spec = ask(PlanSpec, model_id="demo", method="svd", allocation=rule, sparsity=sparsity)
         kept = sum(budget.kept for budget in allot(spec, sites, traits).values())
         assert kept == pytest.approx((1 - sparsity) * sum(s.parameters for s in sites), rel=1e-4)
 
@@ -104,7 +104,7 @@ def test_the_sum_is_met_to_the_parameter_and_every_site_stays_within_bounds(wish
 def test_what_is_not_known_yet_is_shared_alike():
     sites = [site(0), site(1)]
     for rule in (name for name, rule in BUDGETS.items() if rule.learns):
-        spec = ask(PlanSpec, model_id="demo", method="wanda", budget=rule)
+        spec = ask(PlanSpec, model_id="demo", method="wanda", allocation=rule)
         assert {budget.kept for budget in allot(spec, sites).values()} == {5000}
 
 
@@ -213,7 +213,7 @@ def test_measured_gives_factors_to_those_whom_they_serve():
         SiteTraits(name="1", curve=curve(0.3) + curve(0.5, share=0.1)),
     ]
     assert {name: share.rank_share for name, share in measured(sites, 0.5, traits).items()} == {"0": 0.1, "1": 0.0}
-    spec = ask(PlanSpec, model_id="demo", method="hybrid", budget="measured")
+    spec = ask(PlanSpec, model_id="demo", method="hybrid", allocation="error-curves")
     budgets = allot(spec, sites, traits)
     assert (budgets["0"].rank, budgets["1"].rank) == (round(0.1 * budgets["0"].kept / 200), 0)
 

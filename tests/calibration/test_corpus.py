@@ -261,10 +261,6 @@ def test_too_few_tokens_are_counted():
         assert f"{option} of at most 7" in caught.value.hint
 
 
-def test_assets_lie_in_the_repository():
-    assert corpus.ASSETS.is_dir() and corpus.ASSETS.name == "assets"
-
-
 # Which names are files
 
 

@@ -67,9 +67,10 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("benchmark", "--model-id", "demo"), "--task"),
         (("benchmark", "--model-id", "demo", "--task", "poetry"), "There is no task 'poetry'"),
         (("study", "--model-id", "demo", "--sparsities", "0.3,1"), "--sparsities: input should be less than 1"),
-        (("study", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
+        (("sweep", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
+        (("sweep", "--model-id", "./nowhere"), "does not exist"),
         (("compare", "./nowhere"), "There is no report in 'nowhere'"),
-        (("compare", "x", "--format", "pdf"), "--format 'pdf' is unknown"),
+        (("compare", "x", "--format", "pdf"), "Unknown --format 'pdf'"),
         (("compare", "x", "--figures", "beauty"), "There is no figure 'beauty'"),
     ],
 )

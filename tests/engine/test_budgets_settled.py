@@ -15,10 +15,11 @@ from lsprism.calibration.known import traits_folder
 from lsprism.engine import traits
 from lsprism.errors import SpecError, TargetError
 from lsprism.events import Finished, Stage
+from lsprism.old_names import CACHED_AS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LEARNING = ("owl", "spectrum", "harm", "measured")  # and kmif, whose forests take a second a block
+LEARNING = ("owl", "spectrum", "sensitivity", "error-curves")  # and kmif, whose forests take a second a block
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +44,16 @@ def plan_of(model, text_file, **settings):
 
 @pytest.mark.parametrize("rule", [*LEARNING, "atp"])
 def test_layers_keep_different_shares_and_the_recipe_says_which(model, text_file, tmp_path, rule):
-    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", budget=rule))[-1].report
+    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", allocation=rule))[-1].report
     check_shares(report, tmp_path / "out")
 
 
 def test_kmif_is_a_budget_like_the_others(text_file, tmp_path):
     model = make_model(tmp_path / "one", blocks=1)
-    events = done(asked(model, text_file, tmp_path / "out", method="svd", budget="kmif"))
+    events = done(asked(model, text_file, tmp_path / "out", method="svd", allocation="kmif"))
     assert len(passes(events)) == 1
     check_shares(events[-1].report, tmp_path / "out", within=0.02)  # of so few layers one rank is more than a hundredth
-    plan = plan_of(model, text_file, method="svd", budget="kmif")
+    plan = plan_of(model, text_file, method="svd", allocation="kmif")
     assert [p.kept for p in plan.sites] == [layer.kept for layer in events[-1].report.layers]
 
 
@@ -67,27 +68,27 @@ def check_shares(report, out, within=0.001):
 
 @pytest.mark.parametrize("rule", LEARNING)
 def test_a_second_sparsity_does_not_look_at_the_model_again(model, text_file, tmp_path, rule):
-    first = done(asked(model, text_file, tmp_path / "a", method="wanda", budget=rule))
+    first = done(asked(model, text_file, tmp_path / "a", method="wanda", allocation=rule))
     assert len(passes(first)) == 1
-    second = done(asked(model, text_file, tmp_path / "b", method="wanda", budget=rule, sparsity=0.3))
+    second = done(asked(model, text_file, tmp_path / "b", method="wanda", allocation=rule, sparsity=0.3))
     assert passes(second) == []
     assert any("known of this model" in text for text in notices(second))
     shutil.rmtree(traits_folder())
-    afresh = done(asked(model, text_file, tmp_path / "c", method="wanda", budget=rule, sparsity=0.3))
+    afresh = done(asked(model, text_file, tmp_path / "c", method="wanda", allocation=rule, sparsity=0.3))
     assert len(passes(afresh)) == 1
     assert digests(tmp_path / "b") == digests(tmp_path / "c")
 
 
 def test_weights_are_looked_at_without_a_text_and_inputs_for_each_text_anew(model, text_file, tmp_path):
     for rule, again in (("spectrum", 0), ("owl", 1)):
-        one = done(asked(model, text_file, tmp_path / f"{rule}1", method="wanda", budget=rule))
-        other = done(asked(model, text_file, tmp_path / f"{rule}2", method="wanda", budget=rule, seed=5))
+        one = done(asked(model, text_file, tmp_path / f"{rule}1", method="wanda", allocation=rule))
+        other = done(asked(model, text_file, tmp_path / f"{rule}2", method="wanda", allocation=rule, seed=5))
         assert (len(passes(one)), len(passes(other))) == (1, again)
         assert ("tokens" in passes(one)[0]) == (rule == "owl")
 
 
 def test_what_cannot_go_on_is_refused_before_the_model_is_looked_at(model, text_file, tmp_path):
-    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget="owl")
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", allocation="owl")
     stopped_after(spec, 1)
     shutil.rmtree(traits_folder())
     events = api.compressing(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
@@ -97,8 +98,8 @@ def test_what_cannot_go_on_is_refused_before_the_model_is_looked_at(model, text_
 
 
 def test_a_resumed_run_keeps_its_budgets_though_nothing_is_known_any_more(model, text_file, tmp_path, monkeypatch):
-    done(asked(model, text_file, tmp_path / "whole", method="sparsegpt", budget="measured"))
-    spec = asked(model, text_file, tmp_path / "out", method="sparsegpt", budget="measured")
+    done(asked(model, text_file, tmp_path / "whole", method="sparsegpt", allocation="error-curves"))
+    spec = asked(model, text_file, tmp_path / "out", method="sparsegpt", allocation="error-curves")
     stopped_after(spec, 2)
     shutil.rmtree(traits_folder())
     monkeypatch.setattr(traits, "_pass", lambda *_: pytest.fail("the model is measured again"))
@@ -109,7 +110,7 @@ def test_a_resumed_run_keeps_its_budgets_though_nothing_is_known_any_more(model,
 
 
 def test_other_settings_do_not_inherit_the_budgets_of_an_unfinished_run(model, text_file, tmp_path):
-    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget="owl")
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", allocation="owl")
     stopped_after(spec, 1)
     other = spec.model_copy(update={"resume": True, "force": True, "sparsity": 0.3})
     report = done(other)[-1].report
@@ -118,19 +119,19 @@ def test_other_settings_do_not_inherit_the_budgets_of_an_unfinished_run(model, t
 
 
 def test_what_runs_reached_does_not_change_what_the_next_makes(model, text_file, tmp_path):
-    done(asked(model, text_file, tmp_path / "a", method="wanda", budget="measured"))
+    done(asked(model, text_file, tmp_path / "a", method="wanda", allocation="error-curves"))
     done(asked(model, text_file, tmp_path / "b", method="wanda", sparsity=0.4))
-    done(asked(model, text_file, tmp_path / "c", method="wanda", budget="measured"))
+    done(asked(model, text_file, tmp_path / "c", method="wanda", allocation="error-curves"))
     assert digests(tmp_path / "a") == digests(tmp_path / "c")
 
 
-@pytest.mark.parametrize("rule", ["spectrum", "harm"])
+@pytest.mark.parametrize("rule", ["spectrum", "sensitivity"])
 def test_a_pass_that_was_broken_off_goes_on_with_the_next_block(model, text_file, tmp_path, monkeypatch, rule):
-    spec = asked(model, text_file, tmp_path / "out", method="wanda", budget=rule)
+    spec = asked(model, text_file, tmp_path / "out", method="wanda", allocation=rule)
     events = api.compressing(spec)
     next(event for event in events if event.kind == "progress" and event.block == 3)
     events.close()
-    assert plan_of(model, text_file, method="wanda", budget=rule).notes  # a part is not enough to share out by
+    assert plan_of(model, text_file, method="wanda", allocation=rule).notes  # a part is not enough to share out by
     learn, blocks = traits._learn, []
     monkeypatch.setattr(traits, "_learn", lambda *given: blocks.append(given[3]) or learn(*given))
     done(spec)
@@ -141,15 +142,15 @@ def test_a_pass_that_was_broken_off_goes_on_with_the_next_block(model, text_file
 
 
 def test_a_pattern_fits_the_uniform_budget_only(model, text_file, tmp_path):
-    with pytest.raises(SpecError, match="Pattern 2:4 fits the budget uniform only, not owl"):
-        asked(model, text_file, tmp_path / "out", method="wanda", pattern="2:4", budget="owl")
+    with pytest.raises(SpecError, match="--pattern 2:4 requires --allocation uniform, not owl"):
+        asked(model, text_file, tmp_path / "out", method="wanda", pattern="2:4", allocation="owl")
 
 
 def test_the_plan_shows_the_budgets_once_they_are_known_and_says_so_before(model, text_file, tmp_path):
-    before = plan_of(model, text_file, method="wanda", budget="owl")
-    assert "(budget owl) is settled once the run has looked at the model" in before.notes[0]
-    report = done(asked(model, text_file, tmp_path / "out", method="wanda", budget="owl"))[-1].report
-    after = plan_of(model, text_file, method="wanda", budget="owl")
+    before = plan_of(model, text_file, method="wanda", allocation="owl")
+    assert "allocation (owl) is computed when the run starts" in before.notes[0]
+    report = done(asked(model, text_file, tmp_path / "out", method="wanda", allocation="owl"))[-1].report
+    after = plan_of(model, text_file, method="wanda", allocation="owl")
     assert after.notes == []
     assert [p.kept for p in after.sites] == [layer.kept for layer in report.layers] != [p.kept for p in before.sites]
     assert after.stored_bytes == report.stored_bytes
@@ -170,22 +171,22 @@ def test_errors_are_foretold_from_two_finished_runs(model, text_file, tmp_path, 
 
 
 def test_errors_are_foretold_from_curves_that_were_measured(model, text_file, tmp_path):
-    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", budget="measured"))[-1].report
-    for rule in ("measured", "uniform"):
-        plan = plan_of(model, text_file, method="sparsegpt", sparsity=0.45, budget=rule)
+    report = done(asked(model, text_file, tmp_path / "out", method="sparsegpt", allocation="error-curves"))[-1].report
+    for rule in ("error-curves", "uniform"):
+        plan = plan_of(model, text_file, method="sparsegpt", sparsity=0.45, allocation=rule)
         assert None not in [p.error for p in plan.sites]
         assert plan.mean_error < sum(layer.error for layer in report.layers) / len(report.layers)
 
 
-@pytest.mark.parametrize(("method", "rule"), [("svd", "measured"), ("hybrid", "harm")])
+@pytest.mark.parametrize(("method", "rule"), [("svd", "error-curves"), ("hybrid", "sensitivity")])
 def test_of_every_layer_it_is_known_what_it_does_to_the_model(model, text_file, tmp_path, method, rule):
-    done(asked(model, text_file, tmp_path / "out", method=method, budget=rule))
-    (path,) = traits_folder().glob(f"{rule}*")
+    done(asked(model, text_file, tmp_path / "out", method=method, allocation=rule))
+    (path,) = traits_folder().glob(f"{CACHED_AS.get(rule, rule)}*")
     assert all(site["harm"] > 0 for site in json.loads(path.read_text()))
 
 
 def test_a_pattern_is_foretold_nothing(model, text_file, tmp_path):
-    done(asked(model, text_file, tmp_path / "out", method="wanda", budget="measured"))
+    done(asked(model, text_file, tmp_path / "out", method="wanda", allocation="error-curves"))
     assert plan_of(model, text_file, method="wanda").mean_error is not None
     assert plan_of(model, text_file, method="wanda", pattern="2:4").mean_error is None
 
@@ -196,7 +197,7 @@ def test_blocks_that_learn_are_not_remembered(model, text_file, tmp_path):
 
 
 def test_foretelling_takes_a_moment(model, text_file, tmp_path):
-    done(asked(model, text_file, tmp_path / "out", method="wanda", budget="measured"))
+    done(asked(model, text_file, tmp_path / "out", method="wanda", allocation="error-curves"))
     started = time.process_time()
     plan_of(model, text_file, method="wanda", sparsity=0.37)
     assert time.process_time() - started < 1
@@ -206,9 +207,10 @@ def test_what_the_look_for_a_budget_holds_is_expected_too(model, text_file):
     """Of a sparse method that needs no Gram matrix the look holds none; SparseGPT's needs those of the whole block."""
     squares = 4 * (32**2 + 48**2)  # bytes of both matrices of a block, 32 and 48 wide
     for method, rule, expected in (
-        ("wanda", "measured", 0),
-        ("hybrid", "harm", 8 * 48**2),
-        ("svd", "measured", squares),
+        ("wanda", "error-curves", 0),
+        ("hybrid", "sensitivity", 8 * 48**2),
+        ("svd", "error-curves", squares),
     ):
-        assert plan_of(model, text_file, method=method, budget=rule).memory.statistics == expected
-    assert plan_of(model, text_file, method="hybrid", budget="measured").memory.statistics == max(8 * 48**2, squares)
+        assert plan_of(model, text_file, method=method, allocation=rule).memory.statistics == expected
+    plan = plan_of(model, text_file, method="hybrid", allocation="error-curves")
+    assert plan.memory.statistics == max(8 * 48**2, squares)

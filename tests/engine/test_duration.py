@@ -37,6 +37,6 @@ def test_a_slower_compute_dtype_and_a_slower_method_take_longer(model):
 
 
 def test_only_a_rule_that_measures_the_model_takes_time_before(model):
-    assert predict(model, method="wanda", budget="uniform").sensitivity == 0
-    found = predict(model, method="hybrid", budget="harm")
+    assert predict(model, method="wanda", allocation="uniform").sensitivity == 0
+    found = predict(model, method="hybrid", allocation="sensitivity")
     assert 0 < found.sensitivity < found.blocks and found.total == found.sensitivity + found.blocks

@@ -1,12 +1,12 @@
 """Zero-shot tasks by the real lm-eval, on a task of our own that lies here."""
 
-import importlib.util
 import json
 
 import pytest
 
+from lsprism import extras
 from lsprism.api import load
-from lsprism.errors import SpecError
+from lsprism.errors import RequestError, SpecError
 from lsprism.evaluation import zero_shot
 from lsprism.evaluation.evaluate import QUICK_EXAMPLES, Evaluation
 from lsprism.evaluation.steps import finished
@@ -65,9 +65,8 @@ def test_a_task_that_is_unknown_is_refused(loaded, manager):
 
 
 def test_without_the_library_the_command_to_install_it_is_given(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(zero_shot, "find_spec", lambda name: None)
-    with pytest.raises(SpecError, match="pip install 'lm-eval"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"lm_eval is not installed.*pip install .*\[zero-shot\]"):
         zero_shot.require_library()
 
 

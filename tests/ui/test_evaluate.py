@@ -56,14 +56,14 @@ def finished_study(runs, folder):
     folder.mkdir(parents=True)
     reports = [report("wanda", 0.3, 22.0), report("wanda", 0.5, 24.0)]
     (folder / "study.json").write_text(StudyReport(model_id="demo", reports=reports, advice=ADVICE).model_dump_json())
-    run = runs.create(runs.new_id(), Order(verb="study", artifact=folder, settings={"model_id": "demo"}))
+    run = runs.create(runs.new_id(), Order(verb="sweep", artifact=folder, settings={"model_id": "demo"}))
     return runs.change(run.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
 
 
 def test_one_button_asks_for_the_whole_study(handlers, runs):
     handlers.study(VALUES)
     ((verb, spec),) = handlers.started
-    assert verb == "study" and isinstance(spec, StudySpec)
+    assert verb == "sweep" and isinstance(spec, StudySpec)
     assert (spec.model_id, spec.method, spec.sparsities, spec.measuring.quick) == ("demo", "wanda", (0.3, 0.5), True)
     assert (spec.measuring.zero_shot_tasks, spec.measuring.zero_shot_limit) == (("piqa", "arc_easy"), 50)
     assert spec.save_path.is_relative_to(runs.home)

@@ -10,8 +10,8 @@ from lsprism.ui import form
 
 VALUES = {
     "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "unstructured", "rank_share": 0.2,
-    "source": "embedded", "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto",
-    "save_path": "",
+    "source": "embedded", "allocation": "uniform", "samples": 8, "length": 64, "seed": 3,
+    "device": "cpu", "dtype": "auto", "save_path": "",
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_the_settings_of_a_run_come_back_into_the_form(context):
     assert values["save_path"] == "/nowhere", "outside of the run's own folder"
     del values["save_path"]
     assert form.spec_of(values) == form.spec_of(form.settings_of(run().settings))
-    other = context.runs.create(context.runs.new_id(), Order(verb="study"))
+    other = context.runs.create(context.runs.new_id(), Order(verb="sweep"))
     with pytest.raises(gr.Error, match="no compression"):
         handlers.settings(other.id)
 
@@ -158,7 +158,7 @@ def test_an_artifact_elsewhere_goes_only_when_its_place_is_written_out(context, 
 
 
 def test_the_folder_of_a_study_is_not_offered_for_deletion(context, tmp_path):
-    made = context.runs.create(context.runs.new_id(), Order(verb="study", artifact=tmp_path))
+    made = context.runs.create(context.runs.new_id(), Order(verb="sweep", artifact=tmp_path))
     assert runs.elsewhere(made, context.runs) == ""
 
 
@@ -174,7 +174,7 @@ def test_layers_are_drawn_once(context):
 def test_the_artifacts_of_a_study_can_be_looked_at_too(context, tmp_path):
     settings = {"model_id": "demo", "method": "wanda", "sparsities": [0.3, 0.5]}
     study = context.runs.create(
-        context.runs.new_id(), Order(verb="study", artifact=tmp_path / "made", settings=settings)
+        context.runs.new_id(), Order(verb="sweep", artifact=tmp_path / "made", settings=settings)
     )
     (tmp_path / "made" / "wanda-0.5" / "lsprism").mkdir(parents=True)
     (tmp_path / "made" / "wanda-0.5" / "lsprism" / "report.json").write_text(report(Path("/")).model_dump_json())
@@ -214,7 +214,7 @@ def test_the_public_api_answers_in_plain_values(context):
     started = api.start("demo", 0.3, {"method": "wanda"})
     assert started["settings"]["sparsity"] == 0.3
     assert api.compare(run_id, started["id"])[0][0] == "run"
-    with pytest.raises(gr.Error, match="no run"):
+    with pytest.raises(gr.Error, match="does not exist"):
         api.status("nothing")
 
 

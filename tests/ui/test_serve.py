@@ -65,7 +65,7 @@ def test_a_host_that_is_not_ours_is_named():
 
 def test_a_home_that_cannot_be_made_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match="--home"):
+    with pytest.raises(DiskError, match="--state-dir"):
         serve.prepare_home(str(tmp_path / "file" / "home"))
 
 
@@ -103,7 +103,7 @@ def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, a
     monkeypatch.setattr(serve, "free_port", lambda host, asked: 7860)
     monkeypatch.setattr(serve, "prepare_environment", lambda home: None)
     monkeypatch.setattr(shell, "launch", lambda home, host, port, **how: opened.append((host, port)))
-    assert serve.main(["--host", host, "--auth", "env", "--home", str(tmp_path)]) == 0
+    assert serve.main(["--host", host, "--auth", "env", "--state-dir", str(tmp_path)]) == 0
     assert opened == [(named, 7860)]
     assert f"{address} " in capsys.readouterr().err
 
@@ -112,3 +112,17 @@ def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, a
 def test_an_address_of_another_machine_is_named(host):
     with pytest.raises(SpecError, match="is no address of this machine"):
         serve.free_port(host, 1234)
+
+
+@pytest.mark.parametrize("name", ["--state-dir", "--home"])
+def test_the_state_folder_has_an_option_and_its_old_name_is_hidden(name, tmp_path, monkeypatch, capsys):
+    prepared = []
+    monkeypatch.setattr(serve, "free_port", lambda host, asked: 7860)
+    monkeypatch.setattr(serve, "prepare_home", lambda folder: prepared.append(folder) or sys.exit(7))
+    with pytest.raises(SystemExit):
+        serve.main([name, str(tmp_path)])
+    assert prepared == [str(tmp_path)]
+    with pytest.raises(SystemExit):
+        serve.main(["--help"])
+    text = capsys.readouterr().out
+    assert "--state-dir FOLDER" in text and "--home" not in text

@@ -47,7 +47,7 @@ def test_time_is_taken_only_from_a_run_of_the_same_work():
     done = run(figures={"seconds": 61.0})
     assert seconds_before([run("failed", figures={"seconds": 5.0}), done], spec) == 61.0
     assert seconds_before([done], spec.model_copy(update={"method": "svd"})) is None
-    for other in ({"heal_minutes": 20}, {"budget": "measured"}, {"calibration": CalibrationSpec(samples=9)}):
+    for other in ({"heal_minutes": 20}, {"allocation": "error-curves"}, {"calibration": CalibrationSpec(samples=9)}):
         assert seconds_before([done], spec.model_copy(update=other)) is None
 
 

@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 
-from lsprism.paths import expand
+from lsprism.paths import cache_folder
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _FILES = ("kernels.cpp", "block.h", "rows.h", "shares.h", "lanes.h", "values.h")
@@ -65,12 +64,6 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     for name in ("multiply", "unpack", "offsets", "begin_block", "end_block"):
         getattr(loaded, f"prism_{name}").restype = None
     return loaded
-
-
-def cache_folder() -> Path:
-    """`$LSPRISM_HOME/cache`, or the user's cache folder."""
-    home = os.environ.get("LSPRISM_HOME")
-    return expand(home) / "cache" if home else user_cache_path("lsprism")
 
 
 @cache

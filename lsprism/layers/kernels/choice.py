@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from lsprism.layers.kernels.build import cache_folder, usable_levels, version
+from lsprism.layers.kernels.build import usable_levels, version
+from lsprism.paths import cache_folder
 from lsprism.reports import FormName, LayerBudget, ValuesName
 
 Shape = tuple[int, int]  # rows, columns
