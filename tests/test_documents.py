@@ -158,7 +158,7 @@ def test_commands_and_options_in_documents_exist(name, capsys):
     for command in commands:
         main([command, "--help"])
     options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--version"}
-    text = (ROOT / name).read_text(encoding="utf-8")
-    code = " ".join(re.findall(r"`[^`]+`|^    .+", re.sub("pip install [^`]+", "", text), re.MULTILINE))
+    text = re.sub(r"pip install [^`\n]+", "pip", prose(ROOT / name))
+    code = " ".join(re.findall(r"`[^`]+`|^    .+", text, re.MULTILINE))
     assert set(re.findall(r"(?<!import )\blsprism +([a-z][a-z-]+)", code)) <= set(commands)
     assert set(re.findall(r"--[a-z][a-z-]+", code)) <= options
