@@ -65,4 +65,5 @@ def test_the_decoder_of_the_document_reads_every_format(decoder, base, text_file
         exact = expected.dtype == torch.float32 or (method, values) == ("wanda", "float")
         tolerance = 1e-6 if exact else 2**-6  # bfloat16 keeps 8 bits
         assert decoded.shape == expected.shape and decoded.abs().max() > 0
-        torch.testing.assert_close(decoded, expected.float(), rtol=tolerance, atol=tolerance * decoded.abs().max().item())
+        atol = tolerance * decoded.abs().max().item()
+        torch.testing.assert_close(decoded, expected.float(), rtol=tolerance, atol=atol)
