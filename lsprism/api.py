@@ -140,6 +140,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
     for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
+            assert isinstance(event.report, CompressionReport)
             yield from _remembering(spec, plan, event.report)
         yield event
 

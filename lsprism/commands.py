@@ -7,6 +7,7 @@ from typing import Unpack
 
 from lsprism import api
 from lsprism.api import report_of
+from lsprism.extras import requiring
 from lsprism.generation.clock import Timing
 from lsprism.generation.stream import Reason
 from lsprism.layers.compute_dtype import using_compute_dtype
@@ -35,7 +36,8 @@ def benchmark(
     `task`: one or several of summarization, extraction, creative, logic, cnn_dailymail, xsum, samsum, or .jsonl files.
     `settings` are those of `evaluate`. Raises as `evaluate` does.
     """
-    from lsprism import measure  # which needs the extra eval
+    with requiring("eval"):
+        from lsprism import measure
 
     given = settings.pop("measuring", {})
     measuring = {**(given if isinstance(given, dict) else dict(given)), "measures": ("text",), "tasks": task}
@@ -57,8 +59,9 @@ def spectra(model_id: str | Path, save_path: str | Path) -> list[SiteSpectrum]:
     They are added to the file `save_path`, one JSON line per matrix; matrices that it has already are not computed
     again. Raises TargetError or SourceError before any work, DamagedError or DiskError while working.
     """
-    from lsprism import measure
-    from lsprism.charts.spectrum import read_spectra
+    with requiring("eval"):
+        from lsprism import measure
+        from lsprism.charts.spectrum import read_spectra
 
     spec = ask(SpectraSpec, model_id=model_id, save_path=save_path)
     for _ in measure.spectra(spec):

@@ -17,17 +17,21 @@ Anything else that is raised is a bug.
 
 
 class LSPrismError(Exception):
-    """Base of all errors meant for a person; `hint` says what to do next."""
+    """Base of all errors meant for a person; `hint` says what to do next.
+
+    `cli_hint` takes its place where the next step exists on the command line only, such as --help.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, cli_hint: str = "") -> None:
         super().__init__(message)
         self.message = _writable(message)
         self.hint = _writable(hint)
+        self.cli_hint = _writable(cli_hint)
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return f"{self.message} {self.hint or self.cli_hint}".strip()
 
 
 def _writable(text: str) -> str:

@@ -44,7 +44,7 @@ class PrismConfig(QuantizationConfigMixin):
         check_format(format, Path("config.json"))
         if not isinstance(modules, dict):
             raise DamagedError("config.json: quantization_config does not say which modules are packed.", REMEDY)
-        self.quant_method = QUANT_METHOD
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # the enum of transformers has its own formats only
         self.format: int = format
         self.modules: dict[str, dict[str, Any]] = modules
 
@@ -52,6 +52,7 @@ class PrismConfig(QuantizationConfigMixin):
 class PrismQuantizer(HfQuantizer):
     """Puts packed modules into the skeleton before transformers loads the weights."""
 
+    quantization_config: PrismConfig
     requires_calibration = True  # models are compressed by `lsprism.compress`, never while they load
 
     def _process_model_before_weight_loading(
@@ -77,6 +78,7 @@ class PrismQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for name in self.quantization_config.modules:
             module = model.get_submodule(name)
+            assert isinstance(module, PrismLinear)
             bitmap = getattr(module, "bitmap", None)
             if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
                 raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} places.", REMEDY)
@@ -105,7 +107,9 @@ class PrismQuantizer(HfQuantizer):
         """Multiply every form out into the linear layer of the model's own code: as large as the baseline."""
         separate(model)
         for name in self.quantization_config.modules:
-            place(model, name, dense_module(model.get_submodule(name), name in self.transposed))
+            packed = model.get_submodule(name)
+            assert isinstance(packed, PrismLinear)
+            place(model, name, dense_module(packed, name in self.transposed))
         for module in model.modules():
             if isinstance(module, DenseLinear):
                 module.release()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from lsprism.api import compressing, report_of
 from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_report, recipe_of, verify
@@ -20,6 +20,7 @@ from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
 from lsprism.evaluation.spectra import spectra as singular_values
+from lsprism.evaluation.steps import Part
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.layers.compute_dtype import using_compute_dtype
 from lsprism.layers.kernels.dispatch import using
@@ -93,7 +94,7 @@ def _studying(spec: StudySpec) -> Iterator[Event]:
     asked = spec.measuring
     asked, material = fitted(asked, gather(asked, source.kind == "demo"), source)
     ledger = _ledger(spec.save_path, spec)
-    reports = []
+    reports: list[EvalReport] = []
     for number, (sparsity, target) in enumerate(targets.items(), start=1):
         yield Notice(text=f"Row {number} of {len(targets)}: {spec.method} at sparsity {sparsity:g}.")
         for event in compressing(_compression(spec, sparsity, target)):
@@ -114,7 +115,7 @@ def _compared(
     material: Material,
     sources: tuple[ModelSource, ModelSource | None],
     ledger: Ledger,
-) -> Iterator[Event]:
+) -> Part[EvalReport]:
     """Measure (model, baseline), both loaded the same way; returns the report."""
     model = side_of(sources[0], spec.device, spec.dtype)
     other = None if sources[1] is None else side_of(sources[1], spec.device, model.dtype)
@@ -141,7 +142,7 @@ def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | No
     return baseline, ""
 
 
-def _base(recipe: dict) -> ModelSource:
+def _base(recipe: dict[str, Any]) -> ModelSource:
     """The model that the artifact of `recipe` was made of. What was a folder or a file is never asked of the hub, where
     another model may have its name. Raises SourceError."""
     name, revision = str(recipe.get("model_id", "")), str(recipe.get("revision", ""))

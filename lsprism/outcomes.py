@@ -150,6 +150,23 @@ class EvalReport(Record):
     def baseline_perplexity(self) -> float | None:
         return self.baseline.likelihood.value if self.baseline and self.baseline.likelihood else None
 
+    @computed_field
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decode speed at the first prompt length."""
+        return self.compressed.speeds[0].tokens_per_s if self.compressed.speeds else None
+
+    @computed_field
+    @property
+    def baseline_tokens_per_s(self) -> float | None:
+        return self.baseline.speeds[0].tokens_per_s if self.baseline and self.baseline.speeds else None
+
+    @computed_field
+    @property
+    def speedup(self) -> float | None:
+        """Over the baseline in its fastest dtype, at the first prompt length."""
+        return self.speedups[0].ratio if self.speedups else None
+
 
 class Advice(Record):
     """Which model to take, by which rule, and the figures that decided."""

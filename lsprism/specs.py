@@ -267,7 +267,6 @@ class GenerateSpec(Request):
 
 
 R = TypeVar("R", bound=Request)
-HINT = "See --help for valid values."
 
 
 def ask(kind: type[R], **fields: object) -> R:
@@ -275,21 +274,18 @@ def ask(kind: type[R], **fields: object) -> R:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise SpecError(*_sentence(error)) from None
+        raise SpecError(_sentence(error), cli_hint="See --help for valid values.") from None
 
 
 def _any_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _sentence(error: ValidationError) -> tuple[str, str]:
+def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # two fields that exclude each other
-        return f"{first['ctx']['error']}.", HINT
+        return f"{first['ctx']['error']}."
     name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a list index
     reason = first["msg"].removeprefix("Value error, ")
     field = "--" + name.replace("_", "-")
-    return (
-        f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}.",
-        HINT,
-    )
+    return f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}."

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports figures machine | json_files outcomes paths | specs events extras arguments
+FLOORS = """old_names | errors reports figures machine units | json_files outcomes paths | specs events extras arguments
             | charts settings | layers | methods | budgets | models | generation | calibration | artifact
             | engine evaluation | api hf runs | measure talk | commands | ui | cli"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
@@ -66,6 +66,15 @@ def test_rooms_hold_no_import_cycle():
 def test_files_fit_on_a_few_screens():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {path: count for path, count in lines.items() if count > 300}
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [('"ls_prism"', "models/foreign.py"), ("user_cache_path(", "paths.py"), ('"LSPRISM_TRAITS"', "paths.py")],
+)
+def test_the_format_and_the_cache_are_named_in_one_place(what: str, where: str):
+    found = [path for path in FILES if what in path.read_text(encoding="utf-8")]
+    assert found == [ROOT / "lsprism" / where]
 
 
 def test_print_stands_only_in_the_command_line():

@@ -268,13 +268,13 @@ def test_an_artifact_cannot_be_studied(artifact, texts, asked, tmp_path):
 
 
 def test_reports_that_are_none_are_refused_by_name(tmp_path):
-    with pytest.raises(SpecError, match="no report"):
+    with pytest.raises(SpecError, match="No report found"):
         lsprism.compare([tmp_path])
     (tmp_path / "report.json").write_text('{"created": "now"}')
-    with pytest.raises(DamagedError, match="is no report of LS-PRISM"):
+    with pytest.raises(DamagedError, match="is not an LS-PRISM report"):
         lsprism.compare([tmp_path])
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(DamagedError, match="is no report of LS-PRISM"):
+    with pytest.raises(DamagedError, match="is not an LS-PRISM report"):
         lsprism.compare([tmp_path / "report.json"])
 
 

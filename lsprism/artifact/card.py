@@ -3,6 +3,7 @@ or measured."""
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -121,13 +122,14 @@ def dense_card(base: str, recipe: dict | None, licence: Licence) -> str:
 
 def _header(base: str, licence: Licence, tags: list[str]) -> str:
     on_hub = "/" in base
+    fields: dict[str, Any] = {**licence.fields}
     data = ModelCardData(
         base_model=base if on_hub else None,
         base_model_relation="quantized" if on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=tags,
-        **licence.fields,
+        **fields,
     )
     return data.to_yaml()
 

@@ -40,12 +40,13 @@ def errors_of(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
 def _curve(seen: Seen, spec: PlanSpec) -> Iterator[ErrorPoint]:
     method = METHODS[spec.method]
     weight = _some_rows(seen.weight) if method.form == "sparse" else seen.weight
-    sample = seen.stats.sample
+    sample = seen.inputs.sample
     for density, rank_share in _points(spec):
         asked = spec.model_copy(update={"rank_share": rank_share})
-        budget = split(method.form, *weight.shape, round(density * weight.numel()), asked)
+        rows, columns = weight.shape
+        budget = split(method.form, rows, columns, round(density * weight.numel()), asked)
         try:
-            found = method.compress(weight, seen.stats, budget).dense()
+            found = method.compress(weight, seen.inputs, budget).dense()
         except torch.linalg.LinAlgError:  # a point less; if the compression itself meets it, it says so
             continue
         error = relative_output_error(weight, found, sample)
@@ -77,7 +78,8 @@ def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray 
     asked = np.log(np.maximum(1 - densities, TINY))
     inside = np.clip(asked, places[0], places[-1])
     outside = asked - inside
-    return np.exp(curve(inside) + outside * np.where(outside < 0, slopes[0], slopes[1]))
+    found: np.ndarray = np.exp(curve(inside) + outside * np.where(outside < 0, slopes[0], slopes[1]))
+    return found
 
 
 def foretold(points: Sequence[ErrorPoint], site: LinearSite, budget: LayerBudget) -> float | None:

@@ -47,8 +47,10 @@ def asked_of(spec: PlanSpec) -> MethodName:
 def harm_at_half(seen: Seen, spec: PlanSpec, method: MethodName) -> float:
     """By one compression with `method`; 0, not known, where that fails."""
     weight, by = seen.weight, METHODS[method]
+    rows, columns = weight.shape
+    assert seen.harm is not None
     try:
-        found = by.compress(weight, seen.stats, split(by.form, *weight.shape, round(HALF * weight.numel()), spec))
+        found = by.compress(weight, seen.inputs, split(by.form, rows, columns, round(HALF * weight.numel()), spec))
     except torch.linalg.LinAlgError:  # if the compression itself meets it, it says so
         return 0.0
     return seen.harm(found.dense())

@@ -32,13 +32,15 @@ def _dominant(logarithms: np.ndarray) -> np.ndarray:
     from sklearn.cluster import KMeans  # here: it takes seconds to load
 
     found = KMeans(n_clusters=2, n_init=10, random_state=0).fit(logarithms)
-    return found.labels_ == found.cluster_centers_[:, 0].argmax()
+    largest: np.ndarray = found.labels_ == found.cluster_centers_[:, 0].argmax()
+    return largest
 
 
 def _outliers(logarithms: np.ndarray) -> np.ndarray:
     from sklearn.ensemble import IsolationForest
 
-    return IsolationForest(contamination=CONTAMINATION, random_state=0).fit_predict(logarithms) == -1
+    outside: np.ndarray = IsolationForest(contamination=CONTAMINATION, random_state=0).fit_predict(logarithms) == -1
+    return outside
 
 
 def dominant_ranks(block: list[Seen]) -> Iterator[SiteTraits]:

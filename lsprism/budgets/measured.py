@@ -61,14 +61,17 @@ def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm:
     densities = np.linspace(*bounds(density, REACH), STEPS + 1)
     places = np.append(densities, HALF)
     shares = sorted({point.rank_share for point in curve})
-    errors = [error_at([point for point in curve if point.rank_share == share], places) for share in shares]
-    known = [(share, found) for share, found in zip(shares, errors, strict=True) if found is not None]
-    shares, errors = zip(*known or [(None, 1 - places)], strict=True)  # a site too small for two points
-    errors = np.stack(errors)
+    found = [error_at([point for point in curve if point.rank_share == share], places) for share in shares]
+    known: list[tuple[float | None, np.ndarray]] = [
+        (share, values) for share, values in zip(shares, found, strict=True) if values is not None
+    ]
+    known = known or [(None, 1 - places)]  # a site too small for two points
+    errors = np.stack([values for _, values in known])
+    rank_shares = [share for share, _ in known]
     losses = harm * np.square(errors[:, :-1] / errors[-1, -1])  # the harm was done with as many factors as there may be
     best = losses.argmin(axis=0)
     return [
-        Corner(round(place * parameters), float(losses[of, n]), shares[of])
+        Corner(round(place * parameters), float(losses[of, n]), rank_shares[of])
         for n, (place, of) in enumerate(zip(densities, best, strict=True))
     ]
 

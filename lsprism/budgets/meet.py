@@ -72,4 +72,5 @@ def _whole(amounts: np.ndarray, total: int) -> list[int]:
     whole = np.floor(amounts).astype(np.int64)
     missing = min(max(0, total - int(whole.sum())), len(whole))
     whole[np.argsort(whole - amounts, kind="stable")[:missing]] += 1
-    return whole.tolist()
+    found: list[int] = whole.tolist()
+    return found

@@ -16,13 +16,14 @@ from lsprism.reports import LinearSite, SiteTraits
 
 def singular_values(weight: Tensor) -> Tensor:
     """weight [rows, columns] -> [min(rows, columns)], float32, the largest first."""
-    return torch.linalg.svdvals(weight.float()).cpu()
+    values: Tensor = torch.linalg.svdvals(weight.float())
+    return values.cpu()
 
 
 def effective_rank(values: Tensor) -> float:
     """Between 1 and their number; 1 for a matrix of zeros."""
     share = values.double() / values.double().sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.special.entr(share).sum().exp().item()
+    return float(torch.special.entr(share).sum().exp())
 
 
 def effective_ranks(block: list[Seen]) -> Iterator[SiteTraits]:

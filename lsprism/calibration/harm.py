@@ -31,14 +31,14 @@ class Harm:
         """`wanted` [samples, length, width]: the block's hidden states with its own weights."""
         self._wanted = wanted.to(self._device)
 
-    def of(self, site: nn.Linear, weight: Tensor) -> float:
+    def of(self, site: nn.Module, weight: Tensor) -> float:
         """`weight`, of the shape and dtype of the site's own, in its place; 0 where what follows is not finite."""
-        own = site.weight.data
-        site.weight.data = weight
+        held = site.get_parameter("weight")
+        own, held.data = held.data, weight
         try:
             lost = self._run().sub_(self._wanted)
         finally:
-            site.weight.data = own
+            held.data = own
         lost, whole = (torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32) for x in (lost, self._wanted))
         harm = (lost / whole.clamp_min(torch.finfo(torch.float32).tiny)).square().mean().item()
         return harm if math.isfinite(harm) else 0.0

@@ -6,6 +6,7 @@ a random token and goes on by sampling from the model's own distribution.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
 def _write(model: PreTrainedModel, begun: Tensor, length: int, special: list[int]) -> Tensor:
     """begun [batch, n] -> [batch, length]."""
     more = length - begun.shape[1]
-    texts = model.generate(
+    writer: Any = model  # of a class that transformers mixes `generate` into
+    texts = writer.generate(
         input_ids=begun,
         attention_mask=torch.ones_like(begun),
         max_new_tokens=more,

@@ -23,9 +23,9 @@ def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = 
         notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
     if wanted == "self":
         loaded = load(source, spec.device, spec.dtype)
-        start = opening(loaded.tokenizer) if asked.bos == "each" else []
+        before = opening(loaded.tokenizer) if asked.bos == "each" else []
         with using_compute_dtype(spec.compute_dtype):
-            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, start)
+            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, before)
         return own, "text of the model's own", ""
     corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
     tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)

@@ -121,7 +121,8 @@ class Walk:
 
         By the first batch. Experts, which are handed some tokens each, are not among them.
         """
-        hidden, stats = self.hidden[0], {}
+        hidden = self.hidden[0]
+        stats: dict[str, InputStats] = {}
         with torch.no_grad(), watching(names, stats, gram=False, batches=1):
             self.calls[index][0].run(block, self._on_device(hidden))
         found: dict[int, list[str]] = {}
@@ -145,7 +146,7 @@ class Walk:
                 forward = partial(blocks[1].run, call.run, n, self._on_device(self.dense[n]))
                 beside, out = input_of(dense, forward, go_on=teach)
             stats.add_beside(x, beside)
-            if teach:
+            if teach and out is not None:
                 self.dense[n] = _finite(index, out.to("cpu"))
             yield (n + 1) / len(self.calls[index])
 

@@ -74,7 +74,8 @@ def unreached(site: nn.Module, *, gram: bool) -> InputStats:
 
     X is the identity, so that methods go by the weights alone, and the output error is that of the weights.
     """
-    columns, weight = site.in_features if isinstance(site, nn.Linear) else site.nx, site.weight
+    weight = site.get_parameter("weight")
+    columns = weight.shape[1 if isinstance(site, nn.Linear) else 0]
     parts = torch.arange(columns, device=weight.device).split(512)
     stats = InputStats(columns, gram=gram, batches=len(parts), device=weight.device)
     for part in parts:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from lsprism import events as ev
-from lsprism.charts.units import duration
+from lsprism.units import duration
 
 # Without a terminal, a progress line follows after this time without any line: at the start of a stage, and later.
 FIRST_S = 10.0
@@ -102,7 +102,7 @@ class Display:
     def _count(self, event: ev.Progress) -> str:
         return f"{'block ' if self.stage in BLOCKWISE else ''}{event.block}/{event.of}"
 
-    def _words(self, event: ev.Progress) -> dict[str, str]:
+    def _words(self, event: ev.Progress) -> dict[str, Any]:
         state = f"{event.fraction:4.0%}  {event.step:<9}  {remaining(event.eta_s) or 'estimating time left'}"
         return {"description": f"{self.stage}  {self._count(event)}", "state": state}
 

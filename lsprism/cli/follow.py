@@ -32,12 +32,15 @@ class _End:
     error: BaseException | None = None
 
 
+Box = queue.SimpleQueue[ev.Event | _End]
+
+
 def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
     """Show every event; return the report of the last one, or the return value of the generator.
 
     Exceptions of the work are raised here. KeyboardInterrupt: the work was asked to stop and given PATIENCE_S for it.
     """
-    box: queue.SimpleQueue[ev.Event | _End] = queue.SimpleQueue()
+    box: Box = queue.SimpleQueue()
     stop = threading.Event()
     thread = threading.Thread(target=_work, args=(work, box, stop), daemon=True, name="lsprism-work")
     thread.start()
@@ -49,19 +52,20 @@ def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
         raise
 
 
-def _work(work: Work, box: queue.SimpleQueue, stop: threading.Event) -> None:
+def _work(work: Work, box: Box, stop: threading.Event) -> None:
     try:
         stream = work()
         while not stop.is_set():
             box.put(next(stream))
-        stream.close()
+        if isinstance(stream, Generator):
+            stream.close()
     except StopIteration as done:
         box.put(_End(done.value))
     except BaseException as error:  # passed to the main thread, which raises it
         box.put(_End(error=error))
 
 
-def _drain(box: queue.SimpleQueue, show: Callable[[ev.Event], None]) -> Any:
+def _drain(box: Box, show: Callable[[ev.Event], None]) -> Any:
     report = None
     while not isinstance(item := _next(box), _End):
         show(item)
@@ -71,7 +75,7 @@ def _drain(box: queue.SimpleQueue, show: Callable[[ev.Event], None]) -> Any:
     return report if item.value is None else item.value
 
 
-def _next(box: queue.SimpleQueue) -> ev.Event | _End:
+def _next(box: Box) -> ev.Event | _End:
     while True:
         try:
             return box.get(timeout=0.2)  # Windows handles signals only between two waits

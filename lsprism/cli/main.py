@@ -13,11 +13,12 @@ from rich.logging import RichHandler
 import lsprism
 from lsprism.cli.display import errors, say
 from lsprism.cli.follow import STOPPED, stoppable
-from lsprism.cli.options import HIDDEN, Parser, closest, dashed
+from lsprism.cli.options import HIDDEN, Parser, dashed
 from lsprism.cli.verbs import VERBS
 from lsprism.errors import LSPrismError, SpecError
 from lsprism.extras import requiring
 from lsprism.runs.recording import record_failure
+from lsprism.runs.yaml_options import closest
 
 DESCRIPTION = """\
 Compress causal language models by pruning and low-rank factorization, and
@@ -37,7 +38,7 @@ calibration data (--calibration):
 exit codes:
   0    success
   1    error while running
-  2    invalid request, nothing was changed
+  2    invalid request or damaged input
   130  interrupted
 
 environment variables:
@@ -62,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     except LSPrismError as error:
         record_failure(error)
         say("error ", "bold red", error.message)
-        if error.hint:
-            say(error.hint)
+        if hint := error.hint or error.cli_hint:
+            say(hint)
         return error.exit_code
     except KeyboardInterrupt:
         resumable = bool(words) and words[0] in VERBS and VERBS[words[0]].resumable

@@ -58,6 +58,7 @@ def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: s
 
         report = follow(lambda: measure.evaluating(spec), take)
     answer(options, report, show.evaluation)
+    assert spec.save_path is not None
     say(f"HTML report: {spec.save_path / 'report.html'}")
 
 

@@ -1,15 +1,11 @@
 """Command-line options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
 
 import argparse
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import annotated_types as at
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -17,9 +13,9 @@ from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
 from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
+from lsprism.runs.yaml_options import read_options
 from lsprism.specs import Request, ask
 
-SAME = {"model_path": "model_id", **OLD_OPTIONS}  # other names for an option
 HIDDEN = [f"--{name}" for name in OLD_OPTIONS]  # accepted, but left out of help and hints
 
 METAVARS = {
@@ -91,7 +87,10 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
 def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
     """The options from the YAML file of --config and the command line, which takes precedence; nested like the spec."""
     config = getattr(options, "config", None)
-    said = read_config(expand(config), [option.name for option in known]) if config else {}
+    said: dict[str, Any] = {}
+    if config:
+        path = expand(config)
+        said |= read_options(path, [option.name for option in known], f"--config {path}")
     said |= {o.name: value for o in known if (value := getattr(options, o.name, None)) is not None}
     nested: dict[str, Any] = {}
     for option in known:
@@ -111,61 +110,6 @@ def asked(spec: type[R], fields: dict[str, Any]) -> R:
     return ask(spec, **fields)
 
 
-class _Texts(yaml.BaseLoader):
-    """Every value stays the text it is, as on the command line (YAML would read 2:4 as a number to base 60), but for
-    null and a bare ~, which leave an option at its default."""
-
-
-_Texts.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Texts.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
-
-
-def read_config(path: Path, names: list[str]) -> dict[str, str]:
-    """Options by name from a YAML file, with dashes or underscores; a key that is none of `names` is refused."""
-    hint = "Give a YAML file of lines 'option: value', such as 'sparsity: 0.5'."
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Texts)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SpecError(f"--config {path} cannot be read: {_one_line(error)}.", hint) from None
-    if not isinstance(content, dict):
-        raise SpecError(f"--config {path} holds no options.", hint)
-    said = {}
-    for key, value in _flat(content):
-        name = str(key).replace("-", "_")
-        name = SAME.get(name, name)
-        if name not in names:
-            near = closest(name, names)
-            raise SpecError(
-                f"--config {path} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
-            )
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise SpecError(f"--config {path}: {key} takes one value, got {value!r}.", hint)
-        said[name] = value
-    return said
-
-
-def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings of the calibration may stand under its name, as they do in the spec."""
-    for key, value in content.items():
-        if key in NAMES.values() and isinstance(value, dict):
-            yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
-        else:
-            yield key, value
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """A hint at the option that was probably meant, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"Did you mean {near[0]}?" if near else ""
-
-
-def _one_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(text.split()).rstrip(".")
-
-
 def _metavar(option: Option) -> str:
     """{a,b} for a choice, N for a number, else METAVARS, else the option's last word."""
     kind = option.field.annotation
@@ -179,7 +123,7 @@ def _help(field: FieldInfo) -> str:
     if not field.is_required() and field.default not in ("", None):
         value = field.default
         notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    return field.description + (f" ({'; '.join(notes)})" if notes else "")
+    return (field.description or "") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _range(field: FieldInfo) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import mean
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -16,6 +17,7 @@ from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import comparison as compared
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
+from lsprism.units import duration, rough_duration, size
 
 PARTS = {
     "fixed": "tokenizer and libraries",
@@ -27,15 +29,6 @@ PARTS = {
     "healing": "the whole model during healing",
 }
 Groups = dict[tuple[str, int, int, str], list[SitePlan]]  # by name in the block, rows, columns, format
-
-
-def size(count: float) -> str:
-    """Bytes in a readable unit; 1 MB = 10^6 bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def plan(report: Plan) -> Group:
@@ -127,8 +120,7 @@ def _totals(report: Plan) -> Table:
 def _time(report: Plan) -> list[tuple[str, str]]:
     if report.duration is None:
         return []
-    minutes = report.duration.total / 60
-    about = f"about {minutes:.0f} min" if minutes >= 1.5 else f"about {report.duration.total:.0f} s"
+    about = f"about {rough_duration(report.duration.total)}"
     return [("time on this machine", f"{about}, matrix products in {report.compute_dtype}")]
 
 
@@ -153,7 +145,7 @@ def compression(report: CompressionReport) -> Table:
         ("size on disk, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
         ("mean relative output error of a layer", f"{error:.1%}"),
         ("calibrated on", report.calibration),
-        ("time", f"{report.seconds:.0f} s on {report.device}"),
+        ("time", f"{duration(report.seconds)} on {report.device}"),
         ("peak memory of the process", size(report.peak_memory_bytes)),
     )
 
@@ -207,7 +199,7 @@ def _profile(lines: Sequence[Line]) -> Iterable[Table]:
         yield grid
 
 
-def as_plain(table: Comparison) -> dict:
+def as_plain(table: Comparison) -> dict[str, Any]:
     """The same as plain values: models with their metrics, protocols and warnings."""
     return {
         "models": [

@@ -53,7 +53,7 @@ def print_table(table: RenderableType) -> None:
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
-def print_json(value: dict | list) -> None:
+def print_json(value: dict[str, Any] | list[Any]) -> None:
     _print_json(json.dumps(value, indent=2, ensure_ascii=False))
 
 

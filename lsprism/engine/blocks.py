@@ -23,6 +23,7 @@ class BlockFeed:
         self.fill(0)
         move_computed(model, self.draft.device)
         blocks = model.get_submodule(self.draft.anatomy.blocks)
+        assert isinstance(blocks, nn.ModuleList)
         walk = capture(model, blocks, tokens, self.draft.device, batch_tokens, self.draft.compute)
         release(model)
         return walk

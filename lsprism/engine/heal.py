@@ -23,7 +23,7 @@ from lsprism.engine.learning import Adam, learning
 from lsprism.layers.compute import computing_in
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import tied_names
-from lsprism.models.surgery import place, set_tensor
+from lsprism.models.surgery import bias_of, place, set_tensor
 from lsprism.models.weights import move_computed
 from lsprism.reports import SitePlan
 
@@ -37,7 +37,9 @@ class Healing:
         self.model, self.device, self.extras = feed.draft.model, feed.draft.device, walk.extras
         self.compute = walk.compute
         assemble(feed, stage)
-        self.blocks: nn.ModuleList = self.model.get_submodule(feed.draft.anatomy.blocks)
+        blocks = self.model.get_submodule(feed.draft.anatomy.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        self.blocks = blocks
         self.tokens, self.dense = tokens, torch.cat(walk.dense)
         self.windows = max(1, LEARNING_TOKENS // tokens.shape[1])  # a step
 
@@ -48,7 +50,8 @@ class Healing:
 
     def learn(self, steps: int, seed: int) -> Iterator[float]:
         """Yields the share done after each step. The same seed, the same result."""
-        order, queue = torch.Generator().manual_seed(seed), []
+        order = torch.Generator().manual_seed(seed)
+        queue: list[int] = []
         with self._learning() as values:
             adam = Adam(values, RATE, steps)
             for step in range(1, steps + 1):
@@ -109,7 +112,7 @@ def assemble(feed: BlockFeed, stage: Staging) -> None:
 
 
 def _empty(module: nn.Module, plan: SitePlan, dtype: torch.dtype) -> PrismLinear:
-    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype, plan.values), module.bias)
+    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype, plan.values), bias_of(module))
 
 
 @contextmanager

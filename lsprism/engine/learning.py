@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.modules import PrismLinear
 from lsprism.models.surgery import place
@@ -21,7 +21,10 @@ class Learner(nn.Module):
         sparse, factors = _apart(form)
         self.dtype, self.values = form.dtype, values_of(form)
         self.bias = bias
-        self.places = self.sparse = self.left = self.right = None
+        self.places: Tensor | None = None
+        self.sparse: nn.Parameter | None = None
+        self.left: nn.Parameter | None = None
+        self.right: nn.Parameter | None = None
         if sparse is not None:
             self.places = unpack_mask(sparse.bitmap, sparse.columns)
             self.sparse = nn.Parameter(sparse.dense().float())
@@ -32,7 +35,8 @@ class Learner(nn.Module):
     @property
     def weight(self) -> Tensor:
         """float32 [rows, columns]."""
-        if self.left is None:
+        if self.left is None or self.right is None:
+            assert self.sparse is not None
             return self.sparse
         return self.left @ self.right if self.sparse is None else torch.addmm(self.sparse, self.left, self.right)
 
@@ -42,9 +46,11 @@ class Learner(nn.Module):
     @torch.no_grad()
     def form(self) -> Form:
         """What was learnt, in the dtype and the form that it came in."""
-        factors = None if self.left is None else LowRank(self.left.to(self.dtype), self.right.to(self.dtype))
-        sparse = None if self.sparse is None else Sparse.pack(self.sparse.to(self.dtype), self.places)
+        left, right, numbers, places = self.left, self.right, self.sparse, self.places
+        factors = None if left is None or right is None else LowRank(left.to(self.dtype), right.to(self.dtype))
+        sparse = None if numbers is None or places is None else Sparse.pack(numbers.to(self.dtype), places)
         learnt = SparseLowRank(sparse, factors) if sparse and factors else sparse or factors
+        assert learnt is not None
         return to_int8(learnt) if self.values == "int8" else learnt
 
 
@@ -54,8 +60,10 @@ def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:
             return form, None
         case LowRank():
             return None, form
-        case _:
+        case SparseLowRank():
             return form.sparse, form.low_rank
+        case Dense():
+            return None, None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from lsprism.errors import WorkError
 from lsprism.layers.kernels.tiles import TILE_BYTES
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
+from lsprism.models.tokens import embedding_of
 from lsprism.paths import expand
 from lsprism.reports import LinearSite, Memory
 from lsprism.specs import PlanSpec
@@ -53,7 +54,7 @@ def estimate(
         statistics=max((8 * widest**2 if anchors else of_block) if gram else 0, of_look),
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
         healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
-        embeddings=model.get_input_embeddings().weight.numel() * size,
+        embeddings=embedding_of(model).numel() * size,
     )
 
 

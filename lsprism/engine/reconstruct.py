@@ -45,7 +45,8 @@ class Lesson:
     def learn(self, steps: int, seed: int) -> Iterator[float]:
         """Yields the share done after each step. The same seed, the same result."""
         watched, others = len(self.batches) - 1, max(1, len(self.batches) - 1)
-        order, queue = torch.Generator().manual_seed(seed), []
+        order = torch.Generator().manual_seed(seed)
+        queue: list[int] = []
         with learning(self.block) as values:
             adam, best = Adam(values, RATE, steps), _Best(values, self._value(watched))
             for step in range(1, steps + 1):

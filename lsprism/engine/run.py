@@ -53,7 +53,7 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
         duration = draft.plan.duration
-        clock = BlockClock(count, min(last.next_block, count), duration and duration.blocks / count)
+        clock = BlockClock(count, min(last.next_block, count), duration.blocks / count if duration else None)
         for index in range(clock.done, count):
             fresh = yield from work.block(index, clock)
             layers = [*layers, *fresh]
@@ -81,7 +81,8 @@ def _last_checkpoint(stage: Staging, draft: Draft, walk: Walk) -> Generator[Even
     if not stage.begun:
         return anew
     checkpoint = stage.read_checkpoint()
-    if wrong := _unusable(checkpoint, stage, draft, walk):
+    wrong = _unusable(checkpoint, stage, draft, walk)
+    if wrong or checkpoint is None:
         stage.forget_replacing()
         yield Notice(text=f"{wrong}: starting again at the first block.")
         return anew
@@ -139,7 +140,8 @@ class _Blocks:
         sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
         groups = self.walk.groups(index, block.block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
-        part, reports = 1 / max(1, len(groups) + bool(others)), []
+        part = 1 / max(1, len(groups) + bool(others))
+        reports: list[LayerReport] = []
         dense = Recall(deepcopy(block.block)) if self.walk.dense else None
         if others:
             stats: dict[str, InputStats] = {}
@@ -150,6 +152,7 @@ class _Blocks:
             yield from told("compress", 0.2 * part, self._sites(list(others), stats, reports))
         inner, done = {name: name.removeprefix(name_of) for name in sites}, []
         for group in groups:
+            assert dense is not None  # until the last group
             columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
             seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
             collecting = self.walk.collect_beside(
@@ -198,8 +201,9 @@ class _Blocks:
         for seen in stats.values():
             seen.forget_drift()
         for n, name in enumerate(names, start=1):
-            seen, target = stats.get(name), targets.pop(name)
-            form, bias, report = compress_site(model, self.plans[name], target, seen, self.method)
+            form, bias, report = compress_site(
+                model, self.plans[name], targets.pop(name), stats.get(name), self.method
+            )
             if not isinstance(form, Dense):
                 place(model, name, PrismLinear(form, bias))
             reports.append(report)

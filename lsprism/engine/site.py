@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from lsprism.errors import NumericError
 from lsprism.layers.forms import Dense, Form, nbytes, values_of
 from lsprism.layers.int8 import to_int8
-from lsprism.methods import Method
 from lsprism.methods.anchor import anchored
+from lsprism.methods.base import Method
 from lsprism.methods.stats import InputStats, relative_output_error
-from lsprism.models.surgery import weight_of
+from lsprism.models.surgery import bias_of, weight_of
 from lsprism.reports import LayerReport, SitePlan
 
 
@@ -19,7 +19,9 @@ def compress_site(
     """The form that `plan` asks for, the site's bias, and what came of it. What is not finite is a NumericError."""
     site = plan.site
     form = _form(target, plan, stats, method)
-    error = 0.0 if isinstance(form, Dense) else relative_output_error(target, form.dense(), stats.sample)
+    error = 0.0
+    if stats is not None and not isinstance(form, Dense):
+        error = relative_output_error(target, form.dense(), stats.sample)
     report = LayerReport(
         name=site.name,
         block=site.block,
@@ -33,7 +35,7 @@ def compress_site(
         dense_bytes=plan.dense_bytes,
         error=error,
     )
-    return form, model.get_submodule(site.name).bias, report
+    return form, bias_of(model.get_submodule(site.name)), report
 
 
 def check_weight(name: str, weight: Tensor) -> None:

@@ -27,7 +27,7 @@ def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
         with ExitStack() as hooks:
             for name, meter in meters.items():
                 site = model.get_submodule(name)
-                check_weight(name, site.weight)
+                check_weight(name, site.get_parameter("weight"))
                 hooks.callback(site.register_forward_pre_hook(meter.hook, with_kwargs=True).remove)
             for part in walk.propagate(index, block):
                 yield clock.progress("measure", part)

@@ -5,6 +5,7 @@ few numbers. Learnt once, they lie in the cache: see calibration/known.py.
 """
 
 from collections.abc import Generator, Iterator
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
     rule, name = BUDGETS[spec.rule], CACHED_AS.get(spec.rule, spec.rule)
-    settings = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
+    settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
         settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
@@ -85,7 +86,7 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
             block = feed.fill(index)
             if known_sites < 0:
                 yield from _learn(spec, draft, walk, index, block, clock)
-            else:
+            elif walk:
                 for share in walk.propagate(index, block):
                     yield clock.progress("measure", share)
             feed.release(index)
@@ -105,11 +106,14 @@ def _learn(
     spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
 ) -> Iterator[Event | list[SiteTraits]]:
     """The same for one block that holds its weights; a walk has passed the block then. Nothing else is kept."""
-    rule, stats, found = BUDGETS[spec.rule], {}, []
+    rule = BUDGETS[spec.rule]
+    assert rule.learns is not None
+    stats: dict[str, InputStats] = {}
+    found: list[SiteTraits] = []
     method = METHODS[rule.by(spec)] if rule.by else None
     modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(index)}
     for name, module in modules.items():
-        check_weight(name, module.weight)
+        check_weight(name, module.get_parameter("weight"))
     harm = Harm(walk, index, block) if walk and method else None
     if walk:
         gram = method is not None and method.needs_gram
@@ -118,7 +122,7 @@ def _learn(
         for name in modules:
             check_inputs(name, stats[name])
         walk.require_finite(index)
-    if harm:
+    if walk and harm:
         harm.expect(walk.hidden[0])
     inner = {name: name.removeprefix(f"{draft.anatomy.block_name(index)}.") for name in modules}
     sites = _in_order(draft.anatomy.of_block(index), stats)
@@ -144,7 +148,7 @@ def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[Lin
 def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:
     module = model.get_submodule(site.name)
 
-    def harm_of(weight: Tensor) -> float:
-        return harm.of(module, weight.T if site.transposed else weight)
+    def harm_of(by: Harm, weight: Tensor) -> float:
+        return by.of(module, weight.T if site.transposed else weight)
 
-    return Seen(site, weight_of(model, site), stats, harm_of if harm else None)
+    return Seen(site, weight_of(model, site), stats, partial(harm_of, harm) if harm else None)

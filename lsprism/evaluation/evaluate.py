@@ -73,8 +73,8 @@ class Evaluation:
             tasks.append((yield from self._task(task)))
         speeds = (yield from self._speeds()) if self._wants("speed") else Speeds()
         for name, figures in (("compressed", speeds.compressed), ("baseline", speeds.baseline)):
-            if sides[name] is not None:
-                sides[name] = sides[name].model_copy(update={"speeds": figures})
+            if (own := sides[name]) is not None:
+                sides[name] = own.model_copy(update={"speeds": figures})
         report = EvalReport(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             environment=environment(),
@@ -130,7 +130,7 @@ class Evaluation:
     def _cut(self, side: Side) -> dict[str, object]:
         """What a figure on the text depends on."""
         asked = self.asked
-        key = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
+        key: dict[str, object] = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
         key |= {"bos": "each"} if asked.bos == "each" and opening(load_tokenizer(side.source)) else {}
         return {"text": self._text.name, "sha256": self._text.sha256, **key}
 

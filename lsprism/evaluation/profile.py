@@ -148,4 +148,4 @@ def _speed_in(dtype: str, source: ModelSource, device: str, tokens: Tensor, sett
         timings = list(_in_turn([loaded], tokens[None, : settings.prompt_lengths[0]], settings))
     except (NumericError, RuntimeError) as error:  # numbers too large for it, no such kernel, not enough memory
         return str(error).partition("\n")[0]
-    return median(timing.tokens_per_s for timing in timings)
+    return median(timing.tokens_per_s for timing in timings if timing.tokens_per_s is not None)

@@ -8,7 +8,7 @@ where a buffer is full, to one of twice the size. As long as they are few, copyi
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 FEW = 192  # tokens
@@ -16,13 +16,12 @@ FEW = 192  # tokens
 ROOM = 256
 
 
-def make_room(cache: Cache) -> None:
+def make_room(cache: object) -> None:
     """Let the layers of a growing cache grow in place; layers of other kinds are left as they are."""
     if type(cache) is DynamicCache:
         for layer in cache.layers:
             if type(layer) is DynamicLayer:
                 layer.__class__ = RoomyLayer
-                layer.buffers = (None, None)
 
 
 def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
@@ -43,13 +42,14 @@ def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
 class RoomyLayer(DynamicLayer):
     """`keys` and `values` [batch, heads, tokens, width] are what the buffers begin with."""
 
-    buffers: tuple[Tensor | None, Tensor | None]
+    buffers: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Put new tokens behind those that are there; returns all of them."""
         before = self.get_seq_length()
         if before < FEW:
             return super().update(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         keys, values = self.buffers
         keys, self.keys = _append(keys, self.keys, before, key_states)
         values, self.values = _append(values, self.values, before, value_states)

@@ -56,7 +56,8 @@ def step(model: PreTrainedModel, token: int, memory: Memory) -> tuple[Tensor, Me
 # The mode ends with the call: held over a yield it would leak into whatever the thread does between two tokens.
 @torch.inference_mode()
 def _forward(model: PreTrainedModel, input_ids: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-    known = _arguments_of(type(model))
+    kind: type = type(model)
+    known = _arguments_of(kind)
     name = next((name for name in MEMORIES if name in known), None)
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     if name is not None:

@@ -117,7 +117,9 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]) -> str:
-    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _as_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -21,9 +21,9 @@ _refused: WeakSet[PreTrainedModel] = WeakSet()  # by models whose code it turned
 logger = logging.getLogger("lsprism.generation")
 
 
-def recorded(model: PreTrainedModel, cache: Cache) -> "Recorded | None":
+def recorded(model: PreTrainedModel, cache: object) -> "Recorded | None":
     """What stands for the cache from here on; None where this way is not for the model."""
-    if model in _refused or not recordable(model, cache):
+    if model in _refused or not isinstance(cache, Cache) or not recordable(model, cache):
         return None
     try:
         return Recorded(model, cache)
@@ -52,18 +52,20 @@ class Recorded:
     Raises a RuntimeError, or what else the model's code runs into, where a step cannot be recorded.
     """
 
+    _graph: torch.cuda.CUDAGraph | None
+
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, cache: Cache) -> None:
         self._model = model
         self._length = cache.get_seq_length()
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        self._move([(layer.keys, layer.values) for layer in cache.layers])
+        self._move(_held(cache))
 
     @torch.inference_mode()
     def step(self, token: int) -> Tensor:
         """Read one more token; logits [vocab] of the token after it."""
         if self._length == self._room:
-            self._move([(layer.keys, layer.values) for layer in self._cache.layers])
+            self._move(_held(self._cache))
         self._token.fill_(token)
         self._length += 1
         if self._graph is None:  # without a card
@@ -78,6 +80,7 @@ class Recorded:
         if any(type(layer) is not StaticLayer for layer in self._cache.layers):
             raise TypeError("a layer keeps less than all tokens")
         for layer, (keys, values) in zip(self._cache.layers, filled, strict=True):
+            assert isinstance(layer, StaticLayer)
             layer.update(keys[:, :, : self._length], values[:, :, : self._length])
         self._record()
 
@@ -105,4 +108,11 @@ class Recorded:
     def _try(self) -> None:
         self._forward()
         for layer in self._cache.layers:
+            assert isinstance(layer, StaticLayer) and isinstance(layer.cumulative_length, Tensor)
             layer.cumulative_length.fill_(self._length)
+
+
+def _held(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the layers."""
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer | StaticLayer)]
+    return [(one.keys, one.values) for one in layers if one.keys is not None and one.values is not None]

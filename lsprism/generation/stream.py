@@ -77,7 +77,7 @@ def _pieces(
             yield Piece(None, text.finish(), clock.timing, "stopped")
             return
         with clock.token():
-            logits, cache = prefill(model, input_ids) if token is None else step(model, token, cache)
+            logits, cache = prefill(model, input_ids) if token is None or cache is None else step(model, token, cache)
             token = sampler.pick(logits)
         if token in ends:
             yield Piece(token, text.finish(), clock.timing, "eos")

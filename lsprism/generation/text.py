@@ -52,7 +52,7 @@ class Detokenizer:
         self._shown = len(_certain(self._decode()))
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._tail, skip_special_tokens=True)
+        return str(self._tokenizer.decode(self._tail, skip_special_tokens=True))
 
 
 def _certain(text: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def measure_rates(storage: torch.dtype) -> dict[torch.dtype, float]:
 def _measured(key: str, storage: torch.dtype) -> dict[torch.dtype, float]:
     path = cache_folder() / "products.json"
     known = read_cached(path)
-    entry = known.get(key) if _is_usable(known.get(key), storage) else {TIMES: 0}
+    entry: dict[str, Any] = known[key] if _is_usable(known.get(key), storage) else {TIMES: 0}
     if entry[TIMES] < PROCESSES:
         found = {_name(dtype): rate for dtype, rate in _time_products(storage).items()}
         best = {name: max(rate, entry.get(name, 0.0)) for name, rate in found.items()}

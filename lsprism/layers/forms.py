@@ -181,17 +181,18 @@ Form = Sparse | LowRank | SparseLowRank | Dense
 
 def form_of(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) -> Form:
     """The form over `tensors`, as its `tensors()` names them; a KeyError names what is missing."""
-    scales, factor_scales = tensors.get("scales"), (tensors.get("left_scales"), tensors.get("right_scales"))
+    held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    scales, factor_scales = held.get("scales"), (held.get("left_scales"), held.get("right_scales"))
     match name:
         case "sparse":
-            return Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
+            return Sparse(held["weight"], held["bitmap"], columns, scales)
         case "low_rank":
-            return LowRank(tensors["weight"], tensors["right"], scales, tensors.get("right_scales"))
+            return LowRank(held["weight"], held["right"], scales, held.get("right_scales"))
         case "sparse_low_rank":
-            sparse = Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
-            return SparseLowRank(sparse, LowRank(tensors["left"], tensors["right"], *factor_scales))
+            sparse = Sparse(held["weight"], held["bitmap"], columns, scales)
+            return SparseLowRank(sparse, LowRank(held["left"], held["right"], *factor_scales))
         case _:
-            return Dense(tensors["weight"])
+            return Dense(held["weight"])
 
 
 def values_of(form: Form) -> ValuesName:

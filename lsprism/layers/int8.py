@@ -25,13 +25,20 @@ def to_int8(form: Form) -> Form:
     """The same form with int8 values; a matrix that stayed dense is left as it is."""
     match form:
         case Sparse():
-            numbers, scales = rows_to_int8(form.dense())
-            places = unpack_mask(form.bitmap, form.columns)
-            return Sparse(numbers[places], form.bitmap, form.columns, scales)
-        case LowRank(left, right):
-            (left, left_scales), (right, right_scales) = rows_to_int8(left), rows_to_int8(right)
-            return LowRank(left, right, left_scales, right_scales)
+            return _sparse_to_int8(form)
+        case LowRank():
+            return _factors_to_int8(form)
         case SparseLowRank(sparse, low_rank):
-            return SparseLowRank(to_int8(sparse), to_int8(low_rank))
+            return SparseLowRank(_sparse_to_int8(sparse), _factors_to_int8(low_rank))
         case _:
             return form
+
+
+def _sparse_to_int8(form: Sparse) -> Sparse:
+    numbers, scales = rows_to_int8(form.dense())
+    return Sparse(numbers[unpack_mask(form.bitmap, form.columns)], form.bitmap, form.columns, scales)
+
+
+def _factors_to_int8(form: LowRank) -> LowRank:
+    (left, left_scales), (right, right_scales) = rows_to_int8(form.left), rows_to_int8(form.right)
+    return LowRank(left, right, left_scales, right_scales)

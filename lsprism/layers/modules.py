@@ -20,6 +20,9 @@ from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
 class PrismLinear(nn.Module):
     """y = W x + bias, with W [out_features, in_features] held as a form."""
 
+    weight: Tensor
+    bias: nn.Parameter | None
+
     def __init__(self, form: Form, bias: Tensor | None = None) -> None:
         super().__init__()
         self.form_name: FormName = form.name
@@ -71,15 +74,17 @@ class DenseLinear(nn.Linear):
     """A linear layer that stayed dense, such as the output head: its own tensors under their own names, multiplied by
     the same kernels as the compressed ones. Made of a loaded layer, so that tied weights stay tied."""
 
+    _product: Product | None = None
+
     @classmethod
     def adopt(cls, layer: nn.Linear) -> None:
         """Make `layer` one, in place."""
         layer.__class__ = cls
-        layer._product = None
 
     def release(self) -> None:
         """Back to the linear layer that it was."""
-        self.__class__ = nn.Linear
+        layer: nn.Linear = self
+        layer.__class__ = nn.Linear
         del self._product
 
     def forget(self) -> None:

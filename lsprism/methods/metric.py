@@ -33,7 +33,8 @@ class Metric:
 
     def rooted(self, weight: Tensor) -> Tensor:
         """weight [rows, columns] -> W R. R itself is not kept: these matrices are the largest there are."""
-        return torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
+        product: Tensor = torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
+        return product
 
 
 def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
@@ -67,7 +68,8 @@ def _inverse(root: Tensor) -> Tensor:
         # LAPACK's strtri leaves the zeros out, which no function of torch does: 1536 x 1536 in 24 ms against 58.
         inverse, _ = scipy.linalg.lapack.strtri(root.numpy())
         return torch.from_numpy(inverse)
-    return torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
+    solved: Tensor = torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
+    return solved
 
 
 def _top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
@@ -83,7 +85,8 @@ def _top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
         if vectors.shape[1] < count:  # of a matrix that is not finite it finds none, and says nothing
             raise torch.linalg.LinAlgError("the eigenvectors were not found")
         return torch.from_numpy(vectors).flip(1)
-    return torch.linalg.eigh(matrix).eigenvectors[:, -count:].flip(1)
+    found: Tensor = torch.linalg.eigh(matrix).eigenvectors
+    return found[:, -count:].flip(1)
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -78,4 +78,5 @@ def refitted(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric, steps
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """[rows, 1] inner product of every row of `a` with that of `b`."""
-    return torch.linalg.vecdot(a, b).unsqueeze(1)
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products.unsqueeze(1)

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from accelerate import init_empty_weights
@@ -118,13 +119,14 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     return Anatomy(blocks_name, len(blocks), sites, _left_alone(model, blocks_name, sites, refused))
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether the module does what a linear layer does, and nothing else."""
-    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and _computes_linear(type(module))
+    kind: type = type(module)
+    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and _computes_linear(kind)
 
 
 @cache
-def _computes_linear(kind: type[nn.Module]) -> bool:
+def _computes_linear(kind: type[Any]) -> bool:
     """A subclass with a constructor of its own may be anything; one without can be tried (Falcon's linear layer)."""
     if kind in (nn.Linear, Conv1D):
         return True
@@ -142,14 +144,15 @@ def _used_bare(owner: nn.Module, leaf: str) -> bool:
 
     It does where it writes `leaf.weight @`, or reads the weight and never calls the layer.
     """
-    source, weight = _source(type(owner)), rf"\b{re.escape(leaf)}\.weight\b"
+    kind: type = type(owner)
+    source, weight = _source(kind), rf"\b{re.escape(leaf)}\.weight\b"
     multiplied = re.search(rf"{weight}\s*@", source)
     read = re.search(rf"{weight}(?!\.(dtype|device|shape))", source)
     return bool(multiplied or (read and not re.search(rf"\b{re.escape(leaf)}\(", source)))
 
 
 @cache
-def _source(kind: type[nn.Module]) -> str:
+def _source(kind: type) -> str:
     """Empty for a class that was written in no file."""
     try:
         return inspect.getsource(kind)
@@ -157,7 +160,7 @@ def _source(kind: type[nn.Module]) -> str:
         return ""
 
 
-def _site(name: str, block: int, module: nn.Module) -> LinearSite:
+def _site(name: str, block: int, module: nn.Linear | Conv1D) -> LinearSite:
     transposed = isinstance(module, Conv1D)
     rows, columns = reversed(module.weight.shape) if transposed else module.weight.shape
     return LinearSite(

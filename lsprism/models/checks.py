@@ -107,12 +107,13 @@ def check_config(config: dict[str, Any], name: str) -> None:
 @contextmanager
 def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
     """What transformers raises while it reads a config or builds a model by it becomes a SourceError."""
-    try:
-        yield
-    except (
+    kinds: tuple[type[Exception], ...] = (
         StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
         AssertionError, *others,
-    ) as error:  # fmt: skip
+    )  # fmt: skip
+    try:
+        yield
+    except kinds as error:
         text = " ".join(str(error).split()).rstrip(".")
         reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
         flash = "Remove attn_implementation from config.json: transformers then chooses what is there."

@@ -6,7 +6,7 @@ all else, and the reference path, runs the model's own code.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ def fuse(model: nn.Module) -> None:
     """Let the blocks of a loaded model read single tokens in one go, in place."""
     for module in model.modules():
         if _is_block(module):
-            module.__class__ = _fused(type(module))
+            kind: type = type(module)
+            module.__class__ = _fused(kind)
             module._step = None
 
 
@@ -31,26 +32,39 @@ def separate(model: nn.Module) -> None:
     """Undo `fuse`."""
     for module in model.modules():
         if "_step" in module.__dict__:
-            module.__class__ = type(module).__base__
+            plain = type(module).__base__
+            assert plain is not None
+            module.__class__ = plain
             del module._step
 
 
-def _is_block(module: nn.Module) -> bool:
-    kind = type(module)
+class _Block(nn.Module):
+    """What is read of a block here; its class is made by `_fused`."""
+
+    self_attn: Any
+    mlp: nn.Module
+    input_layernorm: Any
+    post_attention_layernorm: Any
+    _step: "_Step | None"
+
+
+def _is_block(module: nn.Module) -> TypeGuard[_Block]:
+    kind: type = type(module)
+    attention: Any = getattr(module, "self_attn", None)
     if not any(kind.__module__ == f"transformers.models.{name}.modeling_{name}" for name in FAMILIES):
         return False
-    return kind.__name__.endswith("DecoderLayer") and module.self_attn.config.hidden_act == "silu"
+    return kind.__name__.endswith("DecoderLayer") and attention.config.hidden_act == "silu"
 
 
 @cache
-def _fused(plain: type[nn.Module]) -> type[nn.Module]:
+def _fused(plain: type[Any]) -> type[_Block]:
     """The class of a block that tries the short way first; it bears the name by which others know the block."""
 
-    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
+    def forward(self: _Block, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
         y = None if args else _short_way(self, hidden_states, settings)
         return plain.forward(self, hidden_states, *args, **settings) if y is None else y
 
-    def state(self: nn.Module) -> dict[str, Any]:
+    def state(self: _Block) -> dict[str, Any]:
         return {**self.__dict__, "_step": None}  # a copy has tensors of its own
 
     members = {"forward": forward, "__getstate__": state, "__module__": plain.__module__}
@@ -60,9 +74,9 @@ def _fused(plain: type[nn.Module]) -> type[nn.Module]:
 class _Step:
     """A block as the kernels read it, valid as long as `holds`."""
 
-    def __init__(self, block: nn.Module) -> None:
-        attention, linears = block.self_attn, _linears(block)
-        norms = [block.input_layernorm, block.post_attention_layernorm]
+    def __init__(self, block: _Block, linears: list[PrismLinear | DenseLinear]) -> None:
+        attention = block.self_attn
+        norms: list[Any] = [block.input_layernorm, block.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         # Between two looks a model's weights go through the caches: all that is looked at is cold, so it is little.
         inside = [(block._modules, name) for name in block._modules]
@@ -73,8 +87,8 @@ class _Step:
         self._hooks = [hooks for one in inner for hooks in (one._forward_hooks, one._forward_pre_hooks)]
         self.dtype, self.width = norms[0].weight.dtype, attention.head_dim
         self.packed = None
-        packed = [product.packed for _, product in self._products]
-        if all(one is not None and one.dtype is self.dtype for one in packed):
+        packed = [one for _, product in self._products if (one := product.packed) and one.dtype is self.dtype]
+        if len(packed) == len(linears):
             heads = (packed[0].rows // self.width, packed[1].rows // self.width, self.width)
             numbers = (norms[0].variance_epsilon, attention.scaling)
             weights = [None if norm is None else norm.weight for norm in norms]
@@ -88,8 +102,8 @@ class _Step:
         for module, product in self._products:
             if module._product is not product:
                 return False
-        for home, weight in self._norms:  # noqa: SIM110 - `all` over a generator takes twice as long
-            if home["weight"] is not weight:
+        for norm, weight in self._norms:  # noqa: SIM110 - `all` over a generator takes twice as long
+            if norm["weight"] is not weight:
                 return False
         return True
 
@@ -98,17 +112,20 @@ class _Step:
         return any(self._hooks)
 
 
-def _homes(block: nn.Module) -> list[tuple[dict[str, nn.Module | None], str]]:
+def _homes(block: _Block) -> list[tuple[dict[str, nn.Module | None], str]]:
     """Where the block's linear layers are looked up."""
     attention, mlp = block.self_attn._modules, block.mlp._modules
     return [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
 
 
-def _linears(block: nn.Module) -> list[nn.Module]:
-    return [home[name] for home, name in _homes(block)]
+def _linears(block: _Block) -> list[PrismLinear | DenseLinear] | None:
+    """None where another kind of layer is among them."""
+    found = [home[name] for home, name in _homes(block)]
+    linears = [module for module in found if isinstance(module, PrismLinear | DenseLinear)]
+    return linears if len(linears) == len(found) else None
 
 
-def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
+def _short_way(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
     """The block's output for one token, or None where this way is not for it."""
     if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
         return None
@@ -119,9 +136,10 @@ def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor 
         return None
     step = block._step
     if step is None or not step.holds():
-        if not all(isinstance(module, PrismLinear | DenseLinear) for module in _linears(block)):
+        linears = _linears(block)
+        if linears is None:
             return None
-        step = block._step = _Step(block)
+        step = block._step = _Step(block, linears)
     cosine, sine = position
     if step.packed is None or x.dtype is not step.dtype or not _fits(cosine, step) or not _fits(sine, step):
         return None

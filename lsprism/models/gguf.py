@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -45,13 +46,14 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     how = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         with _quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 dtype=torch.bfloat16,
                 quantization_config=GgufConfig(dequantize=True),
                 output_loading_info=True,
                 **how,
             )
+            model, loading = loaded
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **how)
             _split_digits(tokenizer, file)
             adopt_rope(model.config, file)

@@ -5,6 +5,7 @@ Artifacts load through the same door: whoever calls must have imported `lsprism.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +87,7 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
     if source.kind != "artifact":  # as a compression reads it; what transformers only warns of is refused
         WeightFiles(source.folder, skeleton(source.folder, kind))
     with config_errors(source.folder):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=kind,
             trust_remote_code=False,
@@ -94,6 +95,7 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
             ignore_mismatched_sizes=True,  # refused below
             output_loading_info=True,
         )
+        model, info = loaded
     for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:

@@ -45,7 +45,7 @@ class Origin:
             return {self.name: stored[self.keys[0][0]]}
         converter = deepcopy(self.converter)  # it collects what it converts
         for key, pattern in self.keys:
-            converter.add_tensor(self.name, key, pattern, stored[key])
+            converter.add_tensor(self.name, key, pattern, stored[key])  # type: ignore[arg-type]  # it takes tensors too
         made = converter.convert(self.name, model=model, config=model.config)
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 

@@ -56,7 +56,7 @@ def _of_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for name, value in keys.items():
         if name not in names and name != "type" and value != NEUTRAL.get(name):
             raise SourceError(f"{file} scales its rotary frequencies by {kind} with {name} {value}.", INSTEAD)
-    return {"rope_type": kind} | {names[name]: value for name, value in keys.items() if names.get(name)}
+    return {"rope_type": kind} | {own: value for name, value in keys.items() if (own := names.get(name))}
 
 
 def _of_tensors(held: Mapping[str, Tensor], config: PreTrainedConfig, file: Path) -> dict[str, Any]:

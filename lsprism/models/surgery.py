@@ -9,8 +9,15 @@ from lsprism.reports import LinearSite
 
 def weight_of(model: nn.Module, site: LinearSite) -> Tensor:
     """[rows, columns], whichever way the module stores it."""
-    weight = model.get_submodule(site.name).weight.detach()
+    weight = model.get_submodule(site.name).get_parameter("weight").detach()
     return weight.T.contiguous() if site.transposed else weight
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """The bias of a linear layer, if it has one."""
+    bias = module.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return bias
 
 
 def place(model: nn.Module, name: str, module: nn.Module) -> None:

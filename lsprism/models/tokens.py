@@ -21,7 +21,8 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         before = {tuple(whole[:end]) for end in ends if whole[end : end + len(plain)] == plain}
         # A probe may also be the token that comes before it, so all must agree.
         found = before if found is None else found & before or found
-    return list(min(found or [()], key=len))
+    shortest = min(found or {()}, key=len)
+    return list(shortest)
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -43,12 +44,20 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, **settings: bool)
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """Tokens that the model can read: ids from 0 to this number - 1."""
-    return model.get_input_embeddings().weight.shape[0]
+    return embedding_of(model).shape[0]
+
+
+def embedding_of(model: PreTrainedModel) -> Tensor:
+    """[tokens, width]"""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def context_length(model: PreTrainedModel | PreTrainedConfig) -> int | None:
     """Tokens of prompt and answer together that the model has positions for; None if its config knows no limit."""
-    config = getattr(model, "config", model).get_text_config()
+    whole = model if isinstance(model, PreTrainedConfig) else model.config
+    config = whole.get_text_config()
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # the latter: MPT
 
 
@@ -57,7 +66,7 @@ def has_position_table(model: PreTrainedModel) -> bool:
     limit, words = context_length(model), model.get_input_embeddings()
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
     tables += [buffer for buffer in model.buffers() if buffer.ndim > 1]  # sines, of GPT-J and CTRL
-    found = any(limit <= len(table) <= limit + MOST_SPARE for table in tables)
+    found = limit is not None and any(limit <= len(table) <= limit + MOST_SPARE for table in tables)
     return found or hasattr(model.config.get_text_config(), "max_seq_len")
 
 

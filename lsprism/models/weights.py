@@ -79,7 +79,7 @@ class WeightFiles:
 
     def _stored(self, keys: set[str]) -> dict[str, Tensor]:
         """Tensors by the checkpoint's keys, each file opened once."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for file in sorted({self.headers[key].file for key in keys}):
             with opened(self.folder / file) as stored:
                 found |= {key: stored.get_tensor(key) for key in keys if self.headers[key].file == file}

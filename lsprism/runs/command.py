@@ -28,7 +28,7 @@ def words_of(spec: BaseModel) -> list[str]:
 
 
 def order_of(verb: str, spec: BaseModel, origin: str = "dashboard") -> Order:
-    """The run of the command `verb` for a spec."""
+    """The run of a command with the settings of `spec`."""
     target = getattr(spec, "save_path", None)
     return Order(
         verb=verb,

@@ -57,7 +57,7 @@ def _wait_for_turn(runs: Runs, run_id: str, stopped: Callable[[], bool]) -> Run 
     return None
 
 
-def _attend(worker: subprocess.Popen, stopped: Callable[[], bool]) -> int:
+def _attend(worker: "subprocess.Popen[bytes]", stopped: Callable[[], bool]) -> int:
     """Wait for the exit code; to stop, send SIGTERM, then kill."""
     process = identify(worker.pid)
     deadline = None

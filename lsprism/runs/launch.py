@@ -14,7 +14,7 @@ import lsprism
 from lsprism.errors import LSPrismError, RequestError, SpecError, WorkError
 from lsprism.runs.command import order_of
 from lsprism.runs.journal import LOG
-from lsprism.runs.process import WINDOWS, gone, identify
+from lsprism.runs.process import gone, identify
 from lsprism.runs.record import Order, Run
 from lsprism.runs.runs import ENDING_S, Runs
 from lsprism.specs import CompressSpec, PlanSpec
@@ -26,7 +26,7 @@ PROGRAM = (*PYTHON, "-m", "lsprism")
 
 
 def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
-    """Start the command `verb` as a child process; it waits until its device is free.
+    """Start a command as a child process; it waits until its device is free.
 
     Without a `save_path` (a PlanSpec to compress, an evaluation) the result is written to the folder of the run.
     `token`, for the Hub, is passed in the environment of the child and stored nowhere. DiskError: the state folder
@@ -83,7 +83,7 @@ def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
                 cwd=run.cwd,
                 env=_environment(token),
                 start_new_session=True,  # neither Ctrl-C nor the end of a terminal reaches it
-                creationflags=subprocess.CREATE_NO_WINDOW if WINDOWS else 0,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
     except OSError as error:
         reason = (
@@ -94,7 +94,7 @@ def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
     return _noted(runs, run.id, keeper)
 
 
-def _noted(runs: Runs, run_id: str, keeper: subprocess.Popen) -> Run:
+def _noted(runs: Runs, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
     """Record the keeper as first process of the run. A thread waits for it, so that it does not stay as a zombie."""
     try:
         process = identify(keeper.pid)

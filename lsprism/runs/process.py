@@ -89,7 +89,8 @@ def give_way() -> None:
     """Lower the priority of this process and of those it starts."""
     me = psutil.Process()
     with suppress(psutil.Error):
-        me.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if WINDOWS else max(NICE, me.nice()))
+        lower: int | None = getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", None)  # on Windows only
+        me.nice(max(NICE, me.nice()) if lower is None else lower)
 
 
 def spare_others(pid: int) -> None:

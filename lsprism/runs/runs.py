@@ -31,7 +31,7 @@ class Runs:
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = expand(home).absolute() if home else state_folder()
         self.folder = self.home / "runs"
-        self._seen: dict[str, tuple[tuple, Run]] = {}  # id -> stamp of the file, parsed record
+        self._seen: dict[str, tuple[tuple[int, ...], Run]] = {}  # id -> stamp of the file, parsed record
         self._shown: dict[str, Run] = {}
         self._all: tuple[Run, ...] = ()
 
@@ -81,8 +81,10 @@ class Runs:
         """The newest progress; an estimate of the time left from before a resume is dropped."""
         run = self.get(run_id)
         moment = newest_progress(self.path(run.id))
-        if moment is None or (run.begun is not None and moment.at >= run.begun):
-            return moment and moment.event
+        if moment is None or not isinstance(moment.event, Progress):
+            return None
+        if run.begun is not None and moment.at >= run.begun:
+            return moment.event
         return moment.event.model_copy(update={"eta_s": None})
 
     def log(self, run_id: str, last_bytes: int = 65536) -> str:
@@ -197,7 +199,7 @@ class Runs:
         folder = self.folder / run_id
         try:
             state = (folder / RECORD).stat()
-            mark = (state.st_ino, state.st_mtime_ns, state.st_size)
+            mark: tuple[int, ...] = (state.st_ino, state.st_mtime_ns, state.st_size)
         except OSError:
             mark = ()
         if mark and (seen := self._seen.get(run_id)) and seen[0] == mark:

@@ -72,21 +72,20 @@ def parting(answers: Mapping[Slot, Answer], same_tokens: bool) -> Parting | None
         return None
     left, right = (answers[slot] for slot in SLOTS)
     if same_tokens:
-        first = _first_other(left.tokens, right.tokens)
-        numbers = (first, first)
+        one = other = _first_other(left.tokens, right.tokens)
     else:
         character = _first_other(left.text, right.text)
-        numbers = (_token_at(left, character), _token_at(right, character))
-    if None in numbers:
+        one, other = _token_at(left, character), _token_at(right, character)
+    if one is None or other is None:
         return None
-    places = {slot: _span(answers[slot], number) for slot, number in zip(SLOTS, numbers, strict=True)}
-    return Parting(agreed=numbers[0], places=places)
+    places = {slot: _span(answers[slot], number) for slot, number in zip(SLOTS, (one, other), strict=True)}
+    return Parting(agreed=one, places=places)
 
 
 def speed_up(answers: Mapping[Slot, Answer]) -> float | None:
     """Right side's tokens per second, divided by the left side's."""
-    speeds = [answers[slot].timing.tokens_per_s if slot in answers else None for slot in SLOTS]
-    return speeds[1] / speeds[0] if all(speeds) else None
+    left, right = (answers[slot].timing.tokens_per_s if slot in answers else None for slot in SLOTS)
+    return right / left if left and right else None
 
 
 def _first_other(one: tuple | str, other: tuple | str) -> int | None:

@@ -5,6 +5,7 @@ import json
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lsprism.evaluation.sides import Side
 from lsprism.evaluation.sizes import sizes
@@ -38,7 +39,7 @@ def portrait(loaded: LoadedModel) -> Portrait:
     )
 
 
-def zeros(model: nn.Module) -> float | None:
+def zeros(model: PreTrainedModel) -> float | None:
     """Share of the places in the layers of the blocks that hold no number, of the sparse part where there are factors.
 
     Layers that are factors only have no such places; None where no other layer is left.
@@ -64,16 +65,17 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
     """The packed ones, or for a dense model those that would be packed."""
-    packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
+    packed: list[nn.Module] = [module for module in model.modules() if isinstance(module, PrismLinear)]
     return packed or [model.get_submodule(site.name) for site in dissect(model).sites]
 
 
 def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
     """The numbers that are held one by one, and the shape of the matrix that they stand in."""
     if not isinstance(layer, PrismLinear):
-        return layer.weight, tuple(layer.weight.shape)
+        weight = layer.get_parameter("weight")
+        return weight, (weight.shape[0], weight.shape[1])
     shape = (layer.out_features, layer.in_features)
     match layer.form:
         case Sparse(values=values) | SparseLowRank(sparse=Sparse(values=values)):
@@ -83,4 +85,4 @@ def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

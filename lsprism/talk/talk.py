@@ -176,10 +176,12 @@ class Talk:
 
     def _send(self, command: BaseModel) -> None:
         with suppress(OSError):  # it has just ended, which `_listen` will tell
+            assert self._process is not None and self._process.stdin is not None
             self._process.stdin.write(command.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
     def _listen(self, process: subprocess.Popen) -> None:
+        assert process.stdout is not None
         for line in process.stdout:
             with suppress(ValidationError):  # cut short by the end of the process
                 self._hear(read_news(line))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lsprism.errors import DiskError
 from lsprism.json_files import parse
 from lsprism.reports import Record
-from lsprism.talk.words import SLOTS, Slot
+from lsprism.talk.words import Slot
 
 FILE = "votes.jsonl"
 Z = 1.96  # of the normal distribution: 95 %
@@ -84,8 +84,8 @@ def tally(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> Tally
 
 
 def _other(verdict: Verdict) -> Verdict:
-    left, right = SLOTS
-    return {left: right, right: left}.get(verdict, verdict)
+    crossed: dict[Verdict, Verdict] = {"left": "right", "right": "left"}
+    return crossed.get(verdict, verdict)
 
 
 def _vote(line: bytes) -> Vote | None:

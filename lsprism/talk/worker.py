@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lsprism.talk.words import Ask, Command, Ended, Load, Stop, read_command
+from lsprism.talk.words import Ask, Command, Ended, Load, Stop, Unload, read_command
 
 if TYPE_CHECKING:
     from lsprism.talk.engine import Engine
@@ -101,7 +101,7 @@ def _carry_out(engine: "Engine", command: Command, stop: threading.Event) -> Non
             engine.load(command)
         case Ask():
             engine.answer(command, stop)
-        case _:
+        case Unload():
             engine.unload(command)
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from lsprism.cli import display, show
+from lsprism.cli import display
 from lsprism.cli.display import Display, remaining, worst
 from lsprism.events import BlockDone, Notice, Progress, Stage
 from lsprism.reports import LayerReport
@@ -99,13 +99,6 @@ def test_remaining(seconds, text):
 def test_worst_names_the_layer_with_the_largest_error():
     assert worst(EVENTS[3]) == "largest output error 25.0% at up"
     assert worst(BlockDone(block=1, of=1, layers=[], seconds=1)) == ""
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.35 MB"), (5e12, "5000.00 GB")]
-)
-def test_size(count, text):
-    assert show.size(count) == text
 
 
 def lines_after(seconds: float, monkeypatch, *events) -> list[str]:

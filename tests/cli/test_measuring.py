@@ -69,9 +69,9 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("study", "--model-id", "demo", "--sparsities", "0.3,1"), "--sparsities: input should be less than 1"),
         (("sweep", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
         (("sweep", "--model-id", "./nowhere"), "does not exist"),
-        (("compare", "./nowhere"), "There is no report in 'nowhere'"),
+        (("compare", "./nowhere"), "No report found in 'nowhere'"),
         (("compare", "x", "--format", "pdf"), "Unknown --format 'pdf'"),
-        (("compare", "x", "--figures", "beauty"), "There is no figure 'beauty'"),
+        (("compare", "x", "--figures", "beauty"), "Unknown metric 'beauty'"),
     ],
 )
 def test_the_impossible_is_refused_in_one_sentence_and_exit_2(run, tmp_path, monkeypatch, words, says):

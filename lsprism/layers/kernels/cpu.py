@@ -34,7 +34,7 @@ class Packed:
         values, bitmap = (sparse.values, sparse.bitmap) if sparse else (dense, None)
         left, right = (factors.left, factors.right) if factors else (None, None)
         factor_scales = (factors.left_scales, factors.right_scales) if factors else (None, None)
-        read = (values, bitmap, offsets, left, right, bias, sparse and sparse.scales, *factor_scales)
+        read = (values, bitmap, offsets, left, right, bias, sparse.scales if sparse else None, *factor_scales)
         self._read = [
             None if tensor is None else tensor.detach() for tensor in read
         ]  # keeps the memory that it has now

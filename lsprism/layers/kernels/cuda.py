@@ -179,7 +179,8 @@ class Packed:
 
     def __init__(self, form: Sparse | SparseLowRank, bias: Tensor | None) -> None:
         self.rows, self.columns = form_shape(form)
-        self._sparse, self._factors = (form, None) if isinstance(form, Sparse) else (form.sparse, form.low_rank)
+        self._sparse = form if isinstance(form, Sparse) else form.sparse
+        self._factors = None if isinstance(form, Sparse) else form.low_rank
         self._bias, self._dtype = bias, form.dtype
         self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
         self.device = self._offsets.device
@@ -192,7 +193,7 @@ class Packed:
             )
         self._two_four = isinstance(form, Sparse) and is_two_four(form)
         large = self.rows * self.columns >= LARGE
-        self._semi = semi_structured(form, self.unpack()) if self._two_four and large else None
+        self._semi = semi_structured(self._sparse, self.unpack()) if self._two_four and large else None
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows], in x's dtype, by the sparse part alone, and the bias."""

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -106,7 +106,10 @@ def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) 
         return True
     x = torch.zeros(1, packed.columns, dtype=packed.dtype)
     level = usable_levels()[-1]
-    ways = {level: lambda: packed.multiply(native, x), "reference": lambda: reference.linear(x, form, bias)}
+    ways: dict[str, Callable[[], object]] = {
+        level: lambda: packed.multiply(native, x),
+        "reference": lambda: reference.linear(x, form, bias),
+    }
     budget = LayerBudget(kept=form.kept, rank=form.rank)
     key = describe(form.name, (packed.rows, packed.columns), budget, values_of(form), packed.dtype)
     return fastest(key, ways) == level
@@ -119,13 +122,13 @@ class Product:
         self.form, self.bias = form, bias
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
-        self.packed = packed if packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
+        self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
         self._card = None if _chosen == "reference" else on_card(form, bias)
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
 
-    def holds(self, parameters: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> bool:
+    def holds(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
         """The tensors of a module are still the ones that this product was made over."""
         for name, tensor in self._tensors:
             if parameters.get(name) is not tensor and buffers.get(name) is not tensor:
@@ -134,36 +137,36 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        if self._card is not None and self._on_card(x):
-            return self._by_card(x)
-        native = kernels() if self.packed and x.is_cpu and self._matches(x) else None
-        if native is None:
+        card, packed = self._card, self.packed
+        if card is not None and self._on_card(card, x):
+            return self._by_card(card, x)
+        native = kernels() if packed and x.is_cpu and self._matches(x, packed.columns) else None
+        if native is None or packed is None:
             return reference.linear(x, self.form, self.bias)
         compute = getattr(_thread, "compute_dtype", None) or x.dtype
         few = FEW_TOKENS if compute is x.dtype else FEW_CONVERTED
-        if x.numel() <= few * self.packed.columns:
-            return self.packed.multiply(native, x.contiguous())
-        if self.packed.sparse:
-            return self._by_tiles(native, x, compute)
+        if x.numel() <= few * packed.columns:
+            return packed.multiply(native, x.contiguous())
+        if packed.sparse:
+            return self._by_tiles(native, packed, x, compute)
         return reference.linear(x, self.form, self.bias)
 
-    def _matches(self, x: Tensor) -> bool:
+    def _matches(self, x: Tensor, columns: int) -> bool:
         """Not differentiated, and of the shape and dtype that the form is for."""
-        columns = (self.packed or self._card).columns
         return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
 
-    def _on_card(self, x: Tensor) -> bool:
-        return _chosen != "reference" and x.device == self._card.device and x.numel() > 0 and self._matches(x)
+    def _on_card(self, card: "cuda.Packed", x: Tensor) -> bool:
+        there = _chosen != "reference" and x.device == card.device
+        return there and x.numel() > 0 and self._matches(x, card.columns)
 
-    def _by_card(self, x: Tensor) -> Tensor:
+    def _by_card(self, card: "cuda.Packed", x: Tensor) -> Tensor:
         """A few tokens by the bitmap, more by what multiplies many."""
-        if x.numel() <= self._card.few * self._card.columns:
-            return self._card.multiply(x.contiguous())
-        return self._with_factors(self._card.multiply_many(x), x)
+        if x.numel() <= card.few * card.columns:
+            return card.multiply(x.contiguous())
+        return self._with_factors(card.multiply_many(x), x)
 
-    def _by_tiles(self, native: ctypes.CDLL, x: Tensor, compute: torch.dtype) -> Tensor:
+    def _by_tiles(self, native: ctypes.CDLL, packed: Packed, x: Tensor, compute: torch.dtype) -> Tensor:
         """Some rows at a time are unpacked, so that the dense matrix never exists; products in the dtype `compute`."""
-        packed = self.packed
 
         def fill(first: int, last: int, tile: Tensor) -> None:
             if tile.dtype in (packed.dtype, torch.float32):

@@ -48,7 +48,7 @@ def multiply_by_tiles(
             last = min(first + step, rows)
             tile = empty_buffer("tile", last - first, columns, compute, x.device)
             fill(first, last, tile)
-            added = None if inner is None else (inner, left[first:last])
+            added = None if inner is None or left is None else (inner, left[first:last])
             _multiply(given, tile, None if bias is None else bias[first:last], added, found[:, first:last])
     return y.view(*x.shape[:-1], rows)
 
@@ -75,13 +75,13 @@ def _allocate(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype is dtype else empty_buffer("input", *x.shape, dtype, x.device).copy_(x)
+    return x if x.dtype is dtype else empty_buffer("input", x.shape[0], x.shape[1], dtype, x.device).copy_(x)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, added: tuple[Tensor, Tensor] | None, y: Tensor) -> None:
     """y [tokens, rows], of any dtype and stride, = x weight^T + bias + inner left^T, `added` = inner, left."""
     direct = y.dtype is x.dtype and y.is_contiguous()
-    out = y if direct else empty_buffer("output", *y.shape, x.dtype, x.device)
+    out = y if direct else empty_buffer("output", y.shape[0], y.shape[1], x.dtype, x.device)
     if bias is None:
         torch.mm(x, weight.T, out=out)
     else:

@@ -40,6 +40,7 @@ def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
             # A kept zero is a place like any other, but the library would not see it.
             filled = dense.masked_fill(form.mask() & (dense == 0), 1)
             made = torch.sparse.to_sparse_semi_structured(filled)
+            assert made.packed is not None
             values = made.packed.flatten()[: form.kept]
             if not bool(((values == form.values) | (form.values == 0)).all()):
                 return None  # in another order
