@@ -123,10 +123,11 @@ def test_specs_list_all_methods_and_allocation_rules():
     assert {"auto", *BUDGETS} == set(get_args(AllocationName))
 
 
-def test_readme_names_only_what_exists():
-    """Every path in the tree of README exists."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
-    names = [line.split()[0] for line in lines.splitlines() if line.startswith("    ") and "/" in line.split()[0]]
-    assert names, "README has no tree"
-    missing = [name for name in names if not (ROOT / name).exists()]
-    assert not missing
+def test_the_map_names_every_part_of_the_package_in_the_order_of_imports():
+    text = (ROOT / "lsprism/README.md").read_text(encoding="utf-8")
+    tree = text.partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
+    named = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
+    assert not [name for name in named if not (ROOT / name).exists()]
+    rooms = [name.split("/")[1].removesuffix(".py") for name in named if name.startswith("lsprism/")]
+    assert set(rooms) == FLOOR.keys()
+    assert [FLOOR[name] for name in rooms] == sorted(FLOOR.values())
