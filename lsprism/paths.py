@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def traits_folder() -> Path:
-    """Measurements of models: `$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
+    """Measurements of models: `$LSPRISM_TRAITS`, or the folder `traits/` in the cache folder. It may not exist yet."""
     own = os.environ.get("LSPRISM_TRAITS")
     return expand(own) if own else cache_folder() / "traits"
 
