@@ -115,7 +115,7 @@ def test_weights_for_another_config_are_told_before_the_first_block(failed, tiny
         (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
 
     model = spoilt(tiny_folder, tmp_path / "model", deeper)
-    assert "hold no tensor for model.layers.2." in failed("compress", model)
+    assert "have no tensor for model.layers.2." in failed("compress", model)
     assert not list((tmp_path / "out.part").glob("*.safetensors"))
 
 
@@ -153,7 +153,7 @@ SPOILT = {
         lambda path: path.write_text(path.read_text().replace("silu", "gelu")),
         "altered",
     ),
-    "a newer format": ("lsprism/manifest.json", newer, "format 2 is newer than the 1"),
+    "a newer format": ("lsprism/manifest.json", newer, "format 2 is newer than format 1"),
     "no manifest": ("lsprism/manifest.json", Path.unlink, "is missing"),
     "a file that is gone": ("lsprism/report.json", Path.unlink, "is missing"),
 }

@@ -128,7 +128,7 @@ def test_too_little_memory_is_told_with_both_amounts(refused, monkeypatch):
 def test_too_little_disk_is_told_with_both_amounts(refused, monkeypatch):
     monkeypatch.setattr(api.psutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
     sentence, _ = refused()
-    assert "of disk in " in sentence
+    assert "of disk space in " in sentence
 
 
 def test_cheap_checks_come_before_a_model_is_looked_for(refused, monkeypatch):

@@ -59,4 +59,4 @@ def test_an_error_after_publishing_is_a_notice(tiny_folder, text_file, tmp_path,
     assert main(["compress", "--model-id", str(tiny_folder), "--save-path", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["kept_parameters"] > 0
-    assert "is complete; its errors are not kept for later estimates (ZeroDivisionError: division by zero)" in said.err
+    assert "is complete, but its errors were not stored for estimates (ZeroDivisionError: division by zero)" in said.err

@@ -125,7 +125,7 @@ def test_an_incomplete_shard_is_written_again(model, text_file, tmp_path, whole,
     ("change", "named"),
     [
         ({"sparsity": 0.6}, "sparsity 0.5, not 0.6"),
-        ({"method": "hybrid"}, "method wanda, not hybrid, budget uniform, not harm"),
+        ({"method": "hybrid"}, "method wanda, not hybrid, allocation uniform, not sensitivity"),
         ({"rank_share": 0.2}, "rank_share 0.1, not 0.2"),
         ({"dtype": "float32"}, "dtype bfloat16, not float32"),
     ],
