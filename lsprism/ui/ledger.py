@@ -106,7 +106,8 @@ def comparison(one: Run, other: Run) -> str:
         for name, a, b in differences(one, other)
     )
     head = "".join(f"<th>{escape(label_of(run))}</th>" for run in (one, other))
-    return f'<div class="card wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="card wide compared">{table}</div>'
 
 
 def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -30,9 +30,9 @@ def test_a_cards_memory_is_weighed_apart_from_the_hosts(free, kind):
 
 def test_the_estimate_says_bytes_and_parameters_and_no_time_that_it_does_not_know():
     said = estimate(plan(), 10_000, None)
-    assert "65% of the original size" in said and "60%" in said and "available after the first block" in said
+    assert "65% of the original size" in said and "60%" in said and "after the first block" in said
     predicted = plan().model_copy(update={"duration": Duration(sensitivity=60.0, blocks=240.0)})
-    assert "≈ 5 min" in (said := estimate(predicted, 10_000, None)) and "predicted for this machine" in said
+    assert "≈ 5 min" in (said := estimate(predicted, 10_000, None)) and "predicted" in said
     assert "1 min 01 s" in estimate(plan(), 10_000, 61.0)
 
 

@@ -20,13 +20,13 @@ EVERY_METRIC = {
     "sizes": "Sizes: parameters kept, bytes on disk and in memory",
     "perplexity": "Perplexity: exp(mean NLL) on held-out text",
     "kl": "KL and top-1: difference from the base model's next-token distribution",
-    "text": "Text: similarity to the base model's outputs (BERTScore, ROUGE, embeddings)",
+    "text": "Text: similarity to the base model's outputs (BERTScore, ROUGE)",
     "speed": "Speed: tokens per second and time to first token",
     "word-perplexity": "Word perplexity: comparable across tokenizers",
     "zero-shot": "Zero-shot: multiple-choice tasks (requires lm-eval)",
 }
 EVALUATE = "Evaluate"
-QUICK = field("Quick (subset)", "4 windows, 3 prompts per task. Results are labeled as a subset.")
+QUICK = field("Quick (subset)", "4 windows, 3 prompts per task; labeled as a subset")
 
 # Details
 DETAILS = "Details"
@@ -34,8 +34,8 @@ DATASET = field(
     "Text for perplexity and KL",
     "auto, wikitext2, embedded, a Hub dataset OWNER/NAME, or a .txt, .jsonl or .parquet file",
 )
-BASELINE = field("Baseline", "auto = the base model; none = no comparison; or any model")
-CONTEXT = field("Tokens per window", "0 = 2048 if the model allows it")
+BASELINE = field("Baseline", "auto = base model, none, or any model")
+CONTEXT = field("Tokens per window", "0 = 2048 if possible")
 WINDOWS = field("Max windows", "0 = all")
 LIMIT = field("Max prompts per task", "0 = all")
 ZERO_SHOT_TASKS = field("Zero-shot tasks")
