@@ -105,14 +105,14 @@ def test_the_command_opens_the_dashboard_with_the_options_of_app_py(monkeypatch,
     assert len(opened) == 2
     monkeypatch.undo()
     assert main(["dashboard", "--host", "0.0.0.0"]) == 2
-    assert "needs --auth" in capsys.readouterr().err
+    assert "requires --auth" in capsys.readouterr().err
 
 
 def test_ctrl_c_closes_the_dashboard_and_is_no_error(monkeypatch, capsys):
     monkeypatch.setattr("lsprism.ui.serve._serve", lambda options: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     assert main(["dashboard"]) == 0
-    assert "Closed." in capsys.readouterr().err
+    assert "Dashboard closed." in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 
