@@ -67,7 +67,7 @@ def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of the calibration may be grouped under its name, as they are in the spec."""
     for key, value in content.items():
         if key in NAMES.values() and isinstance(value, dict):
-            yield from ((NAMES.get(inner) or inner, found) for inner, found in value.items())
+            yield from ((NAMES.get(str(inner), str(inner)), found) for inner, found in value.items())
         else:
             yield key, value
 
