@@ -83,13 +83,13 @@ def _divide(phases: list[Phase], kind: Kind, blocks: int) -> tuple[Division, Tab
         return None
     costs = sum(counts)
     ends = costs.cumsum()
-    bounds = ends[-1] * np.arange(blocks + 1) // blocks
+    busy = min(blocks, int(ends[-1]))  # the others have nothing to do
+    bounds = ends[-1] * np.arange(blocks + 1).clip(max=busy) // busy
     octet = np.searchsorted(ends, bounds, side="right")
     last = np.searchsorted(ends, bounds[1:] - 1, side="right")
     number = np.where(bounds[1:] > bounds[:-1], last - octet[:-1] + 1, 0)
     own = np.stack([octet[:-1], number], 1).astype(np.int32)
-    busy = np.flatnonzero(number)
-    block, of = np.repeat(busy, number[busy]), _spread(own[busy])
+    block, of = np.repeat(np.arange(blocks), number), _spread(own)
     parts = np.zeros((len(costs), 2), np.int32)
     parts[:, 0], parts[:, 1] = blocks, np.bincount(of, minlength=len(costs))
     np.minimum.at(parts[:, 0], of, block)

@@ -49,8 +49,9 @@ def test_records_of_a_warp_follow_each_other(blocks):
         assert at == first + steps
 
 
-def test_parts_of_an_octet_are_those_of_neighboring_blocks():
-    launch = plan_launch(phases_of(40, 1, False), 13, WARPS)
+@pytest.mark.parametrize(("counts", "blocks"), [([33, 34, 35, 36, 37], 13), ([5], 9), ([2, 1], 7), ([9] * 30, 4)])
+def test_parts_of_an_octet_are_those_of_neighboring_blocks(counts, blocks):
+    launch = plan_launch([Phase("sparse", np.array(counts))], blocks, WARPS)
     for octet, (first, count) in enumerate(launch.matrices.parts):
         own = launch.matrices.octets
         has = (own[:, 0] <= octet) & (octet < own[:, 0] + own[:, 1])
