@@ -1,4 +1,4 @@
-"""Opens the dashboard: python app.py [--host H] [--port N] [--home FOLDER] [--auth FILE|env] [--open]."""
+"""Opens the dashboard: python app.py [--host H] [--port N] [--state-dir FOLDER] [--auth FILE|env] [--open]."""
 
 import sys
 

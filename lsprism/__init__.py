@@ -1,22 +1,95 @@
-"""LS-PRISM: makes a causal language model smaller and faster, and shows what that costs.
+"""LS-PRISM: compresses causal language models and measures what it costs.
 
-The public names are imported on first use: `import lsprism` takes milliseconds and no torch.
+The public names are imported on first use: `import lsprism` takes milliseconds and does not import torch.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lsprism import events, runs
+    from lsprism.api import compress, export, inspect, load
+    from lsprism.charts.reports import compare
+    from lsprism.charts.table import Table
+    from lsprism.commands import Generation, benchmark, check_stats, generate, spectra
+    from lsprism.errors import LSPrismError, RequestError, WorkError
+    from lsprism.measure import evaluate, study, sweep
+    from lsprism.models.load import LoadedModel
+    from lsprism.outcomes import EvalReport, StudyReport
+    from lsprism.reports import CompressionReport, Plan, SiteSpectrum, StatsReport
+    from lsprism.specs import (
+        CalibrationSpec,
+        CompressSpec,
+        EvaluateSpec,
+        GenerateSpec,
+        MeasureSpec,
+        PlanSpec,
+        SpectraSpec,
+        StudySpec,
+    )
+    from lsprism.ui.serve import dashboard
 
 __version__ = "0.1.0"
-__all__ = ["compare", "compress", "evaluate", "events", "export", "inspect", "load", "study"]
+__all__ = [
+    "CalibrationSpec",
+    "CompressSpec",
+    "CompressionReport",
+    "EvalReport",
+    "EvaluateSpec",
+    "GenerateSpec",
+    "Generation",
+    "LSPrismError",
+    "LoadedModel",
+    "MeasureSpec",
+    "Plan",
+    "PlanSpec",
+    "RequestError",
+    "SiteSpectrum",
+    "SpectraSpec",
+    "StatsReport",
+    "StudyReport",
+    "StudySpec",
+    "Table",
+    "WorkError",
+    "benchmark",
+    "check_stats",
+    "compare",
+    "compress",
+    "dashboard",
+    "evaluate",
+    "events",
+    "export",
+    "generate",
+    "inspect",
+    "load",
+    "runs",
+    "spectra",
+    "study",
+    "sweep",
+]
 
-_HOMES = {
-    **dict.fromkeys(("compress", "export", "inspect", "load"), "lsprism.api"),
-    **dict.fromkeys(("evaluate", "study"), "lsprism.measure"),
-    "compare": "lsprism.charts.reports",
+_MODULES = {  # module -> the public names that it has
+    "api": "compress export inspect load",
+    "charts.reports": "compare",
+    "charts.table": "Table",
+    "commands": "Generation benchmark check_stats generate spectra",
+    "errors": "LSPrismError RequestError WorkError",
+    "measure": "evaluate study sweep",
+    "models.load": "LoadedModel",
+    "outcomes": "EvalReport StudyReport",
+    "reports": "CompressionReport Plan SiteSpectrum StatsReport",
+    "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec StudySpec",
+    "ui.serve": "dashboard",
 }
+_HOMES = {name: f"lsprism.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from lsprism.extras import requiring
+
+    if name in ("events", "runs"):
+        return importlib.import_module(f"lsprism.{name}")
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        with requiring():
+            return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lsprism' has no attribute {name!r}")

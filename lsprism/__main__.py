@@ -1,11 +1,18 @@
-"""python -m lsprism: the command line."""
+"""lsprism, or python -m lsprism: the command line."""
 
 import sys
 
 from lsprism.cli import main
 from lsprism.cli.follow import STOPPED, leave
 
-code = main()
-if code == STOPPED:  # a thread may still be at work
-    leave(code)
-sys.exit(code)
+
+def run() -> int:
+    """Run one command; returns its exit code."""
+    code = main()
+    if code == STOPPED:  # a worker thread may still be running
+        leave(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

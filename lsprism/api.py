@@ -1,10 +1,10 @@
-"""The verbs as functions: glue, no logic. `compressing` streams events; `compress` waits for its report."""
+"""The public API: one function per command. `compress` returns its report; `compressing` yields events."""
 
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Unpack
 
 import psutil
 import torch
@@ -27,6 +27,7 @@ from lsprism.engine.settle import settled
 from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
+from lsprism.extras import require
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
 from lsprism.layers.kernels.choice import recorded
@@ -37,26 +38,30 @@ from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.paths import beside, nearest_existing
 from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
+from lsprism.settings import CompressSettings, PlanSettings
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
 
+R = TypeVar("R")
 
-def inspect(model_id: str | Path, **settings: Any) -> Plan:
-    """What a compression would do, from the model's config and what earlier runs learnt of it.
 
-    Nothing is written but the cache (`demo` and .gguf files are unpacked there), and no weight is looked at: of files
-    that are there already only the headers, which must fit the config.
+def inspect(model_id: str | Path, **settings: Unpack[PlanSettings]) -> Plan:
+    """Plan a compression without running it (dry run), from the model's config and cached measurements.
 
-    `settings` are the fields of PlanSpec, `calibration` a dict of those of CalibrationSpec. The plan holds every site
-    (weight [rows, columns] = [out, in]) with its form and budget, what is left alone and why, and bytes on disk, in
-    memory and at the peak of the work (see reports.Plan). Of all sites' parameters 1 - sparsity are kept, of each site
-    as its budget says (budgets/), of all alike while that is not known. Raises SpecError for a setting out of range,
-    SourceError for a model that cannot be found or understood, or is compressed already.
+    Nothing is written except the cache (`demo` and .gguf files are converted there), and no weight is read: only the
+    headers of existing files, which must match the config.
+
+    `settings` are the fields of PlanSpec, `calibration` a dict of the fields of CalibrationSpec. The plan lists every
+    layer (weight [rows, columns] = [out, in]) with its format and budget, the parts that are not compressed and why,
+    and the bytes on disk, in memory, and at the peak of the run (see reports.Plan). 1 - sparsity of the layers'
+    parameters are kept in total, distributed by the allocation rule, or uniformly until its measurements are known.
+    Raises SpecError for a setting out of range, SourceError for a model that cannot be found, is not supported, or is
+    already compressed.
     """
     return planning(ask(PlanSpec, model_id=model_id, **settings))
 
 
 def planning(spec: PlanSpec) -> Plan:
-    """The same for a spec."""
+    """As `inspect`, for a PlanSpec."""
     drafted = draft_checked(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
     plan = _with_tokenizer_note(expecting(spec, drafted))
     if drafted.device.type != "cpu":
@@ -66,7 +71,7 @@ def planning(spec: PlanSpec) -> Plan:
 
 
 def _with_tokenizer_note(plan: Plan) -> Plan:
-    """A plan needs no tokenizer, but a compression would be refused for one that cannot be read."""
+    """Add a note if the tokenizer is missing or malformed: a plan does not need it, a compression does."""
     if plan.source.config_only:
         return plan
     try:
@@ -81,28 +86,32 @@ def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
     return recorded(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
 
 
-def compress(model_id: str | Path, save_path: str | Path, **settings: Any) -> CompressionReport:
-    """Compress a model into the folder `save_path`, which is whole afterwards, or absent.
+def compress(
+    model_id: str | Path, save_path: str | Path, **settings: Unpack[CompressSettings]
+) -> CompressionReport:
+    """Compress a model and write it to the folder `save_path`, which is complete afterwards, or absent.
 
-    `settings` are the fields of CompressSpec, `calibration` a dict of those of CalibrationSpec; sparsity is the share
-    in (0, 1) of the parameters of the compressed layers that is removed. Each weight [rows, columns] becomes a form
-    that keeps its budget; the papers of the methods stand in methods/. The report counts bytes from the files, and
-    gives each layer's ||(W - W')X||_F / ||WX||_F (see reports.CompressionReport).
+    `settings` are the fields of CompressSpec, `calibration` a dict of the fields of CalibrationSpec; sparsity is the
+    fraction in (0, 1) of the compressed layers' parameters to remove. Each weight [rows, columns] is packed in a format
+    that keeps its budget; methods/ cites the papers of the methods. The report has sizes in bytes, counted from the
+    files, and the error ||(W - W')X||_F / ||WX||_F of each layer (see reports.CompressionReport).
 
-    Raises a RequestError (SpecError, SourceError, CorpusError, TargetError, ResourceError) before anything starts; a
-    WorkError (DamagedError, NumericError, DiskError) while working, after which `resume=True` goes on.
+    Raises a RequestError (SpecError, SourceError, CorpusError, TargetError, ResourceError) before anything starts, or a
+    WorkError (DamagedError, NumericError, DiskError) during the run, which `resume=True` continues.
     """
     spec = ask(CompressSpec, model_id=model_id, save_path=save_path, **settings)
-    return report_of(compressing(spec))
+    return report_of(compressing(spec), CompressionReport)
 
 
-def report_of(events: Iterator[Event]) -> Any:
-    """Let a verb run to its end; the report of its last event."""
-    return deque(events, maxlen=1).pop().report
+def report_of(events: Iterator[Event], kind: type[R]) -> R:
+    """Run a stream of events to its end and return the report of the last one."""
+    last = deque(events, maxlen=1).pop()
+    assert isinstance(last, Finished) and isinstance(last.report, kind)
+    return last.report
 
 
 def compressing(spec: CompressSpec) -> Iterator[Event]:
-    """The same as a stream of events; closing the iterator stops it and leaves a run to resume.
+    """As `compress`, as a stream of events. Closing the iterator stops the run, which can be resumed.
 
     The last event is a Finished with the report.
     """
@@ -110,6 +119,8 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
     spec = as_begun(spec)
     pick_device(spec.device)
+    if spec.rule == "kmif":
+        require("kmif")
     corpus = _local_text(spec)
     source = _fetch(spec)
     plan, notice = keep_compute_dtype(spec, draft_checked(spec, source))
@@ -130,24 +141,25 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
             yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
     for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
+            assert isinstance(event.report, CompressionReport)
             yield from _remembering(spec, plan, event.report)
         yield event
 
 
 def _remembering(spec: CompressSpec, plan: Draft, report: CompressionReport) -> Iterator[Event]:
-    """Keep what the run has shown for later estimates. The artifact is published: a failure is a notice, no more."""
+    """Store the layer errors for later estimates. The artifact is complete, so a failure is only a notice."""
     try:
         remember(spec, plan, report.layers)
     except (OSError, ValueError, ArithmeticError, LookupError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        yield Notice(text=f"{report.save_path} is complete; its errors are not kept for later estimates ({reason}).")
+        yield Notice(text=f"{report.save_path} is complete, but its errors were not stored for estimates ({reason}).")
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:
-    """Measure what flows into every site of the uncompressed model; the last event carries a StatsReport.
+    """Measure activation statistics of every layer of the uncompressed model; the last event has a StatsReport.
 
-    For the inputs X [tokens, columns] of a site: mean and maximum of |x|, mean of the features' norms ||X_j||_2, and
-    the share of features whose norm is far above it (see reports.SiteStats). Raises as `compressing` does.
+    For the inputs X [tokens, columns] of a layer: mean and maximum of |x|, mean of the feature norms ||X_j||_2, and
+    the fraction of features whose norm is far above it (see reports.SiteStats). Raises the same errors as `compress`.
     """
     source = _uncompressed(resolve(spec.model_id, spec.revision))
     plan = draft_checked(spec, source)
@@ -167,15 +179,15 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
 
 
 def load(model_id: str | Path, device: str = "auto", dtype: str = "auto", revision: str = "") -> LoadedModel:
-    """Load any source whole, with its tokenizer; an artifact is first checked file by file against its manifest.
+    """Load a dense model or an artifact, with its tokenizer. All files of an artifact are verified first.
 
-    An artifact stays packed: its `model` takes the artifact's bytes in memory, not those of the dense model.
-    `dtype` auto: the model's own; `revision`: branch, tag or commit of a hub model. Raises SourceError for what cannot
-    be found or understood, SpecError for a device or dtype that is not there, DamagedError, which names the file, for
-    an artifact or weights that are not whole.
+    The weights of an artifact stay packed: in memory its `model` takes as many bytes as the artifact on disk.
+    `dtype` auto: the model's own; `revision`: branch, tag or commit of a Hub model. Raises SourceError for a model that
+    cannot be found or is not supported, SpecError for a device or dtype that is not available, and DamagedError, which
+    names the file, for an artifact or weights that are incomplete or altered.
     """
     source = resolve(str(model_id), revision)
-    if source.kind == "artifact" or (source.folder / MANIFEST).is_file():  # a config.json may have lost its entry
+    if source.kind == "artifact" or (source.folder / MANIFEST).is_file():  # also if config.json lost its entry
         verify(source.folder)
     return load_model(source, device, dtype)
 
@@ -183,7 +195,7 @@ def load(model_id: str | Path, device: str = "auto", dtype: str = "auto", revisi
 def generating(
     loaded: LoadedModel, prompt: str, spec: GenerateSpec, *, system: str | None = None, chat: bool = True
 ) -> Iterator[Piece]:
-    """Answer one prompt piece by piece; the last piece says why it ended. `chat`: by the template, if there is one."""
+    """Stream the output for one prompt; the last piece has the stop reason. `chat`: use the chat template, if any."""
     messages = [{"role": "user", "content": prompt}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
@@ -192,7 +204,7 @@ def generating(
 
 
 def _fetch(spec: CompressSpec) -> ModelSource:
-    """The model to compress, with its weights; what can be refused is refused before they are fetched."""
+    """The model to compress, with its weights; checks everything possible before they are downloaded."""
     source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
         check_tokenizer(source.folder, spec.model_id)
@@ -201,24 +213,24 @@ def _fetch(spec: CompressSpec) -> ModelSource:
 
 
 def _uncompressed(source: ModelSource) -> ModelSource:
-    """`source`, unless it is an artifact: what was removed from one cannot be weighed any more."""
+    """`source`; SourceError if it is an artifact, whose removed weights are gone."""
     if source.kind != "artifact":
         return source
     base = recipe_of(source.folder).get("base_model", "")
     raise SourceError(
-        f"{source.model_id} is compressed already: the weights that a second compression would weigh are gone.",
-        f"Give the model that it was made of{f', {base},' if base else ''} instead.",
+        f"{source.model_id} is already compressed and cannot be compressed again.",
+        f"Give its base model{f', {base},' if base else ''} instead.",
     )
 
 
 def _local_text(spec: PlanSpec) -> Corpus | None:
-    """The calibration text if it lies here, so that a missing one is noticed before a model is fetched."""
+    """The calibration text if it is local, so that a missing one is noticed before a model is downloaded."""
     wanted = spec.calibration.source
     return read_text(wanted, spec.calibration.column) if wanted == "embedded" or is_file_name(wanted) else None
 
 
 def _check_resources(plan: Draft, target: Path) -> None:
-    """Refuse what by estimate does not fit into memory or onto the disk."""
+    """Raise ResourceError if memory or disk space is not enough, by estimate."""
     need, free = plan.plan.memory.total, free_memory()
     if need > free:
         raise ResourceError(
@@ -230,26 +242,26 @@ def _check_resources(plan: Draft, target: Path) -> None:
         if need > free:
             raise ResourceError(
                 f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
-                "Close what else uses the card, or choose --device cpu.",
+                "Free GPU memory, or use --device cpu.",
             )
     existing = nearest_existing(beside(target))
     need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:
         raise ResourceError(
-            f"This needs about {need / 1e9:.1f} GB of disk in {existing}, {free / 1e9:.1f} GB are free.",
-            "Free some space or choose another --save-path.",
+            f"This needs about {need / 1e9:.1f} GB of disk space in {existing}, {free / 1e9:.1f} GB are free.",
+            "Free some space, or choose another --save-path.",
         )
 
 
 def export(
     model_id: str | Path, save_path: str | Path, push_to_hub: str = "", public: bool = False, revision: str = ""
 ) -> Path:
-    """Write a dense copy of any source, which transformers loads by itself, into the folder `save_path`; return it.
+    """Write a dense copy of any source, for transformers without LS-PRISM, to the folder `save_path`, and return it.
 
-    Packed weights are multiplied out to [out, in] in their dtype: the copy is as large as the uncompressed model.
-    `push_to_hub`: the repository OWNER/NAME of the hub that the copy is sent to, private unless `public`. Raises
-    TargetError where the folder exists or the name will not do, SourceError, ResourceError (disk); DamagedError,
-    DiskError or, if the hub refuses, WorkError while working.
+    Packed weights become dense weights [out, in] in their dtype: the copy is as large as the uncompressed model.
+    `push_to_hub`: Hub repository OWNER/NAME to upload the copy to, private unless `public`. Raises TargetError if the
+    folder exists or the name is not allowed, SourceError, or ResourceError (disk) before the work; DamagedError,
+    DiskError, or WorkError (the Hub refused) during it.
     """
     target = Path(save_path)
     for _ in exporting(model_id, target, push_to_hub, public, revision):
@@ -260,7 +272,7 @@ def export(
 def exporting(
     model_id: str | Path, target: Path, push_to_hub: str = "", public: bool = False, revision: str = ""
 ) -> Iterator[Event]:
-    """The same as a stream of events; what cannot be pushed is refused beforehand."""
+    """As `export`, as a stream of events; an upload that is not allowed is an error before the work."""
     check_absent(target)
     source = resolve(str(model_id), revision)
     if source.kind == "artifact":
@@ -270,4 +282,4 @@ def exporting(
     yield from write_dense(source, target)
     if push_to_hub:
         yield Stage(name="upload", detail=push_to_hub)
-        yield Notice(text=f"The copy is at {push(target, push_to_hub, public=public)}.")
+        yield Notice(text=f"Uploaded to {push(target, push_to_hub, public=public)}.")

@@ -1,4 +1,4 @@
-"""What happens meanwhile: the closed set of events that every verb yields; the last one carries the report."""
+"""Progress events: all kinds of events that a command yields; the last one has the report."""
 
 import time
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ class _Event(BaseModel):
 
 
 class Stage(_Event):
-    """A new part of the work begins."""
+    """A new stage of the run starts."""
 
     kind: Literal["stage"] = "stage"
     name: str
@@ -22,14 +22,14 @@ class Stage(_Event):
 
 
 class Notice(_Event):
-    """Something the user should know: a choice made for him, a layer left dense, statistics mended."""
+    """Something the user should know: a choice made automatically, a layer kept dense, a fallback."""
 
     kind: Literal["notice"] = "notice"
     text: str
 
 
 class Progress(_Event):
-    """How far the work is. `block` counts from 1; `eta_s` is None while the remaining time is not known."""
+    """Progress of the run. `block` counts from 1; `eta_s` is None while the remaining time is unknown."""
 
     kind: Literal["progress"] = "progress"
     step: str
@@ -41,7 +41,7 @@ class Progress(_Event):
 
 
 class BlockDone(_Event):
-    """One block is compressed, written and noted."""
+    """One block is compressed and written, with a checkpoint."""
 
     kind: Literal["block_done"] = "block_done"
     block: int
@@ -51,7 +51,7 @@ class BlockDone(_Event):
 
 
 class Finished(_Event):
-    """The work is done."""
+    """The run is complete."""
 
     kind: Literal["finished"] = "finished"
     report: CompressionReport | StatsReport | EvalReport | StudyReport
@@ -61,10 +61,10 @@ Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discri
 
 
 class BlockClock:
-    """Remaining time by the mean of the blocks timed so far in this process.
+    """Estimates the remaining time from the mean of the blocks timed so far in this process.
 
-    `predicted`: seconds of a block, used before the first one is done; None: then there is no remaining time.
-    `after`: predicted seconds of what follows the blocks.
+    `predicted`: seconds per block, used before the first one is done; None: no estimate until then.
+    `after`: predicted seconds of the work after the blocks.
     """
 
     def __init__(self, blocks: int, done: int = 0, predicted: float | None = None, after: float = 0.0) -> None:
@@ -74,7 +74,7 @@ class BlockClock:
         self.timed: list[float] = []
 
     def progress(self, step: str, part: float) -> Progress:
-        """`part` in [0, 1]: share of the current block that is done."""
+        """A Progress event; `part` in [0, 1]: fraction of the current block that is done."""
         eta = None
         mean = sum(self.timed) / len(self.timed) if self.timed else self.predicted
         if mean is not None:
@@ -90,7 +90,7 @@ class BlockClock:
         )
 
     def block_done(self) -> float:
-        """Seconds that the block took."""
+        """Count a finished block; return the seconds it took."""
         now = time.monotonic()
         self.timed.append(now - self.block_started)
         self.done, self.block_started = self.done + 1, now

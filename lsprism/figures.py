@@ -1,7 +1,7 @@
-"""What was measured: figures with their protocol.
+"""Metrics with their measurement protocol.
 
-Every figure holds the settings that it was measured under, and `protocol()` says them in one sentence; where a figure
-is shown, so is that sentence. Bytes are bytes, seconds end in `_s`.
+Every metric holds the settings it was measured with, and `protocol()` describes them in one sentence, which is shown
+with the metric. Sizes are in bytes; names of seconds end in `_s`.
 """
 
 from statistics import fmean, median
@@ -13,40 +13,40 @@ Begins = Literal["each", "first"]
 
 
 class Figure(BaseModel):
-    """Base of all figures. Infinity, for which JSON has no number, is written as the string "Infinity"."""
+    """Base class of all metrics. Infinity, which JSON cannot represent, is written as the string "Infinity"."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=(), ser_json_inf_nan="strings")
 
 
 class ModelFigure(Figure):
-    """Of a model that reads text. Products of many tokens may be computed in another dtype than the weights'."""
+    """A metric of a model that reads text; products of many tokens may be computed in a dtype other than `dtype`."""
 
     dtype: str
-    compute_dtype: str = ""  # empty: the same
+    compute_dtype: str = ""  # empty: same as dtype
 
     @property
     def dtypes(self) -> str:
-        """Both, in words."""
+        """Both dtypes as text."""
         return name_dtypes(self.dtype, self.compute_dtype)
 
 
 def name_dtypes(dtype: str, compute_dtype: str) -> str:
-    """'bfloat16', or 'bfloat16, products computed in float32'."""
-    return dtype if compute_dtype in ("", dtype) else f"{dtype}, products computed in {compute_dtype}"
+    """'bfloat16', or 'bfloat16 (computed in float32)'."""
+    return dtype if compute_dtype in ("", dtype) else f"{dtype} (computed in {compute_dtype})"
 
 
 class WordPerplexityFigure(ModelFigure):
-    """Perplexity per word: it can be compared between models with different tokenizers."""
+    """Perplexity per word, which is comparable between models with different tokenizers."""
 
     value: float
     nll: float  # nats per word
-    words: int  # separated by white space
-    tokens: int  # predicted
+    words: int  # whitespace-separated words
+    tokens: int  # predicted tokens
     documents: int
-    of: int  # documents there are
+    of: int  # total number of documents
     context: int
-    prefix: Literal["BOS", "EOS"]  # the token before each document
-    begins: Begins = "first"  # each: it stands before every window of a document
+    prefix: Literal["BOS", "EOS"]  # token before each document
+    begins: Begins = "first"  # windows of a document that start with it
     text: str
     device: str
 
@@ -57,10 +57,10 @@ class WordPerplexityFigure(ModelFigure):
 
     def protocol(self) -> str:
         return (
-            f"Word perplexity as lm-eval defines it: exp(NLL / words) over {self.words:,} words separated by white"
-            f" space ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each"
-            f" document alone, in rolling windows of {self.context:,} tokens, {self.prefix} before"
-            f" {_which(self.begins)}; {self.dtypes} on {self.device}."
+            f"Word perplexity as in lm-eval: exp(NLL / words) over {self.words:,} whitespace-separated words"
+            f" ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each document"
+            f" scored separately, in rolling windows of {self.context:,} tokens, {self.prefix} before"
+            f" {_which(self.begins)} window; {self.dtypes} on {self.device}."
         )
 
 
@@ -69,13 +69,13 @@ class PerplexityFigure(ModelFigure):
 
     value: float
     nll: float  # mean, nats per predicted token
-    tokens: int  # predicted
+    tokens: int  # predicted tokens
     windows: int
-    of: int  # windows there are
+    of: int  # total number of windows
     context: int  # tokens per window
-    text: str  # its name and split
-    bos: bool  # the text begins with the tokenizer's beginning-of-text token
-    begins: Begins = "first"  # which windows it stands before, if there is one
+    text: str  # name and split
+    bos: bool  # the text starts with the tokenizer's BOS token
+    begins: Begins = "first"  # windows that start with BOS, if there is one
     device: str
 
     @computed_field
@@ -94,8 +94,8 @@ class AgreementFigure(ModelFigure):
     """How close a model's next-token distributions are to the baseline's, on the same text."""
 
     kl: float  # mean KL(baseline || model), nats per token
-    top1: float  # share of positions at which both have the same likeliest token
-    tokens: int  # positions compared
+    top1: float  # top-1 agreement: fraction of positions at which both predict the same most likely token
+    tokens: int  # number of compared positions
     windows: int
     of: int
     context: int
@@ -114,20 +114,20 @@ class AgreementFigure(ModelFigure):
     def protocol(self) -> str:
         return (
             f"Next-token agreement, teacher-forced on {self.tokens:,} tokens of {self.text}, {_cut(self)}:"
-            f" mean KL(baseline || model) in nats per token, and the share of equal likeliest tokens;"
+            f" mean KL(baseline || model) in nats per token, and top-1 agreement;"
             f" baseline in {name_dtypes(self.baseline_dtype, self.baseline_compute_dtype)}, model in"
             f" {self.dtypes}, on {self.device}."
         )
 
 
 class SpeedFigure(ModelFigure):
-    """How fast one model answers a prompt of one length."""
+    """Generation speed of one model with prompts of one length."""
 
     model: str
     prompt_tokens: int
     new_tokens: int
-    first_token_runs_s: list[float]  # one per repetition: prefill and the choice of the first token
-    tokens_per_s_runs: list[float]  # one per repetition: tokens after the first / their time
+    first_token_runs_s: list[float]  # time to first token, one per repetition
+    tokens_per_s_runs: list[float]  # decode speed after the first token, one per repetition
     device: str
     threads: int
     peak_memory_bytes: int | None = None  # None: not measured
@@ -143,23 +143,23 @@ class SpeedFigure(ModelFigure):
         return median(self.tokens_per_s_runs)
 
     def protocol(self) -> str:
-        peak = "; peak memory in a process of its own, less one that only imports" if self.peak_memory_bytes else ""
+        peak = "; peak memory of a separate process, minus import overhead" if self.peak_memory_bytes else ""
         if peak and self.device.startswith("cuda"):
-            peak = "; peak memory that PyTorch took on the device, in a process of its own"
+            peak = "; peak memory allocated by PyTorch on the device, in a separate process"
         return f"Speed: {_timing(self)}; {self.dtypes} on {self.device}, {_count(self.threads, 'thread')}{peak}."
 
 
 class SpeedComparison(Figure):
-    """The speeds of two sides, measured in turn; above 1 the compressed side is the faster one."""
+    """The speeds of two models, measured interleaved; a ratio above 1 means that the compressed one is faster."""
 
     baseline: SpeedFigure
     compressed: SpeedFigure
-    in_turn: bool = True  # A B A B in one process; False: each loaded alone, as both did not fit
+    in_turn: bool = True  # interleaved (A B A B) in one process; False: loaded one at a time, as both did not fit
 
     @computed_field
     @property
     def ratios(self) -> list[float]:
-        """Decode speed, compressed / baseline, repetition by repetition."""
+        """Decode speed, compressed / baseline, for each repetition."""
         pairs = zip(self.compressed.tokens_per_s_runs, self.baseline.tokens_per_s_runs, strict=True)
         return [ours / theirs for ours, theirs in pairs]
 
@@ -186,21 +186,22 @@ class SpeedComparison(Figure):
         return median(theirs / ours for theirs, ours in pairs)
 
     def protocol(self) -> str:
-        a, b = self.baseline, self.compressed
-        turn = "in turn (A B A B) in one process" if self.in_turn else "each loaded alone, as both did not fit"
+        """The same for every pair of models: the dtypes of both are those of their speeds."""
+        speed = self.compressed
+        alone = "loaded one at a time (both did not fit in memory)"
+        how = "interleaved (A B A B) in one process" if self.in_turn else alone
         return (
-            f"Ratio of decode speeds, compressed / baseline, median and spread of {len(self.ratios)} pairs measured"
-            f" {turn}: {_timing(b)}; {b.model} in {b.dtypes} against"
-            f" {a.model} in {a.dtypes} on {b.device},"
-            f" {_count(b.threads, 'thread')}."
+            f"Ratio of decode speeds, compressed / baseline: median and range of {len(self.ratios)} pairs, {how}; the"
+            f" baseline in its fastest dtype or, as shipped, in the dtype of its checkpoint; {_timing(speed)}; on"
+            f" {speed.device}, {_count(speed.threads, 'thread')}."
         )
 
 
 class DtypeSpeeds(Figure):
-    """How fast one dense model decodes in each dtype that the device offers for it; the baseline is the fastest."""
+    """Decode speed of a dense model in each dtype; the fastest one is used for the baseline."""
 
     tokens_per_s: dict[str, float]  # dtype -> median
-    left_out: dict[str, str] = {}  # dtype in which the model does not run -> why
+    left_out: dict[str, str] = {}  # dtype in which the model does not run -> reason
     prompt_tokens: int
     new_tokens: int
     repetitions: int
@@ -219,18 +220,18 @@ class DtypeSpeeds(Figure):
         )
         return (
             f"The fastest dense dtype is {self.fastest} ({speeds}): batch 1, greedy, {self.new_tokens:,} tokens after"
-            f" a prompt of {self.prompt_tokens:,}, median of {self.repetitions} repetitions, each dtype loaded alone;"
-            f" on {self.device}, {_count(self.threads, 'thread')}."
+            f" a prompt of {self.prompt_tokens:,}, median of {self.repetitions} repetitions, each dtype loaded"
+            f" separately; on {self.device}, {_count(self.threads, 'thread')}."
         )
 
 
 class SizeFigure(Figure):
-    """Three sizes that are never mixed."""
+    """Sizes of a model: parameters, bytes on disk, bytes in memory."""
 
-    kept_parameters: int  # of the whole model: non-zeros, entries of factors, and all that was left alone
-    model_parameters: int = Field(ge=1)  # before compression; tied weights once
-    stored_bytes: int  # of the safetensors files
-    resident_bytes: int  # of the tensors in memory
+    kept_parameters: int  # of the whole model: non-zeros, entries of low-rank factors, and uncompressed parts
+    model_parameters: int = Field(ge=1)  # before compression; tied weights counted once
+    stored_bytes: int  # size of the safetensors files
+    resident_bytes: int  # size of the tensors in memory
     dtype: str  # as loaded
 
     @computed_field
@@ -240,21 +241,21 @@ class SizeFigure(Figure):
 
     def protocol(self) -> str:
         return (
-            "Sizes counted from the model itself: parameters kept of the whole model's, embeddings included and tied"
-            " weights once; bytes of its safetensors files on disk; bytes of all its tensors in memory, as loaded in"
+            "Sizes: parameters kept, relative to the whole uncompressed model (embeddings included, tied weights"
+            " counted once); bytes of the safetensors files on disk; bytes of all tensors in memory, loaded in"
             f" {self.dtype}."
         )
 
 
 class ZeroShotFigure(ModelFigure):
-    """Accuracies on multiple-choice tasks, as lm-eval computes them."""
+    """Accuracies on multiple-choice tasks, computed by lm-eval."""
 
-    accuracy: dict[str, float]  # task -> acc_norm, or acc where a task has no other
+    accuracy: dict[str, float]  # task -> acc_norm, or acc if the task has no acc_norm
     stderr: dict[str, float]
     metric: dict[str, str]  # task -> name of its metric
     examples: dict[str, int]  # task -> number of examples
-    limit: int | None  # examples per task at most; None: all
-    version: str  # of lm-eval
+    limit: int | None  # maximum number of examples per task; None: all
+    version: str  # version of lm-eval
     device: str
 
     @computed_field
@@ -273,7 +274,7 @@ def _part(count: int, of: int, what: str) -> str:
 
 
 def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
-    """How the text became windows."""
+    """How the text was split into windows."""
     bos = f"with BOS before {_which(figure.begins)} window" if figure.bos else "without BOS"
     return (
         f"tokenized once {bos},"
@@ -287,8 +288,8 @@ def _which(begins: Begins) -> str:
 
 def _timing(figure: SpeedFigure) -> str:
     return (
-        f"batch 1, greedy, prompt of {figure.prompt_tokens:,} tokens, {figure.new_tokens:,} new ones with end-of-text"
-        f" ignored, warm-up not counted, time to first token apart from decoding, median of"
+        f"batch 1, greedy, prompt of {figure.prompt_tokens:,} tokens, {figure.new_tokens:,} new tokens, EOS ignored,"
+        f" warm-up excluded, decode speed without time to first token, median of"
         f" {_count(len(figure.tokens_per_s_runs), 'repetition')}"
     )
 

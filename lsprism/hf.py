@@ -1,8 +1,8 @@
-"""Registers our format with transformers: after `import lsprism.hf` AutoModelForCausalLM.from_pretrained, pipelines
-and save_pretrained know artifacts. Nothing is decompressed: the packed tensors are what is in memory.
+"""Registers the artifact format with transformers: after `import lsprism.hf`, AutoModelForCausalLM.from_pretrained,
+pipelines and save_pretrained support artifacts. The weights stay packed in memory.
 
-transformers only warns where a checkpoint lacks a tensor or holds one too many; for the packed modules that is refused
-here, before anything is loaded.
+transformers only warns about missing or unexpected tensors; for packed layers, they are an error here, before anything
+is loaded.
 """
 
 from collections.abc import Iterable
@@ -22,36 +22,38 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lsprism.artifact.manifest import QUANT_METHOD, REMEDY, check_format
+from lsprism.artifact.manifest import REMEDY, check_format
 from lsprism.errors import DamagedError
 from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
 from lsprism.models.anatomy import is_linear
+from lsprism.models.foreign import QUANT_METHOD
 from lsprism.models.fused import fuse, separate
 from lsprism.models.surgery import place
 from lsprism.reports import LayerBudget, LinearSite, ValuesName
 
 PACKED, VALUES = ("sparse", "low_rank", "sparse_low_rank"), get_args(ValuesName)
-# Module -> its tensors in the files: shape, and whether they are bytes (a bitmap), int8, or numbers of a dtype.
+# Module -> its stored tensors: shape, and kind: U8 (a bitmap), I8 (int8 values), or empty (floating point).
 Stored = dict[str, dict[str, tuple[tuple[int, ...], str]]]
 _KINDS = {torch.uint8: "U8", torch.int8: "I8"}
 
 
 class PrismConfig(QuantizationConfigMixin):
-    """`modules`: path -> {"form", "kept", "rank", "values"}; `format`: number of the layout on disk."""
+    """quantization_config of an artifact. `modules`: path -> {"form", "kept", "rank", "values"}; `format`: version."""
 
     def __init__(self, modules: Any = None, format: Any = None, **_: Any) -> None:
         check_format(format, Path("config.json"))
         if not isinstance(modules, dict):
-            raise DamagedError("config.json: quantization_config does not say which modules are packed.", REMEDY)
-        self.quant_method = QUANT_METHOD
+            raise DamagedError("config.json: quantization_config has no valid entry 'modules'.", REMEDY)
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # the enum of transformers has its own formats only
         self.format: int = format
         self.modules: dict[str, dict[str, Any]] = modules
 
 
 class PrismQuantizer(HfQuantizer):
-    """Puts packed modules into the skeleton before transformers loads the weights."""
+    """Replaces linear layers by packed layers before transformers loads the weights."""
 
-    requires_calibration = True  # models are compressed by `lsprism.compress`, never while they load
+    quantization_config: PrismConfig
+    requires_calibration = True  # models are compressed by `lsprism.compress`, not while they are loaded
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
@@ -70,15 +72,16 @@ class PrismQuantizer(HfQuantizer):
                 self.transposed.add(here)
             place(model, here, packed)
             modules[here] = entry
-        self.quantization_config.modules = modules  # as they are called in this model, so that it can be saved
+        self.quantization_config.modules = modules  # with the names in this model class, so that it can be saved
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for name in self.quantization_config.modules:
             module = model.get_submodule(name)
+            assert isinstance(module, PrismLinear)
             bitmap = getattr(module, "bitmap", None)
             if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
-                raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} places.", REMEDY)
+                raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} entries.", REMEDY)
         for module in model.modules():
             if type(module) is nn.Linear:
                 DenseLinear.adopt(module)
@@ -86,7 +89,7 @@ class PrismQuantizer(HfQuantizer):
         return model
 
     def update_weight_conversions(self, weight_conversions: list, model: PreTrainedModel) -> list:
-        """None: an artifact's tensors bear the model's own names, not those of the family's checkpoints."""
+        """No conversions: an artifact's tensors have the model's own names."""
         return []
 
     def is_serializable(self) -> bool:
@@ -101,21 +104,23 @@ class PrismQuantizer(HfQuantizer):
         return True
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        """Multiply every form out into the linear layer of the model's own code: as large as the baseline."""
+        """Convert packed layers to dense linear layers; the model is then as large as the uncompressed one."""
         separate(model)
         for name in self.quantization_config.modules:
-            place(model, name, dense_module(model.get_submodule(name), name in self.transposed))
+            packed = model.get_submodule(name)
+            assert isinstance(packed, PrismLinear)
+            place(model, name, dense_module(packed, name in self.transposed))
         for module in model.modules():
             if isinstance(module, DenseLinear):
                 module.release()
         if dtype not in (None, model.dtype):
-            for parameter in model.parameters():  # not model.to(): that would round the rotary frequencies too
+            for parameter in model.parameters():  # not model.to(), which would also round the rotary frequencies
                 parameter.data = parameter.data.to(dtype)
         return model
 
 
 def dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | Conv1D:
-    """The linear layer [rows, columns] that a packed module stands for; `transposed`: as Conv1D, [columns, rows]."""
+    """The dense layer [rows, columns] equal to a packed one; `transposed`: as Conv1D, [columns, rows]."""
     weight = packed.form.dense()
     linear: nn.Linear | Conv1D
     with torch.device("meta"):
@@ -130,7 +135,7 @@ def dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | C
 
 
 def _spellings(name: str, prefix: str) -> tuple[str, ...]:
-    """A module's path in one class of model or another: AutoModel leaves out a prefix that AutoModelForCausalLM has."""
+    """Paths of a module in different model classes: AutoModel has no prefix where AutoModelForCausalLM has one."""
     return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"
 
 
@@ -140,23 +145,23 @@ def _empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> P
         budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
         form_name, values = entry["form"], entry.get("values", "float")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"config.json: the entry of {name} does not fit the model ({error}).", REMEDY) from None
+        raise DamagedError(f"config.json: the entry of {name} does not match the model ({error}).", REMEDY) from None
     if not is_linear(old):
         raise DamagedError(f"config.json: {name} is a {type(old).__name__}, not a linear layer.", REMEDY)
     rows, columns = old.weight.shape if isinstance(old, nn.Linear) else reversed(old.weight.shape)
     nonzeros = budget.kept - budget.rank * (rows + columns)
     if form_name not in PACKED or values not in VALUES or budget.rank < 0 or nonzeros < 0:
-        raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
+        raise DamagedError(f"config.json: {name} cannot have format {form_name!r} with {entry}.", REMEDY)
     site = LinearSite(name=name, block=0, rows=rows, columns=columns, bias=old.bias is not None)
     form = empty_form(site, form_name, budget, old.weight.dtype, values)
     if (form.kept, form.rank) != (budget.kept, budget.rank):
-        raise DamagedError(f"config.json: {name} cannot be {form_name!r} with {entry}.", REMEDY)
+        raise DamagedError(f"config.json: {name} cannot have format {form_name!r} with {entry}.", REMEDY)
     bias = None if old.bias is None else torch.empty(rows, dtype=old.bias.dtype, device="meta")
     return PrismLinear(form, bias)
 
 
 def _stored(files: Iterable[str]) -> Stored:
-    """What the files say they hold; no tensor is read."""
+    """Names, shapes and kinds of the stored tensors, from the headers alone."""
     found: Stored = {}
     for path in files:
         try:
@@ -171,7 +176,7 @@ def _stored(files: Iterable[str]) -> Stored:
 
 
 def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[int, ...], str]]) -> None:
-    """The files hold exactly the tensors of this module, in the shapes that config.json says."""
+    """Raise DamagedError unless exactly the tensors of this module are stored, in the expected shapes and kinds."""
     wanted = {part: (tuple(t.shape), _KINDS.get(t.dtype, "")) for part, t in packed.state_dict().items()}
     if held == wanted:
         return
@@ -179,17 +184,17 @@ def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[in
     if part not in held:
         raise DamagedError(f"The weights lack {name}.{part}.", REMEDY)
     if part not in wanted:
-        raise DamagedError(f"The weights hold {name}.{part}, which config.json does not know.", REMEDY)
-    raise DamagedError(f"{name}.{part} is {held[part][0]}, config.json asks for {wanted[part][0]}.", REMEDY)
+        raise DamagedError(f"Unexpected tensor {name}.{part} in the weights.", REMEDY)
+    raise DamagedError(f"{name}.{part} is {held[part][0]}, but config.json requires {wanted[part][0]}.", REMEDY)
 
 
 def _kind(stored: str) -> str:
-    """A dtype's name in the files, empty for all that hold numbers with a fraction: `dtype` chooses among them."""
+    """The stored dtype if it is U8 or I8; empty for floating-point dtypes, which are converted on loading."""
     return stored if stored in _KINDS.values() else ""
 
 
 def _ones(bitmap: Tensor) -> int:
-    """How many bits of a uint8 tensor are set: neighbours are added in pairs, then in fours, then in eights."""
+    """Number of set bits in a uint8 tensor: adjacent bits are added in pairs, then in fours, then in eights."""
     bits = bitmap - ((bitmap >> 1) & 0x55)
     bits = (bits & 0x33) + ((bits >> 2) & 0x33)
     return int(((bits + (bits >> 4)) & 0x0F).sum())

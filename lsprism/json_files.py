@@ -1,4 +1,4 @@
-"""The one reader of JSON files: whatever a file holds, the caller gets the shape it asked for or one sentence."""
+"""Reads JSON files: returns content of the expected structure or raises an error with one sentence."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lsprism.errors import LSPrismError, SourceError
 
 RELOAD = "Download or save the model again."
-SHOWN = 60  # characters of a wrong value that an error shows
-LFS = b"version https://git-lfs"  # begins the few lines that Git leaves where a large file was not fetched
-FETCH = "Fetch the file itself: git lfs pull."
+SHOWN = 60  # maximum characters of a wrong value in an error
+LFS = b"version https://git-lfs"  # the first line of a Git LFS pointer starts so
+FETCH = "Download the file itself: git lfs pull."
 
 
 class Shape(BaseModel):
-    """What a file must hold, as far as it is used; subclasses name the entries, all others pass unchecked."""
+    """Expected entries of a file; subclasses declare them, all other entries are not checked."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=(), arbitrary_types_allowed=True)
 
@@ -26,18 +26,18 @@ S = TypeVar("S", bound=Shape)
 def read_object(
     path: Path, shape: type[Shape] = Shape, error: type[LSPrismError] = SourceError, hint: str = RELOAD
 ) -> dict[str, Any]:
-    """The object in a JSON file, as it is written there, once it is known to fit `shape`."""
+    """Read the object in a JSON file and check it against `shape`; it is returned unchanged. Raises `error`."""
     try:
         data = path.read_bytes()
         if data.startswith(LFS):
             raise error(f"{path} is only a Git LFS pointer.", FETCH)
         content = parse(data)
     except OSError as failure:
-        raise error(f"{path} cannot be read: {failure.strerror}.", "Check that it is there and its rights.") from None
+        raise error(f"{path} cannot be read: {failure.strerror}.", "Check the path and its permissions.") from None
     except ValueError as failure:
         raise error(f"{path} is not valid JSON: {failure}.", hint) from None
     if not isinstance(content, dict):
-        raise error(f"{path} holds {_short(content)}, not a JSON object.", hint)
+        raise error(f"{path} contains {_short(content)}, not a JSON object.", hint)
     try:
         shape.model_validate(content)
     except ValidationError as failure:
@@ -46,7 +46,7 @@ def read_object(
 
 
 def read_known(path: Path, shape: type[Shape] = Shape) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none that can be read and fits `shape`."""
+    """The object in a JSON file; empty if it cannot be read or does not match `shape`."""
     try:
         return read_object(path, shape)
     except SourceError:
@@ -54,7 +54,7 @@ def read_known(path: Path, shape: type[Shape] = Shape) -> dict[str, Any]:
 
 
 def parse(data: bytes) -> Any:
-    """The value of a JSON text. ValueError for anything that is none, or holds half a surrogate pair."""
+    """Parse JSON text. Raises ValueError if it is invalid or contains a lone surrogate."""
     try:
         content = json.loads(data.decode("utf-8"))
     except RecursionError:
@@ -65,12 +65,12 @@ def parse(data: bytes) -> Any:
         try:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError("it holds half of a surrogate pair") from None
+            raise ValueError("it contains a lone surrogate") from None
     return content
 
 
 def first_fault(failure: ValidationError) -> str:
-    """What is wrong with the first entry that does not fit, and its value."""
+    """Describe the first invalid entry, with its value."""
     fault = failure.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"]) or "the file"
     if fault["type"] == "missing":

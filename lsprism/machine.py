@@ -1,4 +1,4 @@
-"""How much memory there is for this process: that of the machine, or less where a container limits it."""
+"""Memory available to this process: free memory of the machine, or less if a container limits it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class _Version:
-    """Where the control groups of one version are mounted, and the names of their files."""
+    """Mount point and file names of one cgroup version."""
 
     mount: str
     limits: tuple[str, ...]
     usage: str
-    cache: tuple[str, ...]  # entries of memory.stat: the part of the usage that the kernel drops when memory is needed
+    cache: tuple[str, ...]  # entries of memory.stat: file cache, which the kernel drops when memory is needed
 
 
 _V1 = _Version(
@@ -29,9 +29,9 @@ _V2 = _Version("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current",
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Bytes that can still be taken: what the machine has free, and what each control group of this process leaves.
+    """Free bytes: the minimum of the machine's free memory and what each cgroup of this process has left.
 
-    `root`: the folder that holds proc/ and sys/.
+    `root`: the folder with proc/ and sys/.
     """
     return min([psutil.virtual_memory().available, *_left_in_groups(root)])
 
@@ -47,14 +47,14 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         else:
             continue
         inner = PurePosixPath(group.lstrip("/"))
-        # Every group above counts too. In a container the group may be named as outside, while its files lie at the
-        # mount: names that are not there are passed over.
+        # Parent groups count too. In a container the group may have its name outside the container, while its files
+        # are at the mount point: missing folders are skipped.
         for name in (inner, *inner.parents):
             yield from _left_in(root / version.mount / name, version)
 
 
 def _left_in(group: Path, version: _Version) -> Iterator[int]:
-    """What one group leaves; nothing where it has no limit ('max', in version 1 a number beyond all memory)."""
+    """Bytes left in one cgroup; nothing if it has no limit ('max', in version 1 a huge number)."""
     stat = dict(line.rstrip().partition(" ")[::2] for line in _read(group / "memory.stat").splitlines())
     cached = sum(_number(stat.get(entry, "")) or 0 for entry in version.cache)
     used = max(0, (_number(_read(group / version.usage)) or 0) - cached)
@@ -72,5 +72,5 @@ def _number(text: str) -> int | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no such group, or no control groups on this system
+    except OSError:  # no such group, or no cgroups on this system
         return ""

@@ -1,9 +1,9 @@
-"""The verbs that measure, as functions: evaluate one model, study several compressions of it."""
+"""Evaluation API: evaluate one model, or sweep over several sparsities."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from lsprism.api import compressing, report_of
 from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_report, recipe_of, verify
@@ -20,6 +20,7 @@ from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
 from lsprism.evaluation.ledger import Ledger
 from lsprism.evaluation.sides import Sides, side_of
 from lsprism.evaluation.spectra import spectra as singular_values
+from lsprism.evaluation.steps import Part
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.layers.compute_dtype import using_compute_dtype
 from lsprism.layers.kernels.dispatch import using
@@ -28,22 +29,23 @@ from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.paths import check_writable, expand
 from lsprism.reports import ModelSource
+from lsprism.settings import EvaluateSettings, StudySettings
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, ask
 
-MEASURED = "figures"  # folder of what has been measured already
+MEASURED = "figures"  # folder of cached metrics
 
 
-def evaluate(model_id: str | Path, **settings: Any) -> EvalReport:
-    """Measure a model beside its baseline; `settings` are those of EvaluateSpec, `measuring` those of MeasureSpec.
+def evaluate(model_id: str | Path, **settings: Unpack[EvaluateSettings]) -> EvalReport:
+    """Evaluate a model and its baseline. `settings` are the fields of EvaluateSpec, `measuring` those of MeasureSpec.
 
-    Perplexities are per token, sizes in bytes, speeds in tokens per second; every figure states its protocol.
-    Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError while at it.
+    Perplexities are per token, sizes in bytes, speeds in tokens per second; every metric states its protocol.
+    Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError during it.
     """
-    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)))
+    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)), EvalReport)
 
 
 def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
-    """The same as a stream of events; closing it stops, and what was measured is kept where there is a save_path."""
+    """As `evaluate`, as a stream of events; closing it stops. With a save_path, finished metrics are kept."""
     with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
         yield from _evaluating(spec)
 
@@ -64,17 +66,20 @@ def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
     if notice:
         report = report.model_copy(update={"notes": [*report.notes, notice]})
     if spec.save_path is not None:
-        _write(spec.save_path, REPORT, report, [report], f"{report.compressed.model.label}: what it costs")
+        _write(spec.save_path, REPORT, report, [report], f"Evaluation of {report.compressed.model.label}")
     yield Finished(report=report)
 
 
-def study(model_id: str | Path, save_path: str | Path, **settings: Any) -> StudyReport:
-    """Compress a model to several sparsities and compare them; `settings` are those of StudySpec."""
-    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)))
+def sweep(model_id: str | Path, save_path: str | Path, **settings: Unpack[StudySettings]) -> StudyReport:
+    """Compress a model to several sparsities, evaluate each, and recommend one; `settings`: fields of StudySpec."""
+    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)), StudyReport)
+
+
+study = sweep  # its name in earlier versions
 
 
 def studying(spec: StudySpec) -> Iterator[Event]:
-    """The same as a stream of events. Each artifact and each figure is kept as soon as it is there."""
+    """As `study`, as a stream of events. Each artifact and each metric is stored as soon as it is finished."""
     with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
         yield from _studying(spec)
 
@@ -85,13 +90,13 @@ def _studying(spec: StudySpec) -> Iterator[Event]:
     targets = _targets(spec)
     source = resolve(spec.model_id, spec.revision, need_weights=False)
     if source.kind == "artifact":
-        raise SourceError(f"{spec.model_id} is compressed already.", "Study the model that it was made of.")
+        raise SourceError(f"{spec.model_id} is already compressed.", "Use its base model.")
     asked = spec.measuring
     asked, material = fitted(asked, gather(asked, source.kind == "demo"), source)
     ledger = _ledger(spec.save_path, spec)
-    reports = []
+    reports: list[EvalReport] = []
     for number, (sparsity, target) in enumerate(targets.items(), start=1):
-        yield Notice(text=f"Row {number} of {len(targets)}: {spec.method} at sparsity {sparsity:g}.")
+        yield Notice(text=f"Model {number} of {len(targets)}: {spec.method} at sparsity {sparsity:g}.")
         for event in compressing(_compression(spec, sparsity, target)):
             if not isinstance(event, Finished):
                 yield event
@@ -110,15 +115,15 @@ def _compared(
     material: Material,
     sources: tuple[ModelSource, ModelSource | None],
     ledger: Ledger,
-) -> Iterator[Event]:
-    """Measure (model, baseline), both loaded the same way; returns the report."""
+) -> Part[EvalReport]:
+    """Evaluate (model, baseline), both loaded the same way, and return the report."""
     model = side_of(sources[0], spec.device, spec.dtype)
     other = None if sources[1] is None else side_of(sources[1], spec.device, model.dtype)
     return (yield from Evaluation(asked, material, Sides(model, other), ledger).run())
 
 
 def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | None, str]:
-    """The model to compare with, and what the user should know where there is none."""
+    """The baseline, and a notice if there is none although the model has one."""
     if spec.baseline == "none":
         return None, ""
     if spec.baseline != "auto":
@@ -132,38 +137,38 @@ def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | No
         baseline = _base(recipe)
     except SourceError as error:
         name = recipe.get("model_id")
-        return None, f"Measured alone: its base model {name} cannot be had. {error.message} --baseline names another."
+        return None, f"Base model {name} not available; evaluating without a baseline. {error.message} Set --baseline."
     require_same_tokens(baseline, source)
     return baseline, ""
 
 
-def _base(recipe: dict) -> ModelSource:
-    """The model that the artifact of `recipe` was made of. What was a folder or a file is never asked of the hub, where
-    another model may have its name. Raises SourceError."""
+def _base(recipe: dict[str, Any]) -> ModelSource:
+    """The base model of an artifact, from its recipe. A local folder or file is never looked up on the Hub, where
+    another model may have the same name. Raises SourceError."""
     name, revision = str(recipe.get("model_id", "")), str(recipe.get("revision", ""))
     if name == "demo" or revision or "/" in str(recipe.get("base_model", "")):
         return resolve(name, revision)
     named, known = expand(name), expand(str(recipe.get(BASE_PATH) or name))
     if os.path.exists(known) and not (os.path.exists(named) and os.path.samefile(named, known)):
-        return resolve(str(known))  # the name was relative to another folder
+        return resolve(str(known))  # model_id was relative to another folder
     if not os.path.exists(named):
-        hint = "Move it back there." if known.is_absolute() else "Work in the folder where the artifact was made."
-        raise SourceError(f"The base model is no longer at {known}.", hint)
+        hint = "Move it back." if known.is_absolute() else "Run this in the folder where the artifact was made."
+        raise SourceError(f"The base model was not found at {known}.", hint)
     return resolve(name)
 
 
 def _possible(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
-    """Without the measures that need a baseline where there is none; SpecError if nothing is left."""
+    """Leave out metrics that need a baseline if there is none; SpecError if nothing is left."""
     if baseline is not None:
         return asked
     left = tuple(measure for measure in asked.measures if measure != "kl")
     if not left:
-        raise SpecError("kl compares with a baseline, and there is none.", "Name one with --baseline.")
+        raise SpecError("The metric kl needs a baseline.", "Set --baseline.")
     return asked.model_copy(update={"measures": left})
 
 
 def _checked(source: ModelSource) -> ModelSource:
-    """The source; an artifact is first compared with its checksums."""
+    """`source`; an artifact is verified first."""
     if source.kind == "artifact" or (source.folder / MANIFEST).is_file():
         verify(source.folder)
     return source
@@ -175,7 +180,7 @@ def _is_demo(source: ModelSource) -> bool:
 
 def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
     fields = {
-        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "budget", "values")
+        name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "allocation", "values")
     }
     return ask(
         CompressSpec,
@@ -192,12 +197,12 @@ def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec
 
 
 def _targets(spec: StudySpec) -> dict[float, Path]:
-    """Sparsity -> folder of the artifact; one that cannot be written is refused now, not when its turn comes."""
+    """Sparsity -> folder of the artifact; all are checked before the first compression starts."""
     targets = {sparsity: spec.save_path / f"{spec.method}-{sparsity:g}" for sparsity in spec.sparsities}
     if len(set(targets.values())) < len(spec.sparsities):
         raise SpecError(
-            f"--sparsities {','.join(map(str, spec.sparsities))} names a sparsity twice.",
-            "Give each once, six digits at most.",
+            f"--sparsities {','.join(map(str, spec.sparsities))} contains a sparsity twice.",
+            "Give each once, with at most six digits.",
         )
     for target in targets.values():
         check_target(target, resume=spec.resume, force=spec.force)
@@ -205,18 +210,18 @@ def _targets(spec: StudySpec) -> dict[float, Path]:
 
 
 def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> None:
-    """Refuse a folder with a report or with half of one, unless told what to do with it."""
+    """Raise TargetError for a folder with a finished or unfinished report, unless `resume` or `force` is set."""
     if os.path.isfile(folder):
         raise TargetError(f"{folder} is a file.", ANOTHER)
     check_writable(folder / MEASURED, ANOTHER)
     known = [folder / f"{name}.json", folder / MEASURED]
     begun = next((path for path in known if path.exists()), None)
     if begun is not None and not (spec.resume or spec.force):
-        raise TargetError(f"{begun} is there already.", "--resume goes on with it, --force measures anew.")
+        raise TargetError(f"{begun} already exists.", "Use --resume to continue or --force to start over.")
 
 
 def _ledger(folder: Path | None, spec: EvaluateSpec | StudySpec) -> Ledger:
-    """Of the figures measured so far; `force` forgets them."""
+    """The cache of finished metrics; `force` clears it."""
     if folder is None:
         return Ledger()
     if spec.force and not spec.resume:
@@ -227,7 +232,7 @@ def _ledger(folder: Path | None, spec: EvaluateSpec | StudySpec) -> Ledger:
 
 
 def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: list[EvalReport], title: str) -> None:
-    """The page, the table and, last, the report that says that all is there."""
+    """Write the HTML page, the CSV table and, last, the JSON report, which marks the evaluation as complete."""
     advice = result.advice if isinstance(result, StudyReport) else None
     write_whole(folder / f"{name}.html", page(title, reports, advice))
     write_whole(folder / f"{name}.csv", to_csv(comparison(reports)))
@@ -235,17 +240,17 @@ def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: l
 
 
 def spectra(spec: SpectraSpec) -> Iterator[Event]:
-    """Add the singular values of every compressed matrix to a file, a JSON line each, in the order of the blocks."""
+    """Append the singular values of every compressed layer to a file, one JSON line each, in block order."""
     yield Stage(name="spectra", detail=spec.model_id)
     if os.path.isdir(spec.save_path):
-        raise TargetError(f"{spec.save_path} is a folder.", "Give --save-path the name of a file.")
+        raise TargetError(f"{spec.save_path} is a folder.", "Set --save-path to a file name.")
     check_writable(spec.save_path, ANOTHER)
     artifact = _checked(resolve(spec.model_id))
     if artifact.kind != "artifact":
         raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
     recipe = recipe_of(artifact.folder)
     if not recipe:
-        raise DamagedError(f"{artifact.folder / RECIPE} is missing or not readable.", REMEDY)
+        raise DamagedError(f"{artifact.folder / RECIPE} is missing or malformed.", REMEDY)
     source = _base(recipe)
     known = {site.name for site in read_spectra(spec.save_path)}
     count = sum(layer.form != "dense" for layer in read_report(artifact.folder).layers)

@@ -1,6 +1,6 @@
-"""What an evaluation answers with: the sides, their figures, their answers to prompts, and what is to be doubted.
+"""Evaluation reports: metrics of a model and its baseline, their outputs for prompts, and flags.
 
-One EvalReport compares one model with its baseline, or describes one model alone; a StudyReport holds several.
+An EvalReport compares one model with its baseline, or describes one model alone; a StudyReport holds several.
 """
 
 from typing import Literal
@@ -21,25 +21,25 @@ from lsprism.reports import Record, SourceKind
 
 
 class Score(Record):
-    """One measure of every pair of texts."""
+    """One metric over pairs of texts."""
 
     metric: str
-    protocol: str  # one sentence: what is computed, by which judge, how it is averaged
-    values: list[float | None]  # one per pair; None: not defined for it
-    mean: float | None  # of the values that are defined
+    protocol: str  # one sentence: what is computed, with which encoder, how it is averaged
+    values: list[float | None]  # one per pair; None: undefined
+    mean: float | None  # mean of the defined values
     notes: list[str]
 
 
 class Answer(Record):
-    """One answer; `tokens` holds its end token too, `text` shows no special tokens and may be empty."""
+    """One output; `tokens` includes the end token, `text` has no special tokens and may be empty."""
 
     text: str
     tokens: tuple[int, ...]
-    reason: str  # why it ended: stop, length, ...
+    reason: str  # stop reason: eos, length, ...
 
 
 class Row(Record):
-    """One prompt with its answers. `right` is None where nothing can be checked."""
+    """One prompt with the outputs of both models. `right` is None if the prompt has no checks."""
 
     id: str
     prompt: str
@@ -51,7 +51,7 @@ class Row(Record):
 
 
 class Tally(Record):
-    """How many of the checkable answers are right."""
+    """Number of correct outputs among those that can be checked."""
 
     right: int
     checkable: int
@@ -63,16 +63,16 @@ class Tally(Record):
 
 
 class Closeness(Record):
-    """How close answers are to other texts; `values` of every score are in the order of `ids`."""
+    """Similarity of outputs to other texts; `values` of every score are in the order of `ids`."""
 
     ids: list[str]
     scores: dict[str, Score]
 
 
 class TaskReport(Record):
-    """A task's outcome. What needs a baseline is None without one, what needs references or checks likewise."""
+    """Results of a task. Fields that need a baseline, references or checks are None without them."""
 
-    task: str  # with the number of prompts, a subset called so
+    task: str  # name with the number of prompts, labeled if it is a subset
     origin: str
     protocol: str
     rows: list[Row]
@@ -85,19 +85,19 @@ class TaskReport(Record):
 
 
 class Subject(Record):
-    """A model that was measured."""
+    """An evaluated model."""
 
-    model_id: str  # as the user wrote it
-    base_model: str  # to cite: hub id or folder name
+    model_id: str  # as given by the user
+    base_model: str  # name to cite: Hub id or folder name
     kind: SourceKind
     revision: str = ""
-    fingerprint: str  # of its files: two models with the same one are the same model
+    fingerprint: str  # identifies the files: equal for the same model
     dtype: str
     device: str
     method: str = ""  # empty: not compressed
-    sparsity: float | None = None  # as asked for when it was compressed
-    calibration: str = ""  # name of the text that it was calibrated on
-    packed_layers: int = 0  # that are held in a compressed form
+    sparsity: float | None = None  # as requested for the compression
+    calibration: str = ""  # name of the calibration text
+    packed_layers: int = 0  # number of layers with packed weights
 
     @property
     def label(self) -> str:
@@ -106,18 +106,18 @@ class Subject(Record):
 
 
 class SideReport(Record):
-    """One model's own figures; None or empty: not measured."""
+    """The metrics of one model; None or empty: not measured."""
 
     model: Subject
     sizes: SizeFigure | None = None
     likelihood: PerplexityFigure | None = None
     words: WordPerplexityFigure | None = None
-    speeds: list[SpeedFigure] = []  # one per length of the prompt
+    speeds: list[SpeedFigure] = []  # one per prompt length
     zero_shot: ZeroShotFigure | None = None
 
 
 class Flag(Record):
-    """A figure that is not to be believed as it stands, and why; wherever the figure is shown, so is this."""
+    """A doubtful metric and the reason; shown wherever the metric is shown."""
 
     figure: str  # key of the column: perplexity, speedup, similarity, ...
     side: Literal["model", "baseline"]
@@ -125,17 +125,17 @@ class Flag(Record):
 
 
 class EvalReport(Record):
-    """One model measured, its baseline beside it where there is one."""
+    """The evaluation of one model, with its baseline if there is one."""
 
-    format: Literal[1] = 1  # of the file; another one is refused
+    format: Literal[1] = 1  # version of the file format; other versions are an error
     created: str  # ISO 8601, UTC
     environment: dict[str, str | int | None]
-    compressed: SideReport  # the model that was asked for; it need not be compressed
+    compressed: SideReport  # the evaluated model, which may be uncompressed
     baseline: SideReport | None = None
     agreement: AgreementFigure | None = None
-    speedups: list[SpeedComparison] = []  # against the baseline in its fastest dtype, one per length of the prompt
-    speedups_as_shipped: list[SpeedComparison] = []  # in the dtype that it ships in, where that is another one
-    dtypes: DtypeSpeeds | None = None  # how the fastest dtype was found
+    speedups: list[SpeedComparison] = []  # relative to the baseline in its fastest dtype, one per prompt length
+    speedups_as_shipped: list[SpeedComparison] = []  # to the baseline in its checkpoint's dtype, if that is another
+    dtypes: DtypeSpeeds | None = None  # the baseline's speed in each dtype
     tasks: list[TaskReport] = []
     flags: list[Flag] = []
     notes: list[str] = []
@@ -150,19 +150,36 @@ class EvalReport(Record):
     def baseline_perplexity(self) -> float | None:
         return self.baseline.likelihood.value if self.baseline and self.baseline.likelihood else None
 
+    @computed_field
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decode speed at the first prompt length."""
+        return self.compressed.speeds[0].tokens_per_s if self.compressed.speeds else None
+
+    @computed_field
+    @property
+    def baseline_tokens_per_s(self) -> float | None:
+        return self.baseline.speeds[0].tokens_per_s if self.baseline and self.baseline.speeds else None
+
+    @computed_field
+    @property
+    def speedup(self) -> float | None:
+        """Over the baseline in its fastest dtype, at the first prompt length."""
+        return self.speedups[0].ratio if self.speedups else None
+
 
 class Advice(Record):
-    """Which model to take, by which rule, and the figures that decided."""
+    """The recommended model, the rule, and the metrics that decided."""
 
     rule: str
-    choice: str  # label of a model; empty: none passes
+    choice: str  # label of a model; empty: no model meets the rule
     reason: str
 
 
 class StudyReport(Record):
-    """Several compressions of one model under one protocol."""
+    """Evaluations of several compressed versions of one model, with one protocol."""
 
-    format: Literal[1] = 1  # of the file; another one is refused
+    format: Literal[1] = 1  # version of the file format; other versions are an error
     model_id: str
     reports: list[EvalReport]
     advice: Advice

@@ -1,22 +1,42 @@
-"""Paths as people write them, and whether something can be written there."""
+"""Folders of assets and caches, paths given by users, and checks whether they can be written."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from lsprism.errors import TargetError
 
-PROBE = ".checking"  # ends the name of a folder that is made and removed again to see whether it can be made
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "assets"  # a wheel has them inside the package, a checkout next to it
+ASSETS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.with_name("assets")
+PROBE = ".checking"  # suffix of a test folder that is created and deleted
 
 
 def expand(path: str | Path) -> Path:
-    """`path` with ~ and ~NAME as home folders; an unknown name stays as it is, where Path.expanduser would raise."""
+    """Expand ~ and ~NAME in `path`; an unknown name is left unchanged, where Path.expanduser would raise."""
     return Path(os.path.expanduser(path))
 
 
+def cache_folder() -> Path:
+    """`$LSPRISM_CACHE`, `$LSPRISM_HOME/cache`, or the user's cache folder; it need not exist yet."""
+    if own := os.environ.get("LSPRISM_CACHE"):
+        return expand(own)
+    if home := os.environ.get("LSPRISM_HOME"):
+        return expand(home) / "cache"
+    return user_cache_path("lsprism")
+
+
+def traits_folder() -> Path:
+    """Measurements of models: `$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
+    own = os.environ.get("LSPRISM_TRAITS")
+    return expand(own) if own else cache_folder() / "traits"
+
+
 def beside(target: Path, suffix: str = "") -> Path:
-    """`target` + suffix, in the same folder and so in the same file system. Where `target` is a link, beside what it
-    leads to: that is replaced, and the link stays."""
+    """`target` + suffix, in the same folder and so on the same file system. A symbolic link is resolved first: its
+    target is replaced, and the link is kept."""
     whole = Path(os.path.realpath(target))  # '.' has no name
     return whole.parent / (whole.name + suffix)
 
@@ -29,9 +49,10 @@ def nearest_existing(path: Path) -> Path:
 
 
 def check_writable(path: Path, hint: str) -> None:
-    """Refuse a path that cannot be made. Rights alone do not say so: names may be too long, disks read-only.
+    """Raise TargetError, with `hint`, if the path cannot be created.
 
-    Folders are made on the way to it and removed again. Raises TargetError with `hint`.
+    Permissions alone do not show it: names may be too long, file systems read-only. So a test folder is created, with
+    its parents, and deleted.
     """
     whole = Path(os.path.abspath(path))
     probe = whole.parent / (whole.name + PROBE)  # with_name refuses '/', which has no name

@@ -1,9 +1,12 @@
-"""What we answer with: frozen records of plain values with their units. Bytes are bytes, seconds end in `_s`."""
+"""Plans and results of compressions: immutable records of plain values. Sizes are in bytes, names of seconds end in
+`_s` or `seconds`."""
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lsprism.old_names import rename_fields
 
 SourceKind = Literal["demo", "folder", "hub", "gguf", "artifact"]
 FormName = Literal["sparse", "low_rank", "sparse_low_rank", "dense"]
@@ -15,18 +18,18 @@ class Record(BaseModel):
 
 
 class ModelSource(Record):
-    """Where a model comes from, resolved. `folder` holds config, tokenizer and (unless `config_only`) weights."""
+    """A resolved model source. `folder` holds config, tokenizer and (unless `config_only`) weights."""
 
-    model_id: str  # as the user wrote it
+    model_id: str  # as given by the user
     kind: SourceKind
     folder: Path
-    base_model: str  # a name to cite: hub id or folder name
+    base_model: str  # name to cite: Hub id or folder name
     revision: str = ""
     config_only: bool = False
 
 
 class LinearSite(Record):
-    """A place in the model that holds a linear layer with weight [rows, columns] = [out, in]."""
+    """A linear layer to compress, with weight [rows, columns] = [out, in]."""
 
     name: str  # path of the module in the model
     block: int  # counts from 0
@@ -49,61 +52,61 @@ class LeftAlone(Record):
 
 
 class LayerBudget(Record):
-    """What one site may keep. kept = non-zeros + rank * (rows + columns), in parameters."""
+    """The parameters that one layer may keep: kept = non-zeros + rank * (rows + columns)."""
 
     kept: int
     rank: int = 0
-    pattern: tuple[int, int] | None = None  # (n, m): keep n of every m neighbours in a row; None: anywhere
+    pattern: tuple[int, int] | None = None  # (n, m): keep n of every m consecutive weights in a row; None: unstructured
 
 
 class ErrorPoint(Record):
-    """What one site loses at one budget."""
+    """The error of one layer at one budget."""
 
-    density: float  # parameters kept / all
-    rank_share: float = 0.0  # of the kept ones, that goes to factors
+    density: float  # fraction of the parameters that is kept
+    rank_share: float = 0.0  # fraction of the kept parameters in low-rank factors
     error: float  # ||(W - W')X||_F / ||WX||_F, as LayerReport.error
 
 
 class SiteTraits(Record):
-    """What is known of one site before its budget is set; only what the rule of the budgets asks for."""
+    """Measurements of one layer for the allocation rule; only those that the rule needs."""
 
     name: str
-    outlier_share: float = 0.0  # of |W_ij| * ||X_j||_2, those above five times the mean of their block
-    effective_rank: float = 0.0  # of W: exp of the entropy of the singular values' shares
-    dominant_rank: int = 0  # of W: singular values that belong to the larger cluster or are outliers
+    outlier_share: float = 0.0  # fraction of the |W_ij| * ||X_j||_2 above five times the mean of the block
+    effective_rank: float = 0.0  # of W: exp of the entropy of the normalized singular values
+    dominant_rank: int = 0  # of W: number of singular values in the larger cluster or above it
     curve: list[ErrorPoint] = []
-    harm: float = 0.0  # to the hidden states behind its block, half of it removed; 0: not known
+    harm: float = 0.0  # sensitivity: change of the block's output at 50 % sparsity of this layer; 0: unknown
 
 
 class SitePlan(Record):
-    """What will become of one site."""
+    """The plan for one layer."""
 
     site: LinearSite
     budget: LayerBudget
     form: FormName
-    kept: int  # parameters kept, factors included
+    kept: int  # parameters kept, including low-rank factors
     stored_bytes: int  # weight only, without bias
     dense_bytes: int
     note: str = ""
     values: ValuesName = "float"
-    kernel: str = ""  # what would multiply by it on this machine, where that was asked
-    error: float | None = None  # that is to be expected, as LayerReport.error; None: not known
+    kernel: str = ""  # kernel that this machine would use, if requested
+    error: float | None = None  # predicted, as LayerReport.error; None: unknown
 
 
 class Memory(Record):
-    """Peak of resident memory beyond an interpreter that has only imported the libraries, in bytes.
+    """Estimated peak memory in bytes, beyond an interpreter that has only imported the libraries.
 
-    First what runs before the blocks is loaded and read once; then the blocks are compressed, one at a time.
+    First the modules before the blocks are loaded and run once; then the blocks are compressed one at a time.
     """
 
-    fixed: int  # tokenizer, model code, scratch of the numerical libraries
-    outside: int  # embeddings and output head, while the model reads the calibration text
+    fixed: int  # tokenizer, model code, buffers of the numerical libraries
+    outside: int  # embeddings and LM head, while the model reads the calibration text
     hidden_states: int
     block: int  # weights of one block, dense and compressed
     statistics: int
-    workspace: int  # activations of one batch, or the method's matrices, or one block that learns
-    healing: int = 0  # the whole model, learning
-    embeddings: int = 0  # of `outside` what runs before the blocks
+    workspace: int  # activations of one batch, the method's matrices, or one block during reconstruction
+    healing: int = 0  # the whole model during distillation
+    embeddings: int = 0  # part of `outside` that the forward pass needs before the first block
 
     @property
     def total(self) -> int:
@@ -112,21 +115,21 @@ class Memory(Record):
 
     @property
     def parts(self) -> dict[str, int]:
-        """What `total` is reckoned from, by name; healing only where it is asked for."""
+        """The parts of `total` by name; healing only if it is used."""
         each = self.model_dump(exclude={"embeddings"})
         return {name: count for name, count in each.items() if count or name != "healing"}
 
     @property
     def on_device(self) -> int:
-        """What of it is a CUDA device's, where there is one; hidden states stay with the host."""
-        reading = self.embeddings + self.block // 2 + self.workspace  # up to the first block
+        """The part on the CUDA device, if one is used; hidden states stay in host memory."""
+        reading = self.embeddings + self.block // 2 + self.workspace  # until the first block is reached
         return max(reading, self.block + self.statistics + self.workspace, self.healing)
 
 
 class Duration(Record):
     """Predicted seconds of a compression on this machine."""
 
-    sensitivity: float  # of the pass that the allocation rule needs first; 0 where there is none
+    sensitivity: float  # the pass that the allocation rule needs first; 0 if it needs none
     blocks: float
 
     @property
@@ -135,28 +138,30 @@ class Duration(Record):
 
 
 class Plan(Record):
-    """A table of decisions, made from the model's config and what earlier runs learnt of it."""
+    """The plan of a compression, from the model's config and cached measurements."""
+
+    _old_names = model_validator(mode="before")(rename_fields)
 
     source: ModelSource
     method: str
     sparsity: float
-    budget: str  # the rule
+    allocation: str  # allocation rule
     dtype: str
-    compute_dtype: str = ""  # of products of many tokens
+    compute_dtype: str = ""  # dtype of matrix products with many tokens
     device: str
     sites: list[SitePlan]
     left_alone: list[LeftAlone]
-    model_parameters: int  # tied weights once
-    kept_parameters: int  # of the whole model, what is left alone included
-    stored_bytes: int  # all safetensors files, headers included
-    resident_bytes: int  # all tensors after load
-    dense_stored_bytes: int  # the same model, uncompressed, in the same dtype
+    model_parameters: int  # tied weights counted once
+    kept_parameters: int  # of the whole model, including parts that are not compressed
+    stored_bytes: int  # all safetensors files, including headers
+    resident_bytes: int  # all tensors after loading
+    dense_stored_bytes: int  # the uncompressed model in the same dtype
     memory: Memory
-    disk_bytes: int  # needed in the target's file system while working
-    duration: Duration | None = None  # None: not known for this device
-    dropped: list[str] = []  # parts of the config that the causal language model has not: vision_config
-    untied: bool = False  # config.json ties embeddings and head, but the files hold two that differ
-    notes: list[str] = []  # what is not as it was asked, or not known
+    disk_bytes: int  # needed on the target's file system during the run
+    duration: Duration | None = None  # None: unknown for this device
+    dropped: list[str] = []  # parts of the config that the causal language model lacks, such as vision_config
+    untied: bool = False  # config.json ties embeddings and LM head, but the stored weights differ
+    notes: list[str] = []  # deviations from the request, and unknowns
 
     @property
     def layer_stored_bytes(self) -> int:
@@ -164,7 +169,7 @@ class Plan(Record):
 
     @property
     def mean_error(self) -> float | None:
-        """That is to be expected of a layer; None unless it is known of all."""
+        """Mean predicted error of the layers; None unless it is known for all of them."""
         errors = [p.error for p in self.sites if p.error is not None]
         return sum(errors) / len(errors) if len(errors) == len(self.sites) else None
 
@@ -174,7 +179,7 @@ class Plan(Record):
 
 
 class LayerReport(Record):
-    """What came of one site."""
+    """The result for one layer."""
 
     name: str
     block: int
@@ -187,8 +192,8 @@ class LayerReport(Record):
     dense_bytes: int
     values: ValuesName = "float"
     error: float = Field(
-        description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before blocks or the model learn; "
-        "W: the weight, corrected for the layers before where the method does that"
+        description="||(W - W')X||_F / ||WX||_F on a sample of calibration tokens, before reconstruction and "
+        "distillation; W: the weight, with error compensation for the layers before it if the method uses that"
     )
 
     @property
@@ -197,21 +202,21 @@ class LayerReport(Record):
 
 
 class SiteStats(Record):
-    """The inputs of one site over the calibration tokens of the uncompressed model."""
+    """Statistics of the inputs of one layer over the calibration tokens of the uncompressed model."""
 
     name: str
     block: int
     columns: int  # features
-    tokens: int  # that reached the site
+    tokens: int  # number of tokens that reached the layer
     mean: float  # of |x| over tokens and features
     max: float  # of |x|
     norm: float  # mean over features of ||X_j||_2
-    outlier_share: float  # of features whose norm exceeds five times that mean
-    dead: int  # features that are always zero
+    outlier_share: float  # fraction of features whose norm exceeds five times that mean
+    dead: int  # number of features that are always zero
 
 
 class StatsReport(Record):
-    """Statistics of every site, in the order of the blocks."""
+    """Statistics of every layer, in block order."""
 
     model_id: str
     calibration: str
@@ -221,18 +226,18 @@ class StatsReport(Record):
 
 
 class CompressionReport(Record):
-    """The totals of one finished compression; all sizes counted from the artifact."""
+    """The result of one finished compression; all sizes are counted from the artifact."""
 
     save_path: Path
     model_id: str
     method: str
-    sparsity: float  # as asked
+    sparsity: float  # as requested
     layers: list[LayerReport]
     model_parameters: int
     kept_parameters: int
     stored_bytes: int
     dense_stored_bytes: int
-    seconds: float  # work of all sessions, resumed ones included
+    seconds: float  # working time, including earlier sessions of a resumed run
     peak_memory_bytes: int  # VmHWM of this process
     calibration: str
     device: str
@@ -248,22 +253,22 @@ class CompressionReport(Record):
 
 
 class SiteSpectrum(Record):
-    """Singular values of one matrix before and after its compression, at `ranks`, which count from 1.
+    """Singular values of one layer before and after compression, at `ranks`, which count from 1.
 
-    An energy is a squared Frobenius norm; a cumulated one is the share in the first values, at the same ranks.
+    An energy is a squared Frobenius norm; `energy_before` and `energy_after` are cumulative, as fractions of the total.
     """
 
     name: str
     block: int
     rows: int
     columns: int
-    rank: int  # of the factors; 0: none
+    rank: int  # rank of the low-rank factors; 0: none
     ranks: list[int]
     before: list[float]
     after: list[float]
     energy_before: list[float]
     energy_after: list[float]
-    effective_rank_before: float  # exp of the entropy of the values' shares
+    effective_rank_before: float  # exp of the entropy of the normalized singular values
     effective_rank_after: float
     weight_energy: float  # ||W||^2
     sparse_energy: float  # ||S||^2

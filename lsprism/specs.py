@@ -1,6 +1,6 @@
-"""What may be asked: frozen requests, checked when made; one schema for the command line, YAML and the form.
+"""Validated, immutable requests: one schema for the command line, YAML files, Python and the dashboard.
 
-A field's description is its help text. Nothing here knows torch: a form can be checked in milliseconds.
+A field's description is its help text. Nothing here imports torch, so that a request is validated in milliseconds.
 """
 
 import re
@@ -10,14 +10,15 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.old_names import rename_fields
 from lsprism.paths import expand
 from lsprism.reports import ValuesName
 
 MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
 PatternName = Literal["unstructured", "2:4", "4:8"]
-JOINED = ("hybrid", "oats")  # methods of which a part of what is kept goes to factors
-PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that can keep n of every m neighbours
-BudgetName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "harm", "measured"]
+JOINED = ("hybrid", "oats")  # sparse + low-rank methods
+PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that support N:M sparsity
+AllocationName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "sensitivity", "error-curves"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 BosName = Literal["each", "first"]
@@ -27,40 +28,48 @@ TaskName = Literal["summarization", "extraction", "creative", "logic"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
 
-BUDGET = (
-    "how the kept parameters are shared among the layers: uniform, or by outliers (owl), depth (atp), singular values "
-    "(spectrum, kmif), or what each does to the model, measured first (harm, measured); auto: harm for hybrid, uniform "
-    "for all others and for patterns"
+ALLOCATION = (
+    "how sparsity is distributed over the layers: uniform; by outliers (owl), depth (atp) or singular values "
+    "(spectrum, kmif); by layer sensitivity, measured first (sensitivity, error-curves); auto: sensitivity for hybrid, "
+    "else uniform"
 )
+METHOD = "compression method"
+RANK_SHARE = "fraction of the kept parameters used for low-rank factors (hybrid, oats)"
+VALUES = "how kept values are stored: float (the model's dtype) or int8 (with one scale per row)"
 BOS = (
-    "where the tokens stand that the tokenizer puts before a text (BOS), if it has any: before each window, or before "
-    "the first token of the text only, as in papers on Llama"
+    "where to insert the tokenizer's BOS token, if it has one: before each window, or only before the first token of "
+    "the text, as in papers on Llama"
 )
+MODEL = "Hub id, local folder, .gguf file, or demo"
+REVISION = "branch, tag or commit of a Hub model"
+TEXT_SOURCE = "wikitext2, embedded, a Hub dataset OWNER/NAME[:CONFIG] or a .txt/.jsonl/.parquet file"
+TEXT_AUTO = "auto: embedded for demo, wikitext2 otherwise"
+DTYPE = "dtype of weights and hidden states; auto: the model's own"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+DEVICE_HELP = "auto, cpu, cuda or cuda:N"
 COMPUTE = (
-    "dtype in which products of many tokens are computed; auto: that of the weights, or float32 where the CPU or GPU "
-    "is faster in it, such as a CPU without bfloat16 instructions"
+    "dtype of matrix products with many tokens; auto: that of the weights, or float32 where it is faster, as on a CPU "
+    "without bfloat16 instructions"
 )
-KERNEL = (
-    "what multiplies by compressed layers: auto (the fastest on this machine), reference (plain torch, which defines "
-    "what is computed), or a level of instructions"
-)
+KERNEL = "kernel backend: auto (fastest on this machine), reference (PyTorch) or an instruction set"
 
 
 def _split(value: object) -> object:
-    """'a,b,a' as on the command line -> ['a', 'b']."""
+    """'a,b,a', as on the command line -> ['a', 'b']."""
     return list(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
 
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
+
+
 def _place(value: object) -> object:
-    """A path with ~ as the home folder; ValueError for what no file can be called."""
+    """A path with ~ expanded; ValueError if it cannot be the name of a file."""
     if not isinstance(value, str | Path):
         return value
-    if re.search("[\0\ud800-\udfff]", str(value)):  # halves of pairs: how Python reads a name that is not UTF-8
+    if re.search("[\0\ud800-\udfff]", str(value)):  # surrogates: Python's form of a name that is not UTF-8
         raise ValueError("a path must be UTF-8 text without null characters")
-    return str(expand(value))  # a text: JSON input takes no Path
+    return str(expand(value))  # not a Path, which JSON input does not accept
 
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
@@ -72,56 +81,55 @@ Steps = Annotated[int, Field(ge=0, le=10**6)]
 
 
 class Request(BaseModel):
-    """Base of all requests: immutable, no unknown fields, no NaN."""
+    """Base of all requests: immutable, no unknown fields, no NaN. Old names of fields and values are accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    _old_names = model_validator(mode="before")(rename_fields)
+
 
 class CalibrationSpec(Request):
-    """Which text the layers see while their inputs are measured."""
+    """Calibration data."""
 
     source: str = Field(
         "auto",
         min_length=1,
-        description="wikitext2, embedded, self (the model writes the text), a hub dataset OWNER/NAME[:CONFIG], or a "
-        ".txt/.jsonl/.parquet file; auto: embedded for demo, wikitext2 for all others",
+        description=f"calibration data: self (text generated by the model), {TEXT_SOURCE}; {TEXT_AUTO}",
     )
-    column: str = Field("text", min_length=1, description="column that holds the text")
-    samples: int = Field(64, ge=1, le=65536, description="number of windows")
+    column: str = Field("text", min_length=1, description="text column of the calibration dataset")
+    samples: int = Field(64, ge=1, le=65536, description="number of calibration windows")
     length: int = Field(512, ge=8, le=131072, description="tokens per window")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the windows' places")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed for sampling windows")
     bos: BosName = Field("each", description=BOS)
 
 
 class PlanSpec(Request):
-    """What is to be compressed and how. Everything that decides the bytes of the result stands here."""
+    """What to compress, and how: every setting that determines the bytes of the result."""
 
-    model_id: Text = Field(min_length=1, description="hub id, folder, .gguf file, or demo")
-    revision: str = Field("", description="branch, tag or commit of a hub model")
-    method: MethodName = Field("hybrid", description="how a matrix gets smaller")
-    sparsity: float = Field(0.5, gt=0, lt=1, description="share of the layers' parameters that is removed")
-    pattern: PatternName = Field("unstructured", description="n:m keeps n of every m neighbouring weights in a row")
-    rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("auto", description=BUDGET)
-    values: ValuesName = Field(
-        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
-    )
-    effort: EffortName = Field("fast", description="best: two to three times the time for a smaller error (hybrid)")
-    reconstruct_minutes: Minutes = Field(0, description="time for blocks to learn to answer as before; 0: none")
-    reconstruct_steps: Steps = Field(0, description="steps of that for every block; 0: as many as the minutes allow")
-    heal_minutes: Minutes = Field(0, description="time for the whole model to learn the dense one's answers; 0: none")
-    heal_steps: Steps = Field(0, description="steps of that; 0: as many as the minutes allow")
+    model_id: Text = Field(min_length=1, description=MODEL)
+    revision: str = Field("", description=REVISION)
+    method: MethodName = Field("hybrid", description=METHOD)
+    sparsity: float = Field(0.5, gt=0, lt=1, description="fraction of the layers' parameters to remove")
+    pattern: PatternName = Field("unstructured", description="n:m keeps n of every m consecutive weights")
+    rank_share: float = Field(0.1, gt=0, lt=1, description=RANK_SHARE)
+    allocation: AllocationName = Field("auto", description=ALLOCATION)
+    values: ValuesName = Field("float", description=VALUES)
+    effort: EffortName = Field("fast", description="best: smaller error, 2 to 3 times slower (hybrid only)")
+    reconstruct_minutes: Minutes = Field(0, description="time limit of block-wise reconstruction; 0: off")
+    reconstruct_steps: Steps = Field(0, description="reconstruction steps per block; 0: set by the time limit")
+    heal_minutes: Minutes = Field(0, description="time limit of healing (distillation of the whole model); 0: off")
+    heal_steps: Steps = Field(0, description="healing steps; 0: set by the time limit")
     calibration: CalibrationSpec = CalibrationSpec()
-    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
-    dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    device: str = Field("auto", pattern=DEVICE, description=DEVICE_HELP)
+    dtype: DtypeName = Field("auto", description=DTYPE)
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
 
     @property
-    def rule(self) -> BudgetName:
-        """The budget, `auto` resolved."""
-        if self.budget != "auto":
-            return self.budget
-        return "harm" if self.method == "hybrid" and self.pattern == "unstructured" else "uniform"
+    def rule(self) -> AllocationName:
+        """The allocation, with `auto` resolved."""
+        if self.allocation != "auto":
+            return self.allocation
+        return "sensitivity" if self.method == "hybrid" and self.pattern == "unstructured" else "uniform"
 
     @property
     def reconstructs(self) -> bool:
@@ -134,7 +142,7 @@ class PlanSpec(Request):
     @model_validator(mode="after")
     def _effort_fits(self) -> "PlanSpec":
         if self.effort == "best" and self.method != "hybrid":
-            raise ValueError(f"effort best fits the method hybrid, not {self.method}")
+            raise ValueError(f"--effort best requires --method hybrid, not {self.method}")
         return self
 
     @model_validator(mode="after")
@@ -143,138 +151,141 @@ class PlanSpec(Request):
             return self
         n, m = map(int, self.pattern.split(":"))
         if self.rule != "uniform":
-            raise ValueError(f"pattern {self.pattern} fits the budget uniform only, not {self.budget}")
+            raise ValueError(f"--pattern {self.pattern} requires --allocation uniform, not {self.allocation}")
         if self.method not in PATTERNED:
-            raise ValueError(f"pattern {self.pattern} fits the methods {', '.join(PATTERNED)}, not {self.method}")
+            raise ValueError(f"--pattern {self.pattern} requires --method {_any_of(PATTERNED)}, not {self.method}")
         if self.sparsity != 1 - n / m:
-            raise ValueError(f"pattern {self.pattern} fits sparsity {1 - n / m:g} only, not {self.sparsity:g}")
+            raise ValueError(f"--pattern {self.pattern} requires --sparsity {1 - n / m:g}, not {self.sparsity:g}")
         return self
 
 
 class CompressSpec(PlanSpec):
-    """One compression, and where its result goes."""
+    """One compression and its output folder."""
 
     save_path: Place = Field(description="folder for the artifact")
-    resume: bool = Field(False, description="go on where a stopped or killed run was")
-    force: bool = Field(False, description="start anew; replace an artifact that is already there")
+    resume: bool = Field(False, description="resume an interrupted run")
+    force: bool = Field(False, description="start over; overwrite an existing artifact")
 
 
 class MeasureSpec(Request):
-    """What is measured of a model, and how. `quick` takes a part of everything, which the figures then say."""
+    """Which metrics to compute, and how. `quick` evaluates on a subset, and the results say so."""
 
     measures: Listed[MeasureName] = Field(
-        USUAL, min_length=1, description="of sizes, perplexity, kl, text, speed, word-perplexity, zero-shot"
+        USUAL,
+        min_length=1,
+        description="metrics to compute: sizes, perplexity, kl, text, speed, word-perplexity, zero-shot",
     )
-    quick: bool = Field(False, description="a part of everything: 4 windows, 3 prompts a task, one length of prompt")
+    quick: bool = Field(
+        False, description="evaluate on a subset: 4 windows, 3 prompts per task, one prompt length; labeled as such"
+    )
     dataset: str = Field(
         "auto",
         min_length=1,
-        description="text for perplexity and kl: wikitext2, embedded, a hub dataset OWNER/NAME[:CONFIG], or a "
-        ".txt/.jsonl/.parquet file; auto: embedded for demo, wikitext2 for all others",
+        description=f"text for perplexity and kl: {TEXT_SOURCE}; {TEXT_AUTO}",
     )
-    text_column: str = Field("text", min_length=1, description="column of the dataset that holds the text")
-    context: int = Field(0, ge=0, le=131072, description="tokens per window; 0: 2048 where the model allows it")
-    windows: int = Field(0, ge=0, description="windows at most; 0: all, with --quick 4")
+    text_column: str = Field("text", min_length=1, description="text column of the dataset")
+    context: int = Field(0, ge=0, le=131072, description="tokens per window; 0: 2048, or the model's maximum")
+    windows: int = Field(0, ge=0, description="maximum number of windows; 0: all (4 with --quick)")
     bos: BosName = Field("each", description=BOS)
-    batch: int = Field(1, ge=1, le=1024, description="windows that perplexity reads at once")
+    batch: int = Field(1, ge=1, le=1024, description="batch size for perplexity")
     tasks: Listed[str] = Field(
         TASKS,
         min_length=1,
-        description="prompts for text: of these four, cnn_dailymail, xsum, samsum, or a .jsonl file",
+        description="prompt tasks: the default ones, cnn_dailymail, xsum, samsum, or a .jsonl file",
     )
-    limit: int = Field(0, ge=0, description="prompts per task at most; 0: all, of hub tasks 20, with --quick 3")
-    answer_tokens: int = Field(0, ge=0, le=131072, description="tokens per answer at most; 0: as each prompt says")
-    judge: JudgeName = Field("all-MiniLM-L6-v2", description="judge of BERTScore; roberta-large needs the hub")
+    limit: int = Field(0, ge=0, description="maximum prompts per task; 0: all (20 for Hub tasks, 3 with --quick)")
+    answer_tokens: int = Field(0, ge=0, le=131072, description="maximum tokens per completion; 0: set by each prompt")
+    judge: JudgeName = Field(
+        "all-MiniLM-L6-v2", description="encoder for BERTScore (roberta-large is downloaded from the Hub)"
+    )
     prompt_lengths: Listed[Positive] = Field((32, 256, 1024), min_length=1, description="tokens per timed prompt")
-    new_tokens: int = Field(64, ge=2, le=131072, description="tokens per timed answer")
-    repetitions: int = Field(3, ge=3, le=1000, description="how often each is timed, the sides in turn")
+    new_tokens: int = Field(64, ge=2, le=131072, description="tokens generated per timing")
+    repetitions: int = Field(3, ge=3, le=1000, description="timing repetitions; model and baseline are interleaved")
     zero_shot_tasks: Listed[str] = Field(
-        ("arc_easy", "hellaswag", "piqa", "winogrande"), min_length=1, description="tasks of lm-eval"
+        ("arc_easy", "hellaswag", "piqa", "winogrande"), min_length=1, description="tasks of lm-eval (optional package)"
     )
-    zero_shot_limit: int = Field(0, ge=0, description="examples per task at most; 0: all, with --quick 50")
+    zero_shot_limit: int = Field(0, ge=0, description="maximum examples per zero-shot task; 0: all (50 with --quick)")
 
 
 class EvaluateSpec(Request):
-    """One model to measure, beside its baseline."""
+    """One model to evaluate, compared with its baseline."""
 
-    model_id: Text = Field(min_length=1, description="artifact, hub id, folder, .gguf file, or demo")
-    revision: str = Field("", description="branch, tag or commit of a hub model")
+    model_id: Text = Field(min_length=1, description=f"artifact, {MODEL}")
+    revision: str = Field("", description=REVISION)
     baseline: Text = Field(
-        "auto", min_length=1, description="model to compare with; auto: what an artifact was made of; none: alone"
+        "auto", min_length=1, description="model to compare with, as for --model-id; auto: the base model; none"
     )
     measuring: MeasureSpec = MeasureSpec()
-    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
-    dtype: DtypeName = Field("auto", description="dtype of both sides, but for speed; auto: the measured model's own")
+    device: str = Field("auto", pattern=DEVICE, description=DEVICE_HELP)
+    dtype: DtypeName = Field("auto", description="dtype of model and baseline, except for speed; auto: the model's own")
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
     save_path: Place | None = Field(None, description="folder for report.json, report.csv and report.html")
-    resume: bool = Field(False, description="keep what a stopped evaluation has measured already")
-    force: bool = Field(False, description="measure anew; replace a report that is already there")
+    resume: bool = Field(False, description="resume an interrupted evaluation")
+    force: bool = Field(False, description="start over; overwrite an existing report")
 
 
 class StudySpec(Request):
-    """One model compressed to several sparsities, each compared with it."""
+    """One model, compressed to several sparsities, each evaluated against it."""
 
-    model_id: Text = Field(min_length=1, description="hub id, folder, .gguf file, or demo")
-    revision: str = Field("", description="branch, tag or commit of a hub model")
-    sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="shares that are removed")
-    method: MethodName = Field("hybrid", description="how a matrix gets smaller")
-    rank_share: float = Field(0.1, gt=0, lt=1, description="share of what is kept that goes to factors (hybrid, oats)")
-    budget: BudgetName = Field("auto", description=BUDGET)
-    values: ValuesName = Field(
-        "float", description="how values are stored: float (the model's dtype) or int8 (with a scale for each row)"
-    )
+    model_id: Text = Field(min_length=1, description=MODEL)
+    revision: str = Field("", description=REVISION)
+    sparsities: Listed[Sparsity] = Field((0.3, 0.5), min_length=1, description="sparsities to compress to")
+    method: MethodName = Field("hybrid", description=METHOD)
+    rank_share: float = Field(0.1, gt=0, lt=1, description=RANK_SHARE)
+    allocation: AllocationName = Field("auto", description=ALLOCATION)
+    values: ValuesName = Field("float", description=VALUES)
     calibration: CalibrationSpec = CalibrationSpec()
     measuring: MeasureSpec = MeasureSpec()
-    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
-    dtype: DtypeName = Field("auto", description="dtype of weights and hidden states; auto: the model's own")
+    device: str = Field("auto", pattern=DEVICE, description=DEVICE_HELP)
+    dtype: DtypeName = Field("auto", description=DTYPE)
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
     kernel: str = Field("auto", min_length=1, description=KERNEL)
-    save_path: Place = Field(description="folder for the artifacts, their reports and the page study.html")
-    resume: bool = Field(False, description="go on where a stopped or killed study was")
-    force: bool = Field(False, description="start anew; replace a study that is already there")
+    save_path: Place = Field(description="folder for the artifacts, the results and the HTML report")
+    resume: bool = Field(False, description="resume an interrupted sweep")
+    force: bool = Field(False, description="start over; overwrite an existing sweep")
 
 
 class SpectraSpec(Request):
-    """The singular values of what a compression has changed."""
+    """Singular values of every compressed layer, before and after."""
 
     model_id: Text = Field(min_length=1, description="artifact")
-    save_path: Place = Field(description="file for the spectra, one JSON line per matrix; existing entries are kept")
+    save_path: Place = Field(description="JSON Lines file, one line per layer; existing entries are kept")
 
 
 class GenerateSpec(Request):
-    """How one answer is decoded."""
+    """Decoding settings of one completion."""
 
-    max_new_tokens: int = Field(256, ge=1, le=131072, description="tokens at most")
-    greedy: bool = Field(False, description="always the likeliest token")
-    temperature: float = Field(0.7, gt=0, le=100, description="below 1 sharpens, above 1 flattens")
-    top_p: float = Field(0.95, gt=0, le=1, description="smallest set of tokens with this probability mass")
-    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0: all")
-    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1 discourages tokens already there")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the sampler")
-    ignore_eos: bool = Field(False, description="go on past the end-of-text token (for timing)")
+    max_new_tokens: int = Field(256, ge=1, le=131072, description="maximum number of tokens to generate")
+    greedy: bool = Field(False, description="greedy decoding: always take the most likely token")
+    temperature: float = Field(0.7, gt=0, le=100, description="sampling temperature")
+    top_p: float = Field(0.95, gt=0, le=1, description="sample from the smallest token set with this total probability")
+    top_k: int = Field(0, ge=0, description="sample from the k most likely tokens; 0: all")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1 makes repeated tokens less likely")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed for sampling")
+    ignore_eos: bool = Field(False, description="do not stop at the EOS token (for benchmarking)")
 
 
 R = TypeVar("R", bound=Request)
 
 
 def ask(kind: type[R], **fields: object) -> R:
-    """Make a request; a wrong value becomes one sentence that names the field, the value and what fits."""
+    """Validate a request. SpecError: one sentence that names the field, its value and what is allowed."""
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise SpecError(*_sentence(error)) from None
+        raise SpecError(_sentence(error), cli_hint="See --help for valid values.") from None
 
 
-def _sentence(error: ValidationError) -> tuple[str, str]:
+def _any_of(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    if not first["loc"]:  # two fields that do not fit each other
-        reason = str(first["ctx"]["error"])
-        return reason[:1].upper() + reason[1:] + ".", "See --help for what fits."
-    name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a place in a list
+    if not first["loc"]:  # two fields that exclude each other
+        return f"{first['ctx']['error']}."
+    name = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # a number is a list index
     reason = first["msg"].removeprefix("Value error, ")
     field = "--" + name.replace("_", "-")
-    return (
-        f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}.",
-        "See --help for what fits.",
-    )
+    return f"{field}: {reason[:1].lower()}{reason[1:]}, got {first['input']!r}."

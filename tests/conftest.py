@@ -1,4 +1,4 @@
-"""What every room's tests may use: a whole tiny model folder, made in a moment and without a download."""
+"""Fixtures for all tests: a complete tiny model folder, made quickly and without a download."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: their threads would only wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -70,7 +70,7 @@ def make_model(folder: Path, *, blocks: int = 2, tied: bool = False, bias: bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory):
-    """No test writes into the user's own list of runs, or into what is known of the user's models."""
+    """Tests never write to the user's state or cache folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSPRISM_STATE", str(tmp_path_factory.mktemp("state")))
         patch.setenv("LSPRISM_TRAITS", str(tmp_path_factory.mktemp("traits")))
@@ -94,7 +94,7 @@ def text_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """On small matrices threads only wait for each other."""
+    """With small matrices, threads would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Evaluation reports made by hand, for tests of what is done with them."""
+"""Handmade evaluation reports for tests."""
 
 from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, SpeedComparison, SpeedFigure
 from lsprism.outcomes import Answer, Closeness, EvalReport, Row, Score, SideReport, Subject, Tally, TaskReport
@@ -52,7 +52,7 @@ def task(similarity: float, text: str = "an answer") -> TaskReport:
 
 
 def report(name: str = "wanda", sparsity: float = 0.5, perplexity: float = 24.0, **changes) -> EvalReport:
-    """A model of `name` at `sparsity`, beside the baseline 'dense' with perplexity 20."""
+    """A model `name` at `sparsity`, with the baseline 'dense' of perplexity 20."""
     model = subject(f"{name}-{sparsity:g}", method=name, sparsity=sparsity, packed_layers=7, calibration="other text")
     kept = round(100 * (1 - sparsity))
     own = SideReport(
@@ -80,5 +80,5 @@ def report(name: str = "wanda", sparsity: float = 0.5, perplexity: float = 24.0,
 
 
 def changed(original: EvalReport, side: str, **figures) -> EvalReport:
-    """The report with other figures on one side, 'compressed' or 'baseline'."""
+    """The report with other metrics for 'compressed' or 'baseline'."""
     return original.model_copy(update={side: getattr(original, side).model_copy(update=figures)})

@@ -1,7 +1,7 @@
-"""Tiny model folders as people have them: saved by other tools, cut short, quantized, with settings of all kinds.
+"""Tiny model folders as users have them: saved by other tools, truncated, quantized, with all kinds of settings.
 
-Each function below changes a copy of one sound folder, a Llama of two blocks with a word-level tokenizer. Its line in
-ODD says what must come of it.
+Each function below changes a copy of one valid folder, a Llama of two blocks with a word-level tokenizer. Its entry in
+ODD defines the expected result.
 """
 
 import json
@@ -24,20 +24,20 @@ VERBS = ("inspect", "compress", "generate")
 
 @dataclass(frozen=True)
 class Odd:
-    """`says`: pattern of the refusal by the verbs in `by`; others may refuse in the same words or work. Without `says`
-    all of them work. `works`: so may those in `by`, as long as the model is the one that transformers loads.
+    """`says`: pattern of the error of the commands in `by`; others may give the same error or work. Without `says`, all
+    of them work. `works`: those in `by` may work too, as long as the model is the one that transformers loads.
     """
 
     build: Build
     says: str = ""
     by: tuple[str, ...] = VERBS
     works: bool = False
-    words: dict[str, str] = field(default_factory=dict)  # verb -> further words
-    copies: tuple[str, ...] = ()  # files that the artifact must have too
+    words: dict[str, str] = field(default_factory=dict)  # command -> additional arguments
+    copies: tuple[str, ...] = ()  # files that must be copied to the artifact
 
 
 def change(path: Path, **entries: Any) -> None:
-    """Set entries of a JSON object; REMOVE takes one out."""
+    """Set entries of a JSON object; REMOVE deletes one."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     after = {name: value for name, value in (before | entries).items() if value is not REMOVE}
     path.write_text(json.dumps(after), encoding="utf-8")
@@ -52,12 +52,12 @@ def generation(**entries: Any) -> Build:
 
 
 def content(name: str, text: str) -> Build:
-    """One file with other content."""
+    """Replace the content of one file."""
     return lambda folder: (folder / name).write_text(text, encoding="utf-8")
 
 
 def tensors(change_them: Callable[[dict[str, torch.Tensor]], None]) -> Build:
-    """The weights, changed in place."""
+    """Change the weights in place."""
 
     def build(folder: Path) -> None:
         held = load_file(folder / FILE)
@@ -76,7 +76,7 @@ def both(*builds: Build) -> Build:
 
 
 def sharded(change_index: Callable[[dict[str, str]], Any] = lambda index: None) -> Build:
-    """Two files, block 0 and all else, with an index that is changed in place."""
+    """Split the weights into two files, block 0 and the rest, with an index that is changed in place."""
 
     def build(folder: Path) -> None:
         held, index = load_file(folder / FILE), {}
@@ -93,7 +93,7 @@ def sharded(change_index: Callable[[dict[str, str]], Any] = lambda index: None) 
 
 
 def family(name: str, **settings: Any) -> Build:
-    """Another family in the place of the Llama."""
+    """Another architecture instead of Llama."""
 
     def build(folder: Path) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -108,7 +108,7 @@ def family(name: str, **settings: Any) -> Build:
 
 
 def tokens(**settings: Any) -> Build:
-    """The tokenizer with other settings: a template, special tokens, what it puts around every text."""
+    """Change the tokenizer: chat template, special tokens, tokens around every text."""
 
     def build(folder: Path) -> None:
         made = make_tokenizer()
@@ -128,7 +128,7 @@ def without(*names: str) -> Build:
 
 
 def packed(*leaves: str) -> Build:
-    """Projections as whole numbers under other names, as quantized checkpoints hold them."""
+    """Store projections as integers under other names, as quantized checkpoints do."""
 
     def pack(held: dict[str, torch.Tensor]) -> None:
         for key in [key for key in held if key.endswith("_proj.weight")]:
@@ -156,7 +156,7 @@ def third_block(held: dict[str, torch.Tensor]) -> None:
 
 
 def twice(folder: Path) -> None:
-    """A tensor of the first file stands in the second one too, with other values; the index knows of one."""
+    """Store a tensor of the first file in the second one too, with other values; the index lists one of them."""
     first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     key = "model.layers.0.mlp.up_proj.weight"
     save_file({**load_file(second), key: load_file(first)[key] + 1}, second, {"format": "pt"})
@@ -191,7 +191,7 @@ def adapter(folder: Path) -> None:
 
 
 def multimodal(folder: Path) -> None:
-    """A text model in a wrapper with a tower for images, all in bfloat16, which each part of the config says again."""
+    """A text model in a wrapper with a vision tower, in bfloat16, which each part of the config repeats."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     text = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -216,11 +216,11 @@ LIST_TEMPLATE = (
 )
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
 MAP_NAMES = r"model\.safetensors\.index\.json"
-WEIGHTS = ("compress", "generate")  # verbs that read them
+WEIGHTS = ("compress", "generate")  # commands that read weights
 
 ODD: dict[str, Odd] = {
     "sound": Odd(lambda folder: None),
-    # What is stored differs from what the config says.
+    # The stored tensors do not match the config.
     "tied, and the same head twice": Odd(both(config(tie_word_embeddings=True), tensors(same_head))),
     "tied, and another head": Odd(
         both(config(tie_word_embeddings=True), tensors(other_head)), r"lm_head\.weight", WEIGHTS, works=True
@@ -237,12 +237,12 @@ ODD: dict[str, Odd] = {
         sharded(lambda index: index.update({"model.norm.weight": "model-00001-of-00002.safetensors"})),
         r"model\.norm\.weight", WEIGHTS, works=True,
     ),
-    "an index beside one whole file": Odd(content(INDEX, '{"weight_map": {"a": "b.safetensors"}}')),
+    "an index with a single file": Odd(content(INDEX, '{"weight_map": {"a": "b.safetensors"}}')),
     "sharded": Odd(sharded()),
     "weights cut short": Odd(cut_short, r"model\.safetensors", WEIGHTS),
     "weights of a Git LFS pointer": Odd(content(FILE, POINTER), r"Git LFS", WEIGHTS),
     "config of a Git LFS pointer": Odd(content("config.json", POINTER), r"Git LFS"),
-    # Damaged JSON.
+    # Malformed JSON.
     "architectures is a text": Odd(config(architectures="LlamaForCausalLM"), r"architectures", works=True),
     "architectures is null": Odd(config(architectures=None)),
     "weight map is null": Odd(both(sharded(), content(INDEX, '{"weight_map": null}')), MAP_NAMES),
@@ -254,12 +254,12 @@ ODD: dict[str, Odd] = {
     "config is null": Odd(content("config.json", "null"), r"config\.json"),
     "config is a list": Odd(content("config.json", "[1]"), r"config\.json"),
     "config cut short": Odd(content("config.json", '{"model_type": "lla'), r"config\.json"),
-    "config is no UTF-8": Odd(lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), r"config\.json"),
+    "config is not UTF-8": Odd(lambda folder: (folder / "config.json").write_bytes(b"\xff{}"), r"config\.json"),
     "model type is a list": Odd(config(model_type=["llama"]), r"model_type"),
     "model type is null": Odd(config(model_type=None), r"model_type"),
     "dtype with torch before it": Odd(config(dtype="torch.bfloat16"), r"dtype", works=True),
     "dtype auto": Odd(config(dtype="auto"), r"dtype", works=True),
-    "dtype of nobody": Odd(config(dtype="float99"), r"dtype.*float99|float99.*dtype", works=True),
+    "unknown dtype": Odd(config(dtype="float99"), r"dtype.*float99|float99.*dtype", works=True),
     "a number is a text": Odd(config(num_hidden_layers="two"), r"num_hidden_layers"),
     "quantization is a text": Odd(config(quantization_config="none"), r"quantization_config", works=True),
     "generation config is null": Odd(
@@ -272,7 +272,7 @@ ODD: dict[str, Odd] = {
         content("tokenizer_config.json", "[]"), r"tokenizer", WEIGHTS, works=True
     ),
     "tokenizer cut short": Odd(content("tokenizer.json", '{"version"'), r"tokenizer", WEIGHTS),
-    # Settings that must not leak into what is measured.
+    # Settings that must not affect results.
     "answers as dicts": Odd(generation(return_dict_in_generate=True, output_scores=True)),
     "two answers at once": Odd(generation(do_sample=True, num_return_sequences=2)),
     "beams and penalties": Odd(generation(num_beams=4, repetition_penalty=2.0, no_repeat_ngram_size=1)),
@@ -306,7 +306,7 @@ ODD: dict[str, Odd] = {
         r"tiktoken|remote code|TikTokenTokenizer", WEIGHTS,
     ),
     # Families.
-    "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"positions for 64", ("inspect",)),
+    "learned positions": Odd(family("gpt2", max_position_embeddings=64), r"64 positions", ("inspect",)),
     "a window beyond the learned positions": Odd(
         family("gpt2", max_position_embeddings=64), r"\b64\b", ("inspect", "compress"),
         words={"inspect": "--length 128", "compress": "--length 128"},
@@ -318,7 +318,7 @@ ODD: dict[str, Odd] = {
     "no cache of keys and values": Odd(family("mamba", state_size=8, time_step_rank=4)),
     "a family without any cache": Odd(family("openai-gpt", n_positions=1024)),
     "a wrapper with a tower for images": Odd(multimodal),
-    # Quantized by others, and what is no model at all.
+    # Quantized models and other folders.
     "GPTQ of old": Odd(
         both(content("quantize_config.json", '{"bits": 4, "group_size": 128, "desc_act": false}'),
              packed("qweight", "qzeros", "scales", "g_idx")), r"(?i)gptq"),
@@ -338,6 +338,6 @@ ODD: dict[str, Odd] = {
         both(without(FILE), content("model.Q4_0.gguf", "GGUF")), r"GGUF.*model\.Q4_0\.gguf"),
     "only pickle": Odd(both(without(FILE), content("pytorch_model.bin", "x")), r"pickle", WEIGHTS),
     "no weights": Odd(without(FILE), r"safetensors", WEIGHTS),
-    "an adapter beside a config": Odd(adapter, r"(?i)adapter"),
+    "an adapter with a config": Odd(adapter, r"(?i)adapter"),
     "an adapter": Odd(both(adapter, without("config.json")), r"(?i)adapter"),
 }  # fmt: skip

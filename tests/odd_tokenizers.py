@@ -1,4 +1,4 @@
-"""Tokenizers that put tokens of their own around a text, and models whose tokenizer is one of them."""
+"""Tokenizers that add special tokens around a text, and models with such a tokenizer."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ BOS, EOS = 1, 2
 
 
 def wrapping(single: str) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with `single` around every text: "<s> $A", "$A </s>"."""
+    """The tiny tokenizer with the template `single`: "<s> $A", "$A </s>"."""
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=single, special_tokens=[("<s>", BOS), ("</s>", EOS), ("a", 3)]
@@ -19,7 +19,7 @@ def wrapping(single: str) -> PreTrainedTokenizerFast:
 
 
 def make_begun(folder: Path, **settings) -> Path:
-    """A tiny model whose tokenizer begins every text with <s>, as those of Llama and Gemma do."""
+    """A tiny model whose tokenizer adds <s> before every text, like those of Llama and Gemma."""
     make_model(folder, **settings)
     wrapping("<s> $A").save_pretrained(folder)
     return folder

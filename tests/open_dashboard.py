@@ -1,4 +1,4 @@
-"""A dashboard that is really open, and a browser that looks at it."""
+"""Fixtures with a running dashboard and a browser."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPENING_S = 180  # on a machine that is busy with other things
+OPENING_S = 180  # time limit, for a busy machine
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Dashboard:
 
 @pytest.fixture(scope="session")
 def dashboard(tmp_path_factory) -> Iterator[Dashboard]:
-    """`python app.py` on a free port, with a state folder of its own."""
+    """`python app.py` on a free port, with an empty state folder."""
     home = tmp_path_factory.mktemp("home")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "app.py"), "--state-dir", str(home), "--port", str(port)]
     with (home / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
@@ -70,7 +70,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, dashboard):
-    """A page that fails its test if anything is wrong in the console or asked of another host."""
+    """A page that fails its test on console errors and on requests to other hosts."""
     tab = browser.new_page(viewport={"width": 1440, "height": 1000})
     tab.set_default_timeout(60_000)
     wrong: list[str] = []
@@ -83,7 +83,7 @@ def page(browser, dashboard):
 
 
 def _left(text: str) -> bool:
-    """What gradio says of requests that were under way when the page was left or reloaded."""
+    """Messages of gradio about requests that were interrupted by leaving or reloading the page."""
     return text.startswith(("AbortError", "Unexpected error Connection errored out"))
 
 

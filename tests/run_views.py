@@ -41,7 +41,8 @@ def plan() -> Plan:
     )
     return Plan(
         source=ModelSource(model_id="demo", kind="demo", folder=Path("demo"), base_model="demo"),
-        method="wanda", sparsity=0.5, budget="uniform", dtype="bfloat16", device="cpu", sites=[planned], left_alone=[],
+        method="wanda", sparsity=0.5, allocation="uniform", dtype="bfloat16", device="cpu",
+        sites=[planned], left_alone=[],
         model_parameters=1000, kept_parameters=600, stored_bytes=1300, resident_bytes=1300, dense_stored_bytes=2000,
         memory=Memory(fixed=100, outside=10, hidden_states=200, block=300, statistics=100, workspace=300),
         disk_bytes=1700,

@@ -1,4 +1,4 @@
-"""The Python API: one door for every source, its settings checked, its promises written down."""
+"""The Python API: sources, validation of settings, docstrings."""
 
 import inspect
 import shutil
@@ -26,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(monkeypatch, tiny_folder, tmp_path) -> list[dict]:
-    """A hub that holds the tiny model as org/tiny; what it was asked."""
+    """A fake Hub with the tiny model as org/tiny; records the requests."""
     snapshot, asked = shutil.copytree(tiny_folder, tmp_path / COMMIT), []
 
     def download(repo_id: str, **how) -> str:
@@ -40,11 +40,11 @@ def hub(monkeypatch, tiny_folder, tmp_path) -> list[dict]:
     return asked
 
 
-def test_a_card_with_too_little_memory_is_refused_before_anything_is_touched(tiny_folder, tmp_path, monkeypatch):
+def test_too_little_gpu_memory_is_an_error_before_the_work(tiny_folder, tmp_path, monkeypatch):
     planned = draft(ask(PlanSpec, model_id=tiny_folder), resolve(str(tiny_folder)))
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (10, 80 * 10**9))
-    api._check_resources(planned, tmp_path)  # on the CPU no card is asked
+    api._check_resources(planned, tmp_path)  # on the CPU, GPU memory is not checked
     card = torch.device("cuda", 1)
     with pytest.raises(ResourceError, match="on cuda:1, 0.0 GB are free"):
         api._check_resources(replace(planned, device=card), tmp_path)
@@ -52,7 +52,7 @@ def test_a_card_with_too_little_memory_is_refused_before_anything_is_touched(tin
 
 
 @pytest.mark.parametrize("name", ["compress", "load", "inspect", "export"])
-def test_every_function_says_what_it_returns_and_raises(name):
+def test_docstrings_state_results_and_errors(name):
     text = inspect.getdoc(getattr(lsprism, name))
     assert "Raises" in text and "SourceError" in text
     assert "[out, in]" in text or "[rows, columns]" in text or "bytes" in text
@@ -66,7 +66,7 @@ def test_a_model_may_be_a_path(tiny_folder, text_file, tmp_path):
     assert (lsprism.export(report.save_path, tmp_path / "dense") / "model.safetensors.index.json").is_file()
 
 
-def test_a_revision_reaches_the_hub_from_every_function(hub, text_file, tmp_path):
+def test_every_function_passes_the_revision_to_the_hub(hub, text_file, tmp_path):
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
     report = lsprism.compress("org/tiny", tmp_path / "out", method="wanda", revision="v1", calibration=calibration)
     lsprism.inspect("org/tiny", revision="v1")
@@ -76,16 +76,16 @@ def test_a_revision_reaches_the_hub_from_every_function(hub, text_file, tmp_path
     assert f'"revision": "{COMMIT}"' in (report.save_path / "lsprism" / "recipe.json").read_text()
 
 
-def test_a_hub_model_without_a_tokenizer_is_refused_before_its_weights_are_fetched(hub, monkeypatch, tmp_path):
+def test_a_missing_tokenizer_is_an_error_before_weights_are_downloaded(hub, monkeypatch, tmp_path):
     folder = tmp_path / COMMIT
     for path in (*folder.glob("tokenizer*"), folder / "model.safetensors"):
         path.unlink()
-    with pytest.raises(SourceError, match="org/tiny holds no tokenizer"):
+    with pytest.raises(SourceError, match="org/tiny has no tokenizer"):
         lsprism.compress("org/tiny", tmp_path / "out", calibration={"source": "embedded"})
     assert not any("*.safetensors" in asked["allow_patterns"] for asked in hub)
 
 
-def test_text_of_the_models_own_makes_the_same_bytes_again(tiny_folder, tmp_path):
+def test_self_generated_text_gives_the_same_bytes_again(tiny_folder, tmp_path):
     def made(name: str, seed: int) -> tuple[bytes, str]:
         calibration = {"source": "self", "samples": 4, "length": 16, "seed": seed}
         report = lsprism.compress(tiny_folder, tmp_path / name, method="sparsegpt", calibration=calibration)
@@ -94,18 +94,18 @@ def test_text_of_the_models_own_makes_the_same_bytes_again(tiny_folder, tmp_path
         ), report.calibration
 
     (first, text), (again, _), (other, _) = made("a", 0), made("b", 0), made("c", 1)
-    assert text == "text of the model's own"
+    assert text == "self-generated text"
     assert first == again != other
 
 
-def test_a_wrong_setting_is_named_as_its_option(tiny_folder, tmp_path):
+def test_an_invalid_setting_is_named_as_its_option(tiny_folder, tmp_path):
     for settings in ({"sparsity": 1.5}, {"methud": "wanda"}, {"calibration": {"samples": 0}}):
         with pytest.raises(SpecError, match=r"^--\S+: "):
             lsprism.compress(tiny_folder, tmp_path / "out", **settings)
     assert not Path(tmp_path / "out").exists()
 
 
-def test_a_card_holds_the_embeddings_and_the_first_block_or_a_block_at_work_or_the_whole_model():
+def test_memory_on_the_device_is_the_maximum_of_its_phases():
     counts = {"fixed": 1, "outside": 900, "hidden_states": 50, "block": 20, "statistics": 3, "workspace": 7}
     assert Memory(**counts).on_device == 30
     assert Memory(**counts, embeddings=400).on_device == 417

@@ -1,4 +1,4 @@
-"""What an artifact was made of is found again, and what was local is never looked for on the hub."""
+"""The base model of an artifact is found again, and a local one is never looked up on the Hub."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def no_hub(monkeypatch):
 
 @pytest.fixture
 def artifact(tiny_folder, text_file, tmp_path, monkeypatch) -> Path:
-    """Made of models/tiny in the folder work/, where we no longer are."""
+    """Made from models/tiny with work/ as the current folder, which is another one now."""
     (tmp_path / "elsewhere").mkdir()
     shutil.copytree(tiny_folder, tmp_path / "work" / "models" / "tiny")
     monkeypatch.chdir(tmp_path / "work")
@@ -43,7 +43,7 @@ def evaluate(artifact: Path, capsys) -> tuple[dict, str]:
 
 
 def change_recipe(artifact: Path, **changes) -> None:
-    """As an earlier version would have written it; None takes an entry away."""
+    """Change the recipe to that of an earlier version; None removes an entry."""
     path, manifest = artifact / RECIPE, json.loads((artifact / MANIFEST).read_text())
     recipe = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in recipe.items() if value is not None}))
@@ -58,27 +58,27 @@ def test_a_relative_base_model_is_found_from_another_folder(artifact, capsys):
     assert report["baseline"]["model"]["model_id"] == str(artifact.parent / "models" / "tiny")
 
 
-def test_in_its_own_folder_it_keeps_its_name(artifact, monkeypatch, capsys):
+def test_in_the_original_folder_it_keeps_its_name(artifact, monkeypatch, capsys):
     monkeypatch.chdir(artifact.parent)
     capsys.readouterr()
     report, _ = evaluate(artifact, capsys)
     assert report["baseline"]["model"]["model_id"] == "models/tiny"
 
 
-def test_one_that_is_gone_is_said_with_its_place(artifact, capsys):
+def test_a_missing_base_model_is_reported_with_its_path(artifact, capsys):
     shutil.rmtree(artifact.parent / "models")
     capsys.readouterr()
     report, said = evaluate(artifact, capsys)
     assert report["baseline"] is None
-    assert f"The base model is no longer at {artifact.parent / 'models' / 'tiny'}." in said
+    assert f"The base model was not found at {artifact.parent / 'models' / 'tiny'}." in said
     assert main(["spectra", "--model-id", str(artifact)]) == 2
 
 
-def test_an_older_recipe_is_read_in_the_folder_of_the_work(artifact, monkeypatch, capsys):
+def test_an_older_recipe_is_relative_to_the_current_folder(artifact, monkeypatch, capsys):
     change_recipe(artifact, base_path=None)
     capsys.readouterr()
     report, said = evaluate(artifact, capsys)
-    assert report["baseline"] is None and "no longer at models/tiny" in said
+    assert report["baseline"] is None and "not found at models/tiny" in said
     monkeypatch.chdir(artifact.parent)
     assert evaluate(artifact, capsys)[0]["baseline"]["model"]["model_id"] == "models/tiny"
 
@@ -91,7 +91,7 @@ def test_an_older_recipe_resumes_as_before(artifact, text_file, monkeypatch, cap
     assert "already complete" in capsys.readouterr().err
 
 
-def test_a_base_model_of_the_hub_is_still_asked_there(monkeypatch):
+def test_a_base_model_of_the_hub_is_looked_up_there(monkeypatch):
     asked = []
     monkeypatch.setattr(measure, "resolve", lambda *what: asked.append(what))
     measure._base({"model_id": "org/tiny", "base_model": "org/tiny", "revision": "0123"})
@@ -99,6 +99,6 @@ def test_a_base_model_of_the_hub_is_still_asked_there(monkeypatch):
     assert asked == [("org/tiny", "0123"), ("demo", "")]
 
 
-def test_a_recipe_without_a_model_is_refused():
+def test_a_recipe_without_a_model_is_an_error():
     with pytest.raises(SourceError):
         measure._base({})

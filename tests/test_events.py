@@ -1,4 +1,4 @@
-"""Events: plain data that any reader of a line of JSON understands, and an honest clock."""
+"""Events as JSON lines, and estimates of the remaining time."""
 
 import json
 
@@ -53,7 +53,7 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
-def test_every_event_is_one_line_of_json_and_comes_back_as_itself(event):
+def test_every_event_survives_one_line_of_json(event):
     line = event.model_dump_json()
     assert "\n" not in line
     assert json.loads(line)["kind"] == event.kind
@@ -62,39 +62,39 @@ def test_every_event_is_one_line_of_json_and_comes_back_as_itself(event):
     assert type(back) is type(event)
 
 
-def test_the_examples_above_are_of_every_kind():
+def test_the_examples_cover_every_kind():
     kinds = {
         cls for cls in vars(events).values() if isinstance(cls, type) and "kind" in getattr(cls, "model_fields", ())
     }
     assert {type(event) for event in EVENTS} == kinds
 
 
-def test_an_unknown_kind_is_refused():
+def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValidationError):
         ADAPTER.validate_json('{"kind": "rumour", "text": "?"}')
 
 
-def test_events_cannot_be_altered():
+def test_events_are_immutable():
     with pytest.raises(ValidationError):
         EVENTS[0].name = "other"
 
 
 @pytest.fixture
 def now(monkeypatch) -> list[float]:
-    """The time, to be set."""
+    """The current time, which tests set."""
     time = [100.0]
     monkeypatch.setattr(events.time, "monotonic", lambda: time[0])
     return time
 
 
-def test_the_time_left_is_the_mean_of_the_timed_blocks_times_those_to_come(now):
+def test_the_remaining_time_is_the_mean_block_time_times_the_remaining_blocks(now):
     clock = BlockClock(4)
     assert clock.progress("measure", 0.5).eta_s is None
     now[0] += 10
     assert clock.block_done() == 10
     assert clock.progress("measure", 0.0).eta_s == 30
     now[0] += 4
-    assert clock.progress("measure", 0.9).eta_s == 26, "time passes, whatever share is done"
+    assert clock.progress("measure", 0.9).eta_s == 26, "elapsed time counts, whatever fraction is done"
     now[0] += 16
     assert clock.progress("measure", 0.9).eta_s == 20, "a slow block is not counted beyond its mean"
     assert clock.block_done() == 20

@@ -1,4 +1,4 @@
-"""Figures say the protocol they were measured by, and survive JSON."""
+"""Metrics state their measurement protocol and survive JSON."""
 
 import math
 
@@ -55,7 +55,7 @@ ALL = [WORDS, PERPLEXITY, AGREEMENT, BASELINE, COMPARISON, DTYPES, SIZES]
 
 
 @pytest.mark.parametrize("figure", ALL, ids=lambda figure: type(figure).__name__)
-def test_a_figure_survives_json_and_cannot_be_changed(figure):
+def test_a_metric_survives_json_and_is_immutable(figure):
     assert type(figure).model_validate_json(figure.model_dump_json()) == figure
     with pytest.raises(ValidationError):
         figure.dtype = "int8"
@@ -72,7 +72,7 @@ def test_a_protocol_is_one_sentence(figure):
         (
             WORDS,
             [
-                "1,000 words",
+                "1,000 whitespace-separated words",
                 "2 of 62 documents (a subset)",
                 "EOS before the first",
                 "2,048",
@@ -82,14 +82,14 @@ def test_a_protocol_is_one_sentence(figure):
         ),
         (PERPLEXITY, ["8,188 predicted", "4 of 140", "(a subset)", "2,048", "with BOS", "bfloat16 on cuda:0"]),
         (AGREEMENT, ["all 140", "without BOS", "nats per token", "baseline in float32", "model in bfloat16"]),
-        (BASELINE, ["batch 1, greedy", "256", "64", "end-of-text ignored", "3 repetitions", "cpu, 2 threads"]),
-        (COMPARISON, ["3 pairs", "A B A B", "small in bfloat16 against base in float32", "cpu"]),
+        (BASELINE, ["batch 1, greedy", "256", "64", "EOS ignored", "3 repetitions", "cpu, 2 threads"]),
+        (COMPARISON, ["3 pairs", "A B A B", "fastest dtype", "dtype of its checkpoint", "cpu, 2 threads"]),
         (DTYPES, ["fastest dense dtype is float32", "bfloat16 9.0 tok/s", "float16 does not run", "1 thread"]),
-        (SIZES, ["embeddings included", "tied weights once", "bfloat16"]),
+        (SIZES, ["embeddings included", "tied weights counted once", "bfloat16"]),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_protocol_says_what_decides_the_figure(figure, said):
+def test_a_protocol_states_the_settings(figure, said):
     assert [words for words in said if words not in figure.protocol()] == []
 
 
@@ -97,21 +97,26 @@ def test_speed_is_the_median_of_its_repetitions():
     assert (BASELINE.tokens_per_s, BASELINE.first_token_s) == (20.0, 0.3)
 
 
-def test_a_ratio_is_the_median_of_the_pairs_with_its_spread():
+def test_a_ratio_is_the_median_of_the_pairs_with_its_range():
     assert COMPARISON.ratios == [1.5, 1.0, 2.0]
     assert (COMPARISON.ratio, COMPARISON.lowest, COMPARISON.highest) == (1.5, 1.0, 2.0)
     assert COMPARISON.first_token_ratio == pytest.approx(3.0)
-    assert COMPARISON.model_dump()["ratio"] == 1.5  # what is derived is in the JSON, too
+    assert COMPARISON.model_dump()["ratio"] == 1.5  # derived values are in the JSON too
     alone = COMPARISON.model_copy(update={"in_turn": False})
-    assert "each loaded alone" in alone.protocol() and "A B A B" not in alone.protocol()
+    assert "loaded one at a time" in alone.protocol() and "A B A B" not in alone.protocol()
 
 
-def test_memory_is_mentioned_where_it_was_measured():
+def test_all_speed_ratios_share_one_protocol():
+    shipped = SpeedComparison(baseline=speed("base", [5.0, 6.0, 7.0], [0.2, 0.4, 0.3]), compressed=SMALLER)
+    assert shipped.baseline.dtype != BASELINE.dtype and shipped.protocol() == COMPARISON.protocol()
+
+
+def test_memory_is_mentioned_only_if_it_was_measured():
     assert "memory" not in BASELINE.protocol()
-    assert "less one that only imports" in BASELINE.model_copy(update={"peak_memory_bytes": 5}).protocol()
+    assert "minus import overhead" in BASELINE.model_copy(update={"peak_memory_bytes": 5}).protocol()
 
 
-def test_a_part_is_called_a_subset_and_the_whole_is_not():
+def test_only_a_part_is_labeled_as_a_subset():
     assert PERPLEXITY.is_subset and WORDS.is_subset and not AGREEMENT.is_subset
     assert "subset" not in PERPLEXITY.model_copy(update={"windows": 140}).protocol()
 

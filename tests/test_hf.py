@@ -1,4 +1,4 @@
-"""An artifact is a transformers model: every door of transformers loads it, and whatever does not fit is refused."""
+"""An artifact is a transformers model: every loading function works, and mismatches are errors."""
 
 import copy
 import json
@@ -34,13 +34,13 @@ FORMS = {"wanda": "sparse", "svd": "low_rank", "hybrid": "sparse_low_rank"}
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory, text_file) -> dict[str, Path]:
-    """One artifact per case; beside each of them `.plan` and `.report` as JSON."""
+    """One artifact per case, each with `.plan` and `.report` as JSON."""
     root = tmp_path_factory.mktemp("artifacts")
     made = {}
     for case, (method, tied, bias) in CASES.items():
         base = make_model(root / f"base {case}", tied=tied, bias=bias)
         made[case] = root / case
-        settings = {"method": method, "sparsity": 0.5, "budget": "uniform", "calibration": calibration(text_file)}
+        settings = {"method": method, "sparsity": 0.5, "allocation": "uniform", "calibration": calibration(text_file)}
         plan = lsprism.inspect(str(base), **settings)
         report = lsprism.compress(str(base), made[case], **settings)
         (root / f"{case}.plan").write_text(plan.model_dump_json())
@@ -55,7 +55,7 @@ def artifact(request, artifacts) -> Path:
 
 @pytest.fixture
 def spoiled(artifacts, tmp_path):
-    """A copy of the artifact of a case, to spoil."""
+    """A copy of the artifact of a case, to modify."""
     return lambda case="both": Path(shutil.copytree(artifacts[case], tmp_path / "spoiled"))
 
 
@@ -69,7 +69,7 @@ def logits(model) -> torch.Tensor:
 
 
 def bytes_in_memory(model) -> int:
-    """Of all parameters and buffers, those that share their memory once."""
+    """Bytes of all parameters and buffers; shared memory counts once."""
     return sum({t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}.values())
 
 
@@ -84,7 +84,7 @@ def test_plain_from_pretrained_is_our_own_loader(artifact):
     assert model.hf_quantizer.is_compileable and not model.hf_quantizer.is_trainable
 
 
-def test_what_is_in_memory_is_packed(artifacts):
+def test_weights_are_packed_in_memory(artifacts):
     for case, (method, _, bias) in CASES.items():
         model = AutoModelForCausalLM.from_pretrained(artifacts[case])
         packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
@@ -108,7 +108,7 @@ def test_device_map_and_dtype(artifact):
 
 
 def assert_greedy(model, answer):
-    """Read at once, each word of the answer is the likeliest after those before it, but for ties."""
+    """In one forward pass, each token of the output is the most likely one after those before it, except for ties."""
     with torch.no_grad():
         expected = model(answer).logits[0, IDS.shape[1] - 1 : -1].float()
     said = expected.gather(1, answer[0, IDS.shape[1] :, None])[:, 0]
@@ -136,7 +136,7 @@ def test_the_base_class_loads_and_saves_it_too(artifact, tmp_path):
         assert torch.equal(AutoModel.from_pretrained(tmp_path / "again")(IDS).last_hidden_state, hidden)
 
 
-def test_saved_again_it_is_the_same(artifact, tmp_path):
+def test_a_saved_artifact_is_identical(artifact, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(artifact)
     model.save_pretrained(tmp_path / "again", max_shard_size="10KB")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
@@ -178,12 +178,12 @@ def test_dequantize_into_another_dtype(artifacts):
     frequencies = model.model.rotary_emb.inv_freq.clone()
     plain = model.dequantize(torch.float16)
     assert {p.dtype for p in plain.parameters()} == {torch.float16} and logits(plain).dtype == torch.float16
-    assert torch.equal(plain.model.rotary_emb.inv_freq, frequencies), "rounded rotary frequencies are another model"
+    assert torch.equal(plain.model.rotary_emb.inv_freq, frequencies), "rotary frequencies must not be rounded"
 
 
 @pytest.mark.parametrize("method", ["wanda", "svd", "hybrid"])
 def test_a_class_that_stores_its_weights_transposed(method, tmp_path, text_file):
-    """GPT-2 has Conv1D: a square one the wrong way round would load everywhere and answer nonsense."""
+    """GPT-2 has Conv1D: a transposed square weight would load without an error and give nonsense."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     config = GPT2Config(
@@ -204,13 +204,13 @@ def test_a_class_that_stores_its_weights_transposed(method, tmp_path, text_file)
     torch.testing.assert_close(logits(exported), expected, atol=1e-4, rtol=1e-4)
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.slow
-def test_a_python_without_lsprism_refuses_every_form(artifacts, tmp_path):
-    """In one process far from the project: neither the classes nor the pipeline may run with random weights; a dense
-    export runs, and answers the same as here."""
+def test_without_lsprism_loading_fails_for_every_format(artifacts, tmp_path):
+    """In a process that cannot import LS-PRISM, neither classes nor pipeline may run with random weights; a dense copy
+    runs and gives the same logits as here."""
     code = """
 import sys, torch
 from transformers import AutoModel, AutoModelForCausalLM, pipeline
@@ -236,7 +236,7 @@ assert not [name for name in sys.modules if name.startswith("lsprism")]
 
 
 def test_no_packed_tensor_has_the_dense_shape():
-    """What others stumble over is the shape of `weight`: a left factor [rows, rank] must never be [rows, columns]."""
+    """Loading fails because of the shape of `weight`: a left factor [rows, rank] must never be [rows, columns]."""
     for rows in range(1, 40):
         for columns in range(1, 40):
             for rank in range(1, max(rows, columns) + 1):
@@ -245,7 +245,7 @@ def test_no_packed_tensor_has_the_dense_shape():
                 assert not pays or rank < min(rows, columns)
 
 
-def test_where_two_factors_do_not_pay_nothing_is_packed(tiny_folder, text_file, tmp_path):
+def test_layers_stay_dense_if_low_rank_factors_save_nothing(tiny_folder, text_file, tmp_path):
     settings = {"method": "svd", "sparsity": 0.01, "calibration": calibration(text_file)}
     report = lsprism.compress(str(tiny_folder), tmp_path / "out", **settings)
     assert all(layer.rank < min(layer.rows, layer.columns) for layer in report.layers)
@@ -262,7 +262,7 @@ def refused(folder: Path) -> str:
 
 
 def edit_weights(folder: Path, change) -> None:
-    """Apply `change` to the tensors of the last block's file; the index follows, as a careless tool would do it."""
+    """Apply `change` to the tensors of the last block's file and update the index."""
     path = max(folder.glob("model-*.safetensors"))
     tensors = load_file(path)
     change(tensors)
@@ -290,7 +290,7 @@ def test_a_missing_bias(spoiled):
     assert f"{UP}.bias" in refused(folder)
 
 
-def test_a_tensor_too_many(spoiled):
+def test_an_unexpected_tensor(spoiled):
     folder = spoiled("sparse")
     edit_weights(folder, lambda tensors: tensors.update({f"{UP}.left": torch.zeros(48, 1)}))
     assert f"{UP}.left" in refused(folder)
@@ -306,7 +306,7 @@ def test_a_tensor_of_another_shape_or_kind(spoiled):
     assert f"{UP}.bitmap" in refused(folder)
 
 
-def test_a_bitmap_that_does_not_fit_its_values(spoiled):
+def test_a_bitmap_that_does_not_match_its_values(spoiled):
     """One bit too many and a kernel would read beyond the values."""
     folder = spoiled("sparse")
 
@@ -317,7 +317,7 @@ def test_a_bitmap_that_does_not_fit_its_values(spoiled):
     assert f"{UP}.bitmap" in refused(folder)
 
 
-def test_a_file_cut_short(spoiled):
+def test_a_truncated_file(spoiled):
     folder = spoiled()
     path = max(folder.glob("model-*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
@@ -350,7 +350,7 @@ def test_an_edited_config(spoiled, change, named):
     assert named in refused(folder)
 
 
-def test_an_entry_taken_out_is_refused_by_transformers(spoiled):
+def test_transformers_refuses_a_removed_entry(spoiled):
     folder = spoiled()
     edit_config(folder, lambda quantization: quantization["modules"].pop(UP))
     with pytest.raises(RuntimeError):
@@ -380,4 +380,4 @@ def test_the_demo_model(tmp_path):
     assert torch.equal(logits(plain), logits(lsprism.load(str(tmp_path / "out")).model))
     lsprism.export(str(tmp_path / "out"), tmp_path / "dense")
     dense = LlamaForCausalLM.from_pretrained(tmp_path / "dense")
-    assert torch.equal(logits(dense), logits(plain)), "a sparse layer multiplied out is the same matrix"
+    assert torch.equal(logits(dense), logits(plain)), "a dense copy of a sparse layer is the same matrix"

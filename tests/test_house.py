@@ -1,4 +1,4 @@
-"""The house is kept by a test: imports go down, files fit on a few screens, words need no torch."""
+"""Architecture: import layers, file sizes, typed functions, and fast imports without torch."""
 
 import ast
 import subprocess
@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """errors reports figures machine | json_files outcomes paths | specs events | charts | layers | methods
-            | budgets | models | generation | calibration | artifact | engine evaluation | api hf runs | measure talk
-            | cli ui"""
+FLOORS = """old_names | errors reports figures machine units | json_files outcomes paths | specs events extras arguments
+            | charts settings | layers | methods | budgets | models | generation | calibration | artifact
+            | engine evaluation | api hf runs | measure talk | commands | ui | cli"""
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 FILES = sorted((ROOT / "lsprism").rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
@@ -32,20 +32,20 @@ def imported_modules(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "lsprism" and "." in name}
 
 
-def test_imports_go_down():
+def test_imports_go_to_lower_floors():
     wrong = []
     for path in FILES:
         here = room(path)
-        if here.startswith("__"):  # __init__ and __main__ are doors, not rooms
+        if here.startswith("__"):  # __init__ and __main__ may import everything
             continue
-        assert here in FLOOR, f"{here} is no room of the house"
+        assert here in FLOOR, f"{here} is not in FLOORS"
         there = {name.split(".")[1] for name in imported_modules(path)} & FLOOR.keys() - {here}
         there -= {"hf"} if here == "api" else set()
         wrong += [f"{path} imports {other}" for other in there if FLOOR[other] >= FLOOR[here]]
-    assert not wrong, "a floor that is not below"
+    assert not wrong, "imports from the same or a higher floor"
 
 
-def test_rooms_hold_no_import_cycle():
+def test_there_are_no_import_cycles():
     graph: dict[str, set[str]] = {}
     names = {"lsprism." + ".".join(p.relative_to(ROOT / "lsprism").with_suffix("").parts): p for p in FILES}
     for name, path in names.items():
@@ -68,7 +68,16 @@ def test_files_fit_on_a_few_screens():
     assert not {path: count for path, count in lines.items() if count > 300}
 
 
-def test_print_stands_only_in_the_command_line():
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [('"ls_prism"', "models/foreign.py"), ("user_cache_path(", "paths.py"), ('"LSPRISM_TRAITS"', "paths.py")],
+)
+def test_the_format_and_the_cache_are_named_in_one_place(what: str, where: str):
+    found = [path for path in FILES if what in path.read_text(encoding="utf-8")]
+    assert found == [ROOT / "lsprism" / where]
+
+
+def test_print_is_used_only_in_the_command_line():
     prints = []
     for path in FILES:
         calls = [] if room(path) == "cli" else [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)]
@@ -100,22 +109,22 @@ def test_public_functions_are_typed():
         "lsprism.cli",
     ],
 )
-def test_words_need_no_torch(module: str):
+def test_light_modules_do_not_import_torch(module: str):
     code = f"import {module}, sys; sys.exit(bool({{'torch', 'transformers', 'gradio'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_the_tables_hold_what_the_specs_name():
+def test_specs_list_all_methods_and_allocation_rules():
     from lsprism.budgets import BUDGETS
     from lsprism.methods import METHODS
-    from lsprism.specs import BudgetName, MethodName
+    from lsprism.specs import AllocationName, MethodName
 
     assert set(METHODS) == set(get_args(MethodName))
-    assert {"auto", *BUDGETS} == set(get_args(BudgetName))
+    assert {"auto", *BUDGETS} == set(get_args(AllocationName))
 
 
 def test_readme_names_only_what_exists():
-    """Every path of README's tree is there."""
+    """Every path in the tree of README exists."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("<!-- end -->")[0]
     names = [line.split()[0] for line in lines.splitlines() if line.startswith("    ") and "/" in line.split()[0]]
     assert names, "README has no tree"

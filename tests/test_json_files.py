@@ -1,4 +1,4 @@
-"""Whatever a JSON file holds, the reader gives the shape that was asked for or one sentence that names the file."""
+"""For any JSON file, the reader returns the expected structure or an error that names the file."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def fits(content: Any) -> bool:
     max_examples=100, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=VALUES.map(lambda value: json.dumps(value).encode()) | TEXTS | st.binary(max_size=40))
-def test_any_file_fits_or_is_named(file, data):
+def test_any_file_is_valid_or_named(file, data):
     file.write_bytes(data)
     try:
         content = parse(data)
@@ -65,17 +65,17 @@ def test_any_file_fits_or_is_named(file, data):
     [
         (b"[" * 100000, "nested too deeply"),
         (b"\xff\xfe{}", "byte 0 is not UTF-8"),
-        (b'{"a": {"b": "\\ud800"}}', "half of a surrogate pair"),
+        (b'{"a": {"b": "\\ud800"}}', "lone surrogate"),
         (b'{"a": null}', "a is null, which should be a valid object"),
         (b'{"a": {"b": 7}}', "a.b is 7, which should be a valid string"),
         (b'{"a": {}, "b": "12"}', 'b is "12", which should be a valid list'),
         (b'{"b": []}', "a is missing"),
-        (b"null", "holds null, not a JSON object"),
+        (b"null", "contains null, not a JSON object"),
         (b"version https://git-lfs.github.com/spec/v1\n", "only a Git LFS pointer"),
         (b"1" * 5000, "is not valid JSON"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(file, text, said):
+def test_errors_describe_the_problem(file, text, said):
     file.write_bytes(text)
     with pytest.raises(SourceError, match=said):
         read_object(file, Wanted)

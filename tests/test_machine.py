@@ -1,4 +1,4 @@
-"""How much memory there is: the machine's, or less where a container limits it."""
+"""Free memory: that of the machine, or less if a container limits it."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def write(root: Path, files: dict[str, object]) -> Path:
 
 @pytest.fixture(autouse=True)
 def hundred_gigabytes(monkeypatch):
-    """Of the machine itself."""
+    """The machine has 100 GB of free memory."""
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=100 * GB))
 
@@ -88,16 +88,16 @@ def hundred_gigabytes(monkeypatch):
         ),
     }.values(),
 )  # fmt: skip
-def test_limits_of_control_groups_count(tmp_path, files, free):
+def test_cgroup_limits_are_respected(tmp_path, files, free):
     assert free_memory(write(tmp_path, files)) == free
 
 
-def test_a_limit_beyond_the_machine_changes_nothing(tmp_path):
+def test_a_limit_above_the_machines_memory_has_no_effect(tmp_path):
     files = {"proc/self/cgroup": "0::/", f"{V2}/memory.max": 400 * GB, f"{V2}/memory.current": GB}
     assert free_memory(write(tmp_path, files)) == 100 * GB
 
 
-def test_every_memory_check_asks_this_function():
+def test_every_memory_check_uses_this_function():
     package = Path(__file__).parents[1] / "lsprism"
     users = {path.name for path in package.rglob("*.py") if "virtual_memory" in path.read_text(encoding="utf-8")}
     assert users == {"machine.py"}

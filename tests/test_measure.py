@@ -1,4 +1,4 @@
-"""The verbs that measure, from beginning to end, on tiny models."""
+"""The evaluation commands end to end, on tiny models."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ from lsprism.events import Finished, Notice, Stage
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.specs import EvaluateSpec, StudySpec, ask
 
-pytestmark = pytest.mark.slow  # whole runs: half a minute together
+pytestmark = pytest.mark.slow  # complete runs, half a minute in total
 
 CHEAP = "sizes,perplexity,kl,text"
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> dict[str, str]:
-    """A text to calibrate on, another one to measure on, and prompts."""
+    """A calibration text, an evaluation text, and prompts."""
     folder = tmp_path_factory.mktemp("texts")
     generator = torch.Generator().manual_seed(7)
     for name in ("calibration", "evaluation"):
@@ -46,7 +46,7 @@ def artifact(tiny_folder, texts, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def asked(texts):
-    """Settings of a cheap evaluation."""
+    """Settings of a fast evaluation."""
 
     def settings(**changes) -> dict:
         cheap = {"measures": CHEAP, "dataset": texts["evaluation"], "tasks": texts["prompts"]}
@@ -58,7 +58,7 @@ def asked(texts):
 
 @pytest.fixture
 def quick_memory(monkeypatch):
-    """The processes that read peak memory take seconds, and have tests of their own."""
+    """Measuring peak memory takes seconds and has its own tests."""
     monkeypatch.setattr(speeds_room, "with_peak_memory", lambda figure, source: figure)
 
 
@@ -66,7 +66,7 @@ def events_of(**fields) -> list:
     return list(measure.evaluating(ask(EvaluateSpec, **fields)))
 
 
-def test_an_artifact_stands_beside_the_model_that_it_was_made_of(artifact, tiny_folder, asked):
+def test_an_artifact_is_compared_with_its_base_model(artifact, tiny_folder, asked):
     report = lsprism.evaluate(artifact, measuring=asked())
     assert (report.compressed.model.label, report.baseline.model.model_id) == ("wanda 0.5", str(tiny_folder))
     assert report.compressed.sizes.kept_parameters < report.baseline.sizes.kept_parameters
@@ -77,7 +77,7 @@ def test_an_artifact_stands_beside_the_model_that_it_was_made_of(artifact, tiny_
     assert report.flags == [] or {flag.figure for flag in report.flags} <= {"perplexity"}
 
 
-def test_both_sides_are_loaded_in_one_dtype(artifact, asked):
+def test_both_models_are_loaded_in_one_dtype(artifact, asked):
     report = lsprism.evaluate(artifact, dtype="float32", measuring=asked(measures="perplexity,kl"))
     assert {report.compressed.likelihood.dtype, report.baseline.likelihood.dtype} == {"float32"}
 
@@ -91,18 +91,18 @@ def test_the_perplexity_is_that_of_a_plain_loop(tiny_folder, texts, asked):
     assert report.perplexity == pytest.approx(torch.stack(losses).mean().exp().item(), rel=1e-5)
 
 
-def test_a_dense_model_is_measured_alone(tiny_folder, asked):
+def test_a_dense_model_is_evaluated_alone(tiny_folder, asked):
     report = lsprism.evaluate(tiny_folder, measuring=asked())
     assert report.baseline is None and report.agreement is None
     assert report.tasks[0].against_baseline is None
 
 
-def test_kl_alone_with_no_baseline_is_refused(tiny_folder, asked):
-    with pytest.raises(SpecError, match="no.*baseline|baseline, and there is none"):
+def test_kl_without_a_baseline_is_an_error(tiny_folder, asked):
+    with pytest.raises(SpecError, match="kl needs a baseline"):
         lsprism.evaluate(tiny_folder, measuring=asked(measures="kl"))
 
 
-def test_the_model_against_itself_agrees_in_all(tiny_folder, asked):
+def test_a_model_agrees_with_itself_completely(tiny_folder, asked):
     report = lsprism.evaluate(tiny_folder, baseline=str(tiny_folder), measuring=asked())
     assert report.agreement.kl < 1e-6 and report.agreement.top1 == 1
     for score in report.tasks[0].against_baseline.scores.values():
@@ -110,21 +110,21 @@ def test_the_model_against_itself_agrees_in_all(tiny_folder, asked):
     assert report.flags == []
 
 
-def test_a_base_model_that_is_gone_is_said_and_the_rest_is_measured(texts, asked, tmp_path):
+def test_without_its_base_model_an_artifact_is_evaluated_alone(texts, asked, tmp_path):
     base = make_model(tmp_path / "base")
     calibration = {"source": texts["calibration"], "samples": 2, "length": 16}
     lsprism.compress(str(base), tmp_path / "out", method="wanda", calibration=calibration)
     base.rename(tmp_path / "moved")
     events = events_of(model_id=tmp_path / "out", measuring=asked())
     (notice,) = [event.text for event in events if isinstance(event, Notice)]
-    assert notice.startswith(f"Measured alone: its base model {base} cannot be had.")
+    assert notice.startswith(f"Base model {base} not available; evaluating without a baseline.")
     assert "--baseline" in notice
     assert events[-1].report.notes == [notice]
     named = lsprism.evaluate(tmp_path / "out", baseline=tmp_path / "moved", measuring=asked(measures="kl"))
     assert named.agreement.kl > 0
 
 
-def test_a_baseline_with_another_tokenizer_is_refused_before_any_work(artifact, tiny_folder, asked, tmp_path):
+def test_a_baseline_with_another_tokenizer_is_an_error_before_any_work(artifact, tiny_folder, asked, tmp_path):
     other = make_model(tmp_path / "other")
     content = json.loads((other / "tokenizer.json").read_text())
     words = content["model"]["vocab"]
@@ -132,7 +132,7 @@ def test_a_baseline_with_another_tokenizer_is_refused_before_any_work(artifact, 
     (other / "tokenizer.json").write_text(json.dumps(content))
     stream = measure.evaluating(ask(EvaluateSpec, model_id=artifact, baseline=other, measuring=asked()))
     assert next(stream) == Stage(name="prepare", detail=str(artifact))
-    with pytest.raises(SpecError, match="has another tokenizer than the baseline.*'river' is token"):
+    with pytest.raises(SpecError, match="have different tokenizers: 'river' is token"):
         next(stream)
 
 
@@ -144,17 +144,17 @@ def test_a_baseline_with_another_tokenizer_is_refused_before_any_work(artifact, 
         ({"measuring": {"dataset": "./nowhere.txt"}}, CorpusError, "no file"),
         ({"measuring": {"context": 4000}}, (CorpusError, SpecError), "4000"),
         ({"measuring": {"tasks": "./nowhere.jsonl"}}, CorpusError, "cannot be read"),
-        ({"measuring": {"tasks": "poetry"}}, SpecError, "no task 'poetry'"),
+        ({"measuring": {"tasks": "poetry"}}, SpecError, "Unknown task 'poetry'"),
     ],
 )
-def test_what_is_not_there_is_named(artifact, asked, wrong, error, says):
+def test_missing_inputs_are_named(artifact, asked, wrong, error, says):
     fields = {"model_id": artifact, **wrong}
     fields["measuring"] = asked(**wrong.get("measuring", {}))
     with pytest.raises(error, match=says):
         events_of(**fields)
 
 
-def test_an_altered_artifact_is_not_measured(artifact, asked, tmp_path):
+def test_an_altered_artifact_is_not_evaluated(artifact, asked, tmp_path):
     import shutil
 
     copy = Path(shutil.copytree(artifact, tmp_path / "copy"))
@@ -166,7 +166,7 @@ def test_an_altered_artifact_is_not_measured(artifact, asked, tmp_path):
         lsprism.evaluate(copy, measuring=asked())
 
 
-def test_the_inference_profile_compares_with_the_fastest_and_the_shipped_dtype(artifact, asked, quick_memory):
+def test_speed_is_compared_with_the_fastest_and_the_checkpoints_dtype(artifact, asked, quick_memory):
     report = lsprism.evaluate(artifact, measuring=asked(measures="speed"))
     assert report.speedups[0].baseline.dtype == report.dtypes.fastest
     assert report.speedups[0].compressed.dtype == "bfloat16"
@@ -175,26 +175,26 @@ def test_the_inference_profile_compares_with_the_fastest_and_the_shipped_dtype(a
     assert report.speedups[0].in_turn
 
 
-def test_where_both_do_not_fit_each_is_loaded_alone_and_it_is_said(artifact, asked, quick_memory, monkeypatch):
+def test_models_that_do_not_fit_together_are_loaded_one_at_a_time(artifact, asked, quick_memory, monkeypatch):
     together = lsprism.evaluate(artifact, measuring=asked(measures="kl,speed"))
     monkeypatch.setattr(sides_room, "BESIDE", 10**15)
     apart = lsprism.evaluate(artifact, measuring=asked(measures="kl,speed"))
     assert apart.agreement.kl == pytest.approx(together.agreement.kl, rel=1e-3)
     assert not apart.speedups[0].in_turn
-    assert "do not fit into memory" in apart.notes[0]
-    assert "each loaded alone" in apart.speedups[0].protocol()
+    assert "do not fit in memory" in apart.notes[0]
+    assert "loaded one at a time" in apart.speedups[0].protocol()
 
 
-def test_the_report_is_written_as_json_csv_and_page_and_read_again(artifact, asked, tmp_path):
+def test_the_report_is_written_as_json_csv_and_html(artifact, asked, tmp_path):
     report = lsprism.evaluate(artifact, save_path=tmp_path / "e", measuring=asked())
     assert {"report.json", "report.csv", "report.html"} <= {path.name for path in (tmp_path / "e").iterdir()}
     assert read_reports([tmp_path / "e"]) == read_reports([tmp_path / "e" / "report.json"]) == [report]
     assert json.loads((tmp_path / "e/report.json").read_text())["perplexity"] == report.perplexity
-    with pytest.raises(TargetError, match="is there already.*--resume goes on"):
+    with pytest.raises(TargetError, match="already exists.*--resume to continue"):
         lsprism.evaluate(artifact, save_path=tmp_path / "e", measuring=asked())
 
 
-def test_a_stopped_evaluation_measures_only_what_is_missing(artifact, asked, tmp_path, monkeypatch):
+def test_a_resumed_evaluation_computes_only_missing_metrics(artifact, asked, tmp_path, monkeypatch):
     spec = {"model_id": artifact, "save_path": tmp_path / "e", "measuring": asked()}
     stream = measure.evaluating(ask(EvaluateSpec, **spec))
     for event in stream:
@@ -206,7 +206,7 @@ def test_a_stopped_evaluation_measures_only_what_is_missing(artifact, asked, tmp
     assert events_of(**spec, resume=True)[-1].report.agreement.kl > 0
 
 
-def test_force_measures_anew(artifact, asked, tmp_path, monkeypatch):
+def test_force_computes_all_metrics_again(artifact, asked, tmp_path, monkeypatch):
     spec = {"model_id": artifact, "save_path": tmp_path / "e", "measuring": asked(measures="sizes")}
     events_of(**spec)
     calls = []
@@ -218,7 +218,7 @@ def test_force_measures_anew(artifact, asked, tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
-def test_quick_takes_a_part_and_says_so(tiny_folder, asked):
+def test_quick_uses_a_labeled_subset(tiny_folder, asked):
     report = lsprism.evaluate(tiny_folder, measuring=asked(measures="perplexity,text", quick=True, windows=0, limit=1))
     assert (report.compressed.likelihood.windows, report.compressed.likelihood.of) == (4, 93)
     assert "(a subset)" in report.compressed.likelihood.protocol()
@@ -231,7 +231,7 @@ def studied(tiny_folder, texts, asked, out, **changes):
     return measure.studying(ask(StudySpec, model_id=tiny_folder, save_path=out, **fields))
 
 
-def test_a_study_compresses_measures_compares_and_advises(tiny_folder, texts, asked, tmp_path):
+def test_a_sweep_compresses_evaluates_and_recommends(tiny_folder, texts, asked, tmp_path):
     *events, last = studied(tiny_folder, texts, asked, tmp_path / "s")
     assert not any(isinstance(event, Finished) for event in events)
     assert [report.compressed.model.label for report in last.report.reports] == ["wanda 0.3", "wanda 0.5"]
@@ -248,10 +248,10 @@ def test_a_study_compresses_measures_compares_and_advises(tiny_folder, texts, as
     assert baselines[0] == baselines[1]
 
 
-def test_a_killed_study_goes_on_row_by_row(tiny_folder, texts, asked, tmp_path, monkeypatch):
+def test_a_killed_sweep_is_resumed_model_by_model(tiny_folder, texts, asked, tmp_path, monkeypatch):
     stream = studied(tiny_folder, texts, asked, tmp_path / "s")
     for event in stream:
-        if isinstance(event, Notice) and event.text.startswith("Row 2"):
+        if isinstance(event, Notice) and event.text.startswith("Model 2"):
             break
     stream.close()
     with pytest.raises(TargetError, match="--resume"):
@@ -262,19 +262,19 @@ def test_a_killed_study_goes_on_row_by_row(tiny_folder, texts, asked, tmp_path, 
     assert (tmp_path / "s/wanda-0.3/lsprism/manifest.json").read_bytes() == before
 
 
-def test_an_artifact_cannot_be_studied(artifact, texts, asked, tmp_path):
-    with pytest.raises(SourceError, match="compressed already"):
+def test_a_sweep_over_an_artifact_is_an_error(artifact, texts, asked, tmp_path):
+    with pytest.raises(SourceError, match="already compressed"):
         list(studied(artifact, texts, asked, tmp_path / "s"))
 
 
-def test_reports_that_are_none_are_refused_by_name(tmp_path):
-    with pytest.raises(SpecError, match="no report"):
+def test_files_that_are_not_reports_are_errors(tmp_path):
+    with pytest.raises(SpecError, match="No report found"):
         lsprism.compare([tmp_path])
     (tmp_path / "report.json").write_text('{"created": "now"}')
-    with pytest.raises(DamagedError, match="is no report of LS-PRISM"):
+    with pytest.raises(DamagedError, match="is not an LS-PRISM report"):
         lsprism.compare([tmp_path])
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(DamagedError, match="is no report of LS-PRISM"):
+    with pytest.raises(DamagedError, match="is not an LS-PRISM report"):
         lsprism.compare([tmp_path / "report.json"])
 
 

@@ -1,4 +1,4 @@
-"""What a model's own files ask for reaches neither its answers nor its figures; what it cannot read is named."""
+"""Settings in a model's own files affect neither outputs nor metrics; inputs beyond its limits are errors."""
 
 import json
 
@@ -36,7 +36,7 @@ def answer_of(folder) -> str:
     ids=lambda settings: next(iter(settings)),
 )
 @pytest.mark.parametrize("source", ["self", "file"])
-def test_outputs_that_a_config_asks_for_change_nothing(settings, source, tmp_path, text_file):
+def test_output_settings_of_a_config_have_no_effect(settings, source, tmp_path, text_file):
     found = []
     for name, odd in (("plain", {}), ("odd", settings)):
         folder = make_model(tmp_path / name, dtype=torch.float32)
@@ -61,29 +61,29 @@ def short(tmp_path):
     return tmp_path / "gpt2"
 
 
-def test_windows_beyond_learned_positions_are_refused_before_the_work(short, text_file, tmp_path):
+def test_windows_beyond_learned_positions_are_an_error_before_the_work(short, text_file, tmp_path):
     calibration = {"source": str(text_file), "samples": 2, "length": 65}
     for verb in (lsprism.inspect, lambda *args, **more: lsprism.compress(args[0], tmp_path / "out", **more)):
-        with pytest.raises(SpecError, match="--length 65: the model has positions for 64 tokens") as caught:
+        with pytest.raises(SpecError, match="--length 65 exceeds the model's 64 positions") as caught:
             verb(short, calibration=calibration)
         assert "64 or fewer" in caught.value.hint
     assert not list(tmp_path.glob("out*"))
     lsprism.compress(short, tmp_path / "out", method="wanda", calibration=calibration | {"length": 64})
 
 
-def test_a_prompt_beyond_learned_positions_is_refused(short):
+def test_a_prompt_beyond_learned_positions_is_an_error(short):
     with pytest.raises(SpecError, match="context of 64"):
         api.generating(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
 
 
 def test_windows_beyond_the_context_of_computed_positions_are_noted(tiny_folder):
-    assert "longer than the 256" in lsprism.inspect(tiny_folder, calibration={"length": 300}).notes[0]
+    assert "the model's context of 256" in lsprism.inspect(tiny_folder, calibration={"length": 300}).notes[0]
     assert not any("longer" in note for note in lsprism.inspect(tiny_folder, calibration={"length": 256}).notes)
 
 
 @pytest.fixture
 def padded(tmp_path):
-    """The tokenizer has a word more than the embedding has rows."""
+    """The tokenizer has one token more than the embedding has rows."""
     folder = make_model(tmp_path / "padded")
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -92,7 +92,7 @@ def padded(tmp_path):
     return folder
 
 
-def test_a_token_beyond_the_embedding_is_named_wherever_it_comes_from(padded, tmp_path):
+def test_a_token_beyond_the_embedding_is_named(padded, tmp_path):
     text = str(tmp_path / "pad.txt")
     loaded = load(resolve(str(padded)), "cpu")
     settings = {"dataset": text, "context": 16}
@@ -103,11 +103,11 @@ def test_a_token_beyond_the_embedding_is_named_wherever_it_comes_from(padded, tm
         lambda: measure.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
     ]
     for work in works:
-        with pytest.raises(SpecError, match=r"token 24 of '\[PAD\]', and the model's embedding has only 24 rows"):
+        with pytest.raises(SpecError, match=r"'\[PAD\]' as token 24, but the model's embedding has only 24 rows"):
             work()
 
 
-def test_templates_in_a_folder_of_their_own_are_read_and_copied(tmp_path):
+def test_a_folder_of_chat_templates_is_read_and_copied(tmp_path):
     folder, copy = make_model(tmp_path / "tiny"), tmp_path / "copy"
     tokenizer = make_tokenizer()
     tokenizer.chat_template = {"default": "{{ messages[0]['content'] }} then", "rag": "then"}

@@ -1,12 +1,13 @@
-"""Paths as people write them, and places that cannot be written."""
+"""Paths given by users, and paths that cannot be written."""
 
 import os
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_path
 
 from lsprism.errors import SpecError, TargetError
-from lsprism.paths import beside, check_writable, expand, nearest_existing
+from lsprism.paths import ASSETS, beside, cache_folder, check_writable, expand, nearest_existing, traits_folder
 from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, StudySpec, ask
 
 HINT = "Choose another."
@@ -19,12 +20,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert expand("a/~") == Path("a/~")
 
 
-def test_the_tilde_of_nobody_stays():
+def test_the_tilde_of_an_unknown_user_is_kept():
     assert expand("~no-such-user/x") == Path("~no-such-user/x")
 
 
 @pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, StudySpec, SpectraSpec])
-def test_every_save_path_knows_the_home_folder(kind, monkeypatch):
+def test_every_save_path_expands_the_home_folder(kind, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     assert ask(kind, model_id="m", save_path="~/out").save_path == Path("/home/ann/out")
     with pytest.raises(SpecError, match="--save-path: a path must be UTF-8"):
@@ -33,20 +34,20 @@ def test_every_save_path_knows_the_home_folder(kind, monkeypatch):
         ask(kind, model_id="m", save_path=Path("o\0ut"))
 
 
-def test_what_can_be_written_leaves_no_trace(tmp_path):
+def test_a_writable_path_leaves_no_trace(tmp_path):
     check_writable(tmp_path / "a" / "b" / "out", HINT)
     check_writable(tmp_path, HINT)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_relative_path_is_tried_where_we_are(tmp_path, monkeypatch):
+def test_a_relative_path_is_tried_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_writable(Path("a/out"), HINT)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 252, f"{'n' * 300}/out", "file/out", "o\0ut"])
-def test_what_cannot_be_written_is_refused_and_leaves_no_trace(tmp_path, name):
+def test_an_unwritable_path_is_an_error_and_leaves_no_trace(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(TargetError, match=r"cannot be written: .+\.") as refusal:
         check_writable(tmp_path / "new" / ".." / name if "/" in name else tmp_path / name, HINT)
@@ -55,7 +56,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_trace(tmp_path, name):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system that takes no folders")
-def test_a_file_system_that_takes_no_folders_is_refused():
+def test_a_file_system_without_folders_is_an_error():
     with pytest.raises(TargetError):
         check_writable(Path("/proc/out"), HINT)
 
@@ -64,8 +65,35 @@ def test_the_nearest_folder_that_exists():
     assert nearest_existing(Path("/no-such/" + "n" * 300)) == Path("/")
 
 
-def test_beside_a_link_is_beside_what_it_leads_to(tmp_path):
+def test_beside_resolves_links(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "out")
     assert beside(tmp_path / "link", ".part") == (tmp_path / "there").resolve() / "out.part"
     assert beside(Path("/"), ".part") == Path("/.part")
+
+
+def test_one_variable_moves_the_cache(monkeypatch):
+    for name in ("LSPRISM_CACHE", "LSPRISM_HOME", "LSPRISM_TRAITS"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == user_cache_path("lsprism")
+    monkeypatch.setenv("LSPRISM_HOME", "~/all")
+    assert cache_folder() == expand("~/all") / "cache"
+    monkeypatch.setenv("LSPRISM_CACHE", "~/cache")
+    assert cache_folder() == expand("~/cache")
+    assert traits_folder() == expand("~/cache/traits")
+    monkeypatch.setenv("LSPRISM_TRAITS", "/traits")
+    assert (cache_folder(), traits_folder()) == (expand("~/cache"), Path("/traits"))
+
+
+def test_everything_cached_is_in_the_cache():
+    """Compiled kernels, choices and models alike."""
+    from lsprism.layers import compute_dtype
+    from lsprism.layers.kernels import build, choice
+    from lsprism.models import demo, gguf
+
+    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, choice, demo, gguf))
+
+
+def test_assets_are_found_in_the_checkout():
+    assert ASSETS.samefile(Path(__file__).parents[1] / "assets")
+    assert (ASSETS / "calibration.txt").is_file()

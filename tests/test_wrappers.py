@@ -1,4 +1,4 @@
-"""Multimodal models: what is kept of them keeps one dtype and its processors, and what is left out is said."""
+"""Multimodal models: the kept part has one dtype and its processors, and dropped parts are reported."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepro
 
 
 def make_wrapper(folder: Path, family: str, kind: str, text: dict, vision: dict) -> Path:
-    """In bfloat16, as each part of its config says."""
+    """A wrapper in bfloat16, which each part of its config repeats."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, text_config=text, vision_config=vision)
     getattr(transformers, kind)(config).to(torch.bfloat16).save_pretrained(folder)
@@ -49,10 +49,10 @@ def make_wrapper(folder: Path, family: str, kind: str, text: dict, vision: dict)
 
 
 @pytest.mark.parametrize(("wrapper", "dropped"), [(GEMMA, False), (QWEN, True)], ids=["kept", "dropped"])
-def test_a_wrapper_keeps_its_dtype_and_what_belongs_to_what_is_kept(wrapper, dropped, tmp_path, text_file):
+def test_a_wrapper_keeps_its_dtype_and_the_files_of_the_kept_part(wrapper, dropped, tmp_path, text_file):
     model, out = make_wrapper(tmp_path / "model", *wrapper), tmp_path / "out"
     plan = lsprism.inspect(model, dtype="float32")
-    said = "Only the text part is compressed and kept (Qwen3_5ForCausalLM); left out: vision."
+    said = "Only the language model is compressed and saved (Qwen3_5ForCausalLM); dropped: vision."
     assert plan.dropped == (["vision_config"] if dropped else [])
     assert (said in plan.notes) == dropped
     calibration = dict(source=str(text_file), samples=1, length=8)
@@ -70,7 +70,7 @@ def test_a_wrapper_keeps_its_dtype_and_what_belongs_to_what_is_kept(wrapper, dro
         assert torch.equal(plain(input_ids=tokens).logits, before)
 
 
-def test_the_dtype_of_a_part_does_not_outweigh_that_of_the_whole(tmp_path):
+def test_the_dtype_of_the_whole_takes_precedence_over_that_of_a_part(tmp_path):
     model = make_wrapper(tmp_path / "model", *GEMMA)
     said = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(said | {"dtype": "float32"}))

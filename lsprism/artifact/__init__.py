@@ -1,1 +1,1 @@
-"""What lies on disk: a transformers folder with packed tensors, and beside them the recipe, the plan and the report."""
+"""The format on disk: a transformers folder with packed tensors, and the recipe, plan and report of the compression."""

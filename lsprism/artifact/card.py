@@ -1,13 +1,14 @@
-"""The model card: what was done to which model, how to do it again and how to load it; only figures that were counted
-or measured."""
+"""Model cards of artifacts and dense copies: method, settings, sizes, how to load and how to reproduce."""
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from lsprism.arguments import arguments, flatten
 from lsprism.artifact.companions import BUILT_WITH, Licence
+from lsprism.old_names import with_current_names
 from lsprism.reports import CompressionReport, Plan
 from lsprism.specs import PlanSpec
 
@@ -17,17 +18,17 @@ _COMPRESSED = """---
 
 # {title}
 
-{base} compressed with LS-PRISM: {method} at sparsity {sparsity:g}. Each weight matrix of the decoder blocks is held as
-{forms}. Embeddings, output head and norms are unchanged.
+{base} compressed with LS-PRISM: method {method}, sparsity {sparsity:g}. Each linear layer of the decoder blocks is
+stored as {forms}. Embeddings, LM head and norms are unchanged.
 
 | | this model | uncompressed |
 |---|---|---|
-| parameters kept (whole model) | {kept:,} | {parameters:,} |
-| stored bytes, all layers | {stored:,} | {dense:,} |
-| stored bytes, compressed layers | {layer_stored:,} | {layer_dense:,} |
+| parameters (whole model) | {kept:,} | {parameters:,} |
+| bytes on disk, whole model | {stored:,} | {dense:,} |
+| bytes on disk, compressed layers | {layer_stored:,} | {layer_dense:,} |
 {errors}
-Bytes are counted from the files. Calibrated on {calibration}; {dtype}. Perplexity and tasks were not measured when this
-card was written.
+Calibrated on {calibration}; weights in {dtype}. Perplexity and task scores were not measured when this model card was
+written.
 
 ## Load
 
@@ -39,13 +40,13 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
-Without `lsprism` transformers refuses the packed tensors. The folder `lsprism/` holds the recipe, the plan, the report
-of every layer, the environment, and the checksums of all files.
+Without the import of `lsprism.hf`, loading fails with an error. The folder `lsprism/` holds the recipe, the plan, the
+report of every layer, the environment, and the checksums of all files.
 
-## Make it again
+## Reproduce
 
 {command}
-{licence}"""
+{license}"""
 
 _DENSE = """---
 {header}
@@ -55,7 +56,7 @@ _DENSE = """---
 
 {origin}
 
-Every weight is stored densely, so that transformers loads this folder by itself:
+All weights are stored dense, so that transformers can load this folder without LS-PRISM:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,25 +65,24 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
-Perplexity and tasks were not measured when this card was written.
-{made}{licence}"""
+Perplexity and task scores were not measured when this model card was written.
+{made}{license}"""
 
-_MULTIPLIED_OUT = """{base} compressed with LS-PRISM ({method} at sparsity {sparsity:g}) and multiplied out again:
-removed weights are stored as zeros and low-rank factors as their product. It answers as the compressed model does, but
-**it is as large as the uncompressed one, on disk and in memory**."""
+_MULTIPLIED_OUT = """{base} compressed with LS-PRISM (method {method}, sparsity {sparsity:g}) and converted to dense
+weights: removed weights are stored as zeros, low-rank factors as their product. The output is that of the compressed
+model, but **this copy is as large as the uncompressed model, on disk and in memory**."""
 
 _FORMS = {
-    "sparse": "a bitmap and packed non-zeros",
+    "sparse": "non-zero values and a bitmap",
     "low_rank": "two low-rank factors",
-    "sparse_low_rank": "a sparse part (bitmap and packed non-zeros) plus two low-rank factors",
-    "dense": "it was, dense",
+    "sparse_low_rank": "a sparse part (non-zero values and a bitmap) plus two low-rank factors",
+    "dense": "a dense matrix, unchanged",
 }
-_OPTIONS = {"source": "calibration"}  # fields whose option on the command line has another name
 _TEXTS = (".txt", ".jsonl", ".parquet")
 
 
 def model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: Licence) -> str:
-    """README.md of an artifact."""
+    """Return the README.md of an artifact."""
     base = recipe["base_model"]
     used = dict.fromkeys(layer.form for layer in report.layers)
     return _COMPRESSED.format(
@@ -102,13 +102,13 @@ def model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: Lic
         calibration=report.calibration,
         dtype=report.dtype,
         command=_command(recipe),
-        licence=_licence(licence),
+        license=_licence(licence),
     )
 
 
 def dense_card(base: str, recipe: dict | None, licence: Licence) -> str:
-    """README.md of a dense copy; `recipe` is that of the artifact it was made of, None for a copy of a dense model."""
-    title, origin, made = f"{licence.name(base)}, dense", f"A dense copy of {_link(base)}, by LS-PRISM.", ""
+    """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
+    title, origin, made = f"{licence.name(base)}, dense", f"A dense copy of {_link(base)}, written by LS-PRISM.", ""
     tags = ["ls-prism"]
     if recipe:
         title = f"{licence.name(base)}, sparsity {recipe['sparsity']:g}, dense"
@@ -116,18 +116,19 @@ def dense_card(base: str, recipe: dict | None, licence: Licence) -> str:
         made = f"\n## How the compressed model was made\n\n{_command(recipe)}\n"
         tags.append(recipe["method"])
     header = _header(base, licence, tags)
-    return _DENSE.format(header=header, title=title, origin=origin, made=made, licence=_licence(licence))
+    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_licence(licence))
 
 
 def _header(base: str, licence: Licence, tags: list[str]) -> str:
     on_hub = "/" in base
+    fields: dict[str, Any] = {**licence.fields}
     data = ModelCardData(
         base_model=base if on_hub else None,
         base_model_relation="quantized" if on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=tags,
-        **licence.fields,
+        **fields,
     )
     return data.to_yaml()
 
@@ -143,36 +144,33 @@ def _errors(report: CompressionReport) -> str:
     worst = max(layers, key=lambda layer: layer.error)
     mean = sum(layer.error for layer in layers) / len(layers)
     return (
-        f"\nOutput error of a layer, `||(W - W')X|| / ||WX||` on calibration tokens: {mean:.3f} on average, "
-        f"{worst.error:.3f} at most (`{worst.name}`).\n"
+        f"\nRelative output error of the layers, `||(W - W')X|| / ||WX||` on calibration tokens: mean {mean:.3f}, "
+        f"maximum {worst.error:.3f} (`{worst.name}`).\n"
     )
 
 
 def _command(recipe: dict) -> str:
-    """The command line that says all that the recipe says; of local files only the name."""
-    words = [f"{option} {shlex.quote(value)}" if value else option for option, value in _options(recipe)]
-    lines = " \\\n    ".join(["python -m lsprism compress", *words, "--save-path OUT"])
+    """The command line with every setting of the recipe, also where it is the default today."""
+    options = map(shlex.join, arguments(_settings(recipe)))
+    lines = " \\\n    ".join(["python -m lsprism compress", *options, "--save-path OUT"])
     return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe['lsprism']}."
 
 
-def _options(recipe: dict) -> Iterator[tuple[str, str]]:
-    """(--option, value) of every setting; the value is empty for a switch."""
-    settings: dict = {}
-    for name in PlanSpec.model_fields:
-        value = recipe.get(name)
-        settings |= value if isinstance(value, dict) else {name: value}
+def _settings(recipe: dict) -> dict:
+    """The recipe's settings; of local files only the name."""
+    recipe = with_current_names(recipe)
+    settings = flatten({name: recipe.get(name) for name in PlanSpec.model_fields})
     for name, value in settings.items():
         local = name == "model_id" and value != recipe["base_model"] and value != "demo"
         if local or (name == "source" and str(value).endswith(_TEXTS)):
-            value = Path(value).name
-        if value not in (None, "") and value is not False:
-            yield "--" + _OPTIONS.get(name, name).replace("_", "-"), "" if value is True else str(value)
+            settings[name] = Path(value).name
+    return {name: value for name, value in settings.items() if value != ""}
 
 
 def _licence(licence: Licence) -> str:
     if licence.llama:
-        return f"\n## Licence\n\n**{BUILT_WITH}.** {licence.notice}\n"
+        return f"\n## License\n\n**{BUILT_WITH}.** {licence.notice}\n"
     name = licence.fields.get("license_name") or licence.fields.get("license")
     if name:
-        return f"\n## Licence\n\nThat of the base model: {name}.\n"
-    return "\n## Licence\n\nThat of the base model; see its card.\n"
+        return f"\n## License\n\nSame as the base model: {name}.\n"
+    return "\n## License\n\nSame as the base model; see its model card.\n"

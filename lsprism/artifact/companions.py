@@ -1,4 +1,4 @@
-"""What travels with the weights: tokenizer, chat template, and what the model's licence asks to hand on."""
+"""Files that are copied along with the weights: tokenizer, chat template, license files."""
 
 import re
 import shutil
@@ -10,17 +10,17 @@ import yaml
 from huggingface_hub import metadata_load
 
 CARD = "README.md"
-# What a transformers folder holds beside config and weights, and what a licence asks to hand on.
+# Files of a transformers folder other than config and weights, and those that a license requires to be included.
 COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "generation_config.json", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
-# What turns images, sound and video into inputs, for models that keep their towers.
+# Configs of image, audio and video processors, for models that keep those parts.
 PROCESSORS = ("*preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json")
 
-# The Llama Community Licenses 3.1 to 3.3, 1.b.i and 1.b.iii, ask the same of whoever hands on a derived model: the
-# words BUILT_WITH, the notice, a copy of the licence, and a name that begins with "Llama".
+# The Llama Community Licenses 3.1 to 3.3 (1.b.i and 1.b.iii) require of a distributed derivative: the words BUILT_WITH,
+# the notice, a copy of the license, and a name that starts with "Llama".
 BUILT_WITH = "Built with Llama"
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
 _NOTICE = (
@@ -31,17 +31,17 @@ _NOTICE = (
 
 @dataclass(frozen=True)
 class Licence:
-    """`fields`: license, license_name and license_link, as far as the model's card has them."""
+    """License of a base model. `fields`: license, license_name and license_link, if its model card has them."""
 
     fields: dict[str, str]
-    llama: str = ""  # version, if the model is of the Llama 3.1 family
+    llama: str = ""  # license version, if it is a Llama Community License
 
     @property
     def notice(self) -> str:
         return _NOTICE.format(self.llama) if self.llama else ""
 
     def name(self, base_model: str) -> str:
-        """A name for a model made of `base_model`."""
+        """Name of a model derived from `base_model`."""
         name = base_model.rpartition("/")[2]
         if not self.llama:
             return name
@@ -50,7 +50,7 @@ class Licence:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The YAML front matter of a model's README.md; empty where there is none that can be read."""
+    """The YAML front matter of a model's README.md; empty if there is none or it cannot be parsed."""
     try:
         return metadata_load(folder / CARD) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
@@ -58,7 +58,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def licence_of(folder: Path, base_model: str = "") -> Licence:
-    """By the card of the model in `folder`, and by the names of what it was made of."""
+    """The license, from the model card in `folder` and from the names of its base models."""
     card = read_card(folder)
     fields = {key: str(card[key]) for key in ("license", "license_name", "license_link") if card.get(key)}
     bases = card.get("base_model") or []
@@ -70,9 +70,9 @@ def licence_of(folder: Path, base_model: str = "") -> Licence:
 
 
 def copy_companions(source: Path, folder: Path, licence: Licence, processors: bool = True) -> None:
-    """Copy them from one model folder to another; under a Llama licence see to the notice as well.
+    """Copy the companion files from one model folder to another; add the notice that a Llama license requires.
 
-    `processors`: those of images, sound and video too.
+    `processors`: copy the configs of image, audio and video processors too.
     """
     for pattern in COMPANIONS + (PROCESSORS if processors else ()):
         for path in source.glob(pattern):

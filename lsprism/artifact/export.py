@@ -1,5 +1,5 @@
-"""A plain dense copy of any source, which transformers loads without this package. Written file by file: never more of
-the model is in memory than one file's tensors."""
+"""Dense copies of any source, which transformers loads without this package. Written file by file: only the tensors of
+one file are in memory at a time."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from lsprism.artifact.companions import CARD, copy_companions, licence_of
 from lsprism.artifact.finish import index_of
 from lsprism.artifact.manifest import REMEDY, recipe_of, write_json
 from lsprism.artifact.shards import disk_errors, shard_name, write_shard
-from lsprism.artifact.target import ANOTHER, alone, check_place
+from lsprism.artifact.target import ANOTHER, MOVE, alone, check_place
 from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.json_files import Shape, read_object
@@ -31,8 +31,8 @@ from lsprism.models.weights import WeightFiles
 from lsprism.paths import beside, nearest_existing
 from lsprism.reports import LayerBudget, LinearSite, ModelSource
 
-FILE_BYTES = 5 * 10**9  # at most, unless one tensor is larger: what the hub and its users are used to
-UNFINISHED = "unfinished"  # marks a folder of ours that may be cleared away
+FILE_BYTES = 5 * 10**9  # maximum size of a file, unless one tensor is larger; usual on the Hub
+UNFINISHED = "unfinished"  # marks a folder of a killed export, which may be deleted
 
 
 class EntryShape(Shape):
@@ -52,7 +52,7 @@ class PackedShape(Shape):
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of the tensors of one source file, which become one file of the copy."""
+    """Tensors of one source file that become one file of the copy."""
 
     file: Path
     sizes: dict[str, int]  # name in the copy -> bytes
@@ -64,13 +64,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Unpacker:
-    """Reads tensors as the copy holds them: those of packed modules are multiplied out, the others are left as is."""
+    """Reads tensors as the copy stores them: packed layers are converted to dense weights, others are unchanged."""
 
-    entries: dict[str, dict]  # packed module -> its form, kept and rank; empty for a source that is dense
+    entries: dict[str, dict]  # packed layer -> its form, kept and rank; empty for a dense source
     sites: dict[str, LinearSite]
 
     def sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
-        """Name -> bytes of what `keys` of a source file become; its tensors are only mapped, not read."""
+        """Name -> bytes of the tensors that `keys` of a source file become; nothing is read."""
         found = {}
         with _opened(path) as stored, _fitting(path):
             for key in keys:
@@ -79,7 +79,7 @@ class _Unpacker:
                 if owner not in self.entries or part == "bias":
                     found[key] = tensor.nbytes
                 elif part == "weight":
-                    scales = f"{owner}.scales"  # where there are some they have the dtype of the dense copy
+                    scales = f"{owner}.scales"  # int8 values have scales in the dtype of the dense copy
                     small = scales in stored.keys()  # noqa: SIM118 - not a dict
                     itemsize = (stored.get_tensor(scales) if small else tensor).itemsize
                     found[key] = self.sites[owner].parameters * itemsize
@@ -102,14 +102,15 @@ class _Unpacker:
             dense = packed.form.dense()
         except (RuntimeError, LookupError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise DamagedError(f"{owner} does not fit its entry in config.json: {reason}.", REMEDY) from None
+            raise DamagedError(f"{owner} does not match its entry in config.json: {reason}.", REMEDY) from None
         return dense.T.contiguous() if site.transposed else dense
 
 
 def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
-    """Write a dense copy of `source` to the folder `target`, which must not exist yet: whole or absent.
+    """Write a dense copy of `source` to the folder `target`, which must not exist; it is complete afterwards or absent.
 
-    An artifact must have been verified. The last event is the Progress of the last file.
+    An artifact must have been verified before. The last event is the Progress of the last file. Raises TargetError,
+    SourceError, ResourceError, DamagedError or DiskError.
     """
     check_absent(target)
     model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
@@ -133,7 +134,7 @@ def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
 
 def check_absent(target: Path) -> None:
     if os.path.lexists(target):
-        raise TargetError(f"{target} exists already.", ANOTHER)
+        raise TargetError(f"{target} already exists.", ANOTHER)
     check_place(target)
 
 
@@ -142,8 +143,8 @@ def _check_disk(need: int, target: Path) -> None:
     free = shutil.disk_usage(existing).free
     if need > free:
         raise ResourceError(
-            f"This needs about {need / 1e9:.1f} GB of disk in {existing}, {free / 1e9:.1f} GB are free.",
-            f"Free some space, or: {ANOTHER}",
+            f"This needs about {need / 1e9:.1f} GB of disk space in {existing}, {free / 1e9:.1f} GB are free.",
+            "Free some space, or choose another --save-path.",
         )
 
 
@@ -155,20 +156,20 @@ def _dense_config(source: ModelSource, model: PreTrainedModel) -> dict:
 
 def _unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
     if source.kind != "artifact":
-        WeightFiles(source.folder, model)  # what does not fit the config is refused here
+        WeightFiles(source.folder, model)  # checks the weights
         return _Unpacker({}, {})
     path = source.folder / "config.json"
     entries = read_object(path, PackedShape, DamagedError, REMEDY)["quantization_config"]["modules"]
     sites = {site.name: site for site in dissect(model).sites}
     if strange := min(entries.keys() - sites.keys(), default=""):
-        raise DamagedError(f"{path}: {strange} is no layer that could be packed.", REMEDY)
+        raise DamagedError(f"{path}: {strange} is not a layer that can be packed.", REMEDY)
     return _Unpacker(entries, sites)
 
 
 def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
-    """A file of the source becomes one of the copy, or several if it would be larger than FILE_BYTES."""
+    """Each source file becomes one file of the copy, or several if it would exceed FILE_BYTES."""
     keys: dict[str, list[str]] = {}
-    for key, file in tensor_files(folder).items():  # of two with the same name only the one that is loaded
+    for key, file in tensor_files(folder).items():  # of two with the same name, only the one that is loaded
         keys.setdefault(file, []).append(key)
     for file in keys:
         part = _Part(folder / file, {})
@@ -181,7 +182,7 @@ def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
 
 
 def _describe(source: ModelSource, folder: Path) -> None:
-    """Tokenizer, chat template, licence and card."""
+    """Write tokenizer, chat template, license files and model card."""
     recipe = recipe_of(source.folder) if source.kind == "artifact" else None
     base = recipe["base_model"] if recipe else source.base_model
     licence = licence_of(source.folder, base)
@@ -191,11 +192,11 @@ def _describe(source: ModelSource, folder: Path) -> None:
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` that becomes `target`; whatever ends the work early takes it away."""
+    """An empty folder next to `target` that is renamed to `target` on success and removed on any failure."""
     with alone(target):
         folder = beside(target, ".export")
         if folder.exists() and not (folder / UNFINISHED).is_file():
-            raise TargetError(f"{folder} exists and is not an unfinished export.", f"Move it away, or: {ANOTHER}")
+            raise TargetError(f"{folder} exists and is not an unfinished export.", MOVE)
         with disk_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)  # left by a killed export
             folder.mkdir()
@@ -221,9 +222,9 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
 @contextmanager
 def _fitting(path: Path) -> Iterator[None]:
-    """Packed tensors that are not what config.json says of them become a DamagedError."""
+    """Turn errors about packed tensors that do not match config.json into a DamagedError."""
     try:
         yield
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise DamagedError(f"{path} does not fit config.json: {reason}.", REMEDY) from None
+        raise DamagedError(f"{path} does not match config.json: {reason}.", REMEDY) from None

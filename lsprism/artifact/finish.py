@@ -1,4 +1,4 @@
-"""The last step of a compression: everything beside the tensors, then the rename that publishes the folder."""
+"""The last step of a compression: writes all files other than the tensors, then publishes the folder by a rename."""
 
 import platform
 from pathlib import Path
@@ -10,10 +10,11 @@ import transformers
 
 from lsprism.artifact.card import model_card
 from lsprism.artifact.companions import CARD, copy_companions, licence_of
-from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, QUANT_METHOD, RECIPE, REPORT, write_json
+from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, RECIPE, REPORT, write_json
 from lsprism.artifact.shards import disk_errors
 from lsprism.artifact.staging import Staging
 from lsprism.models.checks import read_config
+from lsprism.models.foreign import QUANT_METHOD
 from lsprism.models.stored import INDEX
 from lsprism.models.ties import without_ties
 from lsprism.reports import CompressionReport, LayerReport, Plan
@@ -22,7 +23,7 @@ from lsprism.reports import CompressionReport, LayerReport, Plan
 def finish(
     stage: Staging, plan: Plan, recipe: dict, layers: list[LayerReport], *, seconds: float, calibration: str
 ) -> CompressionReport:
-    """Write config, tokenizer, index, notes and card; count the sizes from the files; publish."""
+    """Write config, tokenizer, index, notes and model card, count the sizes from the files, and publish the folder."""
     folder = stage.folder
     shards = sorted(folder.glob("model-*.safetensors"))
     report = CompressionReport(
@@ -56,7 +57,7 @@ def finish(
 
 
 def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
-    """The model's own config.json with our quantization_config: which module holds which form, and how large."""
+    """The model's config.json with our quantization_config: format and size of each packed layer."""
     config = with_dtype(read_config(plan.source.folder), plan.dtype)
     if plan.untied:
         config = without_ties(config)
@@ -73,7 +74,7 @@ def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
 
 
 def with_dtype(config: dict, dtype: str) -> dict:
-    """The same with `dtype` in every part that names one: transformers may ask the part for the text alone."""
+    """Set `dtype` in every part of the config that has one: transformers may read only the text part."""
     changed = {key: with_dtype(part, dtype) if _is_part(key, part) else part for key, part in config.items()}
     if changed.pop("torch_dtype", None) is not None or "dtype" in changed:
         changed["dtype"] = dtype
@@ -85,13 +86,13 @@ def _is_part(key: str, value: object) -> bool:
 
 
 def _without_folders(plan: Plan) -> Plan:
-    """An artifact is handed on: the maker's home and cache are nobody's business."""
+    """Artifacts are shared, so the plan keeps no local paths."""
     folder = Path(plan.source.folder.name)
     return plan.model_copy(update={"source": plan.source.model_copy(update={"folder": folder})})
 
 
 def index_of(shards: list[Path]) -> dict:
-    """model.safetensors.index.json: which file holds which tensor."""
+    """Content of model.safetensors.index.json: the file of each tensor."""
     weight_map, total = {}, 0
     for path in shards:
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -115,7 +116,7 @@ def environment() -> dict:
 
 
 def peak_memory() -> int:
-    """Highest resident memory of this process so far, bytes; 0 where the system does not tell."""
+    """Peak resident memory of this process so far, in bytes; 0 if the system does not report it."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""The format: its number, the names of its files, and the checksums that tell a whole artifact from an altered one."""
+"""The format: its version number, the names of its files, and the checksums by which damage is detected."""
 
 import hashlib
 import json
@@ -12,8 +12,7 @@ from lsprism.json_files import Shape, first_fault, read_known, read_object
 from lsprism.reports import CompressionReport
 
 FORMAT = 1
-QUANT_METHOD = "ls_prism"  # how transformers knows the format, in config.json
-NOTES = "lsprism"  # folder inside the artifact for everything that is ours
+NOTES = "lsprism"  # folder inside the artifact for all files of LS-PRISM
 MANIFEST, RECIPE, PLAN, REPORT, ENVIRONMENT = (
     f"{NOTES}/{name}.json" for name in ("manifest", "recipe", "plan", "report", "environment")
 )
@@ -25,7 +24,7 @@ class FileEntry(BaseModel):
 
 
 class RecipeShape(Shape):
-    """What others ask a recipe for; the settings are all its own."""
+    """The entries of a recipe that are read; it holds all settings of the compression."""
 
     model_id: str
     base_model: str
@@ -44,7 +43,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
 
 
-REMEDY = "Copy the artifact again from where it was whole, or compress the model again."
+REMEDY = "Copy the artifact again from an intact copy, or compress the model again."
 
 
 def sha256_of(path: Path) -> str:
@@ -53,7 +52,7 @@ def sha256_of(path: Path) -> str:
 
 
 def describe(folder: Path) -> Manifest:
-    """The manifest of all files below `folder` as they are now."""
+    """Compute the manifest of all files in `folder`."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     entries = {p.relative_to(folder).as_posix(): FileEntry(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths}
     entries.pop(MANIFEST, None)
@@ -61,39 +60,39 @@ def describe(folder: Path) -> Manifest:
 
 
 def check_format(number: object, where: Path) -> None:
-    """Refuse what a newer version wrote."""
+    """Raise DamagedError for a format number that is invalid or newer than this version supports."""
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise DamagedError(f"{where}: {number!r} is not a format number.", "Compress the model again.")
     if number > FORMAT:
         raise DamagedError(
-            f"{where}: format {number} is newer than the {FORMAT} that this version reads.", "Update LS-PRISM."
+            f"{where}: format {number} is newer than format {FORMAT}, which this version reads.", "Update LS-PRISM."
         )
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an artifact; one that is absent, unreadable, newer or points outside is a DamagedError."""
+    """Read the manifest of an artifact. Raises DamagedError if it is missing, malformed, newer, or points outside."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DamagedError(f"{path} is missing.", REMEDY)
     content = read_object(path, error=DamagedError, hint=REMEDY)
-    check_format(content.get("format"), path)  # first: a newer one may look different altogether
+    check_format(content.get("format"), path)  # first, because a newer format may have another structure
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
     for name in manifest.files:
         if not _stays_inside(name):
-            raise DamagedError(f"{path} names {name!r}, which is no file of the artifact.", REMEDY)
+            raise DamagedError(f"{path} names {name!r}, which is not a file of the artifact.", REMEDY)
     return manifest
 
 
 def recipe_of(folder: Path) -> dict:
-    """How the artifact in `folder` was made; empty for any other folder, and where the recipe cannot be read."""
+    """The recipe of the artifact in `folder`: all settings it was made with; empty if there is none to read."""
     return read_known(folder / RECIPE, RecipeShape)
 
 
 def read_report(folder: Path) -> CompressionReport:
-    """What came of the compression that wrote the artifact in `folder`; DamagedError where it cannot be read."""
+    """The report of the compression that wrote the artifact in `folder`. Raises DamagedError if it cannot be read."""
     path = folder / REPORT
     try:
         return CompressionReport.model_validate(read_object(path, error=DamagedError, hint=REMEDY))
@@ -102,9 +101,9 @@ def read_report(folder: Path) -> CompressionReport:
 
 
 def verify(folder: Path) -> Manifest:
-    """Compare every file with the manifest: a missing, shortened or altered one is a DamagedError that names it.
+    """Compare every file with the manifest. Raises DamagedError naming the first missing, truncated or altered file.
 
-    Files that the manifest does not name do no harm and are left alone.
+    Files that the manifest does not name are ignored.
     """
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
@@ -118,12 +117,12 @@ def verify(folder: Path) -> Manifest:
         except OSError as error:
             raise DamagedError(f"{path} cannot be read: {error.strerror}.", REMEDY) from None
         if digest != entry.sha256:
-            raise DamagedError(f"{path} was altered: its checksum differs from the manifest's.", REMEDY)
+            raise DamagedError(f"{path} was altered: its checksum does not match the manifest.", REMEDY)
     return manifest
 
 
 def _stays_inside(name: str) -> bool:
-    """A manifest may come from anywhere: no absolute path, no drive, no way up, on no system."""
+    """Manifests may be untrusted: refuse absolute paths, drives and parent folders, on every system."""
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 

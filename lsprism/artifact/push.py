@@ -1,6 +1,6 @@
-"""A finished folder goes to the Hugging Face Hub: private unless told otherwise.
+"""Uploads a finished folder to the Hugging Face Hub, as a private repository by default.
 
-No token is passed, read or kept here; the hub's own library finds the user's.
+No token is passed, read or stored here; huggingface_hub finds the user's own.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from lsprism.errors import TargetError, WorkError
 
 
 def check_repo(repo_id: str, folder: Path, base_model: str = "") -> None:
-    """Refuse, before any work, a repository that cannot take a model made of that in `folder`."""
+    """Raise TargetError, before any work, for a name that is invalid or not allowed by the license in `folder`."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise TargetError(
-            f"{repo_id!r} is not a valid name of a repository.", "A name looks like 'user/Model-0.5'."
+            f"{repo_id!r} is not a valid repository name.", "A name looks like 'user/Model-0.5'."
         ) from None
     licence = licence_of(folder, base_model)
     if not licence.llama:
@@ -28,20 +28,20 @@ def check_repo(repo_id: str, folder: Path, base_model: str = "") -> None:
     named = f"The Llama {licence.llama} Community License"
     if not repo_id.rpartition("/")[2].startswith("Llama"):
         raise TargetError(
-            f"{named} asks that the name of a derived model begins with 'Llama'; {repo_id!r} does not.",
+            f"{named} requires the name of a derived model to start with 'Llama'; {repo_id!r} does not.",
             f"Choose a name such as '{_named_llama(repo_id)}'.",
         )
     if not any(folder.glob("LICENSE*")):
         raise TargetError(
-            f"{named} asks for a copy of it beside the model; {folder} holds no LICENSE.",
-            "Put the LICENSE of the base model into that folder.",
+            f"{named} requires a copy of the license with the model; {folder} has no LICENSE.",
+            "Copy the LICENSE of the base model into that folder.",
         )
 
 
 def push_to_hub(folder: Path, repo_id: str, *, public: bool = False) -> str:
-    """Upload a folder as a model repository and return its address; every refusal is one sentence.
+    """Upload a folder as a model repository and return its URL. Raises TargetError, DamagedError or WorkError.
 
-    A repository that exists already is used, but not a public one unless `public`: what is there cannot be hidden.
+    An existing repository is reused, but a public one only with `public`.
     """
     check_repo(repo_id, folder)
     if (folder / MANIFEST).is_file():
@@ -51,36 +51,36 @@ def push_to_hub(folder: Path, repo_id: str, *, public: bool = False) -> str:
         url = api.create_repo(repo_id, private=not public, exist_ok=True)
         if not public and api.model_info(url.repo_id).private is False:
             raise TargetError(
-                f"{url.repo_id!r} is a public repository, and the model was to be private.",
-                "Choose another name, or say that it may be public.",
+                f"{url.repo_id!r} is a public repository, but a private upload was requested.",
+                "Choose another name, or allow a public upload with --public.",
             )
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload by LS-PRISM")
-    except (OSError, HTTPError, RuntimeError, ValueError) as error:  # the last two: uploads that broke off
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:  # the last two: interrupted uploads
         raise _explain(error, repo_id, folder) from error
     return str(url)
 
 
 def _explain(error: Exception, repo_id: str, folder: Path) -> WorkError:
-    """What to do about it. The error's own text is left out: it may hold a signed address."""
-    again = f"The model is whole in {folder}; once that is mended, 'hf upload {repo_id} {folder}' sends it."
+    """One sentence with the next step. The error's own text is left out: it may contain a signed URL."""
+    again = f"The model is complete in {folder}; then run: hf upload {repo_id} {folder}"
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return WorkError(
-            "The hub does not know this account: there is no token, or it is not valid.",
+            "Not authenticated on the Hub: no token, or an invalid one.",
             f"Run 'hf auth login' or set HF_TOKEN to a token with write access. {again}",
         )
     if status == 403:
         return WorkError(
-            f"This account may not write to {repo_id!r}: it is another's, gated, or the token is read-only.",
-            f"Use a token with write access, or a name of your own. {again}",
+            f"No write access to {repo_id!r}: it belongs to another account, is gated, or the token is read-only.",
+            f"Use a token with write access, or another repository name. {again}",
         )
     if isinstance(error, OfflineModeIsEnabled):
-        return WorkError("Offline mode (HF_HUB_OFFLINE) forbids the network.", f"Unset HF_HUB_OFFLINE. {again}")
+        return WorkError("Offline mode (HF_HUB_OFFLINE) is on.", f"Unset HF_HUB_OFFLINE. {again}")
     if status:
-        return WorkError(f"The hub refused {repo_id!r} with HTTP status {status}.", f"Try again later. {again}")
+        return WorkError(f"The Hub refused {repo_id!r} with HTTP status {status}.", f"Try again later. {again}")
     reason = getattr(cause, "strerror", None) or type(cause).__name__
-    return WorkError(f"The upload to {repo_id!r} broke off: {reason}.", f"Check the network. {again}")
+    return WorkError(f"Upload to {repo_id!r} failed: {reason}.", f"Check the network. {again}")
 
 
 def _named_llama(repo_id: str) -> str:

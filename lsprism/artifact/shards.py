@@ -1,4 +1,4 @@
-"""Safetensors files: how they are cut, how large they will be, and writing one so that it is whole or absent."""
+"""Safetensors files: how tensors are grouped into files, their exact sizes, and atomic writes."""
 
 import errno
 import json
@@ -17,8 +17,8 @@ from lsprism.errors import DiskError
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
 
-OUTSIDE_SHARD_BYTES = 128 * 2**20  # tensors outside the blocks share files of this size: bounds the memory of a write
-# In the order in which safetensors lays them out.
+OUTSIDE_SHARD_BYTES = 128 * 2**20  # size of the files for tensors outside the blocks; bounds the memory of a write
+# In the order in which safetensors sorts them.
 _CODES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _CODES |= {torch.int8: "I8", torch.uint8: "U8"}
 _ORDER = list(_CODES)
@@ -29,10 +29,10 @@ def tensor_bytes(layout: Layout) -> int:
 
 
 def file_bytes(layout: Layout) -> int:
-    """Size of the safetensors file that holds `layout`: 8 bytes, a JSON header padded to 8, the tensors."""
+    """Exact size of the safetensors file with `layout`: 8 bytes, a JSON header padded to 8, the tensors."""
     header: dict = {"__metadata__": {"format": "pt"}}
     offset = 0
-    # The writer sorts by dtype, then by name; the number of digits of the offsets depends on that order.
+    # The writer sorts by dtype, then by name; the length of the header depends on that order.
     for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (_ORDER.index(item[1][0]), item[0])):
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
@@ -42,7 +42,7 @@ def file_bytes(layout: Layout) -> int:
 
 
 def group_outside(layout: Layout) -> list[Layout]:
-    """Cut the tensors outside the blocks into files of at most OUTSIDE_SHARD_BYTES, or one tensor."""
+    """Group the tensors outside the blocks into files of at most OUTSIDE_SHARD_BYTES, or one tensor each."""
     groups: list[Layout] = []
     for name, entry in layout.items():
         if not groups or tensor_bytes({**groups[-1], name: entry}) > OUTSIDE_SHARD_BYTES:
@@ -57,7 +57,7 @@ def shard_name(number: int, of: int) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text so that it is there whole or, if the process dies, as it was before. Raises DiskError."""
+    """Write a text file atomically: complete, or unchanged if the process dies. Raises DiskError."""
     half = path.with_name(path.name + ".part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,34 +67,34 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A refused write becomes a DiskError that says what to do."""
+    """Turn a failed write into a DiskError with a next step."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
-        remedy = "Free some space" if full else "Check the disk and the folder's rights"
-        hint = f"{remedy}, then give the same command again; a compression goes on with --resume."
+        remedy = "Free some space" if full else "Check the disk and the folder's permissions"
+        hint = f"{remedy}, then run the same command again; add --resume to continue a compression."
         raise DiskError(f"{path} cannot be written: {reason}.", hint) from None
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write beside, then rename: after a kill at any moment the file is whole or absent."""
+    """Write to a temporary file, then rename: after a kill at any time, the file is complete or absent."""
     half = path.with_suffix(".tmp")
     with disk_errors(path):
         try:
             save_file(tensors, half, metadata={"format": "pt", **(metadata or {})})
-            half.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes 0600; the folder knows what others may
+            half.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes 0600; use the folder's permissions
             os.replace(half, path)
         except BaseException:
-            half.unlink(missing_ok=True)  # on a full disk its room is wanted for other things
+            half.unlink(missing_ok=True)  # frees the space on a full disk
             raise
 
 
 def is_whole(path: Path, layout: Layout) -> bool:
-    """Whether the file can be opened and holds tensors of the names and shapes of `layout`, to its last byte.
+    """Whether the file is complete and holds exactly the tensors of `layout`, by name and shape.
 
-    Their values are not read.
+    Values are not read.
     """
     try:
         with safe_open(path, framework="pt") as opened:  # compares the header with the length of the file

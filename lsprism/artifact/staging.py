@@ -1,7 +1,7 @@
-"""A target folder in the making: filled beside the target as OUT.part, then moved into place by one rename.
+"""The folder of an unfinished run: filled next to the target as OUT.part, then moved into place by one rename.
 
-While it is filled it holds finished shards and one checkpoint, `stream.safetensors`: the hidden states that go into the
-next block, with the notes on the finished ones. A kill at any moment leaves a checkpoint that is whole.
+It holds finished shards and one checkpoint, `stream.safetensors`: the input hidden states of the next block and the
+reports of the finished ones. A kill at any time leaves a complete checkpoint.
 """
 
 import json
@@ -23,15 +23,15 @@ from lsprism.paths import beside
 from lsprism.reports import LayerReport
 
 STREAM = "stream.safetensors"
-REPLACING = "replacing"  # folder of shards that are whole and on their way to their places
+REPLACING = "replacing"  # folder of complete shards that are about to replace finished ones
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     next_block: int  # counts from 0
     hidden: list[Tensor]  # by batch
-    layers: list[LayerReport]  # of the finished blocks
-    seconds: float  # worked so far
+    layers: list[LayerReport]  # layers of the finished blocks
+    seconds: float  # working time so far
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Staging:
         return (self.folder / STREAM).exists()
 
     def read_checkpoint(self) -> Checkpoint | None:
-        """The last one, or None where there is none or it cannot be read."""
+        """The last checkpoint; None if there is none or it cannot be read."""
         try:
             with safe_open(self.folder / STREAM, framework="pt") as opened:
                 notes = opened.metadata() or {}
@@ -64,12 +64,12 @@ class Staging:
         write_shard(self.folder / STREAM, {str(n): part for n, part in enumerate(checkpoint.hidden)}, notes)
 
     def note_recipe(self, recipe: dict) -> None:
-        """Replace the recipe, of which something became known while working."""
+        """Replace the recipe, after a value in it has been computed."""
         with disk_errors(self.folder):
             _write_recipe(self.folder, recipe)
 
     def begin_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
-        """Write others for the place of finished shards: from here on all of them are put there, or none."""
+        """Write replacements for finished shards. Afterwards, either all of them are moved into place or none."""
         half, whole = self.folder / "replacing.part", self.folder / REPLACING
         with disk_errors(self.folder):
             for left in (half, whole):
@@ -81,14 +81,14 @@ class Staging:
 
     @property
     def replacing(self) -> bool:
-        """Whether shards are on their way to their places."""
+        """Whether complete replacements wait to be moved into place."""
         return (self.folder / REPLACING).is_dir()
 
     def forget_replacing(self) -> None:
         shutil.rmtree(self.folder / REPLACING, ignore_errors=True)
 
     def end_replacing(self, checkpoint: Checkpoint) -> None:
-        """Move them there; `checkpoint` says that it is done."""
+        """Move the replacements into place, then write `checkpoint`, which records it."""
         with disk_errors(self.folder):
             for path in (self.folder / REPLACING).iterdir():
                 os.replace(path, self.folder / path.name)
@@ -96,10 +96,10 @@ class Staging:
             (self.folder / REPLACING).rmdir()
 
     def publish(self) -> None:
-        """Write the manifest, rename the folder to its target, drop what was only for the making.
+        """Write the manifest, rename the folder to its target, and delete temporary files.
 
-        The checkpoint goes last: if a rename is refused, nothing is lost, and what was there before is there again.
-        What fails after the renames fails in silence: the artifact is whole.
+        The checkpoint is deleted last: if a rename fails, nothing is lost, and an artifact that was to be replaced is
+        restored. Failures after the renames are ignored: the artifact is complete.
         """
         place, replaced = beside(self.target), beside(self.target, ".replaced")
         with disk_errors(self.target):
@@ -107,8 +107,8 @@ class Staging:
             manifest.files.pop(STREAM, None)
             write_json(self.folder / MANIFEST, manifest)
             replaces = place.exists()
-            if replaces:  # an artifact of ours: it stays whole until the new one is
-                shutil.rmtree(replaced, ignore_errors=True)  # left by a kill between these lines
+            if replaces:
+                shutil.rmtree(replaced, ignore_errors=True)  # left by a kill between the two renames
                 os.replace(place, replaced)
             try:
                 os.replace(self.folder, place)
@@ -123,10 +123,10 @@ class Staging:
 
 @contextmanager
 def staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterator[Staging]:
-    """Open OUT.part for one recipe, alone. It stays when the work ends early, so that `resume` can go on.
+    """Open OUT.part for one recipe, exclusively. It is kept if the work ends early, so that it can be resumed.
 
-    `resume` and `force` together: go on if the recipe is the same, else start anew; either way a finished artifact at
-    the target is replaced.
+    `resume` and `force` together: resume if the recipe is the same, otherwise start over; a finished artifact at the
+    target is replaced either way. Raises TargetError or DiskError.
     """
     with alone(target):
         check_free(target, force=force)
@@ -140,7 +140,7 @@ def staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterato
 
 
 def _settle(folder: Path, recipe: dict, *, resume: bool) -> None:
-    """Make the folder fit the recipe: fresh, or left by an earlier run of the very same recipe."""
+    """Keep the folder if an earlier run of the same recipe is resumed, otherwise empty it."""
     if (folder / RECIPE).is_file():
         if resume and not other_settings(folder, recipe):
             return
@@ -150,7 +150,7 @@ def _settle(folder: Path, recipe: dict, *, resume: bool) -> None:
 
 
 def _empty(folder: Path, recipe: dict) -> None:
-    """The recipe is replaced last: a kill on the way leaves a folder that still passes for an unfinished run."""
+    """The recipe is replaced last: after a kill, the folder still counts as an unfinished run."""
     with disk_errors(folder):
         for entry in folder.iterdir():
             if entry.name != NOTES:
@@ -159,7 +159,7 @@ def _empty(folder: Path, recipe: dict) -> None:
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:
-    """Whole or as it was."""
+    """Write the recipe atomically."""
     half = (folder / RECIPE).with_suffix(".tmp")
     write_json(half, recipe)
     os.replace(half, folder / RECIPE)

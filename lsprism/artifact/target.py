@@ -1,4 +1,4 @@
-"""The place a result goes to: OUT, with OUT.part and OUT.lock beside it while it is made. Refuses what is taken."""
+"""The target folder OUT, with OUT.part and OUT.lock next to it during a run. Checks what exists there."""
 
 import os
 from collections.abc import Iterator
@@ -11,18 +11,21 @@ from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_report, reci
 from lsprism.artifact.shards import disk_errors
 from lsprism.errors import TargetError
 from lsprism.json_files import read_known
+from lsprism.old_names import with_current_names
 from lsprism.paths import beside, check_writable, nearest_existing
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
 
 ANOTHER = "Choose another --save-path."
-OLD_BOS = "first"  # the calibration's `bos` of recipes that do not say it
-# Entries of a recipe that are no settings: what follows from these, and where a local base model lies on this machine.
+OR_FORCE = "Choose another --save-path, or use --force to replace it."
+MOVE = "Move it elsewhere, or choose another --save-path."
+OLD_BOS = "first"  # the calibration's `bos` of recipes that do not have it
+# Entries of a recipe that are not settings: values computed from them, and the local path of the base model.
 BUDGETS, BASE_PATH = "site_budgets", "base_path"
 
 
 def check_target(target: Path, *, resume: bool, force: bool) -> None:
-    """Refuse at once, before anything is read or fetched, a target that cannot become what is asked."""
+    """Raise TargetError, before anything is read or downloaded, if the target cannot be written or is taken."""
     check_place(target)
     check_free(target, force=force or resume)
     if _is_locked(target):
@@ -31,51 +34,51 @@ def check_target(target: Path, *, resume: bool, force: bool) -> None:
     if not os.path.lexists(part):
         return
     check_part(part)
-    check_writable(part / "shard", "Choose another --save-path, or remove that folder.")
+    check_writable(part / "shard", "Choose another --save-path, or delete that folder.")
     if (part / RECIPE).is_file() and not (resume or force):
-        raise TargetError(f"{part} holds an unfinished run.", "--resume goes on with it, --force starts anew.")
+        raise TargetError(f"{part} holds an unfinished run.", "Use --resume to continue or --force to start over.")
 
 
 def check_place(target: Path) -> None:
-    """Refuse a target that cannot be written: below a file, in a folder without the right to, with too long a name."""
+    """Raise TargetError for a target that cannot be written: inside a file, no permission, or too long a name."""
     above = nearest_existing(beside(target).parent)
     if not above.is_dir():
-        raise TargetError(f"{target} cannot be made: {above} is a file.", ANOTHER)
+        raise TargetError(f"Cannot create {target}: {above} is a file.", ANOTHER)
     if not os.access(above, os.W_OK | os.X_OK):
-        raise TargetError(f"{target} cannot be made: {above} is not writable.", ANOTHER)
+        raise TargetError(f"Cannot create {target}: {above} is not writable.", ANOTHER)
     check_writable(beside(target), ANOTHER)
 
 
 def check_free(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, unless it is an artifact of ours and `force` says to replace it."""
+    """Raise TargetError if the target exists, unless it is an artifact and `force` is set."""
     if not os.path.lexists(target):
         return
     place = beside(target)
     if not (place / MANIFEST).is_file():
         raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", ANOTHER)
     if not force:
-        raise TargetError(f"{target} already holds an artifact.", f"{ANOTHER[:-1]}, or --force to replace it.")
+        raise TargetError(f"{target} already holds an artifact.", OR_FORCE)
     if os.path.ismount(place):
-        raise TargetError(f"{target} is a mount point, which cannot be replaced.", "Choose a folder inside of it.")
-    replaced = beside(target, ".replaced")  # where it will wait until the new one is in its place
+        raise TargetError(f"{target} is a mount point and cannot be replaced.", "Choose a folder inside it.")
+    replaced = beside(target, ".replaced")  # the old artifact is moved there until the new one is in place
     if os.path.lexists(replaced) and not (replaced / MANIFEST).is_file():
-        raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it away.")
+        raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it elsewhere.")
 
 
 def check_part(part: Path) -> None:
-    """Refuse an OUT.part that no earlier run has left; an empty one will do."""
+    """Raise TargetError for an OUT.part that was not left by an earlier run, unless it is empty."""
     ours = part.is_dir() and ((part / RECIPE).is_file() or {entry.name for entry in part.iterdir()} <= {NOTES})
     if not ours:
-        raise TargetError(f"{part} exists and is not an unfinished run.", f"Move it away, or: {ANOTHER}")
+        raise TargetError(f"{part} exists and is not an unfinished run.", MOVE)
 
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Hold OUT.lock, or refuse if another process holds it. The system frees the lock of a killed process."""
+    """Hold OUT.lock; TargetError if another process holds it. The system releases the lock of a killed process."""
     path = beside(target, ".lock")
     with disk_errors(target):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)  # the stop button may be on another thread
+        lock = FileLock(path, thread_local=False)  # it may be released on another thread
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -83,8 +86,8 @@ def alone(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows lets no open file go
-            path.unlink()  # while it is held, so that it is ours
+        with suppress(OSError):  # Windows cannot delete an open file
+            path.unlink()  # while the lock is held, so that no other process has it
         lock.release()
 
 
@@ -100,7 +103,7 @@ def _is_locked(target: Path) -> bool:
 
 
 def staged_bytes(target: Path) -> int:
-    """What an unfinished run has written already: it will be used again or overwritten."""
+    """Bytes that an unfinished run has already written; they will be reused or overwritten."""
     return sum(path.stat().st_size for path in beside(target, ".part").rglob("*") if path.is_file())
 
 
@@ -109,7 +112,7 @@ def _busy(target: Path) -> TargetError:
 
 
 def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
-    """Refuse, before work goes on, a target that other settings began or made, unless `force` says to replace it."""
+    """Raise TargetError for a run or artifact made with different settings, unless `force` is set."""
     part = beside(target, ".part")
     begun = (part / RECIPE).is_file()
     if force or not (begun or (target / MANIFEST).is_file()):
@@ -117,17 +120,18 @@ def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
     if changed := other_settings(part if begun else target, recipe):
         said = ", ".join(changed)
         if begun:
-            raise TargetError(f"{part} was begun with {said}.", "Give that again to resume, or --force to start anew.")
-        raise TargetError(
-            f"{target} already holds an artifact, made with {said}.", f"{ANOTHER[:-1]}, or --force to replace it."
-        )
+            raise TargetError(
+                f"{part} was started with different settings: {said}.",
+                "Use the same settings to resume, or --force to start over.",
+            )
+        raise TargetError(f"{target} already holds an artifact made with different settings: {said}.", OR_FORCE)
 
 
 def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
-    """The report of a finished artifact that this very recipe made, checked file by file; None if there is work to do.
+    """The report of a finished artifact with the same recipe, after verifying its files; None if there is work to do.
 
-    One that other settings made is a TargetError that names them, unless `force` says to replace it; a damaged one is a
-    DamagedError.
+    Raises TargetError, naming the differences, for an artifact with different settings unless `force` is set, and
+    DamagedError for a damaged one.
     """
     if not (target / MANIFEST).is_file() or (beside(target, ".part") / RECIPE).is_file():
         return None
@@ -135,11 +139,11 @@ def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionRe
     if other_settings(target, recipe):
         return None
     verify(target)
-    return read_report(target).model_copy(update={"save_path": target})  # the file holds only a name: it may be moved
+    return read_report(target).model_copy(update={"save_path": target})  # the file has only the folder's name
 
 
 def with_known_steps(target: Path, recipe: dict) -> dict:
-    """The recipe with the steps that an earlier session made of the very same minutes: time is measured once."""
+    """The recipe with the step counts that an earlier session derived from the same time limits."""
     known = dict(recipe)
     for folder in (target, beside(target, ".part")):
         before = read_known(folder / RECIPE)
@@ -151,7 +155,7 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
 
 
 def as_begun(spec: CompressSpec) -> CompressSpec:
-    """A resumed run puts BOS where it began to, unless the spec says where. Older recipes do not say it."""
+    """A resumed run keeps its BOS placement, unless the spec sets it. Older recipes do not record it."""
     if not spec.resume or "bos" in spec.calibration.model_fields_set:
         return spec
     for folder in (beside(spec.save_path, ".part"), spec.save_path):
@@ -163,37 +167,38 @@ def as_begun(spec: CompressSpec) -> CompressSpec:
 
 
 def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
-    """The budgets of the sites that an earlier session of this very recipe settled on; None where there was none."""
+    """The layer budgets computed by an earlier session with the same recipe; None if there was none."""
     for folder in (beside(target, ".part"), target):
         before = read_known(folder / RECIPE)
         if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
-            with suppress(AttributeError, TypeError, ValueError):  # no budgets that can be read: settled once more
+            with suppress(AttributeError, TypeError, ValueError):  # malformed budgets are computed again
                 return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
     return None
 
 
 def known_compute_dtype(target: Path) -> str | None:
-    """The compute dtype of the run that was begun, or has made, `target`; None where there is none.
+    """The compute dtype of the unfinished run or finished artifact at `target`; None if there is none.
 
-    Before it was recorded, products were computed in the dtype of the weights.
+    Recipes without it are from versions that computed products in the dtype of the weights.
     """
     recipe = recipe_of(beside(target, ".part")) or recipe_of(target)
     return recipe.get("compute_dtype") or recipe.get("dtype")
 
 
 def other_settings(folder: Path, recipe: dict) -> list[str]:
-    """What the recipe in `folder` says otherwise, in words: 'sparsity 0.5, not 0.3'."""
+    """What differs from the recipe in `folder`, in words: 'sparsity 0.5, not 0.3'. Old names equal the current ones."""
     before = read_known(folder / RECIPE)
     if not before:
-        return ["a recipe that cannot be read"]
+        return ["unreadable recipe"]
     was, now = _flat(before), _flat(recipe)
-    changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order in which one asks
+    changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order of the options
     named = [f"{name} {was.get(name)}, not {now.get(name)}" for name in changed if not name.endswith("_sha256")]
-    return named or [f"another {name.removesuffix('_sha256').replace('_', ' ')}" for name in changed]
+    return named or [f"other {name.removesuffix('_sha256').replace('_', ' ')} data" for name in changed]
 
 
 def _flat(recipe: dict) -> dict[str, object]:
-    """Settings by the names of their options; `calibration` is the source of its text."""
+    """Settings by option name; `calibration` is the source of the calibration text."""
+    recipe = with_current_names(recipe)
     text = recipe.get("calibration")
     inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
     source = inner.pop("source", None)

@@ -1,4 +1,7 @@
-"""How much each layer may keep. To add a rule: a file here, a line below, its name in specs.BudgetName."""
+"""Allocation rules: how the kept parameters are distributed over the layers.
+
+To add a rule: add a file here, a line below, and its name in specs.AllocationName.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +23,15 @@ from lsprism.specs import MethodName, PlanSpec
 
 @dataclass(frozen=True)
 class Rule:
-    """shares: (all sites, density of all together, what is known of each) -> what each may keep.
+    """An allocation rule.
 
-    learns: what makes that known, block by block: (sites of one block, spec) -> their traits, one after the other.
-    by: the method with which that compresses them, if it does.
-    samples: windows of the calibration text that are enough for it; None: all.
-    batch_tokens: tokens of one forward pass, on the first of which the harm is measured; 0: as many as usual.
+    shares: (all layers, overall density, measurements of each layer) -> layer name to its share. Its total must be
+        meet.total_kept.
+    needs: what has to be loaded to measure a layer.
+    learns: (layers of one block, spec) -> their measurements, one at a time; None if the rule needs none.
+    by: the method that `learns` compresses the layers with; None if it does not compress.
+    samples: number of calibration windows that `learns` needs; None: all.
+    batch_tokens: tokens per forward pass, of which the first measures the sensitivity; 0: the default.
     """
 
     shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
@@ -42,6 +48,6 @@ BUDGETS: dict[str, Rule] = {
     "atp": Rule(atp),
     "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
     "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "harm": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
-    "measured": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
+    "sensitivity": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
+    "error-curves": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
 }

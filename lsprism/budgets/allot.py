@@ -1,4 +1,4 @@
-"""From a rule to the budget of every site: what it may keep, divided between non-zeros and factors."""
+"""From an allocation rule to the budget of every layer: non-zeros and rank."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from lsprism.specs import PlanSpec
 
 
 def allot(spec: PlanSpec, sites: list[LinearSite], traits: list[SiteTraits] | None = None) -> dict[str, LayerBudget]:
-    """Site name -> budget, by the rule that `spec` names; `traits` are those of all sites, in their order.
+    """Layer name -> budget, by the allocation rule of `spec`. `traits`: measurements of all layers, in their order.
 
-    Without the traits that the rule needs: uniform. All rules keep the same in total, but for an n:m pattern's rounding
-    and for less than one rank.
+    Uniform if the measurements that the rule needs are missing. All rules keep the same total, up to the rounding of an
+    N:M pattern or of one rank.
     """
     rule = BUDGETS[spec.rule] if traits or BUDGETS[spec.rule].needs == "nothing" else BUDGETS["uniform"]
     density = 1 - spec.sparsity
@@ -30,9 +30,9 @@ def _split(site: LinearSite, share: Share, spec: PlanSpec) -> LayerBudget:
 
 
 def _whole_ranks(sites: Sequence[LinearSite], shares: dict[str, Share], total: int) -> dict[str, LayerBudget]:
-    """Ranks are whole numbers: each is rounded down, at least 1, and what is left goes to those that lack the most.
+    """Round ranks to integers: down, to at least 1; the rest of `total` goes to the layers with the largest remainders.
 
-    A site that may keep everything keeps it, and has no rank: two factors of as many parameters would lose something.
+    A layer that may keep all its parameters stays dense: low-rank factors of the same size would be lossy.
     """
     rest = [site for site in sites if shares[site.name].kept < site.parameters]
     whole = {site.name: LayerBudget(kept=site.parameters) for site in sites if site not in rest}

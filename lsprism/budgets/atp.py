@@ -1,13 +1,13 @@
 """ATP (Huang et al.: Determining Layer-wise Sparsity for LLMs Through a Theoretical Perspective, 2025).
 
-The error of a block adds to those of all blocks after it, so the first ones keep the most: sparsity rises with depth in
-equal steps. The paper searches the step on the model's perplexity; here it is one number for all.
+The error of a block propagates through all later blocks, so the first ones keep the most: sparsity increases linearly
+with depth. The paper searches the step by the model's perplexity; here it is a constant.
 """
 
 from lsprism.budgets.meet import Share, raised
 from lsprism.reports import LinearSite, SiteTraits
 
-SPAN = 0.3  # of the smaller of sparsity and density: by how much the last block is sparser than the first
+SPAN = 0.3  # density of the first block minus that of the last, relative to min(sparsity, density)
 
 
 def atp(sites: list[LinearSite], density: float, _traits: list[SiteTraits]) -> dict[str, Share]:

@@ -1,4 +1,4 @@
-"""What a form costs: parameters and bytes, and where compressing stops paying."""
+"""Sizes of the packed formats: parameters, bytes, and break-even points."""
 
 from lsprism.layers.forms import bitmap_columns
 from lsprism.reports import FormName, LayerBudget, ValuesName
@@ -8,9 +8,10 @@ from lsprism.specs import PatternName, PlanSpec
 def form_bytes(
     form: FormName, shape: tuple[int, int], budget: LayerBudget, itemsize: int, values: ValuesName = "float"
 ) -> int:
-    """Stored bytes of a form of (rows, columns) that keeps `budget`, in a model of `itemsize` bytes a number; no bias.
+    """Stored bytes of a packed weight of `shape` (rows, columns) that keeps `budget`, without bias.
 
-    int8 values take a byte each, and a number of the model's for each row of the sparse part and of the factors.
+    `itemsize`: bytes per value of the model's dtype. int8 values take one byte, plus a scale of the model's dtype per
+    row of the sparse part and of each factor.
     """
     rows, columns = shape
     bitmap = rows * bitmap_columns(columns) if form in ("sparse", "sparse_low_rank") else 0
@@ -22,18 +23,17 @@ def form_bytes(
 
 
 def break_even_rank(rows: int, columns: int) -> int:
-    """The highest rank at which two factors are smaller than the matrix: below rows * columns / (rows + columns)."""
+    """The highest rank whose factors are smaller than the matrix: below rows * columns / (rows + columns)."""
     return max(0, (rows * columns - 1) // (rows + columns))
 
 
 def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) -> LayerBudget:
-    """Divide `kept` parameters of one matrix between non-zeros and factors, as `spec` asks.
+    """Divide `kept` parameters of one matrix between non-zeros and low-rank factors, by the options of `spec`.
 
-    With a pattern: what the pattern keeps, which is the sparsity's share but for rounding in the last columns; factors
-    get nothing.
-    Low-rank: the highest rank within `kept`, at least 1; kept becomes exactly the parameters of its factors.
-    Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0: in a small budget one rank
-    would take most of it, at many times the error.
+    N:M pattern: the number of entries that the pattern keeps, which is `kept` up to rounding; no factors.
+    Low-rank: the highest rank within `kept`, at least 1; `kept` is rounded to the parameters of its factors.
+    Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0, since one rank
+    would take most of a small budget and increase the error.
     """
     if budget := patterned(rows, columns, spec.pattern):
         return budget
@@ -47,7 +47,7 @@ def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) ->
 
 
 def patterned(rows: int, columns: int, pattern: PatternName) -> LayerBudget | None:
-    """The budget of a pattern such as 2:4: n of every m columns, and n of what is left over, if there are as many."""
+    """The budget of an N:M pattern such as 2:4: n of every m columns, and up to n of an incomplete last group."""
     if pattern == "unstructured":
         return None
     n, m = map(int, pattern.split(":"))

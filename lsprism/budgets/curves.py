@@ -1,8 +1,8 @@
-"""Error curves: what a site loses at a few densities, and what follows for those between.
+"""Error curves: the error of a layer at a few densities, and interpolation between them.
 
-Errors are near to a power of the share that is removed: the logarithm of the one is interpolated over that of the other
-by a monotone cubic, which is straight between two points, and goes on straight beyond the outer ones. (Straight lines
-over the density itself foretold 4 % too little between 0.4 and 0.6: Wanda, demo model.)
+The error is roughly a power of the sparsity. So log(error) is interpolated over log(sparsity) by a monotone cubic
+(linear if there are only two points), and extrapolated linearly. (Linear interpolation over the density predicted 4 %
+too little between 0.4 and 0.6: Wanda, demo model.)
 """
 
 import math
@@ -22,16 +22,17 @@ from lsprism.reports import ErrorPoint, LayerBudget, LinearSite, SiteTraits
 from lsprism.specs import JOINED, PlanSpec
 
 DENSITIES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
-JOINED_DENSITIES = (0.8, 0.5, 0.25)  # of a joined method, which is slower, and asked with and without factors
-ROWS = 256  # of a sparse method, whose rows hardly know of each other, so many are enough
-BEYOND = 0.1  # density: how far from the points an error is still foretold
-RANKS = 1.5  # by which a point may differ in rank, in ranks; and SHARES, in what is kept
-SHARES = 0.02
+JOINED_DENSITIES = (0.8, 0.5, 0.25)  # for sparse + low-rank methods: slower, and measured with and without factors
+ROWS = 256  # rows to measure sparse methods on; their rows are nearly independent
+MAX_EXTRAPOLATION = 0.1  # density: predict errors at most this far from the measured points
+# A point is used if its rank differs by at most MAX_RANK_GAP, or its factors by MAX_RANK_GAP_RELATIVE of the budget.
+MAX_RANK_GAP = 1.5
+MAX_RANK_GAP_RELATIVE = 0.02
 TINY = 1e-6
 
 
 def errors_of(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
-    """Compress each site at every point, by the fast kind of the method, and forget all but the errors."""
+    """Measure the error curve and the sensitivity of each layer with the method of `spec` at its fast effort."""
     for seen in block:
         curve, harm = list(_curve(seen, spec)), harm_at_half(seen, spec, spec.method)
         yield SiteTraits(name=seen.site.name, curve=curve, harm=harm)
@@ -40,13 +41,14 @@ def errors_of(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
 def _curve(seen: Seen, spec: PlanSpec) -> Iterator[ErrorPoint]:
     method = METHODS[spec.method]
     weight = _some_rows(seen.weight) if method.form == "sparse" else seen.weight
-    sample = seen.stats.sample
+    sample = seen.inputs.sample
     for density, rank_share in _points(spec):
         asked = spec.model_copy(update={"rank_share": rank_share})
-        budget = split(method.form, *weight.shape, round(density * weight.numel()), asked)
+        rows, columns = weight.shape
+        budget = split(method.form, rows, columns, round(density * weight.numel()), asked)
         try:
-            found = method.compress(weight, seen.stats, budget).dense()
-        except torch.linalg.LinAlgError:  # a point less; if the compression itself meets it, it says so
+            found = method.compress(weight, seen.inputs, budget).dense()
+        except torch.linalg.LinAlgError:  # skip the point; the compression itself reports such errors
             continue
         error = relative_output_error(weight, found, sample)
         if math.isfinite(error):
@@ -60,13 +62,13 @@ def _points(spec: PlanSpec) -> Iterable[tuple[float, float]]:
 
 
 def _some_rows(weight: Tensor) -> Tensor:
-    """Evenly spaced."""
+    """Up to ROWS evenly spaced rows."""
     count = min(ROWS, len(weight))
     return weight[torch.linspace(0, len(weight) - 1, count).round().long().to(weight.device)]
 
 
 def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray | None:
-    """The errors at `densities` by points of one rank share; None where these are fewer than two."""
+    """Interpolated errors at `densities`, from points with the same rank share; None if there are fewer than two."""
     known = {np.log(max(1 - point.density, TINY)): max(point.error, TINY) for point in points}
     if len(known) < 2:
         return None
@@ -77,17 +79,18 @@ def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray 
     asked = np.log(np.maximum(1 - densities, TINY))
     inside = np.clip(asked, places[0], places[-1])
     outside = asked - inside
-    return np.exp(curve(inside) + outside * np.where(outside < 0, slopes[0], slopes[1]))
+    found: np.ndarray = np.exp(curve(inside) + outside * np.where(outside < 0, slopes[0], slopes[1]))
+    return found
 
 
 def foretold(points: Sequence[ErrorPoint], site: LinearSite, budget: LayerBudget) -> float | None:
-    """The error of a site that keeps `budget`; None where the points know nothing near it."""
+    """The predicted error of a layer that keeps `budget`; None if no measured point is close enough."""
     ranks_of_all = budget.kept / (site.rows + site.columns)
-    near = max(RANKS, SHARES * ranks_of_all)
+    near = max(MAX_RANK_GAP, MAX_RANK_GAP_RELATIVE * ranks_of_all)
     alike = [point for point in points if abs(point.rank_share * ranks_of_all - budget.rank) <= near]
     density = budget.kept / site.parameters
     places = [point.density for point in alike]
-    if not places or not min(places) - BEYOND <= density <= max(places) + BEYOND:
+    if not places or not min(places) - MAX_EXTRAPOLATION <= density <= max(places) + MAX_EXTRAPOLATION:
         return None
     errors = error_at(alike, np.array([density]))
     return None if errors is None else float(errors[0])

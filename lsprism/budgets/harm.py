@@ -1,14 +1,16 @@
-"""Shares by harm: what a site, half of it removed, does to the hidden states behind its block (calibration/harm.py).
+"""Allocation by sensitivity: the change of a block's output when one layer is pruned to half (calibration/harm.py).
 
-    harm of site i ~ harm at half * (removed_i / half) ^ POWER
+Model of the change as a function of the layer's sparsity:
 
-The power is nearly one and the same: 3.25 to 3.65 for nine sites of ten (squared output errors of SparseGPT at 0.35,
-0.5 and 0.65, demo model), so one compression of each site tells as much as a curve. The sum of harms is least, for what
-is kept in all, where the last parameter does as much harm in each of them:
+    change_i ~ sensitivity_i * (sparsity_i / 0.5) ^ POWER
 
-    removed_i ~ (parameters_i / harm_i) ^ (1 / (POWER - 1))
+The power is nearly constant: 3.25 to 3.65 for nine layers of ten (squared output errors of SparseGPT at 0.35, 0.5 and
+0.65, demo model), so one compression per layer is enough. For a given total, the sum of changes is minimal where its
+derivative with respect to the removed parameters is the same in all layers:
 
-Harms are those of each site alone, so no site goes far from the mean.
+    sparsity_i ~ (parameters_i / sensitivity_i) ^ (1 / (POWER - 1))
+
+Sensitivities are measured one layer at a time, so densities stay within REACH of the mean.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,39 +25,42 @@ from lsprism.methods import METHODS
 from lsprism.reports import LinearSite, SiteTraits
 from lsprism.specs import MethodName, PlanSpec
 
-HALF = 0.5  # density at which harms are measured
+HALF = 0.5  # density at which sensitivities are measured
 POWER = 3.4
-REACH = 0.2  # density: how far from the mean a site may go
-FLOOR = 0.1  # of the median harm for each parameter: no site counts less
+REACH = 0.2  # maximum distance of a layer's density from the mean
+FLOOR = 0.1  # minimum sensitivity per parameter, relative to the median
 STAND_INS: dict[str, MethodName] = dict.fromkeys(("hybrid", "oats", "sparsegpt"), "wanda")  # see asked_of
 
 
 def harms(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
+    """Measure the sensitivity of each layer of a block."""
     for seen in block:
         yield SiteTraits(name=seen.site.name, harm=harm_at_half(seen, spec, asked_of(spec)))
 
 
 def asked_of(spec: PlanSpec) -> MethodName:
-    """The method by which the rule `harm` compresses to half: a fast one, for all that keep weights by their inputs.
+    """The method that sensitivities are measured with: Wanda as a fast proxy for the methods that prune by inputs.
 
-    Shares by the harm of Wanda bring 85 % of what those by SparseGPT's own bring it, in a third of the time: 0.172
-    instead of 0.167, uniform shares 0.200 (sum of SparseGPT's harms, demo model, 0.5).
+    The proxy achieves 85 % of the improvement in a third of the time. Sum of SparseGPT's changes at 0.5 on the demo
+    model: 0.200 uniform, 0.172 by Wanda's sensitivities, 0.167 by SparseGPT's own.
     """
     return STAND_INS.get(spec.method, spec.method)
 
 
 def harm_at_half(seen: Seen, spec: PlanSpec, method: MethodName) -> float:
-    """By one compression with `method`; 0, not known, where that fails."""
+    """The sensitivity of a layer, by one compression with `method`; 0 (unknown) if that fails."""
     weight, by = seen.weight, METHODS[method]
+    rows, columns = weight.shape
+    assert seen.harm is not None
     try:
-        found = by.compress(weight, seen.stats, split(by.form, *weight.shape, round(HALF * weight.numel()), spec))
-    except torch.linalg.LinAlgError:  # if the compression itself meets it, it says so
+        found = by.compress(weight, seen.inputs, split(by.form, rows, columns, round(HALF * weight.numel()), spec))
+    except torch.linalg.LinAlgError:  # the compression itself reports such errors
         return 0.0
     return seen.harm(found.dense())
 
 
 def known_harms(sites: Sequence[LinearSite], traits: Sequence[SiteTraits]) -> list[float]:
-    """Of each site. One that is not known, 0, is for its size as harmful as the median; none counts much less."""
+    """The sensitivity of each layer. An unknown one (0) becomes the median per parameter; FLOOR limits small ones."""
     each = [seen.harm / site.parameters for site, seen in zip(sites, traits, strict=True)]
     known = [harm for harm in each if harm > 0]
     middle = median(known) if known else 1.0
@@ -63,6 +68,7 @@ def known_harms(sites: Sequence[LinearSite], traits: Sequence[SiteTraits]) -> li
 
 
 def harm(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
+    """Allocate by sensitivity; `traits` are the results of `harms`."""
     found = known_harms(sites, traits)
     wishes = [(site.parameters / harm) ** (1 / (POWER - 1)) for site, harm in zip(sites, found, strict=True)]
     return thinned(sites, wishes, density, REACH)

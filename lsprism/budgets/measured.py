@@ -1,13 +1,13 @@
-"""Shares by measured errors: the harm that all sites do together is made small, by density and rank at once.
+"""Allocation by error curves: minimizes the total predicted change of the blocks' outputs, over density and rank.
 
-A site has a curve of its relative output error over what it keeps, and its harm at half (harm.py), which goes with the
-square of the error. (Squared errors alone, whatever they do to the model, gave a perplexity of 53 where uniform shares
-gave 34: where a few tokens of huge scale make up the outputs, the error says that hardly anything is needed. With the
-harm it is 32. SparseGPT, demo model, 0.5.)
+Each layer has a measured curve of its relative output error over density (curves.py), and its sensitivity at density
+0.5 (harm.py). The predicted change is the sensitivity, scaled by the square of the error. (Squared errors without
+sensitivities gave perplexity 53 where uniform gave 34: if a few tokens of huge scale dominate the outputs, the error is
+small at almost any density. With sensitivities it is 32. SparseGPT, demo model, 0.5.)
 
-The loss is looked at on a grid of densities, at each of them with the better rank share. A knapsack over all: from the
-least on, parameters go in turn to the site where the next step of the lower convex hull of its curve gains the most for
-each of them. On hulls that is the optimum, but for the last step.
+The change is evaluated on a grid of densities, each with the better rank share. Then a greedy knapsack over all layers:
+starting from the lowest density, parameters go to the layer where the next step on the lower convex hull of its curve
+reduces the change the most per parameter. On convex hulls this is optimal, up to the last step.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,20 @@ from lsprism.budgets.harm import HALF, REACH, known_harms
 from lsprism.budgets.meet import Share, bounds, total_kept
 from lsprism.reports import ErrorPoint, LinearSite, SiteTraits
 
-STEPS = 100  # of a curve
+STEPS = 100  # grid steps of a curve
 
 
 @dataclass(frozen=True)
 class Corner:
-    """Of the hull of one site's curve."""
+    """A point of one layer's curve or its hull."""
 
     kept: int
-    loss: float
+    loss: float  # predicted change of the block's output
     rank_share: float | None
 
 
 def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
+    """Allocate by error curves; `traits` are the results of curves.errors_of."""
     harmed = zip(sites, traits, known_harms(sites, traits), strict=True)
     hulls = [_hull(_choices(seen.curve, site.parameters, density, harm)) for site, seen, harm in harmed]
     taken, missing = [0] * len(hulls), total_kept(sites, density) - sum(hull[0].kept for hull in hulls)
@@ -43,7 +44,7 @@ def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) 
     while queue and missing > 0:
         _, n = heappop(queue)
         hull, step = hulls[n], hulls[n][taken[n] + 1].kept - hulls[n][taken[n]].kept
-        if step > missing:  # a part of the last step: the sum is met exactly
+        if step > missing:  # a part of the last step, to meet the total exactly
             extra[n], missing = missing, 0
             break
         taken[n], missing = taken[n] + 1, missing - step
@@ -57,24 +58,28 @@ def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) 
 
 
 def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm: float) -> list[Corner]:
-    """What the site may keep, from the lowest to the highest density, at each with the better rank share."""
+    """Grid points of one layer, from the lowest to the highest density, each with the better rank share."""
     densities = np.linspace(*bounds(density, REACH), STEPS + 1)
     places = np.append(densities, HALF)
     shares = sorted({point.rank_share for point in curve})
-    errors = [error_at([point for point in curve if point.rank_share == share], places) for share in shares]
-    known = [(share, found) for share, found in zip(shares, errors, strict=True) if found is not None]
-    shares, errors = zip(*known or [(None, 1 - places)], strict=True)  # a site too small for two points
-    errors = np.stack(errors)
-    losses = harm * np.square(errors[:, :-1] / errors[-1, -1])  # the harm was done with as many factors as there may be
+    found = [error_at([point for point in curve if point.rank_share == share], places) for share in shares]
+    known: list[tuple[float | None, np.ndarray]] = [
+        (share, values) for share, values in zip(shares, found, strict=True) if values is not None
+    ]
+    known = known or [(None, 1 - places)]  # fewer than two points: a tiny layer
+    errors = np.stack([values for _, values in known])
+    rank_shares = [share for share, _ in known]
+    # The sensitivity was measured at density HALF with the largest rank share.
+    losses = harm * np.square(errors[:, :-1] / errors[-1, -1])
     best = losses.argmin(axis=0)
     return [
-        Corner(round(place * parameters), float(losses[of, n]), shares[of])
+        Corner(round(place * parameters), float(losses[of, n]), rank_shares[of])
         for n, (place, of) in enumerate(zip(densities, best, strict=True))
     ]
 
 
 def _hull(choices: Sequence[Corner]) -> list[Corner]:
-    """The corners of the lower convex hull over what is kept."""
+    """The points of the lower convex hull of loss over kept parameters."""
     hull: list[Corner] = []
     for corner in choices:
         if hull and corner.kept == hull[-1].kept:
@@ -86,10 +91,10 @@ def _hull(choices: Sequence[Corner]) -> list[Corner]:
 
 
 def _gain(before: Corner, after: Corner) -> float:
-    """Loss that goes for each parameter more."""
+    """Reduction of the loss per additional parameter."""
     return (before.loss - after.loss) / (after.kept - before.kept)
 
 
 def _slope(hull: Sequence[Corner], at: int) -> float:
-    """Negative, so that the heap gives the largest gain first."""
+    """Negative gain, because heapq pops the smallest item first."""
     return -_gain(hull[at], hull[at + 1])

@@ -1,10 +1,11 @@
 """OWL (Yin et al.: Outlier Weighed Layerwise Sparsity, 2024): blocks with more outliers keep more.
 
-An outlier is a Wanda score |W_ij| * ||X_j||_2 above M times the mean of all scores of its block. With D_b the share of
-outliers in block b, stretched over the blocks to [0, 2 lambda]: density_b = density + D_b, less what makes the sum fit.
+An outlier is a Wanda score |W_ij| * ||X_j||_2 above M times the mean of all scores of its block. With D_b the fraction
+of outliers in block b, rescaled over the blocks to [0, 2 lambda]: density_b = density + D_b - a constant, which makes
+the total fit.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -18,20 +19,23 @@ M, LAMBDA = 5.0, 0.08
 
 
 def outliers(block: list[Seen]) -> Iterator[SiteTraits]:
-    """The sites of one block, whose mean they are compared with."""
-    count = max(1, sum(seen.site.parameters for seen in block))  # a block may have no sites
-    mean = sum(_scores(seen).sum(dtype=seen.stats.squares.dtype).item() for seen in block) / count
+    """Compute the fraction of outliers of each layer of a block."""
+    count = max(1, sum(seen.site.parameters for seen in block))  # a block may have no layers to compress
+    total = sum((_scores(seen).sum(dtype=seen.inputs.squares.dtype).item() for seen in block), start=0.0)
+    mean = total / count
     for seen in block:
         above = (_scores(seen) > M * mean).double().mean().item()
         yield SiteTraits(name=seen.site.name, outlier_share=above)
 
 
 def _scores(seen: Seen) -> Tensor:
-    return scores(seen.weight, seen.stats.norms)
+    return scores(seen.weight, seen.inputs.norms)
 
 
 def owl(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
-    found, sizes = Counter(), Counter()
+    """Allocate by outliers; `traits` are the results of `outliers`."""
+    found: dict[int, float] = defaultdict(float)
+    sizes: dict[int, int] = defaultdict(int)
     for site, seen in zip(sites, traits, strict=True):
         found[site.block] += seen.outlier_share * site.parameters
         sizes[site.block] += site.parameters

@@ -1,4 +1,4 @@
-"""One site as a rule may look at it before budgets are set."""
+"""One layer of the uncompressed model, as an allocation rule measures it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,5 +13,11 @@ from lsprism.reports import LinearSite
 class Seen:
     site: LinearSite
     weight: Tensor  # [rows, columns]
-    stats: InputStats | None  # of the inputs in the uncompressed model; None where the rule needs the weights alone
-    harm: Callable[[Tensor], float] | None = None  # of a weight in its place: see calibration/harm.py
+    stats: InputStats | None  # of the inputs; None if the rule needs only the weights
+    harm: Callable[[Tensor], float] | None = None  # weight -> sensitivity with this weight: see calibration/harm.py
+
+    @property
+    def inputs(self) -> InputStats:
+        """The statistics, for rules that need them."""
+        assert self.stats is not None
+        return self.stats

@@ -1,1 +1,1 @@
-"""What the layers see: text becomes token windows, and hooks watch them pass block after block."""
+"""Calibration data and activations: text to token windows, the block-by-block forward pass, and input statistics."""

@@ -1,4 +1,4 @@
-"""From a text source to token windows: seeded ones to calibrate on, consecutive ones to measure perplexity on."""
+"""From a text source to token windows: random ones for calibration, consecutive ones for perplexity."""
 
 import hashlib
 import json
@@ -14,20 +14,19 @@ from transformers import PreTrainedTokenizerBase
 from lsprism.calibration.hub_text import HUB_NAME, first_line, hub_dataset, wikitext2
 from lsprism.errors import CorpusError
 from lsprism.models.tokens import encode_text, opening, plain_ids
-from lsprism.paths import expand
+from lsprism.paths import ASSETS, expand
 from lsprism.reports import ModelSource
 from lsprism.specs import BosName, CalibrationSpec
 
-ASSETS = Path(__file__).parents[2] / "assets"
-NOTHING = torch.empty(0, dtype=torch.int64)  # before a window
+NOTHING = torch.empty(0, dtype=torch.int64)  # no tokens in front of a window
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-NAMES = ("auto", "wikitext2", "embedded", "self")  # words for a text that need no file of that name
-SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a hub dataset"
+NAMES = ("auto", "wikitext2", "embedded", "self")  # sources that are not file or dataset names
+SOURCES = "wikitext2, embedded, a .txt, .jsonl or .parquet file, or OWNER/NAME of a Hub dataset"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and the name by which reports cite it."""
+    """A text and its name in reports."""
 
     name: str
     text: str
@@ -38,16 +37,16 @@ class Corpus:
 
 
 def text_of(spec: CalibrationSpec, model: ModelSource) -> str:
-    """The source of a calibration text, `auto` resolved: what needs no hub for the demo model, else WikiText-2."""
+    """The calibration source, with `auto` resolved: the embedded text for the demo model, else WikiText-2."""
     return spec.source if spec.source != "auto" else "embedded" if model.kind == "demo" else "wikitext2"
 
 
 def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:
-    """The text of `wikitext2`, `embedded`, a local file, or a dataset of the hub (OWNER/NAME or OWNER/NAME:CONFIG, its
-    first rows up to hub_text.MOST_CHARACTERS); CorpusError if there is none.
+    """Read the text of `wikitext2`, `embedded`, a local file, or a Hub dataset (OWNER/NAME or OWNER/NAME:CONFIG).
 
-    `column` holds the text of a file's or dataset's rows, which are joined by blank lines. `split` chooses between
-    the texts of a dataset; what is embedded for calibration is never given for another split than train.
+    Of a Hub dataset, only the first rows are read, up to hub_text.MOST_CHARACTERS. `column` is the column or key with
+    the text; rows are joined by blank lines. `split` selects the split of a dataset. The embedded calibration text is
+    used for the split train only. Raises CorpusError if there is no text.
     """
     if source == "embedded":
         name = "calibration" if split == "train" else "evaluation"
@@ -59,13 +58,15 @@ def read_text(source: str, column: str = "text", split: str = "train") -> Corpus
     else:
         corpus = Corpus(f"{source} ({split})", hub_dataset(source, column, split))
     if not corpus.text.strip():
-        raise CorpusError(f"{source!r} holds no text.", f"Choose {SOURCES} that has some.")
+        raise CorpusError(f"{source!r} contains no text.", f"Choose another source: {SOURCES}.")
     return corpus
 
 
 def is_file_name(source: str) -> bool:
-    """Whether `source` names a file here: one that exists, or one that could be nothing else. A dot says nothing:
-    wikimedia/wikipedia:20231101.en is a dataset of the hub."""
+    """Whether `source` is a local file: it exists, has a known suffix, or cannot be a dataset name.
+
+    A dot alone does not decide: wikimedia/wikipedia:20231101.en is a Hub dataset.
+    """
     if source in NAMES:
         return False
     if source.startswith(".") or not HUB_NAME.fullmatch(source):
@@ -75,28 +76,28 @@ def is_file_name(source: str) -> bool:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Tokens [n] int64 of the whole text, begun as the tokenizer begins one, and nothing behind it."""
+    """Tokens [n] int64 of the whole text, with the tokenizer's own start tokens and without end tokens."""
     body, start = tokens_to_cut(tokenizer, text, "each")
     return torch.cat([start, body])
 
 
 def tokens_to_cut(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosName) -> tuple[Tensor, Tensor]:
-    """Tokens [n] int64 to cut windows from, and those [k] that begin every window.
+    """Tokens [n] int64 to cut windows from, and the tokens [k] in front of every window.
 
-    each: what the tokenizer puts before a text, which is none for some. first: none, and the text is tokenized with the
-    tokenizer's own special tokens, so that its first window alone begins with BOS.
+    `bos`: with "each", every window starts with the tokenizer's start tokens (some tokenizers have none). With "first",
+    the text is tokenized with special tokens, so that only its first window starts with BOS.
     """
     if bos == "first":
         return torch.tensor(encode_text(tokenizer, text), dtype=torch.int64), NOTHING
     start, ids = opening(tokenizer), plain_ids(tokenizer, text)
-    body = ids[len(start) :] if start and ids[: len(start)] == start else ids  # the text has it already
+    body = ids[len(start) :] if start and ids[: len(start)] == start else ids  # the text may contain them
     return torch.tensor(body, dtype=torch.int64), torch.tensor(start, dtype=torch.int64)
 
 
 def windows(tokens: Tensor, samples: int, length: int, seed: int, start: Tensor = NOTHING) -> Tensor:
-    """[samples, length] windows, each `start` [k] and then a piece of tokens [n].
+    """[samples, length] windows, each `start` [k] followed by consecutive tokens of `tokens` [n].
 
-    The pieces lie at places uniform in [0, n - (length - k)]; they may overlap.
+    Their positions are drawn uniformly from [0, n - (length - k)], so windows may overlap.
     """
     size = length - len(start)
     _require(tokens, size, "--length", len(start))
@@ -106,7 +107,7 @@ def windows(tokens: Tensor, samples: int, length: int, seed: int, start: Tensor 
 
 
 def consecutive(tokens: Tensor, context: int, start: Tensor = NOTHING) -> Tensor:
-    """[count, context] windows, each `start` [k] and then the next piece of tokens [n]; the remainder is dropped."""
+    """[count, context] windows, each `start` [k] followed by the next tokens of `tokens` [n]; drops the remainder."""
     size = context - len(start)
     _require(tokens, size, "--context", len(start))
     count = len(tokens) // size
@@ -119,7 +120,7 @@ def _begun(pieces: Tensor, start: Tensor) -> Tensor:
 
 def _require(tokens: Tensor, size: int, option: str, start: int) -> None:
     if size < 1:
-        raise CorpusError(f"{option} {size + start} leaves no room behind the beginning of text.", "Choose more.")
+        raise CorpusError(f"{option} {size + start} leaves no room after the BOS token.", "Choose a larger value.")
     if len(tokens) < size:
         message = f"The text has {len(tokens)} tokens, too few for one window of {size + start}."
         raise CorpusError(message, f"Choose a longer text, or {option} of at most {len(tokens) + start}.")
@@ -137,21 +138,21 @@ def _read_file(path: Path, column: str) -> str:
         raise CorpusError(message, "Save it as UTF-8 and try again.") from error
     except OSError as error:
         message = f"'{path}' cannot be read: {error.strerror or error}."
-        raise CorpusError(message, "Check the path and your right to read it.") from error
+        raise CorpusError(message, "Check the path and its permissions.") from error
 
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
         raise CorpusError(f"'{path}' is a folder.", "Name one .txt, .jsonl or .parquet file in it.")
     if not path.is_file():
-        raise CorpusError(f"There is no file '{path}'.", f"Choose {SOURCES}.")
+        raise CorpusError(f"File '{path}' not found.", f"Choose {SOURCES}.")
     if path.suffix.lower() not in SUFFIXES:
-        raise CorpusError(f"'{path}' ends in '{path.suffix}', which is not read as text.", f"Choose {SOURCES}.")
+        raise CorpusError(f"'{path}' has the unsupported suffix '{path.suffix}'.", f"Choose {SOURCES}.")
 
 
 def _jsonl_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
-    """Yield where each row stands, for messages, and what it holds in `column`."""
-    # Split at "\n" alone: str.splitlines would also cut at the U+2028 that JSON allows inside a string.
+    """Yield the location of each row, for error messages, and its value in `column`."""
+    # str.splitlines would also split at U+2028, which JSON allows inside strings.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
@@ -159,7 +160,7 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{where} is not JSON: {error}.", "Mend or remove that line.") from error
+            raise CorpusError(f"{where} is not JSON: {error}.", "Fix or remove that line.") from error
         if not isinstance(row, dict):
             raise CorpusError(f"{where} is not a JSON object.", f'Write every line as {{"{column}": "..."}}.')
         if column not in row:
@@ -168,7 +169,7 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
-    """As _jsonl_rows."""
+    """Like _jsonl_rows."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -178,25 +179,25 @@ def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, object]]:
             if column not in file.schema_arrow.names:
                 raise _no_column(f"'{path}'", column, file.schema_arrow.names)
             values = file.read(columns=[column])[column].to_pylist()
-        # The file is open, so that an OSError here speaks of its content.
+        # The file is already open, so an OSError here is about its content.
         except (pa.ArrowException, OSError) as error:
-            message = f"'{path}' is not a whole parquet file: {first_line(error)}."
+            message = f"'{path}' is not a complete parquet file: {first_line(error)}."
             raise CorpusError(message, "Write or download it again.") from error
     for number, value in enumerate(values, start=1):
         yield f"'{path}', row {number}", value
 
 
 def _texts(rows: Iterator[tuple[str, object]], column: str) -> Iterator[str]:
-    """What the rows hold; a missing value is left out, anything else that is not text is an error."""
+    """Yield the texts of the rows. Skips missing values; raises CorpusError for any other value that is not text."""
     for where, value in rows:
         if isinstance(value, str):
-            # JSON can hold half of a surrogate pair, which is no character, and no tokenizer takes it.
+            # JSON can encode an unpaired surrogate, which is not a character and which tokenizers reject.
             yield value.encode("utf-8", "replace").decode("utf-8")
         elif value is not None:
-            message = f"{where}: column '{column}' holds {type(value).__name__}, not text."
+            message = f"{where}: column '{column}' contains {type(value).__name__}, not text."
             raise CorpusError(message, "Choose another column with --column.")
 
 
 def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
     there = ", ".join(columns) or "none"
-    return CorpusError(f"{where} has no column '{column}'.", f"Choose with --column one of those there are: {there}.")
+    return CorpusError(f"{where} has no column '{column}'.", f"Set --column to one of: {there}.")

@@ -1,10 +1,10 @@
-"""What a block's hidden states lose when one of its sites is compressed, and nothing else.
+"""Sensitivity of a layer: the change of its block's output when this layer alone is compressed.
 
-    harm = mean over tokens of ||h' - h||^2 / ||h||^2,   h, h' the hidden states behind the block
+    sensitivity = mean over tokens of ||h' - h||^2 / ||h||^2,   h, h' the hidden states after the block
 
-Every token counts alike, and what the block adds is seen against what flows past it, as the next block's norm sees it.
-With each site compressed alone (SparseGPT, 0.5, demo model), the model's KL divergence followed the harm with a rank
-correlation of 0.95, and the relative errors of the sites' own outputs with 0.49.
+Every token has the same weight, and the change is relative to the residual stream, as in the next block's norm. With
+one layer compressed at a time (SparseGPT, 0.5, demo model), the rank correlation of this value with the model's KL
+divergence is 0.95; that of the relative error of the layer's own output is 0.49.
 """
 
 import math
@@ -17,9 +17,9 @@ from lsprism.calibration.walk import Walk
 
 
 class Harm:
-    """Of the sites of one block, by the first batch of a walk.
+    """Measures the sensitivity of the layers of one block, on the first batch of a walk.
 
-    Made before the walk passes the block; `expect` gives it the block's own answer, which the walk computes then.
+    Create it before the walk passes the block, and call `expect` with the block's output afterwards.
     """
 
     def __init__(self, walk: Walk, index: int, block: nn.Module) -> None:
@@ -28,27 +28,30 @@ class Harm:
         self._wanted: Tensor
 
     def expect(self, wanted: Tensor) -> None:
-        """`wanted` [samples, length, width]: the block's hidden states with its own weights."""
+        """Set the reference: `wanted` [samples, length, width], the block's output with its original weights."""
         self._wanted = wanted.to(self._device)
 
-    def of(self, site: nn.Linear, weight: Tensor) -> float:
-        """`weight`, of the shape and dtype of the site's own, in its place; 0 where what follows is not finite."""
-        own = site.weight.data
-        site.weight.data = weight
+    def of(self, site: nn.Module, weight: Tensor) -> float:
+        """The sensitivity with `weight` in place of the layer's own, of the same shape and dtype.
+
+        0 where the block's output is not finite.
+        """
+        held = site.get_parameter("weight")
+        own, held.data = held.data, weight
         try:
             lost = self._run().sub_(self._wanted)
         finally:
-            site.weight.data = own
+            held.data = own
         lost, whole = (torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32) for x in (lost, self._wanted))
         harm = (lost / whole.clamp_min(torch.finfo(torch.float32).tiny)).square().mean().item()
         return harm if math.isfinite(harm) else 0.0
 
     def finish(self, done: list[str], sites: list[str]) -> None:
-        """The sites `done` change no more, and all others are reached after them: their answers are kept."""
+        """Cache the outputs of the layers `done`, which are final. All other layers must run after them."""
         self._recall.finish(done, sites)
 
     def forget(self) -> None:
-        """Drop all answers. What the block leaves for later blocks is again that of its own weights."""
+        """Drop cached outputs. If blocks share state, recompute what this block leaves, with its original weights."""
         self._recall.forget()
         if self._stateful:
             self._run()

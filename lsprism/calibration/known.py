@@ -1,11 +1,11 @@
-"""What calibration taught of a model, on disk, so that the next compression of it need not ask again.
+"""Disk cache of the measurements of a model's layers, so that later compressions of the model can reuse them.
 
-Kept are a few numbers for each site (outliers, ranks, harms, error curves), some hundred kilobytes in all, and nothing
-larger: the Gram matrices that methods work with take tens of gigabytes for a model of 8 B parameters, depend on what
-was taken from the layers before, and are made again in every run.
+Stores a few numbers per layer (outliers, ranks, sensitivities, error curves), some hundred kilobytes in all. Gram
+matrices are not cached: they take tens of gigabytes for a model of 8 B parameters, and with error compensation they
+depend on the layers compressed before.
 
-A file is named by what it depends on: the model's files, dtype and kind of device, and, unless the weights alone were
-looked at, the text and its windows. A file that cannot be read is one that is not there.
+The file name is a hash of everything that the values depend on: the model's files, dtype and device type, and, unless
+only the weights are measured, the calibration text and its windows. An unreadable file counts as missing.
 """
 
 import hashlib
@@ -20,32 +20,31 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from lsprism.calibration.corpus import text_of
-from lsprism.models.cache import cache_folder
-from lsprism.paths import expand
+from lsprism.paths import expand, traits_folder
 from lsprism.reports import ModelSource, SiteTraits
 from lsprism.specs import CalibrationSpec
 
-VERSION = 2  # of what the numbers mean
-TAIL = 1 << 16  # bytes at the end of a file of weights that are looked at
+VERSION = 2  # of the definition of the stored values
+TAIL = 1 << 16  # bytes at the end of a weight file that are part of its fingerprint
 _TRAITS = TypeAdapter(list[SiteTraits])
 logger = logging.getLogger("lsprism.calibration")
 
 
 @dataclass(frozen=True)
 class Known:
-    """The file of one kind of traits. `path` None: of this model nothing can be known, its weights are not here yet."""
+    """The cache file of one kind of measurement. `path` is None while the model's weights are not available."""
 
     path: Path | None
 
     def read(self) -> list[SiteTraits]:
-        """In the order of the sites; empty where nothing is known."""
+        """The stored values in the order of the layers; empty if there are none."""
         try:
             return _TRAITS.validate_json(self.path.read_bytes()) if self.path else []
         except (OSError, ValidationError):
             return []
 
     def write(self, traits: Sequence[SiteTraits]) -> None:
-        """Whole or not at all; a cache that cannot be written is no reason to stop."""
+        """Write atomically. A cache that cannot be written is logged, not raised."""
         if self.path is None:
             return
         beside = self.path.with_suffix(f".{os.getpid()}")
@@ -56,10 +55,10 @@ class Known:
         except OSError:
             with suppress(OSError):
                 beside.unlink()
-            logger.info("What was learnt of the model cannot be kept in %s.", self.path.parent)
+            logger.info("Layer measurements cannot be cached in %s.", self.path.parent)
 
     def add_points(self, sites: Sequence[SiteTraits]) -> None:
-        """Put the points of these curves to those that are known, the new ones in the place of equal budgets."""
+        """Merge the points of these curves into the stored ones; points with an equal budget are replaced."""
         known = {traits.name: traits for traits in self.read()}
         merged = []
         for site in sites:
@@ -70,7 +69,10 @@ class Known:
 
 
 def known(source: ModelSource, kind: str, settings: dict, calibration: CalibrationSpec | None = None) -> Known:
-    """`kind` of traits of a model, learnt under `settings` (plain values), on a text or on the weights alone."""
+    """The cache file of one `kind` of measurement of a model.
+
+    `settings`: plain values that the measurement depends on. `calibration`: the text; None if only weights are used.
+    """
     model = _fingerprint(source.folder) if not source.config_only else None
     if model is None:
         return Known(None)
@@ -79,15 +81,11 @@ def known(source: ModelSource, kind: str, settings: dict, calibration: Calibrati
     return Known(traits_folder() / f"{kind}-{key[:16]}.json")
 
 
-def traits_folder() -> Path:
-    """`$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
-    own = os.environ.get("LSPRISM_TRAITS")
-    return expand(own) if own else cache_folder() / "traits"
-
-
 def _fingerprint(folder: Path) -> list | None:
-    """Of the config, and of the weights and the tokenizer by the size, time and end of every file: to read them whole
-    would take as long as the work."""
+    """The config's hash, and name, size, time and end of every weight and tokenizer file; None without weights.
+
+    Hashing the weight files completely would take as long as the measurement.
+    """
     try:
         config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
         weights = sorted(folder.glob("*.safetensors"))
@@ -109,7 +107,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _text(calibration: CalibrationSpec) -> list:
-    """The request, and the stamp of a file. What the hub calls by the same name is taken for the same text."""
+    """The calibration settings, and size and time of a local file. A Hub dataset is identified by its name alone."""
     path = expand(calibration.source)
-    first = {"bos"} if calibration.bos == "first" else set()  # as in files of versions that knew no other way
+    first = {"bos"} if calibration.bos == "first" else set()  # keeps the keys of versions without this option
     return [calibration.model_dump(mode="json", exclude=first), _stamp(path) if os.path.isfile(path) else None]

@@ -1,11 +1,12 @@
-"""Calibration text that the model writes itself, for models without a fitting corpus.
+"""Self-generated calibration text, for models without a suitable corpus.
 
-As in LLM-QAT (Liu et al.: Data-Free Quantization Aware Training for Large Language Models, 2023): each text begins with
-a random token and goes on by sampling from the model's own distribution.
+As in LLM-QAT (Liu et al.: Data-Free Quantization Aware Training for Large Language Models, 2023): each text starts with
+a random token and is continued by sampling from the model's own distribution.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +16,16 @@ from lsprism.layers.compute_dtype import reading_many
 from lsprism.models.tokens import embedding_rows
 from lsprism.specs import CalibrationSpec
 
-BATCH = 32  # texts written at once
+BATCH = 32  # texts generated at once
 
 
 def own_windows(
     model: PreTrainedModel, asked: CalibrationSpec, special: list[int], start: Sequence[int] = ()
 ) -> Tensor:
-    """[samples, length] int64 tokens sampled at temperature 1; reproducible under the seed, whatever the global state.
+    """[samples, length] int64 tokens sampled at temperature 1, deterministic for a given seed.
 
-    `special`: ids that no text begins with and none contains, so that a text never ends early. `start`: tokens that
-    stand at the beginning of every window.
+    `special`: token ids that are never generated, so that a text does not end early. `start`: tokens at the beginning
+    of every window.
     """
     allowed = torch.ones(min(embedding_rows(model), model.config.get_text_config().vocab_size), dtype=torch.bool)
     allowed[[token for token in special if token < len(allowed)]] = False
@@ -40,7 +41,7 @@ def own_windows(
 
 @contextmanager
 def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Without the model's own generation settings (penalties, beams, several answers), but for its end tokens."""
+    """Disable the model's own generation settings (penalties, beams, multiple sequences), except its EOS tokens."""
     own = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id if own else None)
     try:
@@ -50,9 +51,10 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _write(model: PreTrainedModel, begun: Tensor, length: int, special: list[int]) -> Tensor:
-    """begun [batch, n] -> [batch, length]."""
+    """`begun` [batch, n] -> [batch, length]."""
     more = length - begun.shape[1]
-    texts = model.generate(
+    writer: Any = model  # of a class that transformers mixes `generate` into
+    texts = writer.generate(
         input_ids=begun,
         attention_mask=torch.ones_like(begun),
         max_new_tokens=more,
@@ -63,6 +65,6 @@ def _write(model: PreTrainedModel, begun: Tensor, length: int, special: list[int
         top_p=1.0,
         suppress_tokens=special or None,
         pad_token_id=special[0] if special else 0,
-        remove_invalid_values=True,  # of a model with broken weights, which the walk over its blocks will name
+        remove_invalid_values=True,  # NaN weights are reported later, with the layer's name
     )
     return texts[:, :length].cpu()

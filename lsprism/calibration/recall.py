@@ -1,4 +1,4 @@
-"""What a block's finished parts answered, kept from pass to pass over the same batches."""
+"""Cache of the outputs of a block's finished submodules, between passes over the same batches."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Recall:
-    """A block whose parts are run once for each batch, as soon as their weights change no more.
+    """A block whose submodules run once per batch as soon as their weights do not change any more.
 
-    A part is a submodule whose sites are all finished. Every site that still changes must be reached after it, which is
-    so where sites are compressed in the order in which they are reached; then its input does not change either. A part
-    that is called twice in a forward, or answers with more than the hidden states, is run each time. Answers wait in
-    host memory; those larger than the hidden states are kept only if `keep_large`.
+    A submodule is finished when all its layers are. Every layer that still changes must run after it, so that its input
+    does not change either; this holds if layers are compressed in the order of execution. A submodule that is called
+    twice in a forward, or returns other values than tensors, runs each time. Outputs are kept in host memory; those
+    larger than the hidden states only with `keep_large`.
     """
 
     def __init__(self, block: nn.Module, *, keep_large: bool = False) -> None:
@@ -25,7 +25,7 @@ class Recall:
         self._batch, self._most = 0, 0
 
     def finish(self, done: Collection[str], sites: Collection[str]) -> None:
-        """`sites`: names of all sites, within the block; those of `done` change no more."""
+        """Cache the submodules whose layers are all in `done`. `sites`: names of all layers within the block."""
         for name, module in self.block.named_modules():
             inside = {site for site in sites if site.startswith(f"{name}.")}
             covered = any(name.startswith(f"{part}.") for part in self._parts)
@@ -34,13 +34,13 @@ class Recall:
                 module.forward = partial(self._answer, name, module.forward)
 
     def run(self, run: Callable[[nn.Module, Tensor], Tensor], batch: int, hidden: Tensor) -> Tensor:
-        """The block's hidden states for those of batch number `batch`, computed by `run`."""
+        """The block's output for `hidden`, the hidden states of batch number `batch`, computed by `run`."""
         self._batch, self._most = batch, hidden.numel()
         self._called.clear()
         return run(self.block, hidden)
 
     def forget(self) -> None:
-        """Let go of all answers; the block is itself again."""
+        """Drop all cached outputs and restore the block's own forwards."""
         for module in self._parts.values():
             del module.forward
         self._parts.clear()
@@ -51,7 +51,7 @@ class Recall:
         self._called.add(name)
         if not again and key in self._answers:
             device, kept = self._answers[key]
-            return _each(kept, lambda tensor: tensor.to(device, copy=True))  # what follows may work in place
+            return _each(kept, lambda tensor: tensor.to(device, copy=True))  # the next module may modify it in place
         answer = forward(*args, **kwargs)
         if again:
             self._answers.pop(key, None)
@@ -61,7 +61,7 @@ class Recall:
 
 
 def _tensors(answer: Any) -> list[Tensor]:
-    """Those of an answer that is a tensor, or a tuple or list of tensors and None; none of any other."""
+    """The tensors of an output that is a tensor, or a tuple or list of tensors and None; empty for anything else."""
     items = answer if type(answer) in (tuple, list) else [answer]
     known = all(item is None or isinstance(item, Tensor) for item in items)
     return [item for item in items if item is not None] if known else []

@@ -1,4 +1,4 @@
-"""The token windows of one calibration, from the text that was asked for."""
+"""The token windows of a calibration, from the configured text."""
 
 from torch import Tensor
 
@@ -13,20 +13,20 @@ from lsprism.specs import PlanSpec
 
 
 def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = None) -> tuple[Tensor, str, str]:
-    """Windows [samples, length], the name of their text, and what the user should know of the choice.
+    """Return windows [samples, length], the name of their text, and a notice about the choice of text, or "".
 
-    `corpus`: the text, if it has been read already.
+    `corpus`: the text, if it has already been read.
     """
     asked, notice = spec.calibration, ""
     wanted = text_of(asked, source)
     if asked.source == "auto" and source.kind == "demo":
-        notice = "Calibrating the demo model on the embedded text; --calibration chooses another."
+        notice = "Calibrating the demo model on the embedded text; choose another with --calibration."
     if wanted == "self":
         loaded = load(source, spec.device, spec.dtype)
-        start = opening(loaded.tokenizer) if asked.bos == "each" else []
+        before = opening(loaded.tokenizer) if asked.bos == "each" else []
         with using_compute_dtype(spec.compute_dtype):
-            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, start)
-        return own, "text of the model's own", ""
+            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, before)
+        return own, "self-generated text", ""
     corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
     tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)
     cut = windows(tokens, asked.samples, asked.length, asked.seed, start)

@@ -1,8 +1,8 @@
-"""Block after block: the outputs of one block become the inputs of the next, and only one block is on the device.
+"""Block-by-block forward pass: the outputs of one block become the inputs of the next, with one block on the device.
 
-Each block is called whole, with the arguments that the model itself would hand to it: they are captured by letting the
-model run once over every batch with blocks that only take notes. Hidden states wait in host memory, in the dtype in
-which the model hands them on.
+Each block is called as a whole, with the arguments that the model itself would pass. They are captured by one forward
+pass per batch in which the blocks are replaced by recorders. Hidden states are kept in host memory in the model's
+dtype.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -21,40 +21,43 @@ from lsprism.errors import NumericError, SourceError
 from lsprism.layers.compute import computing_in
 from lsprism.methods.stats import InputStats
 
-BATCH_TOKENS = 4096  # tokens per forward pass; part of the recipe, since sums depend on their order
-LEARNING_TOKENS = 1024  # the same where blocks learn, a batch a step
+BATCH_TOKENS = 4096  # tokens per forward pass; part of the recipe, because the order of sums affects the result
+LEARNING_TOKENS = 1024  # the same with reconstruction, where a batch is one step
 
 
 @dataclass
 class Call:
-    """What the model hands to one block beside the hidden states."""
+    """The arguments of one block apart from the hidden states."""
 
     args: tuple
     kwargs: dict[str, Any]
-    keyword: str | None  # name under which the hidden states are passed; None: first positional argument
-    compute: torch.dtype | None = None  # of products; None: the dtype of the weights
+    keyword: str | None  # keyword of the hidden states; None: first positional argument
+    compute: torch.dtype | None = None  # dtype of matrix products; None: the dtype of the weights
 
     def answer(self, block: Callable[..., Any], hidden: Tensor) -> Any:
-        """Whatever the block returns: a tensor, or a tuple or list with the hidden states first."""
+        """The block's return value: a tensor, or a tuple or list that starts with the hidden states."""
         with computing_in(self.compute):
             if self.keyword is None:
                 return block(hidden, *self.args, **self.kwargs)
             return block(*self.args, **{self.keyword: hidden}, **self.kwargs)
 
     def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
-        """hidden [batch, length, width] -> the block's hidden states of the same shape."""
+        """hidden [batch, length, width] -> the block's output hidden states, of the same shape."""
         output = self.answer(block, hidden)
         return output[0] if isinstance(output, tuple | list) else output
 
 
 @dataclass
 class Walk:
-    """hidden[batch] [samples, length, width]; calls[block][batch].
+    """The state of a block-by-block forward pass: the inputs of the next block, per batch.
 
-    dense: the hidden states of the model as it was, in step with `hidden`; empty unless they are asked for.
-    extras: what a block returns beside the hidden states; None where it returns a tensor alone.
-    stateful: blocks leave results for later blocks in a mapping that all are given, so no walk can begin in the middle.
-    compute: dtype of products; None: the dtype of the weights.
+    hidden: hidden states [samples, length, width] per batch, in host memory. `propagate` advances them by one block.
+    calls: calls[block][batch], the other arguments of each block; dropped once the block has been passed.
+    dense: hidden states of the dense model at the same depth; empty unless `keep_dense` was called. `teach` advances
+        them.
+    extras: what a block returns after the hidden states; None if it returns a single tensor.
+    stateful: blocks pass results to later blocks through a shared mapping, so a walk cannot be resumed.
+    compute: dtype of matrix products; None: the dtype of the weights.
     """
 
     device: torch.device
@@ -66,17 +69,17 @@ class Walk:
     compute: torch.dtype | None = None
 
     def keep_dense(self) -> None:
-        """From here on the model as it was is walked too, by `teach`."""
+        """Also track the dense model from here on. Raises SourceError if its blocks share state."""
         if self.stateful:
             raise SourceError(
-                "This model's blocks leave results for later ones, so they cannot learn from those of the dense model.",
-                "Leave out the minutes and steps of reconstruction and healing.",
+                "Blocks of this architecture share state; reconstruction and healing are not supported.",
+                "Leave out the options of reconstruction and healing.",
             )
         self.dense = [hidden.clone() for hidden in self.hidden]
 
     @property
     def streams(self) -> list[Tensor]:
-        """All that is to be known to go on from here."""
+        """The tensors that a checkpoint must store to continue from here."""
         return [*self.hidden, *self.dense]
 
     @streams.setter
@@ -94,9 +97,9 @@ class Walk:
         gram: bool,
         propagate: bool = False,
     ) -> Iterator[float]:
-        """Fill `stats` with the inputs of the sites. Yields the share done after each batch.
+        """Collect input statistics of the layers `sites` into `stats`. Yields the fraction done after each batch.
 
-        `propagate`: in the same pass, replace the hidden states by the block's outputs; `require_finite` checks them.
+        `propagate`: also replace the hidden states by the block's outputs; `require_finite` checks them.
         """
         with watching(sites, stats, gram=gram, batches=len(self.hidden)) as watch:
             for n, call in enumerate(self.calls[index]):
@@ -109,19 +112,20 @@ class Walk:
         if propagate:
             self.calls[index] = []
         for name in sites.keys() - stats.keys():
-            stats[name] = unreached(sites[name], gram=gram)  # methods go by the weights alone
+            stats[name] = unreached(sites[name], gram=gram)
 
     def require_finite(self, index: int) -> None:
-        """NumericError if block `index` has put out numbers that are not finite."""
+        """Raise NumericError if the output of block `index` contains NaN or Inf."""
         for hidden in self.hidden:
             _finite(index, hidden)
 
     def groups(self, index: int, block: nn.Module, names: dict[str, nn.Module]) -> list[list[str]]:
-        """Sites that are handed every token, in the order in which they are reached, those of one input together.
+        """Layers that see every token, grouped by shared input, in the order of execution.
 
-        By the first batch. Experts, which are handed some tokens each, are not among them.
+        Found by a pass over the first batch. Experts, which see only some tokens, are not included.
         """
-        hidden, stats = self.hidden[0], {}
+        hidden = self.hidden[0]
+        stats: dict[str, InputStats] = {}
         with torch.no_grad(), watching(names, stats, gram=False, batches=1):
             self.calls[index][0].run(block, self._on_device(hidden))
         found: dict[int, list[str]] = {}
@@ -133,10 +137,10 @@ class Walk:
     def collect_beside(
         self, index: int, blocks: tuple[Recall, Recall], name: str, stats: InputStats, *, teach: bool
     ) -> Iterator[float]:
-        """Fill `stats` with what the site `name` is handed in the first of `blocks`, and in the second, the dense one.
+        """Collect paired inputs of the layer `name` into `stats`: in the compressed block and in the dense block.
 
-        Both are run as far as that site; with `teach` the dense one to its end, which saves the pass of that name.
-        Yields the share done after each batch.
+        `blocks`: the compressed and the dense block. Both run up to that layer; with `teach` the dense one runs to its
+        end and advances `dense`, which saves a separate pass. Yields the fraction done after each batch.
         """
         block, dense = (recall.block.get_submodule(name) for recall in blocks)
         for n, call in enumerate(self.calls[index]):
@@ -145,18 +149,18 @@ class Walk:
                 forward = partial(blocks[1].run, call.run, n, self._on_device(self.dense[n]))
                 beside, out = input_of(dense, forward, go_on=teach)
             stats.add_beside(x, beside)
-            if teach:
+            if teach and out is not None:
                 self.dense[n] = _finite(index, out.to("cpu"))
             yield (n + 1) / len(self.calls[index])
 
     def teach(self, index: int, block: nn.Module | Recall) -> Iterator[float]:
-        """Replace `dense` by the outputs of the block as it was. Yields the share done after each batch."""
+        """Replace `dense` by the outputs of the dense block. Yields the fraction done after each batch."""
         yield from self._through(index, block, self.dense)
 
     def propagate(self, index: int, block: nn.Module | Recall) -> Iterator[float]:
-        """Last pass: replace the hidden states by the block's outputs. Yields the share done after each batch."""
+        """Last pass: replace the hidden states by the block's outputs. Yields the fraction done after each batch."""
         yield from self._through(index, block, self.hidden)
-        self.calls[index] = []  # its masks and embeddings are not needed again
+        self.calls[index] = []
 
     def _through(self, index: int, block: nn.Module | Recall, stream: list[Tensor]) -> Iterator[float]:
         recall = block if isinstance(block, Recall) else Recall(block)
@@ -167,14 +171,14 @@ class Walk:
             yield (n + 1) / len(stream)
 
     def _on_device(self, hidden: Tensor) -> Tensor:
-        return hidden.to(self.device, copy=True)  # a block may work in place
+        return hidden.to(self.device, copy=True)  # a block may modify it in place
 
 
 def _finite(index: int, out: Tensor) -> Tensor:
-    """`out` of block `index`, or a NumericError."""
+    """Return `out` of block `index`; raises NumericError if it contains NaN or Inf."""
     if not torch.isfinite(out).all():
         raise NumericError(
-            f"Block {index} puts out numbers that are not finite.",
+            f"Block {index} produced NaN or Inf.",
             "Choose --dtype float32 or bfloat16, or another calibration text.",
         )
     return out
@@ -188,13 +192,13 @@ def capture(
     batch_tokens: int = 0,
     compute: torch.dtype | None = None,
 ) -> Walk:
-    """Run the model's own forward up to its blocks over tokens [samples, length] and note what each block is handed.
+    """Run the model's own forward over tokens [samples, length] and record the arguments of each block.
 
-    `batch_tokens` at once, 0: BATCH_TOKENS. `compute`: see Walk.
+    `batch_tokens`: tokens per forward pass; 0: BATCH_TOKENS. `compute`: see Walk.
 
-    Everything outside the blocks that runs before them, and the first block, must hold their weights; the first block
-    is run once, to learn whether blocks answer with a tensor or more. A model that does more between its blocks than
-    hand the hidden states on cannot be walked block by block: SourceError.
+    The first block, and all modules that run before the blocks, must have their weights loaded. The first block runs
+    once, to find out whether blocks return a tensor or a tuple. Raises SourceError for a model that does more between
+    its blocks than pass the hidden states on.
     """
     notes = _Notes(model, blocks, Walk(device, calls=[[] for _ in blocks], compute=compute))
     with notes.instead_of_blocks():
@@ -209,15 +213,15 @@ def capture(
 
 
 class _AllCaptured(Exception):
-    """Ends the model's forward once the last block has taken its notes."""
+    """Ends the model's forward after the last block has been recorded."""
 
 
 class _Notes:
-    """Stands in for the forward of every block: writes down what it is handed, and hands the hidden states on."""
+    """Replaces the forward of every block: records its arguments and returns the hidden states unchanged."""
 
     def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, walk: Walk) -> None:
         self.model, self.blocks, self.walk = model, blocks, walk
-        self.extras: tuple | None = None  # what a block returns beside the hidden states; None: it returns a tensor
+        self.extras: tuple | None = None  # see Walk.extras
         self.begin_batch()
 
     @contextmanager
@@ -231,14 +235,15 @@ class _Notes:
                 del block.forward
 
     def begin_batch(self) -> None:
-        self.seen = 0  # blocks that took their notes
-        self.hidden: Tensor | None = None  # what all of them were handed
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # id -> argument, the equal one of the batch before or itself
+        self.seen = 0  # recorded blocks
+        self.hidden: Tensor | None = None  # the input of all of them
+        # id of an argument -> the argument, and the tensor to keep for it: the previous batch's if equal, else itself
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def take(self, index: int, *args: Any, **kwargs: Any) -> Any:
         keyword = None if args else "hidden_states"
         if keyword and keyword not in kwargs:
-            raise self.refusal("hands its blocks no hidden states")
+            raise self.refusal("does not pass hidden states to its blocks")
         hidden, args = (kwargs.pop(keyword), ()) if keyword else (args[0], args[1:])
         self._check(index, hidden, [*args, *kwargs.values()])
         call = self._note(index, Call(args, kwargs, keyword, self.walk.compute))
@@ -249,7 +254,7 @@ class _Notes:
                 answer = call.answer(type(self.blocks[0]).forward.__get__(self.blocks[0]), hidden.clone())
                 self.extras = tuple(answer[1:]) if isinstance(answer, tuple | list) else None
         self.seen += 1
-        # The first batch runs to the end: a model may go through its blocks again.
+        # The first batch runs to the end, to detect a model that runs its blocks more than once.
         if self.seen == len(self.blocks) and (len(self.walk.hidden) > 1 or self.model.base_model is self.model):
             raise _AllCaptured
         return hidden if self.extras is None else (hidden, *self.extras)
@@ -257,7 +262,7 @@ class _Notes:
     def refusal(self, what: str) -> SourceError:
         return SourceError(
             f"{type(self.model).__name__} {what}, so its blocks cannot be compressed one after another.",
-            "Choose a model whose blocks hand on nothing but the hidden states, such as Llama, Mistral or Qwen.",
+            "Choose a model whose blocks pass on only the hidden states, such as Llama, Mistral or Qwen.",
         )
 
     def _check(self, index: int, hidden: Tensor, others: list[Any]) -> None:
@@ -266,12 +271,12 @@ class _Notes:
         if index and hidden is not self.hidden:
             raise self.refusal("changes the hidden states between its blocks")
         if any(other is extra for other in others for extra in self.extras or () if isinstance(extra, Tensor)):
-            raise self.refusal("hands results of one block to another")
-        # A mapping that is empty before the first block is there to be filled (key and value states of Gemma 4).
+            raise self.refusal("passes results of one block to another")
+        # A mapping that is empty before the first block is filled by the blocks (key and value states of Gemma 4).
         self.walk.stateful |= index == 0 and any(isinstance(o, MutableMapping) and not o for o in others)
 
     def _note(self, index: int, call: Call) -> Call:
-        """Batches without padding are handed equal masks and positions: hold them once."""
+        """Store the call. Masks and positions are equal in all batches without padding, so they are kept once."""
         calls = self.walk.calls[index]
         if calls:
             before = calls[-1]

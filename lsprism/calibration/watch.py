@@ -1,4 +1,4 @@
-"""Measures what flows into the linear sites of a block, with hooks that a `with` takes away again."""
+"""Hooks that collect input statistics of the layers of a block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,11 +10,11 @@ from lsprism.methods.stats import InputStats
 
 
 class Watch:
-    """Fills site name -> InputStats. Sites that are handed the very same tensor (q, k, v) share one."""
+    """Fills a dict of layer name -> InputStats. Layers that receive the same tensor object (q, k, v) share one."""
 
     def __init__(self, stats: dict[str, InputStats], *, gram: bool, batches: int) -> None:
         self.stats, self.gram, self.batches = stats, gram, batches
-        self._last: tuple[Tensor, int, str] | None = None  # tensor, its version, site that measured it
+        self._last: tuple[Tensor, int, str] | None = None  # the last input, its version, and its layer
 
     def see(self, name: str, x: Tensor) -> None:
         if self._last is not None and self._last[0] is x and self._last[1] == x._version:
@@ -27,13 +27,13 @@ class Watch:
         self._last = x, x._version, name
 
     def forget_inputs(self) -> None:
-        """After a batch: hold no tensor of it."""
+        """Drop the reference to the last input; call it after each batch."""
         self._last = None
 
 
 @contextmanager
 def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram: bool, batches: int) -> Iterator[Watch]:
-    """While the `with` lasts, every forward of a site's module is measured into `stats`."""
+    """Inside the `with`, collect the inputs of every forward of the modules `sites` into `stats`."""
     watch = Watch(stats, gram=gram, batches=batches)
     with ExitStack() as hooks:
         for name, module in sites.items():
@@ -46,16 +46,19 @@ def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram:
 
 
 class _Reached(Exception):
-    """Ends a forward at a site."""
+    """Ends a forward at a layer."""
 
 
 def input_of(site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = False) -> tuple[Tensor, Tensor | None]:
-    """What `forward` hands to `site`, which it must reach, and with `go_on` its answer; else it is stopped there."""
+    """The input of `site` during `forward`, which must reach it, and with `go_on` the result of `forward`.
+
+    Without `go_on`, the forward stops at that layer and the result is None.
+    """
     seen: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
-        seen.append(x.clone() if go_on else x)  # what is run later may work in place
+        seen.append(x.clone() if go_on else x)  # later modules may modify it in place
         if not go_on:
             raise _Reached
 
@@ -70,11 +73,12 @@ def input_of(site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = Fa
 
 
 def unreached(site: nn.Module, *, gram: bool) -> InputStats:
-    """Stands for a layer that no calibration token reached (a rarely chosen expert): each feature once, 0 tokens.
+    """Statistics for a layer that no calibration token reached (a rarely used expert): X = identity, 0 tokens.
 
-    X is the identity, so that methods go by the weights alone, and the output error is that of the weights.
+    Methods then use the weights alone, and the output error is the error of the weights.
     """
-    columns, weight = site.in_features if isinstance(site, nn.Linear) else site.nx, site.weight
+    weight = site.get_parameter("weight")
+    columns = weight.shape[1 if isinstance(site, nn.Linear) else 0]
     parts = torch.arange(columns, device=weight.device).split(512)
     stats = InputStats(columns, gram=gram, batches=len(parts), device=weight.device)
     for part in parts:

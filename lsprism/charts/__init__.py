@@ -1,1 +1,1 @@
-"""Reports as tables, charts and pages: pure functions that know the words and plotly, no model and no dashboard."""
+"""Reports as tables, charts and HTML pages: pure functions, without models and without the dashboard."""

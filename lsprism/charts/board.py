@@ -1,6 +1,6 @@
-"""Size, quality and speed of everything that was measured, as one SVG whose points are links.
+"""Scatter plot of size, perplexity and speed: one SVG whose points are links.
 
-Plotly's points are none: a click there opens nothing, and a keyboard does not reach them.
+Points of a Plotly chart are not links: a click opens nothing, and the keyboard cannot reach them.
 """
 
 import math
@@ -12,28 +12,28 @@ from html import escape
 from lsprism.charts.theme import PALETTE
 from lsprism.outcomes import EvalReport, SideReport
 
-WIDTH, HEIGHT = 720, 380  # of the drawing, in its own units
+WIDTH, HEIGHT = 720, 380  # of the SVG, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 44
 SMALLEST, LARGEST = 6.0, 17.0  # radius
-DECADES = 8  # from this ratio on the quality axis is logarithmic
+DECADES = 8  # above this ratio of perplexities the axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model with its figures; `link` is where a click leads."""
+    """One model with its metrics; `link` is the target of a click."""
 
     label: str
-    kind: str  # method; "" where nothing was compressed
+    kind: str  # method; "" if the model is not compressed
     stored_mb: float
     perplexity: float
     tokens_per_s: float | None
-    protocol: str  # of the perplexity; only equal ones may be compared
+    protocol: str  # of the perplexity; only equal protocols are comparable
     doubted: bool
     link: str
 
 
 def points(reports: Sequence[tuple[EvalReport, str]]) -> list[Point]:
-    """Of all reports, each with its link; a model measured twice the same way stands there once, as it was last."""
+    """The models of all reports; of two evaluations of one model by the same protocol the last one counts."""
     found: dict[tuple[str, str], Point] = {}
     for report, link in reports:
         flagged = {(flag.side, flag.figure) for flag in report.flags}
@@ -45,6 +45,7 @@ def points(reports: Sequence[tuple[EvalReport, str]]) -> list[Point]:
 
 
 def _point(side: SideReport, link: str, doubted: bool) -> Point:
+    assert side.sizes and side.likelihood
     return Point(
         label=side.model.label,
         kind=side.model.method,
@@ -58,26 +59,26 @@ def _point(side: SideReport, link: str, doubted: bool) -> Point:
 
 
 def board(found: Sequence[Point]) -> str:
-    """The drawing, and what is to be known of it. Those measured another way than most are hollow."""
+    """SVG, legend and protocol. Points with another protocol than most are hollow."""
     if not found:
         return ""
     usual = Counter(point.protocol for point in found).most_common(1)[0][0]
     across, up = _across(found), _up(found)
     kinds = sorted({point.kind for point in found if point.kind})
-    colours = {"": PALETTE[0]} | {kind: PALETTE[1 + n % (len(PALETTE) - 1)] for n, kind in enumerate(kinds)}
+    colors = {"": PALETTE[0]} | {kind: PALETTE[1 + n % (len(PALETTE) - 1)] for n, kind in enumerate(kinds)}
     fastest = max((point.tokens_per_s or 0.0 for point in found), default=0.0)
-    marks = [_mark(point, across, up, colours[point.kind], fastest, point.protocol == usual) for point in found]
+    marks = [_mark(point, across, up, colors[point.kind], fastest, point.protocol == usual) for point in found]
     axes = _axes(across, up)
     svg = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Size against quality of all that was measured" '
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Size, perplexity and speed of all models" '
         f'class="board">{axes}{"".join(marks)}</svg>'
     )
     others = sum(point.protocol != usual for point in found)
-    return svg + _legend(colours, fastest) + _notes(usual, others)
+    return svg + _legend(colors, fastest) + _notes(usual, others)
 
 
 class Axis:
-    """From values to places between `begin` and `end`."""
+    """Maps values to positions between `begin` and `end`."""
 
     def __init__(self, low: float, high: float, begin: float, end: float, logarithmic: bool = False) -> None:
         self._map = math.log10 if logarithmic else float
@@ -103,7 +104,7 @@ def _across(found: Sequence[Point]) -> Axis:
 
 
 def _up(found: Sequence[Point]) -> Axis:
-    """Lower is better, and stands lower."""
+    """Lower perplexity is better and is drawn lower."""
     values = [point.perplexity for point in found]
     low, high = min(values), max(values)
     if high / low > DECADES:
@@ -121,19 +122,19 @@ def _axes(across: Axis, up: Axis) -> str:
         y = up.at(value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">stored MB</text>')
-    parts.append(f'<text x="{LEFT}" y="{TOP - 5}" text-anchor="start">perplexity, lower is better</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">size on disk (MB)</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 5}" text-anchor="start">perplexity (lower is better)</text>')
     return "".join(parts)
 
 
-def _mark(point: Point, across: Axis, up: Axis, colour: str, fastest: float, usual: bool) -> str:
-    """A circle whose area is the speed, and its name; both lead to the run."""
+def _mark(point: Point, across: Axis, up: Axis, color: str, fastest: float, usual: bool) -> str:
+    """A circle whose area shows the speed, and its name; both link to the run."""
     share = (point.tokens_per_s or 0.0) / fastest if fastest else 0.0
     radius = math.sqrt(SMALLEST**2 + share * (LARGEST**2 - SMALLEST**2))
     x, y = across.at(point.stored_mb), up.at(point.perplexity)
-    fill = f'fill="{colour}" fill-opacity=".8"' if usual else f'fill="none" stroke="{colour}" stroke-width="2"'
-    speed = f"{point.tokens_per_s:.1f} tok/s" if point.tokens_per_s is not None else "not timed"
-    doubt = "; this figure is flagged" if point.doubted else ""
+    fill = f'fill="{color}" fill-opacity=".8"' if usual else f'fill="none" stroke="{color}" stroke-width="2"'
+    speed = f"{point.tokens_per_s:.1f} tok/s" if point.tokens_per_s is not None else "speed not measured"
+    doubt = "; flagged" if point.doubted else ""
     said = f"{point.label}: {point.stored_mb:.1f} MB, perplexity {point.perplexity:.2f}, {speed}{doubt}"
     anchor, shift = ("end", -radius - 5) if x > WIDTH * 0.8 else ("start", radius + 5)
     return (
@@ -144,15 +145,15 @@ def _mark(point: Point, across: Axis, up: Axis, colour: str, fastest: float, usu
     )
 
 
-def _legend(colours: dict[str, str], fastest: float) -> str:
-    names = {kind: kind or "not compressed" for kind in colours}
+def _legend(colors: dict[str, str], fastest: float) -> str:
+    names = {kind: kind or "not compressed" for kind in colors}
     dots = "".join(
-        f'<span><i style="background:{colours[kind]}"></i>{escape(name)}</span>' for kind, name in names.items()
+        f'<span><i style="background:{colors[kind]}"></i>{escape(name)}</span>' for kind, name in names.items()
     )
     speed = "<span>Larger points decode faster</span>" if fastest else ""
     return f'<div class="legend">{dots}{speed}</div>'
 
 
 def _notes(usual: str, others: int) -> str:
-    hollow = f" {others} hollow: measured another way, not to be compared with the rest." if others else ""
+    hollow = f" Hollow points ({others}) use another protocol and are not comparable." if others else ""
     return f'<p class="quiet">{escape(usual)}{escape(hollow)}</p>'

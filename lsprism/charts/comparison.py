@@ -9,7 +9,7 @@ from lsprism.charts.theme import INK, PALETTE, styled
 
 
 def charts(table: Table) -> Iterator[go.Figure]:
-    """Those that the table has figures for."""
+    """A chart for each metric in the table."""
     there = {column.key: column for column in table.columns}
     if {"stored", "perplexity"} <= there.keys() and len(table.rows) > 1:
         yield tradeoff(table)
@@ -21,7 +21,7 @@ def charts(table: Table) -> Iterator[go.Figure]:
 
 
 def bars(table: Table, column: Column) -> go.Figure:
-    """One bar per model that has the figure; a flagged one is hatched."""
+    """One bar per model that has the metric; a flagged value is hatched."""
     figure = go.Figure()
     for row in table.rows:
         if (value := row.values.get(column.key)) is not None:
@@ -59,11 +59,11 @@ def grouped(table: Table, columns: list[Column]) -> go.Figure:
                 marker={"color": _colour(table, row.label)},
             )
     figure.update_yaxes(range=[0, 1.08])
-    return styled(figure, "Answers against the baseline's", y="1 is the same text")
+    return styled(figure, "Text similarity to the baseline", y="1 = identical")
 
 
 def tradeoff(table: Table) -> go.Figure:
-    """Size x quality, and speed as the size of the point where it was measured."""
+    """Size on disk x perplexity; the size of a point is the speed, if it was measured."""
     rows = [row for row in table.rows if {"stored", "perplexity"} <= row.values.keys()]
     speeds = [row.values["speed"].number if "speed" in row.values else None for row in rows]
     top = max((speed for speed in speeds if speed), default=None)
@@ -77,17 +77,18 @@ def tradeoff(table: Table) -> go.Figure:
             textposition="top center",
             textfont={"color": INK},
             marker={"size": sizes, "color": [_colour(table, row.label) for row in rows], "opacity": 0.85},
-            customdata=[f"{speed:.1f} tok/s" if speed else "not timed" for speed in speeds],
+            customdata=[f"{speed:.1f} tok/s" if speed else "speed not measured" for speed in speeds],
             hovertemplate="%{text}<br>%{x:.1f} MB<br>perplexity %{y:.2f}<br>%{customdata}<extra></extra>",
         )
     )
     figure.update_xaxes(rangemode="tozero")
     note = "; larger points are faster" if top else ""
-    return styled(figure, f"Size against quality{note}", x="stored MB", y="perplexity, lower is better", height=420)
+    labels = {"x": "size on disk (MB)", "y": "perplexity (lower is better)"}
+    return styled(figure, f"Size and quality{note}", **labels, height=420)
 
 
 def _colour(table: Table, label: str) -> str:
-    """Grey for baselines, then one after the other."""
+    """Gray for baselines, then the palette in order."""
     names = [row.label for row in table.rows if not row.label.endswith("(baseline)")]
     return PALETTE[1 + names.index(label) % (len(PALETTE) - 1)] if label in names else PALETTE[0]
 

@@ -1,4 +1,4 @@
-"""Charts of the layers of a compressed model: where it was cut, how deep, and what that did to the outputs."""
+"""Charts of the layers of a compressed model: sparsity, rank, size and output error."""
 
 import csv
 import io
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from lsprism.charts.theme import PALETTE, styled
-from lsprism.charts.units import size
 from lsprism.reports import LayerReport, SiteSpectrum
+from lsprism.units import size
 
-COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: what it costs
-SIZE = [[0, "rgba(47,111,237,0.06)"], [1, "rgba(47,111,237,1)"]]  # blue: what is there now
+COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: the cost
+SIZE = [[0, "rgba(47,111,237,0.06)"], [1, "rgba(47,111,237,1)"]]  # blue: the result
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing to know of every layer."""
+    """One metric of every layer."""
 
     title: str
     hint: str
     value: Callable[[LayerReport], float]
     shown: Callable[[float], str]
-    summed: bool = False  # over the layers of a block; else their mean
+    summed: bool = False  # over the layers of a block; else averaged
 
 
 def _percent(value: float) -> str:
@@ -33,25 +33,25 @@ def _percent(value: float) -> str:
 MEASURES = {
     "error": Measure(
         "relative output error",
-        "How far the layer's outputs are from what they were, on calibration text: ||(W - W')X|| / ||WX||.",
+        "Error of the layer's output on the calibration data: ||(W - W')X|| / ||WX||.",
         lambda layer: layer.error,
         _percent,
     ),
     "sparsity": Measure(
-        "achieved sparsity",
-        "Share of the layer's parameters that was removed; low-rank factors count as kept.",
+        "sparsity",
+        "Fraction of the layer's parameters that was removed; entries of low-rank factors count as kept.",
         lambda layer: layer.sparsity,
         _percent,
     ),
     "rank": Measure(
-        "rank of the factors",
-        "Columns of the left factor; 0 where the layer has no low-rank part.",
+        "rank",
+        "Rank of the low-rank factors; 0 if the layer has none.",
         lambda layer: float(layer.rank),
         lambda value: f"{value:.0f}",
     ),
     "stored": Measure(
-        "stored bytes",
-        "What the layer takes on disk, bitmap included.",
+        "size on disk",
+        "Bytes of the layer on disk, including its mask.",
         lambda layer: float(layer.stored_bytes),
         size,
         summed=True,
@@ -61,7 +61,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Grid:
-    """values[projection][block]; None where a layer is not there (yet)."""
+    """values[projection][block]; None for a layer that does not exist or is not finished."""
 
     projections: list[str]
     blocks: int
@@ -74,7 +74,7 @@ def projection(layer: LayerReport | SiteSpectrum) -> str:
 
 
 def grid(layers: Sequence[LayerReport], measure: str) -> Grid:
-    """Projections in the order in which the first block has them."""
+    """Projections in the order of the first block."""
     value = MEASURES[measure].value
     names = list(dict.fromkeys(projection(layer) for layer in sorted(layers, key=lambda layer: layer.block)))
     blocks = 1 + max((layer.block for layer in layers), default=-1)
@@ -116,11 +116,11 @@ def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     figure.update_xaxes(showgrid=False)
-    return styled(figure, "Layer by layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
+    return styled(figure, "Per layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
 
 
 def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
-    """A bar per block: the mean of its layers weighted by their parameters, or their sum."""
+    """A bar per block: the mean of its layers, weighted by their parameters, or their sum."""
     kind = MEASURES[measure]
     blocks = sorted({layer.block for layer in layers})
     values = [_of_block([layer for layer in layers if layer.block == block], kind) for block in blocks]
@@ -134,8 +134,8 @@ def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
         )
     )
     figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _percent else "")
-    how = "layers together" if kind.summed else "mean, by size"
-    return styled(figure, "Block by block", x="block", y=how, height=280)
+    how = "sum over layers" if kind.summed else "parameter-weighted mean"
+    return styled(figure, "Per block", x="block", y=how, height=280)
 
 
 def _of_block(layers: Sequence[LayerReport], kind: Measure) -> float:
@@ -161,7 +161,7 @@ COLUMNS = (
 
 
 def to_csv(layers: Sequence[LayerReport]) -> str:
-    """A row per layer; blocks count from 0, as in the names."""
+    """A row per layer; blocks are counted from 0, as in the names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

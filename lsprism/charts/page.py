@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs no network: the table, the charts, the answers, the protocols."""
+"""A report as one HTML file that needs no network: table, charts, outputs, protocols."""
 
 from collections.abc import Sequence
 from html import escape
@@ -43,14 +43,14 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
     table = comparison(reports)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">Measured {escape(reports[-1].created)} with {_environment(reports[-1])}.</p>',
+        f'<p class="quiet">Evaluated {escape(reports[-1].created)} with {_environment(reports[-1])}.</p>',
         _advice(advice),
         html_table(table),
         _list("", [f"{DOUBT} {doubt}" for doubt in table.doubts()], "doubt"),
         _charts(table),
         *map(_profile, reports),
         *_answers(reports),
-        _list("How these figures were made", table.protocols, ordered=True),
+        _list("Measurement protocols", table.protocols, ordered=True),
         _list("Notes", list(dict.fromkeys(note for report in reports for note in _notes(report)))),
     ]
     return (
@@ -63,7 +63,7 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
 
 
 def html_table(table: Table) -> str:
-    """A row per figure and a column per model: three models fit a narrow screen, sixteen figures do not."""
+    """A row per metric and a column per model: three models fit a narrow screen, sixteen metrics do not."""
     head = "".join(f"<th>{escape(row.label)}</th>" for row in table.rows)
     rows = []
     for column in table.columns:
@@ -81,8 +81,8 @@ def _marked(cell: str) -> str:
 def _advice(advice: Advice | None) -> str:
     if advice is None:
         return ""
-    choice = f"Take {advice.choice}: {advice.reason}" if advice.choice else advice.reason
-    return f"<h2>Conservative or aggressive?</h2><p>{escape(choice)}</p><p class='quiet'>{escape(advice.rule)}</p>"
+    choice = f"Recommended: {advice.choice}. {advice.reason}" if advice.choice else advice.reason
+    return f"<h2>Recommendation</h2><p>{escape(choice)}</p><p class='quiet'>{escape(advice.rule)}</p>"
 
 
 def _charts(table: Table) -> str:
@@ -125,8 +125,8 @@ def _answer(row: Row, report: EvalReport) -> str:
 
 
 def _said(name: str, answer: Answer, right: bool | None) -> str:
-    verdict = {True: ", right", False: ", wrong", None: ""}[right]
-    text = escape(answer.text) if answer.text.strip() else "<em>no answer</em>"
+    verdict = {True: ", correct", False: ", incorrect", None: ""}[right]
+    text = escape(answer.text) if answer.text.strip() else "<em>empty output</em>"
     return f"<div><small>{escape(name)}{verdict}</small><pre>{text}</pre></div>"
 
 

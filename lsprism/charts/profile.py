@@ -1,4 +1,4 @@
-"""The inference profile of a report: a line per length of the prompt and side."""
+"""The inference profile of a report: a line per prompt length and model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from lsprism.figures import SpeedComparison, SpeedFigure
 from lsprism.outcomes import EvalReport
 
-HEAD = ("prompt", "model", "dtype", "first token s", "tok/s", "speed-up of decoding", "peak MB")
+HEAD = ("prompt", "model", "dtype", "first token (s)", "tok/s", "decode speedup", "peak MB")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One side at one length; the speed-up is the compressed side's against this one."""
+    """One model at one prompt length; the speedup is that of the compressed model over this one."""
 
     figure: SpeedFigure
     label: str
     comparison: SpeedComparison | None
 
     def cells(self) -> tuple[str, ...]:
-        """As HEAD."""
+        """In the order of HEAD."""
         figure, peak, ratio = self.figure, self.figure.peak_memory_bytes, ""
         if (pair := self.comparison) is not None:
             ratio = f"{pair.ratio:.2f}x ({pair.lowest:.2f} to {pair.highest:.2f})"
@@ -34,7 +34,7 @@ class Line:
 
 
 def profile(report: EvalReport) -> Iterator[Line]:
-    """At each length first the model, then the baseline in its fastest dtype and in the one that it ships in."""
+    """For each length the model, then the baseline in its fastest dtype and in its checkpoint's dtype."""
     name = report.baseline.model.label if report.baseline else ""
     for n, own in enumerate(report.compressed.speeds):
         yield Line(own, report.compressed.model.label, None)

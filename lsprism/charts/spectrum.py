@@ -1,4 +1,4 @@
-"""Charts of singular values: what the cut took from a matrix, and from where."""
+"""Charts of singular values before and after compression, and the file that holds them."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ from lsprism.charts.layers import projection
 from lsprism.charts.theme import INK, PALETTE, styled
 from lsprism.reports import SiteSpectrum
 
-NOISE = 1e-6  # of the largest value: what lies below was zero before it was rounded
-MOST = len(PALETTE) - 1  # matrices that one chart tells apart
+NOISE = 1e-6  # relative to the largest value; smaller ones are rounding errors
+MOST = len(PALETTE) - 1  # matrices in one chart
 
 
 def read_spectra(path: Path) -> list[SiteSpectrum]:
-    """What a file of spectra holds so far; a line that is being written, or was cut short, is left out."""
+    """The spectra in a file so far; an incomplete line is skipped."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:
@@ -34,7 +34,7 @@ def read_spectra(path: Path) -> list[SiteSpectrum]:
 
 
 def add_spectrum(path: Path, site: SiteSpectrum) -> None:
-    """Append one; a line that a kill cut short before it is ended first. OSError where the disk refuses."""
+    """Append one, after completing a line that a kill cut short. OSError if the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as stream:
         cut = stream.seek(0, os.SEEK_END) and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n"
@@ -47,13 +47,13 @@ def title_of(site: SiteSpectrum) -> str:
 
 
 def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
-    """Singular values on logarithmic axes: thin what they were, thick what they are; the rank cut is a dashed line,
-    the effective rank a diamond on the line after, a circle on the one before."""
+    """Singular values on logarithmic axes: dotted before, solid after. The rank of the factors is a dashed line, the
+    effective rank a circle (before) and a diamond (after)."""
     figure = go.Figure()
     for n, site in enumerate(sites[:MOST]):
-        colour = PALETTE[1 + n]
-        _line(figure, site, (site.before, "before"), {"color": colour, "width": 1.2, "dash": "dot"})
-        _line(figure, site, (site.after, "after"), {"color": colour, "width": 2.4})
+        color = PALETTE[1 + n]
+        _line(figure, site, (site.before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
+        _line(figure, site, (site.after, "after"), {"color": color, "width": 2.4})
         for rank, heights, symbol in (
             (site.effective_rank_before, site.before, "circle-open"),
             (site.effective_rank_after, site.after, "diamond"),
@@ -63,7 +63,7 @@ def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
                     x=[rank],
                     y=[_height(site.ranks, heights, rank)],
                     mode="markers",
-                    marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2}},
+                    marker={"color": color, "size": 10, "symbol": symbol, "line": {"width": 2}},
                     showlegend=False,
                     hovertemplate=f"{title_of(site)}<br>effective rank %{{x:.0f}}<extra></extra>",
                 )
@@ -83,47 +83,47 @@ def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
     lows = [value for site in sites[:MOST] for value in (*site.before, *site.after) if value > NOISE * max(tops)]
     span = [math.log10(min(lows)) - 0.1, math.log10(max(tops)) + 0.1] if lows else None
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=span)
-    return styled(figure, "Singular values", x="number of the value", y="singular value", height=420)
+    return styled(figure, "Singular values", x="index", y="singular value", height=420)
 
 
 def energy(sites: Sequence[SiteSpectrum]) -> go.Figure:
-    """Share of the squared norm that the first values hold together."""
+    """Fraction of the squared norm in the first singular values."""
     figure = go.Figure()
     for n, site in enumerate(sites[:MOST]):
-        colour = PALETTE[1 + n]
-        _line(figure, site, (site.energy_before, "before"), {"color": colour, "width": 1.2, "dash": "dot"})
-        _line(figure, site, (site.energy_after, "after"), {"color": colour, "width": 2.4})
+        color = PALETTE[1 + n]
+        _line(figure, site, (site.energy_before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
+        _line(figure, site, (site.energy_after, "after"), {"color": color, "width": 2.4})
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    return styled(figure, "Cumulated energy", x="number of the value", y="share of the energy", height=360)
+    return styled(figure, "Cumulative energy", x="index", y="fraction of the energy", height=360)
 
 
 def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
-    """Energies of what was kept sparse, of the factors, of both together, and of what was lost, against the matrix."""
+    """Energy of the sparse part, the low-rank part, their sum and the residual, relative to the original weights."""
     figure = go.Figure()
     parts = (
         ("sparse part S", "sparse_energy", PALETTE[1]),
-        ("factors L", "factors_energy", PALETTE[3]),
+        ("low-rank part L", "factors_energy", PALETTE[3]),
         ("S + L", "kept_energy", PALETTE[0]),
-        ("lost, W - (S + L)", "lost_energy", PALETTE[2]),
+        ("residual W - (S + L)", "lost_energy", PALETTE[2]),
     )
     names = [title_of(site) for site in sites[:MOST]]
-    for title, field, colour in parts:
+    for title, field, color in parts:
         shares = [getattr(site, field) / site.weight_energy if site.weight_energy else 0.0 for site in sites[:MOST]]
         figure.add_bar(
             name=title,
             x=names,
             y=shares,
-            marker={"color": colour},
+            marker={"color": color},
             text=[f"{share:.1%}" for share in shares],
             textposition="outside",
             cliponaxis=False,
         )
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return styled(figure, "Energy against the original matrix", y="share of ||W||^2", height=340)
+    return styled(figure, "Energy relative to the original weights", y="fraction of ||W||²", height=340)
 
 
-def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict) -> None:
+def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict[str, object]) -> None:
     heights, when = drawn
     figure.add_scatter(
         x=site.ranks,
@@ -136,12 +136,12 @@ def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str],
 
 
 def _height(ranks: Sequence[int], heights: Sequence[float], rank: float) -> float:
-    """That of the nearest kept value."""
+    """The value at the nearest stored rank."""
     return heights[min(range(len(ranks)), key=lambda n: abs(ranks[n] - rank))]
 
 
 def to_csv(sites: Sequence[SiteSpectrum]) -> str:
-    """A row per kept value of each matrix."""
+    """A row per stored singular value of each matrix."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "number", "before", "after", "energy_before", "energy_after"))

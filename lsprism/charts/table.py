@@ -1,6 +1,6 @@
-"""One table of any evaluations, like a paper's: a row per model, a column per figure, the protocols below it.
+"""One table of any evaluations, as in a paper: a row per model, a column per metric, the protocols below.
 
-A figure that is flagged carries the mark and its reason; figures of different protocols carry their number.
+A flagged value carries the mark and its reason; values of different protocols carry their numbers.
 """
 
 import csv
@@ -18,7 +18,7 @@ CLOSENESS = ("bertscore_f1", "rougeL", "similarity")
 
 @dataclass(frozen=True)
 class Value:
-    """One figure: a number, how it is written, how it was made, and what speaks against it."""
+    """One value: the number, its protocol, the reasons to doubt it, and its spread."""
 
     number: float
     protocol: str
@@ -30,8 +30,8 @@ class Value:
 class Column:
     key: str
     title: str
-    form: str  # of str.format
-    better: str = ""  # "lower", "higher", or neither
+    form: str  # for str.format
+    better: str = ""  # "lower", "higher", or ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    columns: list[Column]  # those that some row has a figure for
+    columns: list[Column]  # those with at least one value
     rows: list[TableRow]
     protocols: list[str] = field(default_factory=list)  # numbered from 1
 
     def cell(self, row: TableRow, column: Column) -> str:
-        """'23.33', '23.33 (!)', or '23.33 [2]' where the column's figures were made in different ways."""
+        """'23.33', '23.33 (!)', or '23.33 [2]' if the protocols in the column differ."""
         value = row.values.get(column.key)
         if value is None:
             return ""
@@ -57,7 +57,7 @@ class Table:
         return column.form.format(value.number) + spread + number + (f" {DOUBT}" if value.doubts else "")
 
     def title(self, column: Column) -> str:
-        """With the number of its protocol where all rows share it."""
+        """With the number of the protocol if all rows share it."""
         numbers = self._numbers(column)
         return f"{column.title} [{numbers[0]}]" if len(numbers) == 1 else column.title
 
@@ -88,12 +88,12 @@ COLUMNS = [
     Column("bertscore_f1", "BERTScore", "{:.3f}", "higher"),
     Column("rougeL", "ROUGE-L", "{:.3f}", "higher"),
     Column("similarity", "similarity", "{:.3f}", "higher"),
-    Column("correct", "right answers", "{:.0%}", "higher"),
+    Column("correct", "accuracy", "{:.0%}", "higher"),
     Column("zero_shot", "zero-shot", "{:.1%}", "higher"),
     Column("speed", "tok/s", "{:.1f}", "higher"),
-    Column("speedup", "speed-up", "{:.2f}x", "higher"),
-    Column("speedup_as_shipped", "speed-up, as shipped", "{:.2f}x", "higher"),
-    Column("first_token", "first token s", "{:.3f}", "lower"),
+    Column("speedup", "speedup", "{:.2f}x", "higher"),
+    Column("speedup_as_shipped", "speedup, checkpoint dtype", "{:.2f}x", "higher"),
+    Column("first_token", "first token (s)", "{:.3f}", "lower"),
     Column("peak", "peak MB", "{:.0f}", "lower"),
 ]
 
@@ -102,7 +102,7 @@ FIGURES = tuple(column.key for column in COLUMNS)
 
 
 def comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES) -> Table:
-    """Baselines first, each once, then every measured model in the order of the reports."""
+    """Baselines first, each once, then the models in the order of the reports."""
     rows = [*_baselines(reports), *(_row(report) for report in reports)]
     labels = [row.label for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}
@@ -137,7 +137,7 @@ def _row(report: EvalReport) -> TableRow:
 
 
 def _own(side: SideReport) -> dict[str, Value]:
-    """The figures that need no other side; speeds are those of the first length of the prompt."""
+    """The metrics of one model alone; speeds are those of the first prompt length."""
     values = {}
     if sizes := side.sizes:
         values["kept"] = Value(sizes.kept_share, sizes.protocol())
@@ -166,7 +166,7 @@ def _agreement(report: EvalReport) -> dict[str, Value]:
 
 
 def _texts(tasks: Sequence[TaskReport]) -> dict[str, Value]:
-    """Closeness to the baseline's answers, mean over the prompts of all tasks."""
+    """Similarity to the baseline's outputs, mean over the prompts of all tasks."""
     values: dict[str, Value] = {}
     for key in CLOSENESS:
         scores = [task.against_baseline.scores[key] for task in tasks if task.against_baseline]
@@ -185,12 +185,12 @@ def _right(tasks: Sequence[TaskReport], tally: Callable[[TaskReport], Tally | No
 
 
 def _text_protocol(tasks: Sequence[TaskReport]) -> str:
-    """One for all figures on text, so that it is read once."""
+    """One protocol for all text metrics, so that it is read once."""
     close = [task.against_baseline for task in tasks if task.against_baseline]
     scores = [close[0].scores[key].protocol for key in CLOSENESS] if close else []
-    against = ["Closeness is that to the baseline's answers."] if close else []
+    against = ["Similarity is to the baseline's outputs."] if close else []
     checkable = sum(task.correct.checkable for task in tasks if task.correct)
-    right = [f"Right answers: of the {checkable} that can be checked."] if checkable else []
+    right = [f"Accuracy: over the {checkable} prompts with a checkable answer."] if checkable else []
     names = ", ".join(task.task for task in tasks)
     return " ".join([f"Text: {names}.", tasks[0].protocol, *scores, *against, *right])
 
@@ -205,7 +205,7 @@ def _speedups(report: EvalReport) -> dict[str, Value]:
 
 
 def _doubted(values: dict[str, Value], flags: Sequence[Flag], side: str) -> dict[str, Value]:
-    """With the reasons of the flags on this side."""
+    """Add the reasons of the flags of this side."""
     reasons: dict[str, list[str]] = {}
     for flag in flags:
         if flag.side == side:
@@ -214,7 +214,7 @@ def _doubted(values: dict[str, Value], flags: Sequence[Flag], side: str) -> dict
 
 
 def to_markdown(table: Table) -> str:
-    """The table, its doubts and its protocols, as README shows them."""
+    """The table, its flags and its protocols, as README shows them."""
     head = ["", *(table.title(column) for column in table.columns)]
     lines = [head, ["---", *["---:"] * len(table.columns)]]
     lines += [[row.label, *(table.cell(row, column) for column in table.columns)] for row in table.rows]
@@ -229,7 +229,7 @@ def _plain(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per figure, with its protocol and what speaks against it."""
+    """A line per value, with its protocol and the reasons to doubt it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", "figure", "value", "better", "doubt", "protocol"])

@@ -1,15 +1,15 @@
-"""The colours and the layout that all charts share; grounds are transparent, so that light and dark pages both fit."""
+"""Colors and layout of all charts; backgrounds are transparent, to fit light and dark pages."""
 
 import plotly.graph_objects as go
 
-PALETTE = ("#6b7280", "#2f6fed", "#d97706", "#0f9d8a", "#b4438a", "#7c5cd6")  # the baseline is grey
+PALETTE = ("#6b7280", "#2f6fed", "#d97706", "#0f9d8a", "#b4438a", "#7c5cd6")  # the baseline is gray
 GRID = "rgba(128,128,128,0.22)"
-INK = "#8a8f98"  # readable on white and on near black
+INK = "#8a8f98"  # readable on white and on black
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
 def styled(figure: go.Figure, title: str, x: str = "", y: str = "", height: int = 360) -> go.Figure:
-    """The same figure with title, names of the axes and the house's colours."""
+    """The same figure with title, axis labels and colors."""
     figure.update_layout(
         title={"text": title, "font": {"size": 16}, "x": 0, "xref": "paper"},
         height=height,

@@ -1,4 +1,4 @@
-"""The command line: options made from the specs, events shown with rich, reports as tables or JSON. The only prints."""
+"""The command line: options from the specs, progress with rich, reports as tables or JSON. Only this package prints."""
 
 from lsprism.cli.main import main
 

@@ -1,5 +1,6 @@
-"""Events on standard error: lines that stay, and below them, on a terminal, a bar that moves."""
+"""Events on standard error: lines, and on a terminal a progress bar below them."""
 
+import threading
 import time
 from typing import Any
 
@@ -8,22 +9,26 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from lsprism import events as ev
+from lsprism.units import duration
 
-# Where there is no bar, a line says how far the work is: the first one after FIRST_S of a stage.
-FIRST_S, QUIET_S = 10, 30
+# Without a terminal, a progress line follows after this time without any line: at the start of a stage, and later.
+FIRST_S = 10.0
+QUIET_S = 30.0
+TICK_S = 0.5
+BLOCKWISE = ("compress", "measure")  # stages whose progress counts decoder blocks
 
-# Without markup and emoji: a path may hold '[/]' or ':x:'.
+# No markup or emoji: a path may contain '[/]' or ':x:'.
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str, style: str = "", then: str = "") -> None:
-    """One line on standard error: `text` in a style, then plain words. Only a terminal has a width to break it at."""
+    """Print a line to standard error: `text` in a style, then `then` in plain style. Only a terminal wraps it."""
     line = Text(text, style=style).append(then, style="not bold default")
     errors.print(line, soft_wrap=not errors.is_terminal)
 
 
 class Display:
-    """A `with` that shows events."""
+    """A context manager that shows events."""
 
     def __init__(self) -> None:
         self.moving = errors.is_terminal
@@ -39,56 +44,76 @@ class Display:
         )
         self.task = self.bar.add_task("", total=None, state="")
         self.stage = ""
-        self.left = ""
-        self.due = 0.0  # when the next line is, on the clock time.monotonic
+        self.started = 0.0  # of the stage; times are those of time.monotonic
+        self.progress: ev.Progress | None = None  # the last one of the stage
+        self.reached = 0.0  # its time
+        self.due = 0.0  # time of the next progress line
+        self.closed = threading.Event()
 
     def __enter__(self) -> "Display":
         self.bar.start()
+        if not self.moving:
+            threading.Thread(target=self._tick, daemon=True, name="lsprism-display").start()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.closed.set()
         self.bar.stop()
 
     def show(self, event: ev.Event) -> None:
         match event:
             case ev.Stage(name=name, detail=detail):
-                self.stage, self.due = name, time.monotonic() + FIRST_S
+                self.stage, self.progress = name, None
+                self.started = time.monotonic()
+                self.due = self.started + FIRST_S
                 say(name, "bold", f"  {detail}")
                 self.bar.remove_task(self.task)
                 self.task = self.bar.add_task(name, total=None, state="")
             case ev.Notice(text=text):
                 say(f"  {text}")
             case ev.Progress():
-                self.left = remaining(event.eta_s)
+                self.progress, self.reached = event, time.monotonic()
                 self.bar.update(self.task, total=1.0, completed=event.fraction, **self._words(event))
-                if not self.moving and time.monotonic() >= self.due:
-                    self.due = time.monotonic() + QUIET_S
-                    line = f"  {event.step} {event.block}/{event.of}  {event.fraction:.0%}"
-                    say("  ".join(part for part in (line, self.left) if part))
             case ev.BlockDone() if not self.moving:
                 self.due = time.monotonic() + QUIET_S
                 line = f"  block {event.block}/{event.of}  {event.seconds:.1f} s"
-                say("  ".join(part for part in (line, worst(event), self.left) if part))
+                say("  ".join(filter(None, (line, worst(event), self._left()))))
 
-    def _words(self, event: ev.Progress) -> dict[str, str]:
-        unit = "block " if self.stage == "compress" else ""
-        state = f"{event.fraction:4.0%}  {event.step:<9}  {self.left or 'time left: after this one'}"
-        return {"description": f"{self.stage}  {unit}{event.block}/{event.of}", "state": state}
+    def _tick(self) -> None:
+        """Without a terminal: print a progress line whenever one is due, whether or not there are events."""
+        while not self.closed.wait(TICK_S):
+            if self.stage and time.monotonic() >= self.due:
+                self.due = time.monotonic() + QUIET_S
+                say(f"  {self._line()}")
+
+    def _line(self) -> str:
+        event = self.progress
+        if event is None:
+            return f"{self.stage}: {duration(time.monotonic() - self.started)} so far"
+        return "  ".join(filter(None, (f"{event.step} {self._count(event)}", f"{event.fraction:.0%}", self._left())))
+
+    def _left(self) -> str:
+        """The remaining time, less what has passed since it was estimated; empty if it is not known."""
+        if self.progress is None or self.progress.eta_s is None:
+            return ""
+        left = self.progress.eta_s - (time.monotonic() - self.reached)
+        return remaining(left) if left >= 0 else ""
+
+    def _count(self, event: ev.Progress) -> str:
+        return f"{'block ' if self.stage in BLOCKWISE else ''}{event.block}/{event.of}"
+
+    def _words(self, event: ev.Progress) -> dict[str, Any]:
+        state = f"{event.fraction:4.0%}  {event.step:<9}  {remaining(event.eta_s) or 'estimating time left'}"
+        return {"description": f"{self.stage}  {self._count(event)}", "state": state}
 
 
 def remaining(eta_s: float | None) -> str:
-    """'1 h 05 min left', '2 min 10 s left', '9 s left'; nothing while it is not known."""
-    if eta_s is None:
-        return ""
-    minutes, seconds = divmod(round(eta_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min left"
-    return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
+    """'1 h 05 min left', '2 min 10 s left', '9 s left'; empty if it is not known."""
+    return "" if eta_s is None else f"{duration(eta_s)} left"
 
 
 def worst(event: ev.BlockDone) -> str:
-    """The layer that suffered most; nothing where none was compressed."""
+    """The layer with the largest error; empty if none was compressed."""
     if not event.layers:
         return ""
     layer = max(event.layers, key=lambda layer: layer.error)

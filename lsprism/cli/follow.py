@@ -1,6 +1,6 @@
-"""Runs a stream of events on a thread of its own, so that Ctrl-C is heard during a long matrix operation too.
+"""Runs a stream of events in a worker thread, so that Ctrl-C also works during a long matrix operation.
 
-What is on disk is whole at any moment, so a stopped run may be left wherever it is.
+The files on disk are valid at any moment, so that a run can be interrupted anywhere.
 """
 
 import os
@@ -19,26 +19,28 @@ from lsprism import events as ev
 from lsprism.cli.display import errors
 
 STOPPED = 130  # exit code
-PATIENCE_S = 1.0  # for the worker to reach its next event, once it has been told to stop
+PATIENCE_S = 1.0  # for the worker to reach its next event after a stop request
 
 Work = Callable[[], Generator[ev.Event, None, Any] | Iterator[ev.Event]]
 
 
 @dataclass(frozen=True)
 class _End:
-    """The worker is done: with what its generator returned, or because something was raised."""
+    """The worker has finished: with the return value of its generator, or with an exception."""
 
     value: Any = None
     error: BaseException | None = None
 
 
-def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
-    """Show every event; return the report of the last one, or what the generator returned.
+Box = queue.SimpleQueue[ev.Event | _End]
 
-    Whatever the work raises is raised here. KeyboardInterrupt: the work was told to stop, and has been given
-    PATIENCE_S to do so.
+
+def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
+    """Show every event; return the report of the last one, or the return value of the generator.
+
+    Exceptions of the work are raised here. KeyboardInterrupt: the work was asked to stop and given PATIENCE_S for it.
     """
-    box: queue.SimpleQueue[ev.Event | _End] = queue.SimpleQueue()
+    box: Box = queue.SimpleQueue()
     stop = threading.Event()
     thread = threading.Thread(target=_work, args=(work, box, stop), daemon=True, name="lsprism-work")
     thread.start()
@@ -50,19 +52,20 @@ def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
         raise
 
 
-def _work(work: Work, box: queue.SimpleQueue, stop: threading.Event) -> None:
+def _work(work: Work, box: Box, stop: threading.Event) -> None:
     try:
         stream = work()
         while not stop.is_set():
             box.put(next(stream))
-        stream.close()
+        if isinstance(stream, Generator):
+            stream.close()
     except StopIteration as done:
         box.put(_End(done.value))
-    except BaseException as error:  # handed to the main thread, which raises it
+    except BaseException as error:  # passed to the main thread, which raises it
         box.put(_End(error=error))
 
 
-def _drain(box: queue.SimpleQueue, show: Callable[[ev.Event], None]) -> Any:
+def _drain(box: Box, show: Callable[[ev.Event], None]) -> Any:
     report = None
     while not isinstance(item := _next(box), _End):
         show(item)
@@ -72,7 +75,7 @@ def _drain(box: queue.SimpleQueue, show: Callable[[ev.Event], None]) -> Any:
     return report if item.value is None else item.value
 
 
-def _next(box: queue.SimpleQueue) -> ev.Event | _End:
+def _next(box: Box) -> ev.Event | _End:
     while True:
         try:
             return box.get(timeout=0.2)  # Windows handles signals only between two waits
@@ -82,8 +85,8 @@ def _next(box: queue.SimpleQueue) -> ev.Event | _End:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, Ctrl-C or SIGTERM raises KeyboardInterrupt; the second one ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+    """Inside, Ctrl-C or SIGTERM raises KeyboardInterrupt; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     asked = threading.Event()
@@ -103,16 +106,16 @@ def stoppable() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process and its children (a download) now, though a thread may sit in what cannot be interrupted."""
+    """End the process and its children (a download) now, even if a thread is in a call that cannot be interrupted."""
     for child in psutil.Process().children(recursive=True):
         try:
             child.kill()
         except psutil.Error:
-            continue  # it has ended by itself
+            continue  # it has already ended
     errors.show_cursor(True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            continue  # its reader has gone
+            continue  # its reader is gone
     os._exit(code)

@@ -1,6 +1,7 @@
-"""The verbs that measure: evaluate, benchmark, study, spectra, compare."""
+"""The commands that evaluate: evaluate, benchmark, sweep, spectra, compare."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from lsprism.cli import show
@@ -13,7 +14,7 @@ from lsprism.errors import SpecError
 from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, StudySpec
 
 EVALUATE = options_of(EvaluateSpec)
-STUDY = options_of(StudySpec)
+SWEEP = options_of(StudySpec)
 SPECTRA = options_of(SpectraSpec)
 BENCHMARK = [
     option
@@ -37,7 +38,7 @@ def _benchmark_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         metavar="TASK",
         required=True,
-        help=f"{', '.join(TASKS)}, all, cnn_dailymail, xsum, samsum, or a .jsonl",
+        help=f"prompt task: {', '.join(TASKS)}, all of these (all), cnn_dailymail, xsum, samsum, or a .jsonl file",
     )
     add_options(parser, BENCHMARK)
 
@@ -57,41 +58,43 @@ def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: s
 
         report = follow(lambda: measure.evaluating(spec), take)
     answer(options, report, show.evaluation)
-    say(f"The page: {spec.save_path / 'report.html'}")
+    assert spec.save_path is not None
+    say(f"HTML report: {spec.save_path / 'report.html'}")
 
 
 def _set_save_path(fields: dict[str, Any], name: str) -> None:
-    """Where nothing else was said: output/MODEL-NAME."""
+    """The default: output/MODEL-NAME."""
     if "model_id" in fields:
         fields.setdefault("save_path", place_for(fields["model_id"], name))
 
 
-def _study_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, STUDY)
+def _sweep_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, SWEEP)
     config_option(parser)
 
 
-def _study(options: argparse.Namespace) -> None:
-    fields = given(options, STUDY)
-    _set_save_path(fields, "study")
+def _sweep(options: argparse.Namespace) -> None:
+    fields = given(options, SWEEP)
+    _set_save_path(fields, options.verb)
     spec = asked(StudySpec, fields)
-    with recorded("study", spec) as take:
+    with recorded("sweep", spec) as take:
         from lsprism import measure
 
         report = follow(lambda: measure.studying(spec), take)
     answer(options, report, show.study)
-    say(f"The page: {spec.save_path / 'study.html'}")
+    say(f"HTML report: {spec.save_path / 'study.html'}")
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder with one")
-    parser.add_argument("--figures", metavar="KEYS", help="the columns, such as kept,perplexity,speedup (default all)")
-    parser.add_argument("--format", metavar="{" + ",".join(FORMATS) + "}", default="table", help="default table")
+    parser.add_argument("--figures", metavar="LIST", help="columns, such as kept,perplexity,speedup (default: all)")
+    choices = "{" + ",".join(FORMATS) + "}"
+    parser.add_argument("--format", metavar=choices, default="table", help="output format (default table)")
 
 
 def _compare(options: argparse.Namespace) -> None:
     if options.format not in FORMATS:
-        raise SpecError(f"--format {options.format!r} is unknown.", f"Choose one of {', '.join(FORMATS)}.")
+        raise SpecError(f"Unknown --format {options.format!r}.", f"Choose from {', '.join(FORMATS)}.")
     from lsprism.charts.reports import compare
     from lsprism.charts.table import FIGURES, to_csv, to_markdown
 
@@ -120,41 +123,44 @@ def _spectra(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"save_path": str(spec.save_path)})
     else:
-        say(f"The singular values are in {spec.save_path}.")
+        say(f"Singular values written to {spec.save_path}.")
 
 
+SWEEP_COMMAND = Verb(
+    "sweep over sparsities: compress, evaluate and recommend one",
+    "--model-id demo --sparsities 0.3,0.5",
+    _sweep_options,
+    _sweep,
+    resumable=True,
+)
 MEASURING = {
     "evaluate": Verb(
-        "measure a model beside its baseline: size, perplexity, agreement, text, speed",
+        "evaluate a model against its baseline",
         "--model-path output/demo-0.5",
         _evaluate_options,
         _evaluate,
         resumable=True,
     ),
     "benchmark": Verb(
-        "compare the answers of a model and its baseline to prompts",
+        "compare completions of a model and its baseline on prompt tasks",
         "--model-path output/demo-0.5 --task summarization",
         _benchmark_options,
         _benchmark,
         resumable=True,
     ),
-    "study": Verb(
-        "compress to several sparsities, measure each, compare and advise",
-        "--model-id demo --sparsities 0.3,0.5",
-        _study_options,
-        _study,
-        resumable=True,
-    ),
+    "sweep": SWEEP_COMMAND,
+    "study": replace(SWEEP_COMMAND, hidden=True),  # its name in earlier versions
     "spectra": Verb(
-        "singular values of every compressed matrix, before and after",
+        "singular values of every compressed layer, before and after",
         "--model-path output/demo-0.5",
         _spectra_options,
         _spectra,
     ),
     "compare": Verb(
-        "one table of any reports",
-        "output/demo-study --format markdown",
+        "compare reports in one table",
+        "output/demo-sweep --format markdown",
         _compare_options,
         _compare,
+        usage="REPORT [REPORT ...] [options]",
     ),
 }

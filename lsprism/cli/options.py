@@ -1,34 +1,37 @@
-"""Options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
+"""Command-line options from the fields of a spec, and back: one schema for flags, YAML and defaults."""
 
 import argparse
-import difflib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import annotated_types as at
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
+from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
-from lsprism.runs.command import NAMES
+from lsprism.runs.yaml_options import read_options
 from lsprism.specs import Request, ask
 
-SAME = {"model_path": "model_id"}  # two names for one option
+HIDDEN = [f"--{name}" for name in OLD_OPTIONS]  # accepted, but left out of help and hints
+
+METAVARS = {
+    "save_path": "PATH", "calibration": "SOURCE", "dataset": "SOURCE", "baseline": "MODEL", "kernel": "NAME",
+    "measures": "LIST", "tasks": "LIST", "zero_shot_tasks": "LIST", "sparsities": "LIST", "prompt_lengths": "LIST",
+}  # fmt: skip
 
 R = TypeVar("R", bound=Request)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field of a spec as an option."""
+    """One field of a spec, as an option."""
 
     name: str  # with underscores
-    path: tuple[str, ...]  # where it stands in the spec
+    path: tuple[str, ...]  # of the field in the spec
     field: FieldInfo
 
     @property
@@ -37,7 +40,7 @@ class Option:
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong options are one sentence and exit code 2."""
+    """Invalid options raise a SpecError: one sentence, exit code 2."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -47,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def dashed(argv: list[str]) -> list[str]:
-    """Every option may be written with underscores too."""
+    """Options may also be written with underscores."""
     plain = []
     for word in argv:
         name, equals, value = word.partition("=")
@@ -56,7 +59,7 @@ def dashed(argv: list[str]) -> list[str]:
 
 
 def options_of(spec: type[BaseModel]) -> list[Option]:
-    """All fields, those of nested specs too, in order."""
+    """All fields in order, those of nested specs included."""
     found = []
     for name, field in spec.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -66,8 +69,8 @@ def options_of(spec: type[BaseModel]) -> list[Option]:
     return found
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
-    """Nothing is converted or defaulted here: the spec does that, for YAML alike. One option may fill two fields."""
+def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
+    """Values are converted and defaulted by the spec, as for YAML. One option may set two fields."""
     for option in {option.name: option for option in options}.values():
         field = option.field
         if option.name == "model_id":
@@ -75,13 +78,19 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> N
         elif field.annotation is bool:
             parser.add_argument(option.flag, action="store_true", default=None, help=field.description)
         else:
-            parser.add_argument(option.flag, metavar=_metavar(field), help=_help(field).replace("%", "%%"))
+            parser.add_argument(option.flag, metavar=_metavar(option), help=_help(field).replace("%", "%%"))
+    for old, new in OLD_OPTIONS.items():
+        if any(option.name == new for option in options):
+            parser.add_argument(f"--{old}", dest=new, help=argparse.SUPPRESS)
 
 
 def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
-    """What was said on the command line, over what the YAML file of --config says, nested as the spec is."""
+    """The options from the YAML file of --config and the command line, which takes precedence; nested like the spec."""
     config = getattr(options, "config", None)
-    said = read_config(expand(config), [option.name for option in known]) if config else {}
+    said: dict[str, Any] = {}
+    if config:
+        path = expand(config)
+        said |= read_options(path, [option.name for option in known], f"--config {path}")
     said |= {o.name: value for o in known if (value := getattr(options, o.name, None)) is not None}
     nested: dict[str, Any] = {}
     for option in known:
@@ -94,72 +103,19 @@ def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
 
 
 def asked(spec: type[R], fields: dict[str, Any]) -> R:
-    """The request; what must be given and was not is named as an option."""
+    """The validated request; SpecError names a required option that is missing."""
     for option in options_of(spec):
         if option.field.is_required() and option.name not in fields:
-            raise SpecError(f"{option.flag} is missing.", f"It takes a {option.field.description}.")
+            raise SpecError(f"{option.flag} is missing.", f"Give it a value: {option.field.description}.")
     return ask(spec, **fields)
 
 
-class _Texts(yaml.BaseLoader):
-    """Every value stays the text it is, as on the command line (YAML would read 2:4 as a number to base 60), but for
-    null and a bare ~, which leave an option at its default."""
-
-
-_Texts.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Texts.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
-
-
-def read_config(path: Path, names: list[str]) -> dict[str, str]:
-    """Options by name from a YAML file, with dashes or underscores; a key that is none of `names` is refused."""
-    hint = "Give a YAML file of lines 'option: value', such as 'sparsity: 0.5'."
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Texts)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SpecError(f"--config {path} cannot be read: {_one_line(error)}.", hint) from None
-    if not isinstance(content, dict):
-        raise SpecError(f"--config {path} holds no options.", hint)
-    said = {}
-    for key, value in _flat(content):
-        name = str(key).replace("-", "_")
-        name = SAME.get(name, name)
-        if name not in names:
-            near = closest(name, names)
-            raise SpecError(
-                f"--config {path} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}."
-            )
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise SpecError(f"--config {path}: {key} takes one value, got {value!r}.", hint)
-        said[name] = value
-    return said
-
-
-def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings of the calibration may stand under its name, as they do in the spec."""
-    for key, value in content.items():
-        if key in NAMES.values() and isinstance(value, dict):
-            yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
-        else:
-            yield key, value
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """A hint at the option that was probably meant, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"Did you mean {near[0]}?" if near else ""
-
-
-def _one_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(text.split()).rstrip(".")
-
-
-def _metavar(field: FieldInfo) -> str | None:
-    if get_origin(field.annotation) is Literal:
-        return "{" + ",".join(get_args(field.annotation)) + "}"
-    return {int: "N", float: "X"}.get(field.annotation)
+def _metavar(option: Option) -> str:
+    """{a,b} for a choice, N for a number, else METAVARS, else the option's last word."""
+    kind = option.field.annotation
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())
 
 
 def _help(field: FieldInfo) -> str:
@@ -167,11 +123,11 @@ def _help(field: FieldInfo) -> str:
     if not field.is_required() and field.default not in ("", None):
         value = field.default
         notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    return field.description + (f" ({'; '.join(notes)})" if notes else "")
+    return (field.description or "") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _range(field: FieldInfo) -> str:
-    """'1 to 65536', 'above 0, below 1', or nothing."""
+    """'1 to 65536', 'above 0, below 1', or an empty string."""
     low = high = ""
     for bound in field.metadata:
         match bound:

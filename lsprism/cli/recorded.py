@@ -1,4 +1,4 @@
-"""A verb whose events are shown and written down at once."""
+"""Run a command: show its events and record them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from lsprism.runs.command import order_of
 
 @contextmanager
 def recorded(verb: str, spec: BaseModel) -> Iterator[Callable[[Event], None]]:
-    """Open the display and the run's record; yields what takes each event."""
+    """Open the display and the record of the run; yields the function that takes each event."""
     recording = Recording(order_of(verb, spec, "command line"), lambda text: say(f"  {text}"))
     with Display() as display, recording:
 

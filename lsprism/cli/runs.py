@@ -1,4 +1,4 @@
-"""The verb `runs`: what was started here or from the dashboard, how it is, and how to end it."""
+"""The command `runs`: list and control runs from the command line and the dashboard."""
 
 import argparse
 import time
@@ -15,22 +15,21 @@ from lsprism.events import Notice, Stage
 from lsprism.runs import Run, Runs, resume, stop
 from lsprism.runs.command import line_of
 
-LAST_LINES = 20  # of the log of a run that failed
+LAST_LINES = 20  # of the log of a failed run
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", default="list", choices=list(ACTIONS), help="list without one")
-    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name in the list, or how it begins")
-    parser.add_argument(
-        "--artifact", metavar="FOLDER", help="delete: the artifact too, which lies outside of the run's own folder"
-    )
+    actions = f"{', '.join(ACTIONS)} (default list)"
+    parser.add_argument("action", nargs="?", default="list", metavar="ACTION", choices=list(ACTIONS), help=actions)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run id or unique prefix")
+    parser.add_argument("--artifact", metavar="PATH", help="with delete: also delete the artifact at this path")
 
 
 def _carry_out(options: argparse.Namespace) -> None:
-    """One action on one run, or the list of all."""
+    """Perform one action on one run, or list all runs."""
     runs = Runs()
     if options.artifact and options.action != "delete":
-        raise SpecError("--artifact says what to delete.", "Give it with: runs delete RUN.")
+        raise SpecError("--artifact requires the action delete.", "Use: runs delete RUN --artifact PATH.")
     if options.action == "list":
         return _list(runs, options)
     run = _named(runs, options)
@@ -41,10 +40,10 @@ def _carry_out(options: argparse.Namespace) -> None:
 
 def _named(runs: Runs, options: argparse.Namespace) -> Run:
     if not options.run:
-        raise SpecError(f"runs {options.action} takes the name of a run.", "'runs list' shows them.")
+        raise SpecError(f"runs {options.action} requires a run id.", "'runs list' shows them.")
     found = [run for run in runs.all() if run.id.startswith(options.run)]
     if len(found) > 1:
-        raise SpecError(f"{options.run!r} begins {len(found)} names.", "Give more of it.")
+        raise SpecError(f"{options.run!r} matches {len(found)} runs.", "Use a longer prefix.")
     return found[0] if found else runs.get(options.run)
 
 
@@ -53,13 +52,13 @@ def _list(runs: Runs, options: argparse.Namespace) -> None:
     if options.json:
         print_json([run.model_dump(mode="json") for run in found])
     elif not found:
-        say(f"There are no runs in {runs.folder}.")
+        say(f"No runs in {runs.folder}.")
     else:
         print_table(_table(runs, found))
 
 
 def _log(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
-    """Of a run from the command line, what its events say."""
+    """Print the log; for a run from the command line, which has none, its stages and notices."""
     text = runs.log(run.id) or "\n".join(_said(runs, run))
     if options.json:
         print_json({"id": run.id, "log": text})
@@ -82,14 +81,14 @@ def _delete(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
     if options.json:
         print_json({"id": run.id, "deleted": True})
         return None
-    say(f"Run {run.id} is deleted.")
+    say(f"Deleted run {run.id}.")
     if run.artifact and run.artifact.exists():
-        say(f"Its artifact stays at {run.artifact}.")
+        say(f"Its artifact remains at {run.artifact}.")
     return None
 
 
 ACTIONS: dict[str, Callable[[Runs, Run, argparse.Namespace], Run | None]] = {
-    "list": lambda runs, run, options: None,  # which takes no run
+    "list": lambda runs, run, options: None,  # takes no run
     "show": lambda runs, run, options: run,
     "log": _log,
     "stop": lambda runs, run, options: stop(runs, run.id),
@@ -100,7 +99,7 @@ ACTIONS: dict[str, Callable[[Runs, Run, argparse.Namespace], Run | None]] = {
 
 def _table(runs: Runs, found: Iterable[Run]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "state", "what", "result"):
+    for name in ("run", "state", "command", "output"):
         table.add_column(name, no_wrap=name in ("run", "state"), overflow="fold")
     for run in found:
         table.add_row(run.id, state_of(runs, run), _what(run), _place(run.artifact))
@@ -125,7 +124,7 @@ def _what(run: Run) -> str:
 
 
 def _place(path: Path | None) -> str:
-    """As short as it can be said from here."""
+    """Relative to the working folder, if it is inside."""
     if path is None:
         return ""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -138,13 +137,13 @@ def _one(runs: Runs, run: Run) -> Table:
     log = runs.log(run.id).splitlines()[-LAST_LINES:] if run.state in ("failed", "lost") else []
     rows = {
         "state": state_of(runs, run),
-        "because": " ".join(filter(None, (run.message, run.hint))),
+        "reason": " ".join(filter(None, (run.message, run.hint))),
         "command": line_of(run) if run.verb else "",
-        "in": str(run.cwd),
+        "working folder": str(run.cwd),
         "started": _time(run.begun or run.created),
         "ended": _time(run.ended),
-        "result": str(run.artifact or ""),
-        "folder": str(runs.path(run.id)),
+        "output": str(run.artifact or ""),
+        "run folder": str(runs.path(run.id)),
         "notes": run.notes,
         "last lines": "\n".join(log),
         **{
@@ -170,8 +169,9 @@ def _time(seconds: float | None) -> str:
 
 
 RUNS = Verb(
-    "what was started here or from the dashboard: list, show, log, stop, resume, delete",
-    "--json\n  python -m lsprism runs stop 20260818-0930",
+    "list and control runs: list, show, log, stop, resume, delete",
+    "--json\nstop 20260818-0930",
     _options,
     _carry_out,
+    usage="[ACTION] [RUN] [options]",
 )

@@ -1,8 +1,9 @@
-"""Reports as text: pure functions from a report to rich renderables that fit 80 columns."""
+"""Reports as tables: pure functions from a report to rich renderables that fit 80 columns."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import mean
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -16,17 +17,18 @@ from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import comparison as compared
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
+from lsprism.units import duration, rough_duration, size
 
-Groups = dict[tuple[str, int, int, str], list[SitePlan]]  # by name in the block, rows, columns, form
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that reads best; 1 MB = 10^6 bytes, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError
+PARTS = {
+    "fixed": "tokenizer and libraries",
+    "outside": "embeddings and output head",
+    "hidden_states": "hidden states of the calibration data",
+    "block": "one block, dense and compressed",
+    "statistics": "calibration statistics of one block",
+    "workspace": "workspace",
+    "healing": "the whole model during healing",
+}
+Groups = dict[tuple[str, int, int, str], list[SitePlan]]  # by name in the block, rows, columns, format
 
 
 def plan(report: Plan) -> Group:
@@ -36,7 +38,7 @@ def plan(report: Plan) -> Group:
     count = 1 + max(p.site.block for p in report.sites)
     groups = _alike(report.sites, blocks)
     differ = any(p.kept != group[0].kept for group in groups.values() for p in group)
-    means = f"; layers keep different shares (budget {report.budget}), so these are means" if differ else ""
+    means = f"; means over the blocks, as sparsity differs by layer (allocation {report.allocation})" if differ else ""
     return Group(
         Text(report.source.model_id, style="bold").append(f"  {head}", style="not bold"),
         Text(f"{count} blocks in {blocks}{means}"),
@@ -49,16 +51,16 @@ def plan(report: Plan) -> Group:
 
 
 def _unknown(sites: list[SitePlan]) -> Iterable[str]:
-    """How the errors that are not known become so."""
+    """How to get predicted errors where there are none."""
     if any(p.error is None and p.budget.pattern is None for p in sites):
         yield (
-            "What each layer will lose is known once this model has been compressed to two sparsities near this one,"
-            " with the same other settings."
+            "Layer errors can be predicted after this model has been compressed to two nearby sparsities with otherwise"
+            " the same settings."
         )
 
 
 def _alike(sites: list[SitePlan], blocks: str) -> Groups:
-    """The sites of one name, shape and form in all blocks."""
+    """The layers of one name, shape and format in all blocks."""
     groups: Groups = {}
     for p in sites:
         name = p.site.name.removeprefix(f"{blocks}.{p.site.block}.")
@@ -67,11 +69,11 @@ def _alike(sites: list[SitePlan], blocks: str) -> Groups:
 
 
 def _sites(groups: Groups, blocks: int) -> Table:
-    """How often a row occurs is said only where it is not once in each block."""
+    """The column `blocks` is shown only if some row does not occur exactly once per block."""
     counted = any(len(group) != blocks for group in groups.values())
-    told = any(p.error for group in groups.values() for p in group)
-    names = ["in each block", *[">blocks"] * counted, ">out x in", "form", ">kept", ">rank", ">of dense"]
-    table = _columns(*names, *[">expected error"] * told)
+    predicted = any(p.error for group in groups.values() for p in group)
+    names = ["layer", *[">blocks"] * counted, ">out x in", "format", ">kept", ">rank", ">size vs dense"]
+    table = _columns(*names, *[">predicted error"] * predicted)
     for (name, rows, columns, form), group in groups.items():
         errors = [p.error for p in group if p.error is not None]
         rank = mean(p.budget.rank for p in group)
@@ -83,17 +85,17 @@ def _sites(groups: Groups, blocks: int) -> Table:
             f"{mean(p.kept for p in group):,.0f}",
             f"{rank:.0f}" if rank else "",
             f"{mean(p.stored_bytes / p.dense_bytes for p in group):.1%}",
-            *[f"{mean(errors):.1%}" if errors else ""] * told,
+            *[f"{mean(errors):.1%}" if errors else ""] * predicted,
         )
     return table
 
 
 def _expected(error: float | None) -> list[tuple[str, str]]:
-    return [] if error is None else [("mean relative output error of a layer", f"{error:.1%}")]
+    return [] if error is None else [("mean predicted output error of a layer", f"{error:.1%}")]
 
 
 def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:
-    table = _columns("left alone", ">parameters", "because")
+    table = _columns("not compressed", ">parameters", "reason")
     for part in parts:
         table.add_row(part.name.removeprefix(f"{blocks}."), f"{part.parameters:,}", part.reason)
     return table
@@ -101,14 +103,14 @@ def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:
 
 def _totals(report: Plan) -> Table:
     return _pairs(
-        "expected",
+        "estimate",
         ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
-        ("stored bytes, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
-        ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
-        ("resident bytes once loaded", size(report.resident_bytes)),
+        ("size on disk, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("size on disk, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
+        ("memory when loaded", size(report.resident_bytes)),
         *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
         *_expected(report.mean_error),
-        ("disk while compressing", size(report.disk_bytes)),
+        ("disk space while compressing", size(report.disk_bytes)),
         *_time(report),
         ("peak memory while compressing", size(report.memory.total)),
         *_parts(report.memory),
@@ -118,13 +120,12 @@ def _totals(report: Plan) -> Table:
 def _time(report: Plan) -> list[tuple[str, str]]:
     if report.duration is None:
         return []
-    minutes = report.duration.total / 60
-    about = f"about {minutes:.0f} min" if minutes >= 1.5 else f"about {report.duration.total:.0f} s"
-    return [("time on this machine", f"{about}, products computed in {report.compute_dtype}")]
+    about = f"about {rough_duration(report.duration.total)}"
+    return [("time on this machine", f"{about}, matrix products in {report.compute_dtype}")]
 
 
 def _kernels(sites: list[SitePlan]) -> str:
-    """The one of all sites, or each with the names of its sites."""
+    """The kernel of all layers, or each kernel with its layers."""
     names: dict[str, dict[str, None]] = {}
     for p in sites:
         names.setdefault(p.kernel, {})[p.site.name.rpartition(".")[2]] = None
@@ -132,7 +133,7 @@ def _kernels(sites: list[SitePlan]) -> str:
 
 
 def _parts(memory: Memory) -> list[tuple[str, str]]:
-    return [(f"  {name.replace('_', ' ')}", size(count)) for name, count in memory.parts.items()]
+    return [(f"  {PARTS[name]}", size(count)) for name, count in memory.parts.items()]
 
 
 def compression(report: CompressionReport) -> Table:
@@ -140,19 +141,19 @@ def compression(report: CompressionReport) -> Table:
     return _pairs(
         str(report.save_path),
         ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
-        ("stored bytes, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
-        ("stored bytes, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
+        ("size on disk, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("size on disk, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
         ("mean relative output error of a layer", f"{error:.1%}"),
         ("calibrated on", report.calibration),
-        ("time", f"{report.seconds:.0f} s on {report.device}"),
+        ("time", f"{duration(report.seconds)} on {report.device}"),
         ("peak memory of the process", size(report.peak_memory_bytes)),
     )
 
 
 def stats(report: StatsReport) -> Group:
-    """One row per site. Sites that are handed the same tensor (q, k, v) have the same numbers."""
-    head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed"
-    table = _columns(">block", "inputs of", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
+    """One row per layer. Layers with the same input tensor (q, k, v) have the same numbers."""
+    head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed model"
+    table = _columns(">block", "layer", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
     for site in report.sites:
         table.add_row(
             str(site.block),
@@ -164,7 +165,7 @@ def stats(report: StatsReport) -> Group:
             f"{site.outlier_share:.1%}",
             str(site.dead),
         )
-    note = "norm: mean of ||X_j||_2 over the features j; outliers: features above five times it; dead: always zero"
+    note = "norm: mean of ||X_j||_2 over input features j; outliers: features above 5x that mean; dead: always zero"
     return Group(Text(report.model_id, style="bold").append(f"  {head}", style="not bold"), table, Text(note))
 
 
@@ -175,12 +176,12 @@ def evaluation(report: EvalReport) -> Group:
 
 def study(report: StudyReport) -> Group:
     advice = report.advice
-    choice = f"Take {advice.choice}: {advice.reason}" if advice.choice else advice.reason
+    choice = f"{advice.choice} is recommended: {advice.reason}" if advice.choice else advice.reason
     return Group(comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))
 
 
 def comparison(table: Comparison, notes: Iterable[str] = (), lines: Sequence[Line] = ()) -> Group:
-    """A row per figure and a column per model, so that several models fit a terminal; below it how it was measured."""
+    """A row per metric and a column per model, so that several models fit a terminal; then the protocols."""
     grid = _columns("", *(f">{row.label}" for row in table.rows))
     for column in table.columns:
         grid.add_row(table.title(column), *(table.cell(row, column) for row in table.rows))
@@ -190,7 +191,7 @@ def comparison(table: Comparison, notes: Iterable[str] = (), lines: Sequence[Lin
 
 
 def _profile(lines: Sequence[Line]) -> Iterable[Table]:
-    """Where more than one length of the prompt was timed; a single one stands in the table above."""
+    """The speed by prompt length, if more than one was timed; a single one is in the table above."""
     if len({line.figure.prompt_tokens for line in lines}) > 1:
         grid = _columns(*(f">{name}" if n != 1 else name for n, name in enumerate(HEAD)))
         for line in lines:
@@ -198,8 +199,8 @@ def _profile(lines: Sequence[Line]) -> Iterable[Table]:
         yield grid
 
 
-def as_plain(table: Comparison) -> dict:
-    """The same as plain values: models, each with its figures, their protocols and doubts."""
+def as_plain(table: Comparison) -> dict[str, Any]:
+    """The same as plain values: models with their metrics, protocols and warnings."""
     return {
         "models": [
             {"model": row.label, **{key: asdict(value) for key, value in row.values.items()}} for row in table.rows
@@ -216,17 +217,17 @@ def _share(shown: str, part: int, whole: int) -> str:
 
 
 def _columns(*names: str) -> Table:
-    """A table with a line under its head; '>' before a name sets its column to the right."""
+    """A table with a ruled header; '>' before a name aligns its column to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         right = name.startswith(">")
-        # Where it is too wide, the last column gives way.
+        # If the table is too wide, its last column wraps.
         table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=name != names[-1])
     return table
 
 
 def _pairs(title: str, *rows: tuple[str, str]) -> Table:
-    """Names and values under a title."""
+    """A table of names and values under a title."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (title, ""):
         table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""What a verb is, and how it answers."""
+"""A command of the command line, and how it prints its result."""
 
 import argparse
 import json
@@ -15,30 +15,33 @@ from rich.console import Console, RenderableType
 
 from lsprism.paths import expand
 
-OUTPUT = Path("output")  # where results go if nothing else is said
-PIPE_WIDTH = 120  # columns of a table that goes into a file or a pipe
+OUTPUT = Path("output")  # default folder for results
+PIPE_WIDTH = 120  # columns of a table written to a file or a pipe
 
 
 @dataclass(frozen=True)
 class Verb:
     summary: str
-    example: str
+    example: str  # one per line
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
     resumable: bool = False
+    reports: bool = True  # prints a result; with --json as JSON
+    usage: str = "[options]"
+    hidden: bool = False  # an old name, left out of help
 
 
 def place_for(model_id: str, ending: str) -> Path:
-    """Where a result goes if nothing else is said: output/MODEL-ENDING, also for a model such as '.' or '~/x'."""
+    """The default output path: output/MODEL-ENDING, also for a model such as '.' or '~/x'."""
     return OUTPUT / f"{Path(os.path.abspath(expand(model_id))).name}-{ending}"
 
 
 def config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the same options; the command line overrides it")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with options; the command line overrides it")
 
 
 def answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], RenderableType]) -> None:
-    """The report on standard output, as JSON or as tables."""
+    """Print the report to standard output, as JSON or as tables."""
     if options.json:
         _print_json(report.model_dump_json(indent=2))
     else:
@@ -50,11 +53,11 @@ def print_table(table: RenderableType) -> None:
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
-def print_json(value: dict | list) -> None:
+def print_json(value: dict[str, Any] | list[Any]) -> None:
     _print_json(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _print_json(text: str) -> None:
-    """Where standard output is not UTF-8, with JSON's own escapes."""
+    """If standard output is not UTF-8, with JSON escapes."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "").replace("_", "")
     print(text if encoding.startswith("utf") else re.sub("[^\0-\x7f]", lambda found: json.dumps(found[0])[1:-1], text))

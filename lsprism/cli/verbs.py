@@ -1,9 +1,10 @@
-"""The verbs: each makes a spec of its options, calls one function of the API, and shows what comes of it.
+"""The commands: each makes a spec from its options, calls one function of the API and prints the result.
 
-The API is imported inside, once the request is known to be sound: it takes seconds to load torch and transformers.
+The API is imported inside the functions, after the options are validated: loading torch and transformers takes seconds.
 """
 
 import argparse
+import signal
 from typing import TYPE_CHECKING
 
 from lsprism.cli import show
@@ -15,7 +16,8 @@ from lsprism.cli.recorded import recorded
 from lsprism.cli.runs import RUNS
 from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json
 from lsprism.errors import SpecError
-from lsprism.specs import KERNEL, CompressSpec, GenerateSpec, PlanSpec
+from lsprism.specs import KERNEL, CompressSpec, EvaluateSpec, GenerateSpec, PlanSpec
+from lsprism.ui import serve
 
 if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 COMPRESS = options_of(CompressSpec)
 PLAN = options_of(PlanSpec)
 LOAD = [o for o in PLAN if o.name in ("model_id", "revision", "device", "dtype", "compute_dtype")]
+ANY_MODEL = [o for o in options_of(EvaluateSpec) if o.name == "model_id"]  # its help includes artifacts
 STATS = LOAD + [o for o in PLAN if o.path[0] == "calibration"]
 GENERATE = options_of(GenerateSpec)
 
@@ -58,15 +61,16 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, [o for o in COMPRESS if o.name in ("model_id", "revision", "save_path")])
-    parser.add_argument("--push-to-hub", metavar="REPO", default="", help="send the copy to the hub as USER/NAME")
-    parser.add_argument("--public", action="store_true", help="make that repository public; without this it is private")
+    add_options(parser, ANY_MODEL + [o for o in PLAN if o.name == "revision"])
+    parser.add_argument("--save-path", metavar="PATH", help="folder for the dense copy")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", default="", help="also upload it to this Hub repository")
+    parser.add_argument("--public", action="store_true", help="make that repository public (default: private)")
 
 
 def _export(options: argparse.Namespace) -> None:
-    spec = asked(CompressSpec, given(options, COMPRESS))  # of which only the model and the folder are asked here
+    spec = asked(CompressSpec, given(options, COMPRESS))  # only its model and folder are used
     if options.public and not options.push_to_hub:
-        raise SpecError("--public says how to push, and --push-to-hub is missing.", "Name the repository.")
+        raise SpecError("--public requires --push-to-hub.", "Add --push-to-hub OWNER/NAME.")
     from lsprism import api
 
     with Display() as display:
@@ -92,21 +96,16 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, LOAD)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer or to complete")
+    add_options(parser, ANY_MODEL + [o for o in LOAD if o.name != "model_id"])
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the prompt to answer or complete")
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
-    parser.add_argument("--completion", action="store_true", help="complete the plain text: no chat template")
-    parser.add_argument(
-        "--kernel",
-        default="auto",
-        metavar="WHICH",
-        help=KERNEL,
-    )
+    parser.add_argument("--completion", action="store_true", help="continue the raw prompt, without chat template")
+    parser.add_argument("--kernel", default="auto", metavar="NAME", help=f"{KERNEL} (default auto)")
     add_options(parser, GENERATE)
 
 
 def _generate(options: argparse.Namespace) -> None:
-    model = asked(PlanSpec, given(options, LOAD))  # of which only these are asked here
+    model = asked(PlanSpec, given(options, LOAD))  # only these fields are used
     spec = asked(GenerateSpec, given(options, GENERATE))
     from lsprism import api
     from lsprism.layers.compute_dtype import using_compute_dtype
@@ -133,42 +132,56 @@ def _say_answer(loaded: "LoadedModel", options: argparse.Namespace, spec: Genera
     if options.json:
         print_json({"text": text, "reason": piece.reason, **vars(timing), "tokens_per_s": timing.tokens_per_s})
         return
-    speed = f", {timing.tokens_per_s:.1f} tokens/s after it" if timing.tokens_per_s else ""
-    say(f"{timing.tokens} tokens, the first after {timing.first_token_s:.2f} s{speed}; ended by {piece.reason}")
+    speed = f", then {timing.tokens_per_s:.1f} tokens/s" if timing.tokens_per_s else ""
+    say(f"{timing.tokens} tokens, the first after {timing.first_token_s:.2f} s{speed}; stopped by {piece.reason}")
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    """Like app.py: Ctrl-C closes the dashboard; the runs that it started continue."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    serve.serve(options)
 
 
 VERBS = {
     "compress": Verb(
-        "prune and factorise a model, block by block",
+        "compress a model",
         "--model-id demo --method hybrid --sparsity 0.5 --save-path output/demo-0.5",
         _compress_options,
         _compress,
         resumable=True,
     ),
     "inspect": Verb(
-        "what a compression would do, before anything is touched",
+        "dry run: plan, size, memory and time of a compression",
         "--model-id demo --sparsity 0.5",
         _inspect_options,
         _inspect,
     ),
     "generate": Verb(
-        "answer a prompt",
+        "generate text from a prompt",
         '--model-id output/demo-0.5 --prompt "Why is the sky blue?"',
         _generate_options,
         _generate,
     ),
     "export": Verb(
-        "plain dense safetensors of any source, which need no LS-PRISM",
+        "export a dense copy that loads without LS-PRISM",
         "--model-id output/demo-0.5 --save-path output/demo-dense",
         _export_options,
         _export,
     ),
     "check-stats": Verb(
-        "what flows into every layer of a model",
+        "activation statistics: the inputs of every layer",
         "--model-id demo --samples 16",
         _stats_options,
         _stats,
     ),
     **MEASURING,
     "runs": RUNS,
+    "dashboard": Verb(
+        "open the dashboard in the browser",
+        "--port 7860 --open",
+        serve.add_options,
+        _dashboard,
+        reports=False,
+    ),
 }

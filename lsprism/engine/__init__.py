@@ -1,1 +1,1 @@
-"""The work itself: plan a compression, then carry it out block by block."""
+"""Plan a compression, then run it block by block."""

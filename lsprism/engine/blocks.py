@@ -1,4 +1,4 @@
-"""The model's blocks, one at a time: filled from disk, released again; nothing else of the model is held meanwhile."""
+"""Loads the model's blocks from disk one at a time and releases them again. Nothing else of the model is in memory."""
 
 from torch import Tensor, nn
 
@@ -10,25 +10,26 @@ from lsprism.models.weights import WeightFiles, fill, move_computed, release
 
 
 class BlockFeed:
-    """At most one block of the draft's skeleton holds weights at any time."""
+    """Loads weights into the draft's empty model, at most one block at a time."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.weights = WeightFiles(draft.plan.source.folder, draft.model)
 
     def begin(self, tokens: Tensor, batch_tokens: int = 0) -> Walk:
-        """Capture what the blocks are handed when the model reads tokens [samples, length], `batch_tokens` at once."""
+        """Capture the inputs of the blocks for tokens [samples, length], with `batch_tokens` per forward pass."""
         model = self.draft.model
         self._assign_outside()
         self.fill(0)
         move_computed(model, self.draft.device)
         blocks = model.get_submodule(self.draft.anatomy.blocks)
+        assert isinstance(blocks, nn.ModuleList)
         walk = capture(model, blocks, tokens, self.draft.device, batch_tokens, self.draft.compute)
         release(model)
         return walk
 
     def fill(self, index: int) -> nn.Module:
-        """Block `index` with its weights on the device."""
+        """Load the weights of block `index` onto the device and return the block."""
         name = self.draft.anatomy.block_name(index)
         block = self.draft.model.get_submodule(name)
         fill(block, name, self.weights, self.draft.device)
@@ -38,21 +39,21 @@ class BlockFeed:
         release(self.draft.model.get_submodule(self.draft.anatomy.block_name(index)))
 
     def _runs_before(self, name: str) -> bool:
-        """Whether a tensor outside the blocks may be wanted before them: all but the output head's own."""
+        """Whether a tensor outside the blocks may be needed before them: true except for an untied output head."""
         head = self.draft.model.get_output_embeddings()
         owner = self.draft.model.get_submodule(name.rpartition(".")[0])
         return owner is not head or owner is self.draft.model.get_input_embeddings()
 
     def _assign_outside(self) -> None:
-        """Look at everything outside the blocks, and load what runs before them."""
+        """Check all tensors outside the blocks, and load those that run before them."""
         for layout in self.draft.outside:
             for name, tensor in self.weights.read(layout).items():
                 if not _is_finite(tensor):
-                    raise NumericError(f"{name} holds numbers that are not finite.", "Download the model again.")
+                    raise NumericError(f"{name} contains NaN or Inf.", "Download the model again.")
                 if self._runs_before(name):
                     set_tensor(self.draft.model, name, tensor.to(self.draft.device))
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """In parts: an embedding is large, and each part takes as much memory again."""
+    """Checks in parts: each takes as much memory again, and an embedding is large."""
     return all(part.isfinite().all() for part in tensor.reshape(-1).split(2**22))

@@ -1,8 +1,8 @@
-"""Predicts how long a compression takes, before it starts: the operations of its plan over this machine's speed.
+"""Predicts the duration of a compression before it starts: the operations of its plan divided by this machine's speed.
 
 Four parts: forward passes over the calibration tokens (in the compute dtype), Gram matrices of the inputs (float32),
-what the method does with each matrix (float32), and passes over the activations that no product is a part of. The
-speed of products is measured once per machine (layers/compute_dtype.py).
+the method's work on each matrix (float32), and element-wise work on the activations. The speed of matrix products is
+measured once per machine (layers/compute_dtype.py).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lsprism.specs import PlanSpec
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method does with a matrix [rows, columns]: seconds an entry, and operations an entry for each column."""
+    """Work of a method on a matrix [rows, columns]: seconds per entry, and operations per entry and column."""
 
     seconds: float
     operations: float
@@ -32,8 +32,8 @@ class Cost:
         return rows * columns * (self.seconds + self.operations * columns / speeds.float32)
 
 
-# Fitted to single layers of 576 to 4096 columns on two AVX2 cores. METRIC: factorization of a Gram matrix, per entry.
-METRIC = Cost(6e-9, 0.8)
+# Fitted to single layers of 576 to 4096 columns on two AVX2 cores.
+FACTORIZATION = Cost(6e-9, 0.8)  # of a Gram matrix
 COSTS = {
     ("magnitude", "fast"): Cost(19e-9, 0.0),
     ("wanda", "fast"): Cost(15e-9, 0.3),
@@ -44,22 +44,26 @@ COSTS = {
     ("svd", "fast"): Cost(75e-9, 1.0),
     ("svd-plain", "fast"): Cost(85e-9, 0.0),
 }
-ACTIVATION = 4e-9  # seconds for each token and feature of a layer's inputs and outputs in a forward pass
-FORWARDS, ANCHORED_FORWARDS = 2.0, 2.7  # of a block over all tokens: the model alone, or beside the dense one
-AGAIN = 0.7  # of a forward pass, for each layer whose sensitivity is measured
+ACTIVATION = 4e-9  # seconds per token and feature of a layer's inputs and outputs in a forward pass
+FORWARDS = 2.0  # forward passes of a block over all tokens
+ANCHORED_FORWARDS = 2.7  # the same with error compensation, which also runs the dense block
+AGAIN = 0.7  # fraction of a forward pass that is repeated per layer to measure its sensitivity
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Operations a second."""
+    """Operations per second of matrix products."""
 
-    compute: float  # of products of many tokens
+    compute: float  # in the compute dtype
     float32: float
 
 
 def predict_duration(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, compute: torch.dtype) -> Duration:
-    """On a CPU, by its measured speed. Reconstruction and distillation, whose time is given, are not in it; where
-    layers are experts, which see a part of the tokens, it is an upper bound."""
+    """Predict the duration on this CPU from its measured speed.
+
+    Excludes reconstruction and distillation, whose time is an option. An upper bound for experts, which see only a part
+    of the tokens.
+    """
     rates = measure_rates(model.dtype)
     speeds = Speeds(rates.get(compute, rates[torch.float32]), rates[torch.float32])
     blocks: list[list[LinearSite]] = [[] for _ in range(anatomy.count)]
@@ -72,7 +76,7 @@ def predict_duration(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, c
 
 
 def _seconds_to_compress(spec: PlanSpec, sites: list[LinearSite], speeds: Speeds) -> float:
-    """One block."""
+    """Seconds to compress one block."""
     method, tokens = METHODS[spec.method], spec.calibration.samples * spec.calibration.length
     anchored = method.anchor > 0
     forwards = ANCHORED_FORWARDS if anchored else FORWARDS
@@ -80,12 +84,12 @@ def _seconds_to_compress(spec: PlanSpec, sites: list[LinearSite], speeds: Speeds
     if method.needs_gram:
         for columns in _inputs(sites):
             seconds += (2 if anchored else 1) * 2 * tokens * columns**2 / speeds.float32
-            seconds += METRIC.of(columns, columns, speeds)
+            seconds += FACTORIZATION.of(columns, columns, speeds)
     return seconds + sum(COSTS[spec.method, spec.effort].of(site.rows, site.columns, speeds) for site in sites)
 
 
 def _seconds_to_measure(spec: PlanSpec, sites: list[LinearSite], speeds: Speeds) -> float:
-    """What the allocation rule needs of one block before the compression."""
+    """Seconds of the allocation rule's measurements on one block, before the compression."""
     rule, length = BUDGETS[spec.rule], spec.calibration.length
     if rule.needs != "inputs":
         return 0.0
@@ -94,13 +98,13 @@ def _seconds_to_measure(spec: PlanSpec, sites: list[LinearSite], speeds: Speeds)
     if rule.by:
         few = min(tokens, rule.batch_tokens or BATCH_TOKENS)
         again = AGAIN * len(sites) * _seconds_of_forward(sites, few, length, speeds)
-        cost, times = COSTS[rule.by(spec), "fast"], 1 if spec.rule == "harm" else 1 + len(DENSITIES)
+        cost, times = COSTS[rule.by(spec), "fast"], 1 if spec.rule == "sensitivity" else 1 + len(DENSITIES)
         seconds += again + times * sum(cost.of(site.rows, site.columns, speeds) for site in sites)
     return seconds
 
 
 def _seconds_of_forward(sites: list[LinearSite], tokens: int, length: int, speeds: Speeds) -> float:
-    """One block reads `tokens` in windows of `length`: products, causal attention, and all that is no product."""
+    """Seconds for one block to read `tokens` in windows of `length`: linear layers, attention, element-wise work."""
     products = sum(2 * site.parameters for site in sites)
     attention = 2 * length * sites[0].columns
     features = sum(site.rows + site.columns for site in sites)
@@ -108,7 +112,7 @@ def _seconds_of_forward(sites: list[LinearSite], tokens: int, length: int, speed
 
 
 def _inputs(sites: list[LinearSite]) -> list[int]:
-    """Columns of every distinct input: in a module, all layers but the last share theirs (q, k, v; gate, up)."""
+    """Columns of every distinct input. In a module, all layers except the last share one (q, k, v; gate, up)."""
     modules: dict[str, list[LinearSite]] = {}
     for site in sites:
         modules.setdefault(site.name.rpartition(".")[0], []).append(site)

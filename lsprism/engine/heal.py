@@ -1,8 +1,8 @@
-"""The whole compressed model learns to answer as the dense one: distillation of the logits, the places fixed.
+"""Healing: distills the dense model's next-token distribution into the whole compressed model, with fixed masks.
 
-Loss: KL(p || p') per token, p the dense model's next-token distribution. The dense model itself is not there: its
-hidden states after the last block are, and its norm and head, which the compressed model shares, make logits of them.
-Blocks are recomputed on the way back, so that one block's activations are held at a time.
+Loss: KL(p || p') per token, p the dense model's distribution. The dense model itself is not in memory: its logits are
+computed from its stored hidden states after the last block, by the norm and head that both models share. Gradient
+checkpointing keeps the activations of one block in memory at a time.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from lsprism.engine.learning import Adam, learning
 from lsprism.layers.compute import computing_in
 from lsprism.layers.modules import PrismLinear, empty_form
 from lsprism.models.anatomy import tied_names
-from lsprism.models.surgery import place, set_tensor
+from lsprism.models.surgery import bias_of, place, set_tensor
 from lsprism.models.weights import move_computed
 from lsprism.reports import SitePlan
 
@@ -31,24 +31,27 @@ RATE = 5e-4  # see learning.Adam
 
 
 class Healing:
-    """The compressed model, whole on the device, beside the dense one's last hidden states [samples, length, width]."""
+    """The whole compressed model on the device, and the dense model's last hidden states [samples, length, width]."""
 
     def __init__(self, feed: BlockFeed, stage: Staging, walk: Walk, tokens: Tensor) -> None:
         self.model, self.device, self.extras = feed.draft.model, feed.draft.device, walk.extras
         self.compute = walk.compute
         assemble(feed, stage)
-        self.blocks: nn.ModuleList = self.model.get_submodule(feed.draft.anatomy.blocks)
+        blocks = self.model.get_submodule(feed.draft.anatomy.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        self.blocks = blocks
         self.tokens, self.dense = tokens, torch.cat(walk.dense)
-        self.windows = max(1, LEARNING_TOKENS // tokens.shape[1])  # a step
+        self.windows = max(1, LEARNING_TOKENS // tokens.shape[1])  # per step
 
     def try_one(self) -> None:
-        """The work of one step; changes nothing."""
+        """Do the work of one step without changing any value, to time it."""
         with self._learning() as values:
             self._step(Adam(values, rate=0, steps=1), list(range(min(self.windows, len(self.tokens)))))
 
     def learn(self, steps: int, seed: int) -> Iterator[float]:
-        """Yields the share done after each step. The same seed, the same result."""
-        order, queue = torch.Generator().manual_seed(seed), []
+        """Train for `steps` steps and yield the fraction done after each. Deterministic for a given seed."""
+        order = torch.Generator().manual_seed(seed)
+        queue: list[int] = []
         with self._learning() as values:
             adam = Adam(values, RATE, steps)
             for step in range(1, steps + 1):
@@ -70,7 +73,7 @@ class Healing:
         adam.step()
 
     def _descend(self, window: int, share: float) -> None:
-        """Add the gradient of `share` of the loss, the mean over the tokens of one window."""
+        """Add the gradient of `share` times the loss, which is the mean over the tokens of one window."""
         tokens = self.tokens[window : window + 1].to(self.device)
         with torch.no_grad(), instead(self.blocks, self._answers(window)):
             wanted = self.model(input_ids=tokens, use_cache=False).logits
@@ -78,23 +81,24 @@ class Healing:
         logits.backward(gradient(logits.detach(), wanted).mul_(share))
 
     def _answers(self, window: int) -> Any:
-        """Every block answers what the last one of the dense model did."""
+        """A forward for every block that returns the output of the dense model's last block."""
         hidden = self.dense[window : window + 1].to(self.device)
         answer = hidden if self.extras is None else (hidden, *self.extras)
         return lambda _block: lambda *_args, **_kwargs: answer
 
 
 def gradient(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Of the mean KL(p || p') over tokens, by `logits` [..., words]: p' - p, p that of the logits `wanted`.
+    """Gradient of the mean KL(p || p') over tokens with respect to `logits` [..., vocabulary].
 
-    In closed form: autograd would hold several more tensors of as many words.
+    It is p' - p per token, where p' = softmax(logits) and p = softmax(wanted). In closed form, because autograd would
+    hold several more tensors of this size.
     """
     found, dense = (softmax(of, dim=-1, dtype=torch.float32) for of in (logits, wanted))
     return found.sub_(dense).div_(logits[..., 0].numel()).to(logits.dtype)
 
 
 def assemble(feed: BlockFeed, stage: Staging) -> None:
-    """Give the skeleton all its tensors: the blocks' from the shards that are written, the others from the source."""
+    """Load all tensors into the empty model: the blocks' from the written shards, the others from the source."""
     draft, model = feed.draft, feed.draft.model
     for plan in draft.plan.sites:
         if plan.form != "dense":
@@ -109,12 +113,12 @@ def assemble(feed: BlockFeed, stage: Staging) -> None:
 
 
 def _empty(module: nn.Module, plan: SitePlan, dtype: torch.dtype) -> PrismLinear:
-    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype, plan.values), module.bias)
+    return PrismLinear(empty_form(plan.site, plan.form, plan.budget, dtype, plan.values), bias_of(module))
 
 
 @contextmanager
 def instead(blocks: nn.ModuleList, forward_of: Any) -> Iterator[None]:
-    """While the `with` lasts, every block's forward is forward_of(block)."""
+    """Replace every block's forward by forward_of(block) inside the `with`."""
     with ExitStack() as undo:
         for block in blocks:
             before = block.__dict__.get("forward")
@@ -134,7 +138,7 @@ def _recomputed(compute: torch.dtype | None, block: nn.Module) -> Any:
     forward = block.forward
 
     def run(*args: Any, **settings: Any) -> Any:
-        with computing_in(compute):  # what surrounds the first call does not surround the second
+        with computing_in(compute):  # the recomputation in the backward pass runs outside the caller's `with`
             return forward(*args, **settings)
 
     return partial(checkpoint, run, use_reentrant=False)

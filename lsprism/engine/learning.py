@@ -1,4 +1,4 @@
-"""Layers that learn: what a compressed layer keeps becomes float32 parameters for a while, the places stay."""
+"""Training of compressed layers: kept values become float32 parameters for a while, masks and ranks stay fixed."""
 
 import math
 from collections.abc import Iterator
@@ -7,21 +7,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
+from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.modules import PrismLinear
 from lsprism.models.surgery import place
 
 
 class Learner(nn.Module):
-    """y = (S + L) x + bias in the dtype of x; S [rows, columns] is zero and stays so outside its places."""
+    """y = (S + L) x + bias in the dtype of x; S [rows, columns] is zero outside its mask and stays so."""
 
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         super().__init__()
         sparse, factors = _apart(form)
         self.dtype, self.values = form.dtype, values_of(form)
         self.bias = bias
-        self.places = self.sparse = self.left = self.right = None
+        self.places: Tensor | None = None
+        self.sparse: nn.Parameter | None = None
+        self.left: nn.Parameter | None = None
+        self.right: nn.Parameter | None = None
         if sparse is not None:
             self.places = unpack_mask(sparse.bitmap, sparse.columns)
             self.sparse = nn.Parameter(sparse.dense().float())
@@ -32,7 +35,8 @@ class Learner(nn.Module):
     @property
     def weight(self) -> Tensor:
         """float32 [rows, columns]."""
-        if self.left is None:
+        if self.left is None or self.right is None:
+            assert self.sparse is not None
             return self.sparse
         return self.left @ self.right if self.sparse is None else torch.addmm(self.sparse, self.left, self.right)
 
@@ -41,10 +45,12 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def form(self) -> Form:
-        """What was learnt, in the dtype and the form that it came in."""
-        factors = None if self.left is None else LowRank(self.left.to(self.dtype), self.right.to(self.dtype))
-        sparse = None if self.sparse is None else Sparse.pack(self.sparse.to(self.dtype), self.places)
+        """Pack the trained values into the original format and dtype."""
+        left, right, numbers, places = self.left, self.right, self.sparse, self.places
+        factors = None if left is None or right is None else LowRank(left.to(self.dtype), right.to(self.dtype))
+        sparse = None if numbers is None or places is None else Sparse.pack(numbers.to(self.dtype), places)
         learnt = SparseLowRank(sparse, factors) if sparse and factors else sparse or factors
+        assert learnt is not None
         return to_int8(learnt) if self.values == "int8" else learnt
 
 
@@ -54,13 +60,18 @@ def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:
             return form, None
         case LowRank():
             return None, form
-        case _:
+        case SparseLowRank():
             return form.sparse, form.low_rank
+        case Dense():
+            return None, None
 
 
 @contextmanager
 def learning(root: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """While the `with` lasts, the compressed layers below `root` learn; afterwards they hold what they have learnt."""
+    """Replace the compressed layers below `root` by trainable ones inside the `with`; pack the result afterwards.
+
+    Yields the trainable parameters.
+    """
     layers = {name: part for name, part in root.named_modules() if isinstance(part, PrismLinear)}
     learners = {n: Learner(part.form, part.bias) for n, part in layers.items() if part.form_name != "dense"}
     for name, learner in learners.items():
@@ -73,9 +84,9 @@ def learning(root: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 class Adam:
-    """Adam with a rate that rises over the first tenth of the steps and falls as half a cosine to zero.
+    """Adam with linear warmup over the first tenth of the steps, then cosine decay to zero.
 
-    `rate` is a step's length relative to the root mean square of a tensor's values: models differ tenfold in that.
+    `rate` is relative to the root mean square of a tensor's values, because models differ tenfold in their scale.
     """
 
     def __init__(self, values: list[nn.Parameter], rate: float, steps: int) -> None:
@@ -83,7 +94,7 @@ class Adam:
         self.inner = torch.optim.Adam([{"params": [value], "size": _size(value)} for value in values], fused=True)
 
     def step(self) -> None:
-        """Take the gradients, and take them away."""
+        """Update the values and clear the gradients."""
         rate = self.rate * share_of_rate(self.done, self.steps)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["size"]
@@ -93,13 +104,13 @@ class Adam:
 
 
 def _size(values: Tensor) -> float:
-    """Root mean square of what is not zero."""
+    """Root mean square of the non-zero values."""
     count = torch.count_nonzero(values).clamp_min(1)
     return (values.detach().norm() / count.sqrt()).item()
 
 
 def share_of_rate(step: int, steps: int) -> float:
-    """In (0, 1]; `step` counts from 0."""
+    """The fraction of the learning rate at `step`, counted from 0: in (0, 1]."""
     rising = max(1, steps // 10)
     if step < rising:
         return (step + 1) / rising

@@ -1,4 +1,4 @@
-"""What a compression needs at its peak, in bytes, beyond an interpreter that has only imported the libraries."""
+"""Estimates the peak memory of a compression in bytes, on top of an interpreter that only imported the libraries."""
 
 import ctypes
 import os
@@ -17,6 +17,7 @@ from lsprism.errors import WorkError
 from lsprism.layers.kernels.tiles import TILE_BYTES
 from lsprism.methods import METHODS
 from lsprism.models.anatomy import Anatomy
+from lsprism.models.tokens import embedding_of
 from lsprism.paths import expand
 from lsprism.reports import LinearSite, Memory
 from lsprism.specs import PlanSpec
@@ -25,7 +26,10 @@ from lsprism.specs import PlanSpec
 def estimate(
     spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: list[int], compute: torch.dtype
 ) -> Memory:
-    """`outside`: bytes of the files outside the blocks. Checked against the peak of real runs, see tests/bench."""
+    """Estimate the peak by component. `outside`: bytes of the files outside the blocks.
+
+    Checked against the peak of real runs, see tests/bench.
+    """
     config, size = model.config.get_text_config(), model.dtype.itemsize
     tokens = spec.calibration.samples * spec.calibration.length
     batch = min(tokens, max(BATCH_TOKENS, spec.calibration.length))
@@ -33,15 +37,15 @@ def estimate(
     largest = max(site.parameters for site in sites)
     widest = max(site.columns for site in sites)
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
-    if METHODS[spec.method].anchor > 0:  # inputs of both streams, and both as float32
+    if METHODS[spec.method].anchor > 0:  # inputs in the compressed and the dense model, each also as float32
         activations = max(activations, batch * widest * 2 * (size + 4))
-    if compute.itemsize > size:  # input and output of one layer, and a tile of its weight, in the compute dtype
+    if compute.itemsize > size:  # one layer's input and output and a tile of its weight, in the compute dtype
         activations += batch * max(site.rows + site.columns for site in sites) * compute.itemsize + TILE_BYTES
     gram = METHODS[spec.method].needs_gram
     of_gram, of_weight = BEST_WORKSPACE if spec.effort == "best" else GRAM_WORKSPACE
     matrices = of_gram * widest**2 + of_weight * largest if gram else 12 * largest
     anchors = METHODS[spec.method].anchor > 0
-    beside = anchors or spec.reconstructs or spec.heals  # the dense model is walked too
+    beside = anchors or spec.reconstructs or spec.heals  # the dense model runs alongside
     of_block = 4 * sum({site.columns**2 for site in sites})  # the Gram matrices of a block
     look = BUDGETS[spec.rule].by
     of_look = of_block if look and METHODS[look(spec)].needs_gram else 0
@@ -53,18 +57,18 @@ def estimate(
         statistics=max((8 * widest**2 if anchors else of_block) if gram else 0, of_look),
         workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
         healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
-        embeddings=model.get_input_embeddings().weight.numel() * size,
+        embeddings=embedding_of(model).numel() * size,
     )
 
 
 def _of_a_lesson(spec: PlanSpec, sites: list[LinearSite], size: int) -> int:
-    """One block that learns, and the activations of a batch on the way back."""
+    """Bytes to train one block: its values, and the activations of a batch for the backward pass."""
     batch = max(LEARNING_TOKENS, spec.calibration.length)
     return LEARNT * sum(s.parameters for s in sites) + 4 * batch * size * sum(s.rows + s.columns for s in sites)
 
 
 def _of_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy) -> int:
-    """The model whole, all its sites learning, the inputs of all blocks and the logits of one window."""
+    """Bytes of distillation: the whole model, all layers in training, all block inputs and one window's logits."""
     config, length, size = model.config.get_text_config(), spec.calibration.length, model.dtype.itemsize
     logits = 6 * 4 * length * config.vocab_size
     lesson = _of_a_lesson(spec, anatomy.of_block(0), size)
@@ -74,7 +78,7 @@ def _of_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy) -> int
 
 
 def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
-    """What reading and tokenising the calibration text takes; a text of the model's own needs the whole model."""
+    """Bytes to read and tokenize the calibration text. Self-generated text needs the whole model."""
     source = spec.calibration.source
     path = expand(source)
     if source == "self":
@@ -87,23 +91,24 @@ def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
     return ARROW + TEXT_CHARACTER * (WIKITEXT2 if source in ("auto", "wikitext2") else MOST_CHARACTERS)
 
 
-TEXT_CHARACTER = 40  # bytes of memory per character while a text is tokenised
+TEXT_CHARACTER = 40  # bytes per character during tokenization
 WIKITEXT2 = 10_900_000  # characters of the train split
-ARROW = 45_000_000  # the library that reads parquet
-FIXED = 140_000_000  # with what the heap holds of freed tensors
-TOKENIZER_ENTRY = 600  # bytes per word of the vocabulary that a tokenizer takes in memory
-LEARNT = 21  # bytes of a weight that learns: itself, its gradient, two moments, the best so far, and its place
-# Bytes per entry of the largest Gram matrix (the inverse of its root, and its making) and of the weight.
+ARROW = 45_000_000  # bytes of pyarrow, which reads parquet
+FIXED = 140_000_000  # bytes of every run, including freed tensors that the heap still holds
+TOKENIZER_ENTRY = 600  # bytes per vocabulary entry of a tokenizer
+LEARNT = 21  # bytes per trainable weight: value, gradient, two Adam moments, best value so far, and mask
+# Workspace of a method that uses the Gram matrix: bytes per entry of the largest Gram matrix (with the inverse of its
+# Cholesky factor), and bytes per entry of the weight.
 GRAM_WORKSPACE = 9, 16
 BEST_WORKSPACE = 17, 44
 
 
 def bound_heap() -> None:
-    """Have glibc keep what is freed in blocks of up to 32 MB for the next tensor, until `trim_heap`.
+    """Make glibc keep freed blocks of up to 32 MB for later tensors, until `trim_heap`.
 
-    Memory that comes from the system anew is cleared page by page: given back at once, that took a third of a run on
-    the demo model. Kept for good, tensors of many sizes fragment it: twice the memory at the end of a run; the more so
-    in several arenas. Systems with another library are left as they are.
+    New memory from the system is cleared page by page; with the defaults that took a third of a run on the demo model.
+    Without `trim_heap`, fragmentation doubled the memory at the end of a run, and several arenas made it worse. Does
+    nothing on systems without glibc.
     """
     if _GLIBC:
         libc = ctypes.CDLL(None)
@@ -113,7 +118,7 @@ def bound_heap() -> None:
 
 
 def trim_heap() -> None:
-    """Give what is free back to the system: some milliseconds."""
+    """Return free memory to the system. Takes a few milliseconds."""
     if _GLIBC:
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -124,7 +129,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Memory that runs out, on the device or the host, becomes a WorkError that says what to do."""
+    """Turn out-of-memory errors of the device or the host into a WorkError with a next step."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
@@ -132,6 +137,6 @@ def memory_errors() -> Iterator[None]:
         if not told:
             raise
         raise WorkError(
-            "The memory ran out.",
-            "Close other programs and go on with --resume, or begin anew with --force and fewer --samples.",
+            "Out of memory.",
+            "Close other programs and continue with --resume, or start over with --force and fewer --samples.",
         ) from None

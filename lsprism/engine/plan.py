@@ -1,4 +1,4 @@
-"""Decides what becomes of every site, from the model's config, before any weight is read."""
+"""Plans the compression of every layer from the model's config, before any weight is read."""
 
 from dataclasses import dataclass, replace
 
@@ -25,15 +25,15 @@ from lsprism.specs import PlanSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan and what it was made from; the run needs all of it."""
+    """A plan together with the model and file layouts that a run needs to execute it."""
 
     plan: Plan
-    model: PreTrainedModel  # skeleton
+    model: PreTrainedModel  # without weights, on the meta device
     anatomy: Anatomy
     device: torch.device
     dtype: torch.dtype
-    compute: torch.dtype  # of products of many tokens
-    outside: list[Layout]  # files before the blocks' own, in order
+    compute: torch.dtype  # dtype of matrix products over many tokens
+    outside: list[Layout]  # files of the tensors outside the blocks; they precede the files of the blocks
     blocks: list[Layout]  # one file per block
 
     def file_of_block(self, index: int) -> str:
@@ -44,16 +44,16 @@ class Draft:
 
 
 def draft(spec: PlanSpec, source: ModelSource) -> Draft:
-    """The whole plan, uniform where the rule of the budgets must learn of the model first: see `shared_out`.
+    """Make the whole plan. Allocation is uniform where the rule needs measurements first; `shared_out` replaces it.
 
-    Raises SourceError for a model whose structure is not understood.
+    Raises SourceError for an unsupported model structure.
     """
     bound_heap()
     device, dtype = pick_device(spec.device), pick_dtype(spec.dtype, source)
     model = skeleton(source.folder, dtype)
     if not source.config_only:
-        WeightFiles(source.folder, model)  # what does not fit is refused by the files' headers, before any work
-    trim_heap()  # it was built of large tensors that are gone
+        WeightFiles(source.folder, model)  # raises if the headers of the files do not match the model
+    trim_heap()  # building the model allocated and freed large tensors
     anatomy = dissect(model)
     compute = pick_compute_dtype(spec.compute_dtype, dtype, device)
     plan, outside, blocks = _plan(spec, source, (model, anatomy, device, compute), allot(spec, anatomy.sites))
@@ -61,20 +61,20 @@ def draft(spec: PlanSpec, source: ModelSource) -> Draft:
 
 
 def draft_checked(spec: PlanSpec, source: ModelSource) -> Draft:
-    """The same with a note if the windows are longer than the model's context; SpecError if it cannot read them."""
+    """As `draft`, with a note if the windows exceed the model's context; SpecError if the model cannot read them."""
     drafted = draft(spec, source)
     length, limit = spec.calibration.length, context_length(drafted.model)
     if limit is None or length <= limit:
         return drafted
     if has_position_table(drafted.model):
-        message = f"--length {length}: the model has positions for {limit} tokens only."
+        message = f"--length {length} exceeds the model's {limit} positions."
         raise SpecError(message, f"Choose {limit} or fewer.")
-    note = f"Windows of {length} tokens (--length) are longer than the {limit} that the model was made for."
+    note = f"Windows of {length} tokens (--length) are longer than the model's context of {limit}."
     return replace(drafted, plan=drafted.plan.model_copy(update={"notes": [*drafted.plan.notes, note]}))
 
 
 def shared_out(drafted: Draft, spec: PlanSpec, budgets: dict[str, LayerBudget]) -> Draft:
-    """The same with other budgets: site name -> what it may keep."""
+    """Return the draft with other budgets: layer name -> budget."""
     of = drafted.model, drafted.anatomy, drafted.device, drafted.compute
     plan, outside, blocks = _plan(spec, drafted.plan.source, of, budgets)
     plan = plan.model_copy(update={"notes": drafted.plan.notes})
@@ -87,7 +87,7 @@ def _plan(
     of: tuple[PreTrainedModel, Anatomy, torch.device, torch.dtype],
     budgets: dict[str, LayerBudget],
 ) -> tuple[Plan, list[Layout], list[Layout]]:
-    """The table, and what each file will hold: those outside the blocks, and the blocks' own."""
+    """Return the plan, the layouts of the files outside the blocks, and those of the blocks."""
     model, anatomy, device, compute = of
     dtype = model.dtype
     sites = [_site_plan(site, budgets[site.name], spec, dtype) for site in anatomy.sites]
@@ -99,7 +99,7 @@ def _plan(
         source=source,
         method=spec.method,
         sparsity=spec.sparsity,
-        budget=spec.rule,
+        allocation=spec.rule,
         dtype=str(dtype).removeprefix("torch."),
         compute_dtype=str(compute).removeprefix("torch."),
         device=str(device),
@@ -121,13 +121,13 @@ def _plan(
 
 
 def _notes(model: PreTrainedModel, dropped: list[str]) -> list[str]:
-    """What the user should know of the model itself."""
+    """Notes for the user about the model itself."""
     notes = []
     if untied := sorted(untied_names(model)):
-        notes.append(f"config.json ties {untied[0]}, but the weights hold another tensor for it: both are kept.")
+        notes.append(f"config.json ties {untied[0]}, but its stored tensor differs: both are kept.")
     if dropped:
         parts = ", ".join(part.removesuffix("_config") for part in dropped)
-        notes.append(f"Only the text part is compressed and kept ({type(model).__name__}); left out: {parts}.")
+        notes.append(f"Only the language model is compressed and saved ({type(model).__name__}); dropped: {parts}.")
     return notes
 
 
@@ -138,14 +138,14 @@ def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: tor
     dense_bytes = site.parameters * dtype.itemsize
     stored = form_bytes(form, (site.rows, site.columns), budget, dtype.itemsize, spec.values)
     values, note = spec.values, ""
-    if budget.kept >= site.parameters:  # two factors of as many parameters would still lose something
-        note = "stays as it is: the budget keeps all of it"
+    if budget.kept >= site.parameters:  # low-rank factors with as many parameters would still be lossy
+        note = "stays dense: the budget covers all parameters"
     elif stored >= dense_bytes:
-        note = f"stays as it is: compressed it would take {stored:,} bytes, dense {dense_bytes:,}"
+        note = f"stays dense: compressed it would take {stored:,} bytes instead of {dense_bytes:,}"
     if note:
         form, stored, budget, values = "dense", dense_bytes, LayerBudget(kept=site.parameters), "float"
     elif budget.kept == 0:
-        note = f"keeps none of its weights at sparsity {spec.sparsity:g}"
+        note = f"keeps no weights at sparsity {spec.sparsity:g}"
     return SitePlan(
         site=site,
         budget=budget,
@@ -159,7 +159,7 @@ def _site_plan(site: LinearSite, budget: LayerBudget, spec: PlanSpec, dtype: tor
 
 
 def _layouts(model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan]) -> tuple[list[Layout], list[Layout]]:
-    """What each safetensors file will hold: groups outside the blocks, then one file per block."""
+    """Layouts of the safetensors files: the groups outside the blocks, and one per block."""
     state = model.state_dict()
     packed = {p.site.name: p for p in sites if p.form != "dense"}
     outside: Layout = {}
@@ -180,6 +180,6 @@ def _layouts(model: PreTrainedModel, anatomy: Anatomy, sites: list[SitePlan]) ->
 
 
 def _computed_bytes(model: PreTrainedModel) -> int:
-    """Buffers that are made anew at load and stand in no file, such as rotary frequencies."""
+    """Bytes of buffers that are recomputed at load and not stored, such as rotary frequencies."""
     stored = set(model.state_dict())
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)

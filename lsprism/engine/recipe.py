@@ -19,7 +19,7 @@ def make_recipe(spec: CompressSpec, plan: Draft, tokens: Tensor) -> dict:
     source = plan.plan.source
     return {
         **asked,
-        "budget": spec.rule,
+        "allocation": spec.rule,
         "device": plan.device.type,
         "dtype": plan.plan.dtype,
         "compute_dtype": plan.plan.compute_dtype,

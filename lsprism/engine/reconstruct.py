@@ -1,12 +1,11 @@
-"""A compressed block learns to answer as it did before: Adam over all that its layers keep, at once, the places fixed.
+"""Block-wise reconstruction: train all kept values of one compressed block together, with fixed masks.
 
-What single layers cannot see is made up for here: the non-linearity between them, each other's errors, and those of
-the blocks before, for the answer that is wanted is the one that the dense model gives at this depth. (Block
-reconstruction; "transformer matching" in 3BASiL: Makni, Behdin, Mazumder, 2025.)
+The target is the dense model's output at the same depth. So training also compensates what layer-wise compression
+cannot see: the non-linearities between layers, the errors of the block's other layers, and those of earlier blocks.
+(Block reconstruction; "transformer matching" in 3BASiL: Makni, Behdin, Mazumder, 2025.)
 
-Loss: mean over tokens of ||y - y'||^2 / ||y||^2, for the next block sees its inputs normalised, token by token. One
-batch is not learnt from but watched: the values that served it best are kept, and once it gains no more the block is
-done.
+Loss: mean over tokens of ||y - y'||^2 / ||y||^2, because the next block normalizes its inputs per token. One batch is
+held out for validation: the values with its lowest loss are kept, and training stops early when it no longer improves.
 """
 
 from collections.abc import Iterator
@@ -17,15 +16,16 @@ from torch import Tensor, nn
 from lsprism.calibration.walk import Call, Walk
 from lsprism.engine.learning import Adam, learning
 
-# See learning.Adam. Loss of the watched batch after 300 steps, first three blocks of the demo model at 0.5: 0.0054,
-# 0.0070, 0.0103 with 6e-3; 0.0057, 0.0071, 0.0106 with 3e-3; 0.0078, 0.0080, 0.0111 before.
+# See learning.Adam. Validation loss after 300 steps, first three blocks of the demo model at sparsity 0.5: 0.0054,
+# 0.0070, 0.0103 with 6e-3; 0.0057, 0.0071, 0.0106 with 3e-3; 0.0078, 0.0080, 0.0111 before training.
 RATE = 6e-3
-LOOKS, PATIENCE = 8, 5  # how often the watched batch is looked at, and how often in a row it may gain nothing
+VALIDATIONS = 8  # evaluations of the validation batch per training
+PATIENCE = 5  # consecutive evaluations without improvement before training stops
 TINY = 1e-30
 
 
 class Lesson:
-    """One block, what goes into it, and what should come out: wanted[batch] [samples, length, width]."""
+    """One block with its inputs and its target outputs, both [samples, length, width] per batch."""
 
     def __init__(self, block: nn.Module, walk: Walk, index: int) -> None:
         self.block, self.device = block, walk.device
@@ -38,21 +38,22 @@ class Lesson:
         return (lost / wanted.square().sum(-1).clamp_min(TINY)).mean()
 
     def try_one(self) -> None:
-        """The work of one step; changes nothing."""
+        """Do the work of one step without changing any value, to time it."""
         with learning(self.block) as values:
             self._step(Adam(values, rate=0, steps=1), 0)
 
     def learn(self, steps: int, seed: int) -> Iterator[float]:
-        """Yields the share done after each step. The same seed, the same result."""
+        """Train for at most `steps` steps and yield the fraction done after each. Deterministic for a given seed."""
         watched, others = len(self.batches) - 1, max(1, len(self.batches) - 1)
-        order, queue = torch.Generator().manual_seed(seed), []
+        order = torch.Generator().manual_seed(seed)
+        queue: list[int] = []
         with learning(self.block) as values:
             adam, best = Adam(values, RATE, steps), _Best(values, self._value(watched))
             for step in range(1, steps + 1):
                 queue = queue or torch.randperm(others, generator=order).tolist()
                 self._step(adam, queue.pop())
                 yield step / steps
-                if step % max(1, steps // LOOKS) == 0 or step == steps:
+                if step % max(1, steps // VALIDATIONS) == 0 or step == steps:
                     best.look(self._value(watched))
                     if best.missed == PATIENCE:
                         break
@@ -68,7 +69,7 @@ class Lesson:
 
 
 class _Best:
-    """The values that served best so far."""
+    """The values with the lowest validation loss so far."""
 
     def __init__(self, values: list[nn.Parameter], loss: float) -> None:
         self.values, self.loss, self.missed = values, loss, 0
@@ -76,7 +77,7 @@ class _Best:
 
     @torch.no_grad()
     def look(self, loss: float) -> None:
-        if not loss < self.loss:  # nor is what is not a number
+        if not loss < self.loss:  # also true for NaN
             self.missed += 1
             return
         self.loss, self.missed = loss, 0

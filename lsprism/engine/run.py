@@ -1,4 +1,4 @@
-"""Carries out a plan: the only loop. Yields events, ends with the report; closing the iterator stops it."""
+"""Runs a plan block by block. Yields events and ends with the report; closing the iterator stops it."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -31,12 +31,13 @@ from lsprism.specs import CompressSpec, PlanSpec
 
 
 def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: str, started: float) -> Iterator[Event]:
-    """Compress by the draft. tokens [samples, length] come from the text named `text`; `recipe` goes with the result.
+    """Compress the model as planned in `draft`.
 
-    `started`: when the work began, on the clock time.monotonic.
+    tokens [samples, length] come from the text named `text`. `recipe` is stored with the result. `started`: start of
+    the work, by time.monotonic.
 
-    Interrupted anywhere, OUT.part stays; the same call with `spec.resume` goes on from its checkpoint and ends with the
-    same bytes.
+    An interrupted run leaves OUT.part; the same call with `spec.resume` continues from its checkpoint and produces
+    the same bytes.
     """
     recipe = with_known_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
     if spec.resume and (report := finished_report(spec.save_path, recipe, force=spec.force)):
@@ -53,14 +54,14 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
         duration = draft.plan.duration
-        clock = BlockClock(count, min(last.next_block, count), duration and duration.blocks / count)
+        clock = BlockClock(count, min(last.next_block, count), duration.blocks / count if duration else None)
         for index in range(clock.done, count):
             fresh = yield from work.block(index, clock)
             layers = [*layers, *fresh]
             stage.write_checkpoint(Checkpoint(index + 1, work.walk.streams, layers, time.monotonic() - started))
             yield BlockDone(block=index + 1, of=count, layers=fresh, seconds=clock.block_done())
         if spec.heals and last.next_block <= count:
-            if not stage.replacing:  # else a kill came after the learning
+            if not stage.replacing:  # else the run was killed after the training
                 yield from work.heal(tokens)
                 stage.begin_replacing(work.shards())
             stage.end_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
@@ -71,21 +72,22 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
 
 
 def batch_tokens(spec: PlanSpec) -> int:
-    """Tokens that go through a block at once; they decide the bytes of the result."""
+    """Tokens per forward pass of a block. Part of the recipe: the bytes of the result depend on it."""
     return LEARNING_TOKENS if spec.reconstructs else BATCH_TOKENS
 
 
 def _last_checkpoint(stage: Staging, draft: Draft, walk: Walk) -> Generator[Event, None, Checkpoint]:
-    """Where to go on, or the beginning. A checkpoint counts only together with the shards that it tells of."""
+    """Return the checkpoint to resume from, or one for the start if it or one of its shards is missing or damaged."""
     anew = Checkpoint(0, walk.streams, [], 0.0)
     if not stage.begun:
         return anew
     checkpoint = stage.read_checkpoint()
-    if wrong := _unusable(checkpoint, stage, draft, walk):
+    wrong = _unusable(checkpoint, stage, draft, walk)
+    if wrong or checkpoint is None:
         stage.forget_replacing()
-        yield Notice(text=f"{wrong}: starting again at the first block.")
+        yield Notice(text=f"{wrong}: starting over at the first block.")
         return anew
-    yield Notice(text=f"Going on after block {checkpoint.next_block} of {draft.anatomy.count}.")
+    yield Notice(text=f"Resuming after block {checkpoint.next_block} of {draft.anatomy.count}.")
     return checkpoint
 
 
@@ -93,7 +95,7 @@ def _unusable(checkpoint: Checkpoint | None, stage: Staging, draft: Draft, walk:
     if checkpoint is None:
         return "The checkpoint cannot be read"
     if walk.stateful:
-        return "This model's blocks share what no checkpoint holds"
+        return "Blocks of this architecture share state that a checkpoint does not store"
     files = [draft.file_of_block(index) for index in range(checkpoint.next_block)]
     broken = [
         file for file, layout in zip(files, draft.blocks, strict=False) if not is_whole(stage.folder / file, layout)
@@ -102,7 +104,7 @@ def _unusable(checkpoint: Checkpoint | None, stage: Staging, draft: Draft, walk:
 
 
 class _Blocks:
-    """The model's blocks, one at a time: weights in, statistics, compressed weights out."""
+    """Compresses the model's blocks one at a time: load, collect statistics, compress, write."""
 
     def __init__(self, spec: CompressSpec, draft: Draft, stage: Staging, recipe: dict) -> None:
         self.spec, self.draft, self.stage, self.recipe = spec, draft, stage, recipe
@@ -118,12 +120,12 @@ class _Blocks:
             self.walk.keep_dense()
 
     def block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
-        """Compress block `index` and write its shard; returns the reports of its sites."""
+        """Compress block `index` and write its shard. Returns the reports of its layers."""
         walk, told = self.walk, _Told(clock, learns=self.spec.reconstructs)
         block = Recall(self.feed.fill(index))
         reports = yield from self._compress(index, block, told)
         if self.spec.reconstructs:
-            block.forget()  # nothing is finished yet
+            block.forget()  # training changes all layers again
             yield from told("learn", LEARNS, self._learn(index, block.block))
         yield from told("propagate", told.left, walk.propagate(index, block))
         block.forget()
@@ -133,23 +135,29 @@ class _Blocks:
         return reports
 
     def _compress(self, index: int, block: Recall, told: "_Told") -> Generator[Event, None, list[LayerReport]]:
-        """Every site of the block, of one input together, each after all that it follows; then the dense stream has
-        gone through the block too. Without anchors: all sites at once."""
+        """Compress all layers of the block and return their reports in the layers' order.
+
+        With error compensation: in order of execution, layers with the same input together, each on the inputs that the
+        layers compressed before it produce; the dense hidden states are advanced too. Without: all layers at once.
+        """
         name_of = f"{self.draft.anatomy.block_name(index)}."
         sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
         groups = self.walk.groups(index, block.block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
-        part, reports = 1 / max(1, len(groups) + bool(others)), []
+        part = 1 / max(1, len(groups) + bool(others))
+        reports: list[LayerReport] = []
         dense = Recall(deepcopy(block.block)) if self.walk.dense else None
         if others:
             stats: dict[str, InputStats] = {}
             collecting = self.walk.collect(index, block.block, others, stats, gram=self.method.needs_gram)
             yield from told("measure", 0.4 * part, collecting)
             if missed := [name for name, seen in stats.items() if not seen.tokens]:
-                yield Notice(text=f"No token reached {', '.join(missed)}: compressed by weights alone.")
+                names = ", ".join(missed)
+                yield Notice(text=f"No calibration token reached {names}: compressed without calibration.")
             yield from told("compress", 0.2 * part, self._sites(list(others), stats, reports))
         inner, done = {name: name.removeprefix(name_of) for name in sites}, []
         for group in groups:
+            assert dense is not None  # until the last group
             columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
             seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
             collecting = self.walk.collect_beside(
@@ -157,7 +165,7 @@ class _Blocks:
             )
             yield from told("measure", 0.4 * part, collecting)
             if group is groups[-1]:
-                dense.forget()  # or it and its block would wait for the garbage collector
+                dense.forget()  # breaks a reference cycle, which frees the dense block at once
                 dense = None
             yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
             done += [inner[name] for name in group]
@@ -169,13 +177,13 @@ class _Blocks:
         return sorted(reports, key=lambda report: order.index(report.name))
 
     def write_outside(self) -> None:
-        """Copy what is left alone, a file at a time."""
+        """Copy the tensors that are not compressed, a file at a time."""
         for number, layout in enumerate(self.draft.outside):
             tensors = self.feed.weights.read(layout)
             write_shard(self.stage.folder / self.draft.file_of_group(number), tensors)
 
     def heal(self, tokens: Tensor) -> Iterator[Event]:
-        """Let the whole model learn from the shards on; it is on the device afterwards."""
+        """Distill the whole model, starting from the written shards. It is on the device afterwards."""
         yield Stage(name="heal", detail=f"all blocks at once, {tokens.shape[0]} x {tokens.shape[1]} tokens")
         healing = Healing(self.feed, self.stage, self.walk, tokens)
         steps = Timing("heal", self.recipe, self.stage).steps(healing.try_one)
@@ -185,21 +193,22 @@ class _Blocks:
             clock.block_done()
 
     def shards(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Those of all blocks, as the device holds them."""
+        """Yield file name and tensors of every block, from the device; each block is released afterwards."""
         for index in range(self.draft.anatomy.count):
             yield self.draft.file_of_block(index), self._shard(index)
             self.feed.release(index)
 
     def _sites(self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]) -> Iterator[float]:
-        """Yields the share done; the sites' reports go to the end of `reports`."""
+        """Compress the layers `names`, append their reports to `reports` and yield the fraction done after each."""
         model = self.draft.model
-        trim_heap()  # tensors of other sizes than activations follow
+        trim_heap()  # the next tensors have other sizes than activations
         targets = {name: target_of(model, self.plans[name], stats.get(name), self.method) for name in names}
         for seen in stats.values():
             seen.forget_drift()
         for n, name in enumerate(names, start=1):
-            seen, target = stats.get(name), targets.pop(name)
-            form, bias, report = compress_site(model, self.plans[name], target, seen, self.method)
+            form, bias, report = compress_site(
+                model, self.plans[name], targets.pop(name), stats.get(name), self.method
+            )
             if not isinstance(form, Dense):
                 place(model, name, PrismLinear(form, bias))
             reports.append(report)
@@ -214,17 +223,17 @@ class _Blocks:
     def _shard(self, index: int) -> dict[str, Tensor]:
         prefix = self.draft.anatomy.block_name(index)
         state = self.draft.model.get_submodule(prefix).state_dict(prefix=f"{prefix}.")
-        tied = tied_names(self.draft.model)  # of two names one is stored
+        tied = tied_names(self.draft.model)  # a tied tensor is stored once
         tensors = {name: tensor.to("cpu").contiguous() for name, tensor in state.items() if name not in tied}
         assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == self.draft.blocks[index]
         return tensors
 
 
-LEARNS = 1.0  # time that learning takes, about, relative to all else that is done with a block
+LEARNS = 1.0  # approximate time of reconstruction relative to everything else that is done with a block
 
 
 class _Told:
-    """Turns the shares done of a block's steps into its progress."""
+    """Turns the fractions done of a block's steps into the progress of the block."""
 
     def __init__(self, clock: BlockClock, *, learns: bool) -> None:
         self.clock, self.done, self.whole = clock, 0.0, 1 + LEARNS * learns

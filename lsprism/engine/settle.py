@@ -1,4 +1,4 @@
-"""Budgets that must learn of the model first are settled once, before the compression, and stand in its recipe."""
+"""Layer budgets that depend on measurements are computed once, before the compression, and stored in its recipe."""
 
 from collections.abc import Generator
 
@@ -13,9 +13,9 @@ from lsprism.specs import CompressSpec
 
 
 def settled(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict) -> Generator[Event, None, Draft]:
-    """The draft with the budgets of its rule, of which `recipe` is told; a resumed run has those of its first session.
+    """Return the draft with the layer budgets of its allocation rule, which are also written to `recipe`.
 
-    tokens [samples, length].
+    A resumed run uses the budgets that it started with. tokens [samples, length].
     """
     if spec.resume:
         check_recipe(spec.save_path, with_known_steps(spec.save_path, recipe), force=spec.force)

@@ -1,4 +1,4 @@
-"""One site: its weight and statistics in, a form and its report out."""
+"""Compress one layer: its weight and input statistics in, a packed weight and a report out."""
 
 import torch
 from torch import Tensor, nn
@@ -6,20 +6,25 @@ from torch import Tensor, nn
 from lsprism.errors import NumericError
 from lsprism.layers.forms import Dense, Form, nbytes, values_of
 from lsprism.layers.int8 import to_int8
-from lsprism.methods import Method
 from lsprism.methods.anchor import anchored
+from lsprism.methods.base import Method
 from lsprism.methods.stats import InputStats, relative_output_error
-from lsprism.models.surgery import weight_of
+from lsprism.models.surgery import bias_of, weight_of
 from lsprism.reports import LayerReport, SitePlan
 
 
 def compress_site(
     model: nn.Module, plan: SitePlan, target: Tensor, stats: InputStats | None, method: Method
 ) -> tuple[Form, Tensor | None, LayerReport]:
-    """The form that `plan` asks for, the site's bias, and what came of it. What is not finite is a NumericError."""
+    """Return the layer's packed weight in the format that `plan` names, its bias, and its report.
+
+    Raises NumericError if the weight cannot be factorized.
+    """
     site = plan.site
     form = _form(target, plan, stats, method)
-    error = 0.0 if isinstance(form, Dense) else relative_output_error(target, form.dense(), stats.sample)
+    error = 0.0
+    if stats is not None and not isinstance(form, Dense):
+        error = relative_output_error(target, form.dense(), stats.sample)
     report = LayerReport(
         name=site.name,
         block=site.block,
@@ -33,28 +38,28 @@ def compress_site(
         dense_bytes=plan.dense_bytes,
         error=error,
     )
-    return form, model.get_submodule(site.name).bias, report
+    return form, bias_of(model.get_submodule(site.name)), report
 
 
 def check_weight(name: str, weight: Tensor) -> None:
-    """Refuse a weight of the site `name` that is not finite throughout."""
+    """Raise NumericError if the weight of the layer `name` contains NaN or Inf."""
     if not weight.isfinite().all():
-        raise NumericError(f"{name} holds weights that are not finite numbers.", "Download the model again.")
+        raise NumericError(f"The weight of {name} contains NaN or Inf.", "Download the model again.")
 
 
 def check_inputs(name: str, stats: InputStats) -> None:
-    """Refuse inputs of the site `name` that are not finite throughout."""
+    """Raise NumericError if the inputs of the layer `name` contained NaN or Inf."""
     if not stats.norms.isfinite().all():
         raise NumericError(
-            f"{name} is handed numbers that are not finite.",
+            f"{name} received NaN or Inf inputs.",
             "Choose --dtype float32 or bfloat16, or another calibration text.",
         )
 
 
 def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
-    """What the form is to come near: the weight [rows, columns], or what makes up for the layers before.
+    """The matrix [rows, columns] to approximate: the weight, or one that compensates the error of earlier layers.
 
-    What is not finite is a NumericError.
+    Raises NumericError if the weight or the inputs contain NaN or Inf.
     """
     weight = weight_of(model, plan.site)
     check_weight(plan.site.name, weight)
@@ -65,13 +70,13 @@ def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method
 
 
 def _form(target: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
-    if plan.form == "dense" or stats is None:  # without statistics: the calibration never came this way
+    if plan.form == "dense" or stats is None:
         return Dense(target)
     try:
         form = method.compress(target, stats, plan.budget)
         return to_int8(form) if plan.values == "int8" else form
     except torch.linalg.LinAlgError as error:
         raise NumericError(
-            f"{plan.site.name} cannot be factorised: {str(error).splitlines()[0].rstrip('.')}.",
+            f"{plan.site.name} cannot be factorized: {str(error).splitlines()[0].rstrip('.')}.",
             "Choose --method wanda, or another calibration text.",
         ) from None

@@ -1,4 +1,4 @@
-"""What flows into every site of the uncompressed model: one pass over the blocks, statistics only."""
+"""Input statistics of every layer of the uncompressed model: one pass over the blocks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,11 +12,11 @@ from lsprism.engine.site import check_weight
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.reports import SiteStats
 
-OUTLIER = 5.0  # a feature whose norm exceeds this many times the mean norm of its site is an outlier
+OUTLIER = 5.0  # an outlier feature has a norm above this many times the mean norm of the layer's features
 
 
 def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
-    """Yield events, and after each block the statistics of its sites. tokens [samples, length]."""
+    """Yield events, and after each block the statistics of its layers. tokens [samples, length]."""
     feed, model = BlockFeed(draft), draft.model
     walk = feed.begin(tokens)
     clock = BlockClock(draft.anatomy.count)
@@ -27,7 +27,7 @@ def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
         with ExitStack() as hooks:
             for name, meter in meters.items():
                 site = model.get_submodule(name)
-                check_weight(name, site.weight)
+                check_weight(name, site.get_parameter("weight"))
                 hooks.callback(site.register_forward_pre_hook(meter.hook, with_kwargs=True).remove)
             for part in walk.propagate(index, block):
                 yield clock.progress("measure", part)
@@ -37,7 +37,7 @@ def survey(draft: Draft, tokens: Tensor) -> Iterator[Event | SiteStats]:
 
 
 class _Meter:
-    """Sums over the inputs of one site."""
+    """Sums over the inputs of one layer."""
 
     def __init__(self, columns: int) -> None:
         self.columns, self.tokens, self.total, self.largest = columns, 0, 0.0, 0.0

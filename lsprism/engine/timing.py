@@ -1,23 +1,23 @@
-"""Minutes become steps: by a sample that is timed and forgotten, once only, for the recipe keeps what came of it."""
+"""Converts minutes to training steps by timing a few steps, once; the recipe stores the result."""
 
 import time
 from collections.abc import Callable
 
 from lsprism.artifact.staging import Staging
 
-TIMED = 3  # steps of a sample, of which the fastest counts: the first one allocates
+TIMED = 3  # steps to time; the fastest counts, because the first one allocates memory
 
 
 class Timing:
-    """The steps that one kind of learning takes, such as 'heal' for --heal-minutes and --heal-steps."""
+    """The step count of one kind of training, such as 'heal' for --heal-minutes and --heal-steps."""
 
     def __init__(self, kind: str, recipe: dict, stage: Staging) -> None:
         self.kind, self.recipe, self.stage = kind, recipe, stage
 
     def steps(self, try_one: Callable[[], None], units: int = 1) -> int:
-        """As asked, or as many as the minutes allow for each of `units`; at least 1.
+        """The steps that the options ask for, else as many as the minutes allow for each of `units`; at least 1.
 
-        `try_one` does the work of a step and changes nothing.
+        `try_one` does the work of one step without changing anything.
         """
         name = f"{self.kind}_steps"
         if not self.recipe[name]:
@@ -28,7 +28,7 @@ class Timing:
 
 
 def _fastest(try_one: Callable[[], None]) -> float:
-    """Seconds."""
+    """Seconds of the fastest of a few calls."""
     times = []
     for _ in range(TIMED):
         started = time.perf_counter()

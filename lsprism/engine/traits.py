@@ -1,10 +1,11 @@
-"""What a rule of the budgets must know of every site first: one pass over the dense model, a block at a time.
+"""Measurements that an allocation rule needs of every layer: one pass over the dense model, block by block.
 
-A block's weights and what its inputs leave behind are held together, as in a compression; what is kept of a site is a
-few numbers. Learnt once, they lie in the cache: see calibration/known.py.
+As in a compression, the weights and input statistics of one block are in memory at a time. The result is a few numbers
+per layer, which are cached: see calibration/known.py.
 """
 
 from collections.abc import Generator, Iterator
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -21,21 +22,22 @@ from lsprism.events import BlockClock, Event, Notice, Stage
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.models.surgery import weight_of
+from lsprism.old_names import CACHED_AS
 from lsprism.reports import LinearSite, SiteTraits
 from lsprism.specs import JOINED, PlanSpec
 
 
 def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, None, list[SiteTraits]]:
-    """The traits of all sites that the rule of `spec` asks for: from the cache, or by a pass over `tokens`.
+    """Return what the allocation rule of `spec` needs of every layer: from the cache, or by a pass over `tokens`.
 
-    tokens [samples, length]. What a pass learnt is kept block by block: one that was broken off is not begun anew.
+    tokens [samples, length]. The pass saves its results after each block, so an interrupted pass is resumed.
     """
     if BUDGETS[spec.rule].learns is None:
         return []
     place, count = _place(spec, draft), len(draft.anatomy.sites)
     found = _beginning(place.read(), draft)
     if len(found) == count:
-        yield Notice(text=f"The budgets ({spec.rule}) are made of what is known of this model from an earlier run.")
+        yield Notice(text=f"Using cached layer measurements ({spec.rule}).")
         return found
     with memory_errors():
         for item in _pass(spec, draft, tokens, len(found)):
@@ -48,33 +50,34 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
 
 
 def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
-    """Those of all sites that an earlier pass learnt; empty where there was none."""
+    """Return the cached measurements of all layers; empty unless they are complete."""
     found = _beginning(_place(spec, draft).read(), draft)
     return found if len(found) == len(draft.anatomy.sites) else []
 
 
 def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
-    """`found` if it is of the model's sites from the first on, as many as there are; else nothing."""
+    """Return `found` if its names are a prefix of the model's layer names, else an empty list."""
     names = [site.name for site in draft.anatomy.sites]
     return found if [traits.name for traits in found] == names[: len(found)] else []
 
 
 def _place(spec: PlanSpec, draft: Draft) -> Known:
-    rule, settings = BUDGETS[spec.rule], {"rule": spec.rule, "dtype": draft.plan.dtype, "device": draft.device.type}
+    rule, name = BUDGETS[spec.rule], CACHED_AS.get(spec.rule, spec.rule)
+    settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
         settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
     inputs = rule.needs == "inputs"
-    return known(draft.plan.source, spec.rule, settings, spec.calibration if inputs else None)
+    return known(draft.plan.source, name, settings, spec.calibration if inputs else None)
 
 
 def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:
-    """Events, and the traits of each block's sites, but for the first `known_sites`."""
+    """Yield events, and a list with the measurements of each block's layers. Skips the first `known_sites` layers."""
     rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
     clock, tokens = _clock(draft), tokens[: rule.samples]
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
-    yield Stage(name="measure", detail=f"for the budgets ({spec.rule}): {draft.anatomy.count} blocks{detail}")
+    yield Stage(name="measure", detail=f"for the allocation ({spec.rule}): {draft.anatomy.count} blocks{detail}")
     walk = feed.begin(tokens, rule.batch_tokens) if inputs else None
     for index in range(draft.anatomy.count):
         sites = draft.anatomy.of_block(index)
@@ -83,7 +86,7 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
             block = feed.fill(index)
             if known_sites < 0:
                 yield from _learn(spec, draft, walk, index, block, clock)
-            else:
+            elif walk:
                 for share in walk.propagate(index, block):
                     yield clock.progress("measure", share)
             feed.release(index)
@@ -92,7 +95,7 @@ def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Ite
 
 
 def _clock(draft: Draft) -> BlockClock:
-    """Its remaining time includes the compression that follows."""
+    """A clock whose remaining time includes the compression that follows."""
     count, duration = draft.anatomy.count, draft.plan.duration
     if duration is None:
         return BlockClock(count)
@@ -102,12 +105,15 @@ def _clock(draft: Draft) -> BlockClock:
 def _learn(
     spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
 ) -> Iterator[Event | list[SiteTraits]]:
-    """The same for one block that holds its weights; a walk has passed the block then. Nothing else is kept."""
-    rule, stats, found = BUDGETS[spec.rule], {}, []
+    """Yield events, then the measurements of one block, whose weights are loaded. Advances `walk` past the block."""
+    rule = BUDGETS[spec.rule]
+    assert rule.learns is not None
+    stats: dict[str, InputStats] = {}
+    found: list[SiteTraits] = []
     method = METHODS[rule.by(spec)] if rule.by else None
     modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(index)}
     for name, module in modules.items():
-        check_weight(name, module.weight)
+        check_weight(name, module.get_parameter("weight"))
     harm = Harm(walk, index, block) if walk and method else None
     if walk:
         gram = method is not None and method.needs_gram
@@ -116,7 +122,7 @@ def _learn(
         for name in modules:
             check_inputs(name, stats[name])
         walk.require_finite(index)
-    if harm:
+    if walk and harm:
         harm.expect(walk.hidden[0])
     inner = {name: name.removeprefix(f"{draft.anatomy.block_name(index)}.") for name in modules}
     sites = _in_order(draft.anatomy.of_block(index), stats)
@@ -133,7 +139,7 @@ def _learn(
 
 
 def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[LinearSite]:
-    """Those that only some tokens reach (experts) first, then the others in the order in which they are reached."""
+    """Layers that see only some tokens (experts) first, then the others in the order of execution."""
     every = max((seen.tokens for seen in stats.values()), default=0)
     reached = [name for name, seen in stats.items() if seen.tokens == every]
     return sorted(sites, key=lambda site: reached.index(site.name) if site.name in reached else -1)
@@ -142,7 +148,7 @@ def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[Lin
 def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:
     module = model.get_submodule(site.name)
 
-    def harm_of(weight: Tensor) -> float:
-        return harm.of(module, weight.T if site.transposed else weight)
+    def harm_of(by: Harm, weight: Tensor) -> float:
+        return by.of(module, weight.T if site.transposed else weight)
 
-    return Seen(site, weight_of(model, site), stats, harm_of if harm else None)
+    return Seen(site, weight_of(model, site), stats, partial(harm_of, harm) if harm else None)

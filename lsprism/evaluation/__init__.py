@@ -1,1 +1,1 @@
-"""Measures of a model, each by its stated protocol."""
+"""Evaluation of models; every metric states its measurement protocol."""

@@ -1,23 +1,21 @@
-"""Conservative or aggressive? A rule that anybody can follow on the figures, and what it says of them."""
+"""Recommends one of several compressed models by a simple rule on perplexity and size."""
 
 from collections.abc import Sequence
 
 from lsprism.outcomes import Advice, EvalReport
 
-TOLERANCE = 1.25  # of the baseline's perplexity
+TOLERANCE = 1.25  # largest acceptable perplexity, relative to the baseline's
 
 
 def advise(reports: Sequence[EvalReport], tolerance: float = TOLERANCE) -> Advice:
-    """Which of the compressed models to take; figures that are flagged decide nothing."""
+    """Recommend one of the compressed models; flagged metrics are ignored."""
     rule = (
-        f"Of the models whose perplexity is at most {tolerance:g} times the baseline's, the one that keeps the fewest"
-        " parameters; a flagged perplexity does not count."
+        f"Of the models with a perplexity of at most {tolerance:g} times the baseline's, choose the one with the fewest"
+        " parameters. Flagged perplexities are ignored."
     )
     ratios = {n: ratio for n, report in enumerate(reports) if (ratio := _ratio(report)) is not None}
     if not ratios:
-        return Advice(
-            rule=rule, choice="", reason="No perplexity was measured beside the baseline's under one protocol."
-        )
+        return Advice(rule=rule, choice="", reason="No perplexity with a matching baseline perplexity.")
     good = [n for n, ratio in ratios.items() if ratio <= tolerance]
     if good:
         best = min(good, key=lambda n: _kept(reports[n]))
@@ -25,7 +23,7 @@ def advise(reports: Sequence[EvalReport], tolerance: float = TOLERANCE) -> Advic
         return Advice(rule=rule, choice=name, reason=_reason(reports[best], ratios[best]))
     least = min(ratios, key=ratios.__getitem__)
     name = reports[least].compressed.model.label
-    reason = f"None passes; the closest is {name}: {_reason(reports[least], ratios[least])}"
+    reason = f"No model meets the rule; the closest is {name}: {_reason(reports[least], ratios[least])}"
     return Advice(rule=rule, choice="", reason=reason)
 
 
@@ -43,9 +41,9 @@ def _kept(report: EvalReport) -> float:
 
 
 def _reason(report: EvalReport, ratio: float) -> str:
-    parts = [f"perplexity {report.perplexity:.2f} against {report.baseline_perplexity:.2f} ({ratio:.2f} times)"]
+    parts = [f"perplexity {report.perplexity:.2f}, baseline {report.baseline_perplexity:.2f} ({ratio:.2f}x)"]
     if sizes := report.compressed.sizes:
-        parts.append(f"{sizes.kept_share:.1%} of the parameters kept")
+        parts.append(f"{sizes.kept_share:.1%} of the parameters")
     if report.agreement:
-        parts.append(f"the same next token at {report.agreement.top1:.0%} of all places")
+        parts.append(f"top-1 agreement {report.agreement.top1:.0%}")
     return ", ".join(parts) + "."

@@ -1,6 +1,6 @@
-"""Next-token agreement: how far a model's distributions are from the baseline's, both reading the same text.
+"""Next-token agreement: KL divergence and top-1 agreement between a model and its baseline on the same text.
 
-Teacher-forced: at every position both have read the text itself, never what they would have said.
+Teacher-forced: at every position, both models have read the text itself, not their own output.
 """
 
 import math
@@ -21,10 +21,10 @@ from lsprism.reports import ModelSource
 
 
 def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Steps[AgreementFigure]:
-    """Progress window by window, then the figure; both models are in memory.
+    """Yield progress per window, then return the metric; both models are in memory.
 
-    SpecError if their tokens do not mean the same or one has no positions for such windows, NumericError if logits
-    are not numbers.
+    Raises SpecError if the vocabularies differ or a context is too short for the windows, NumericError for NaN or
+    infinite logits.
     """
     require_same_tokens(baseline.source, loaded.source)
     for side in (baseline, loaded):
@@ -49,19 +49,19 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
 
 
 def require_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
-    """SpecError unless a token means the same to both models, and both have logits for the same ones."""
+    """Raise SpecError unless both models have the same vocabulary and the same number of logits."""
     ours, theirs = (load_tokenizer(source).get_vocab() for source in (model, baseline))
     sizes = [_logits(source) for source in (model, baseline)]
     if ours == theirs and sizes[0] == sizes[1]:
         return
     if sizes[0] != sizes[1]:
-        reason = f"{sizes[0]:,} against {sizes[1]:,} tokens"
+        reason = f"{sizes[0]:,} and {sizes[1]:,} tokens"
     else:
         word = min(word for word in ours.keys() | theirs.keys() if ours.get(word) != theirs.get(word))
-        reason = f"{word!r} is token {ours.get(word)} of one and {theirs.get(word)} of the other"
+        reason = f"{word!r} is token {ours.get(word)} in one and {theirs.get(word)} in the other"
     raise SpecError(
-        f"{model.model_id} has another tokenizer than the baseline {baseline.model_id}: {reason}.",
-        "Give as --baseline the model that it was compressed from.",
+        f"{model.model_id} and the baseline {baseline.model_id} have different tokenizers: {reason}.",
+        "Set --baseline to the model that it was compressed from.",
     )
 
 
@@ -71,7 +71,7 @@ def _logits(source: ModelSource) -> int:
 
 @torch.no_grad()
 def _sums_of_windows(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Iterator[tuple[float, int]]:
-    """Of each window: the sum of KL(baseline || model) in nats, and at how many positions the likeliest is equal."""
+    """Yield for each window the sum of KL(baseline || model) in nats and the number of equal top-1 tokens."""
     sides = [(side.model, is_plain(side.model, windows.tokens)) for side in (baseline, loaded)]
     for number, window in enumerate(windows.tokens.split(1), start=1):
         total, equal = 0.0, 0
@@ -79,7 +79,7 @@ def _sums_of_windows(baseline: LoadedModel, loaded: LoadedModel, windows: Window
         for p, q in zip(*chunks, strict=True):
             p, q = p.float().log_softmax(-1), q.to(p.device).float().log_softmax(-1)
             kl = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-            # A divergence is never negative; where the two are all but equal, the rounded one can be.
+            # A KL divergence is never negative, but rounding can make it so for nearly equal distributions.
             total += kl.clamp(min=0).double().sum().item()
             equal += int((p.argmax(-1) == q.argmax(-1)).sum())
         require_number(total, number, len(windows.tokens))

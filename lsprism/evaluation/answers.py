@@ -1,4 +1,4 @@
-"""What a model answers to a task's prompts: greedy, one prompt at a time, by its chat template where it has one."""
+"""A model's outputs for a task's prompts: greedy, one prompt at a time, with its chat template if it has one."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,9 +13,9 @@ from lsprism.specs import GenerateSpec
 
 
 def answer(loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: int | None = None) -> Iterator[Answer]:
-    """Answer the prompts in order, each within its own token budget, or `max_new_tokens` for all.
+    """Yield the outputs for the prompts in order, each within its own token limit, or `max_new_tokens` for all.
 
-    SpecError, before anything is generated, if a prompt leaves no room in the model's context.
+    Raises SpecError, before anything is generated, if a prompt does not fit in the model's context.
     """
     streams = []
     for prompt in prompts:
@@ -31,7 +31,7 @@ def answer(loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: i
 def answers(
     loaded: LoadedModel, prompts: Sequence[TaskPrompt], max_new_tokens: int | None = None
 ) -> Steps[list[Answer]]:
-    """The same with progress, answer by answer."""
+    """As `answer`, but yield progress per output and return the list."""
     return (yield from counted("answers", answer(loaded, prompts, max_new_tokens), len(prompts)))
 
 

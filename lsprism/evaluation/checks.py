@@ -1,6 +1,6 @@
-"""Whether an answer is right, by rules that need no judge. A blank answer never is.
+"""Checks whether an output is correct, by simple rules. An empty output is always incorrect.
 
-Words are compared whole and without regard to case: "art" is not in "party".
+Whole words are compared, ignoring case: "art" does not match in "party".
 """
 
 import json
@@ -15,9 +15,9 @@ from pydantic import Field, JsonValue, model_validator
 from lsprism.evaluation.wording import spans
 from lsprism.specs import Request
 
-# A sign counts only where no word or digit stands before it: the last number of "10-5" is 5.
+# A sign counts only if no word or digit precedes it: the last number in "10-5" is 5.
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
-MOST_BRACKETS = 50  # tried; a model that writes nothing else must not take minutes
+MOST_BRACKETS = 50  # limit of parsing attempts, for outputs that consist of brackets
 Phrase = Annotated[str, Field(min_length=1)]
 Phrases = Annotated[tuple[Phrase, ...], Field(min_length=1)]
 
@@ -27,7 +27,7 @@ class Rule(Protocol):
 
 
 class AllOf(Request):
-    """The answer names all of the texts."""
+    """The output contains all of the texts."""
 
     kind: Literal["all_of"] = "all_of"
     texts: Phrases
@@ -37,7 +37,7 @@ class AllOf(Request):
 
 
 class AnyOf(Request):
-    """The answer names one of the texts or more."""
+    """The output contains at least one of the texts."""
 
     kind: Literal["any_of"] = "any_of"
     texts: Phrases
@@ -47,7 +47,7 @@ class AnyOf(Request):
 
 
 class NoneOf(Request):
-    """The answer names none of the texts."""
+    """The output contains none of the texts."""
 
     kind: Literal["none_of"] = "none_of"
     texts: Phrases
@@ -57,7 +57,7 @@ class NoneOf(Request):
 
 
 class Choice(Request):
-    """Of the options, the one that the answer names last is the right one."""
+    """The last option mentioned in the output is the right one."""
 
     kind: Literal["choice"] = "choice"
     options: Phrases
@@ -75,7 +75,7 @@ class Choice(Request):
 
 
 class Number(Request):
-    """The last number in the answer is `value`, give or take `tolerance`. 1,250 is one number, a trailing % no part."""
+    """The last number in the output is within `tolerance` of `value`. 1,250 is one number; a trailing % is ignored."""
 
     kind: Literal["number"] = "number"
     value: float
@@ -87,7 +87,7 @@ class Number(Request):
 
 
 class Json(Request):
-    """The first JSON object or list in the answer equals `value`; texts in it without regard to case."""
+    """The first JSON object or list in the output equals `value`, ignoring the case of strings."""
 
     kind: Literal["json"] = "json"
     value: dict[str, JsonValue] | list[JsonValue]
@@ -98,7 +98,7 @@ class Json(Request):
 
 
 class Lines(Request):
-    """The answer has this many lines that are not blank."""
+    """The output has this many non-empty lines."""
 
     kind: Literal["lines"] = "lines"
     count: int = Field(ge=1)
@@ -108,7 +108,7 @@ class Lines(Request):
 
 
 class Words(Request):
-    """The answer has a number of words in [least, most]; a word is what stands between blanks."""
+    """The number of words, separated by whitespace, is in [least, most]."""
 
     kind: Literal["words"] = "words"
     least: int = Field(1, ge=1)
@@ -122,12 +122,12 @@ Check = Annotated[AllOf | AnyOf | NoneOf | Choice | Number | Json | Lines | Word
 
 
 def is_right(checks: Sequence[Rule], answer: str) -> bool | None:
-    """Whether all checks hold; None where there are none."""
+    """Whether all checks hold; None if there are none."""
     return bool(answer.strip()) and all(check.holds(answer) for check in checks) if checks else None
 
 
 def places(text: str, answer: str) -> list[int]:
-    """Where the words of `text` begin in the answer; runs of blanks count as one."""
+    """Positions in the output at which the words of `text` start; runs of whitespace count as one."""
     phrase = r"\s+".join(re.escape(word) for word in unicodedata.normalize("NFC", text).split())
     whole = unicodedata.normalize("NFC", answer)
     inside = {place for begin, end in spans(whole) for place in range(begin + 1, end)}
@@ -136,11 +136,11 @@ def places(text: str, answer: str) -> list[int]:
 
 
 def _values(answer: str) -> Iterator[Any]:
-    """The JSON objects and lists that begin at the first MOST_BRACKETS brackets."""
+    """The JSON objects and lists that start at the first MOST_BRACKETS brackets."""
     for bracket in islice(re.finditer(r"[{\[]", answer), MOST_BRACKETS):
         try:
             yield json.JSONDecoder().raw_decode(answer, bracket.start())[0]
-        except (ValueError, RecursionError):  # brackets a thousand deep are no answer either
+        except (ValueError, RecursionError):  # RecursionError: brackets nested a thousand deep
             continue
 
 

@@ -1,4 +1,4 @@
-"""One evaluation: every measure that was asked for, of a model and its baseline, gathered into one report."""
+"""One evaluation: computes the requested metrics of a model and its baseline and returns one report."""
 
 import datetime
 from collections.abc import Callable
@@ -34,24 +34,24 @@ from lsprism.specs import MeasureSpec
 
 QUICK_PROMPTS, QUICK_DOCUMENTS, QUICK_EXAMPLES = 3, 2, 50
 ONE_AT_A_TIME = (
-    "Both models do not fit into memory at once: each is loaded alone, in turn, and for the agreement the baseline is"
-    " read from disk layer by layer."
+    "Both models do not fit in memory: they are loaded one at a time, and for KL the baseline is read from disk layer"
+    " by layer."
 )
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is measured on: a text for perplexity and kl, prompts for text."""
+    """Data of an evaluation: a text for perplexity and kl, prompts for text."""
 
     text: Corpus | None
     tasks: list[Task]
-    notes: tuple[str, ...] = ()  # on what is left out
+    notes: tuple[str, ...] = ()  # on prompts that were left out
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What all measures need. `sides` may hold one model or two."""
+    """Shared state of all metrics. `sides` holds one or two models."""
 
     asked: MeasureSpec
     material: Material
@@ -59,7 +59,7 @@ class Evaluation:
     ledger: Ledger
 
     def run(self) -> Part[EvalReport]:
-        """Events, then the report."""
+        """Yield events, then return the report."""
         notes = [*self.material.notes, *([ONE_AT_A_TIME] if not self.sides.together else [])]
         for note in notes:
             yield Notice(text=note)
@@ -73,8 +73,8 @@ class Evaluation:
             tasks.append((yield from self._task(task)))
         speeds = (yield from self._speeds()) if self._wants("speed") else Speeds()
         for name, figures in (("compressed", speeds.compressed), ("baseline", speeds.baseline)):
-            if sides[name] is not None:
-                sides[name] = sides[name].model_copy(update={"speeds": figures})
+            if (own := sides[name]) is not None:
+                sides[name] = own.model_copy(update={"speeds": figures})
         report = EvalReport(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             environment=environment(),
@@ -92,7 +92,7 @@ class Evaluation:
         return any(measure in self.asked.measures for measure in measures)
 
     def _own(self, side: Side) -> Part[SideReport]:
-        """The figures that need no other side."""
+        """The metrics of one model alone."""
         size = likelihood = of_words = zero = None
         yield Stage(name="load", detail=f"{side.source.model_id} in {side.dtype}")
         if self._wants("sizes"):
@@ -124,18 +124,18 @@ class Evaluation:
 
     @property
     def _text(self) -> Corpus:
-        assert self.material.text is not None, "a measure that reads a text was given none"
+        assert self.material.text is not None, "a metric that needs a text got none"
         return self.material.text
 
     def _cut(self, side: Side) -> dict[str, object]:
-        """What a figure on the text depends on."""
+        """The settings that a metric on the text depends on."""
         asked = self.asked
-        key = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
+        key: dict[str, object] = {"context": asked.context, "windows": asked.windows, "quick": asked.quick}
         key |= {"bos": "each"} if asked.bos == "each" and opening(load_tokenizer(side.source)) else {}
         return {"text": self._text.name, "sha256": self._text.sha256, **key}
 
     def _windows(self, *sides: Side) -> Windows:
-        """Of the text, in the tokens of the first side, no longer than every side allows."""
+        """Windows of the text, tokenized for the first model, no longer than the context of every model."""
         loaded = [self.sides.load(side) for side in sides]
         context = self.asked.context or min(usual_context(one.model) for one in loaded)
         for one in loaded:
@@ -162,7 +162,7 @@ class Evaluation:
 
     @property
     def _examples(self) -> int | None:
-        """Of each zero-shot task; None: all."""
+        """Number of examples per zero-shot task; None: all."""
         return self.asked.zero_shot_limit or (QUICK_EXAMPLES if self.asked.quick else None)
 
     def _zero_shot(self, side: Side) -> Part[ZeroShotFigure]:
@@ -171,7 +171,7 @@ class Evaluation:
     def _agreement(self) -> Part[AgreementFigure]:
         model, baseline = self.sides.model, self.sides.baseline
         assert baseline is not None
-        yield Stage(name="agreement", detail=f"{model.source.model_id} with {baseline.source.model_id}")
+        yield Stage(name="agreement", detail=f"{model.source.model_id} and {baseline.source.model_id}")
 
         def steps(side: Side) -> Part[AgreementFigure]:
             windows = self._windows(side)
@@ -188,7 +188,7 @@ class Evaluation:
         return score_task(task, ours, theirs, self.asked.judge)
 
     def _answers(self, task: Task, side: Side) -> Part[list[Answer]]:
-        yield Stage(name=task.name, detail=f"answers of {side.source.model_id}")
+        yield Stage(name=task.name, detail=f"outputs of {side.source.model_id}")
         most = self.asked.answer_tokens or None
         key = {"prompts": [prompt.model_dump(mode="json") for prompt in task.prompts], "most": most}
 
@@ -198,7 +198,7 @@ class Evaluation:
         return (yield from self._once(list[Answer], "answers", side, steps, **key))
 
     def _speeds(self) -> Part[Speeds]:
-        yield Stage(name="speed", detail="first the baseline's fastest dtype, then all sides in turn, then peak memory")
+        yield Stage(name="speed", detail="the baseline's fastest dtype, then all models interleaved, then peak memory")
         lengths = self.asked.prompt_lengths[:1] if self.asked.quick else self.asked.prompt_lengths
         asked = self.asked.model_copy(update={"prompt_lengths": lengths})
         key = {"prompts": lengths, "new_tokens": asked.new_tokens, "repetitions": asked.repetitions}
@@ -212,9 +212,9 @@ class Evaluation:
 
 
 def gather(asked: MeasureSpec, embedded: bool) -> Material:
-    """Read what is measured on, so that a missing text, task, judge or library is noticed before any work.
+    """Read text and prompts, so that a missing text, task, encoder or library is noticed before any work.
 
-    `embedded`: what `--dataset auto` stands for. Raises CorpusError, SpecError, SourceError.
+    `embedded`: `--dataset auto` means the embedded text. Raises CorpusError, SpecError, SourceError.
     """
     wanted, text = set(asked.measures), None
     if wanted & {"perplexity", "kl", "word-perplexity"}:
@@ -230,6 +230,6 @@ def gather(asked: MeasureSpec, embedded: bool) -> Material:
 
 
 def fitted(asked: MeasureSpec, material: Material, *sources: ModelSource) -> tuple[MeasureSpec, Material]:
-    """Without what one of the models has no room for, which is noted. SpecError if nothing is left."""
+    """Leave out what does not fit in the context of one of the models, with a note. SpecError if nothing is left."""
     found = fitting(asked, material.tasks, sources)
     return found.asked, Material(material.text, found.tasks, tuple(found.notes))

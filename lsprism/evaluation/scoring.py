@@ -1,4 +1,4 @@
-"""One run of a task, scored: answers beside a baseline's, beside the references, and by what can be checked."""
+"""Scores the outputs of a task: against the baseline's outputs, against references, and by checks."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from lsprism.evaluation.tasks import Task
 from lsprism.outcomes import Answer, Closeness, Row, Tally, TaskReport
 
 PROTOCOL = (
-    "Greedy answers to the same prompts with the same token budget on both sides, chat template where the model has "
-    "one; an answer is right if all checks of its prompt hold; an empty answer is wrong and scores 0."
+    "Greedy outputs for the same prompts with the same token limit for both models, with the chat template if the "
+    "model has one; an output is correct if all checks of its prompt hold; an empty output is incorrect and scores 0."
 )
 
 
@@ -21,9 +21,9 @@ def score_task(
     judge: JudgeName = EMBEDDED,
     device: str = "cpu",
 ) -> TaskReport:
-    """Score one answer per prompt of the task, in its order. `device` is where the judge runs.
+    """Score one output per prompt of the task, in order. `device`: for the encoder.
 
-    SourceError if the judge cannot be had.
+    Raises SourceError if the encoder is not available.
     """
     rows = _rows(task, answers, baseline)
     return TaskReport(
@@ -90,5 +90,5 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 def _side_notes(side: str, answers: Sequence[Answer]) -> list[str]:
     empty = sum(not answer.text.strip() for answer in answers)
     cut = sum(answer.reason == "length" for answer in answers)
-    notes = [f"{empty} of {len(answers)} answers{side} are empty: wrong, score 0."] if empty else []
-    return [*notes, f"{cut} of {len(answers)} answers{side} end at the token limit."] if cut else notes
+    notes = [f"{empty} of {len(answers)} outputs{side} are empty: incorrect, score 0."] if empty else []
+    return [*notes, f"{cut} of {len(answers)} outputs{side} reached the token limit."] if cut else notes

@@ -1,4 +1,4 @@
-"""The sides of a comparison: the model that is measured and its baseline, loaded the same way, when they are needed."""
+"""The evaluated model and its baseline, loaded on demand and in the same way."""
 
 import hashlib
 import tempfile
@@ -19,16 +19,16 @@ from lsprism.models.surgery import use_plain_outputs
 from lsprism.outcomes import Subject
 from lsprism.reports import ModelSource
 
-ROOM = 1.15  # of what the weights take: activations, and what kernels hold beside them
-BESIDE = 10**9  # bytes for all else
+ROOM = 1.15  # estimated memory relative to the weights, with activations and kernel buffers
+BESIDE = 10**9  # bytes for everything else
 
 
 @dataclass(frozen=True)
 class Side:
-    """A model, and how it is to be loaded."""
+    """A model and how to load it."""
 
     source: ModelSource
-    device: str  # as torch knows it
+    device: str  # torch device name
     dtype: str
 
     @property
@@ -42,7 +42,7 @@ class Side:
         return replace(self, dtype=dtype)
 
     def bytes(self) -> int:
-        """That its tensors take in memory, by the size of its files."""
+        """Estimated bytes of its tensors in memory, from the size of its files."""
         files = {self.source.folder / name for name in tensor_files(self.source.folder).values()}
         stored = stored_dtype(self.source.folder) or torch.float32
         return round(sum(path.stat().st_size for path in files) * DTYPES[self.dtype].itemsize / stored.itemsize)
@@ -55,7 +55,7 @@ class Side:
 
 
 class Sides:
-    """One side, or two that are in memory together only where both fit."""
+    """One model, or two, which are in memory together only if both fit."""
 
     def __init__(self, model: Side, baseline: Side | None) -> None:
         self.model, self.baseline = model, baseline
@@ -70,12 +70,12 @@ class Sides:
         return self._loaded[side]
 
     def clear(self) -> None:
-        """Forget what is loaded, so that its memory is free."""
+        """Release the loaded models."""
         self._loaded.clear()
 
     @contextmanager
     def both(self) -> Iterator[tuple[LoadedModel, LoadedModel]]:
-        """Baseline and model at once; where they do not fit, the baseline is read from disk layer by layer."""
+        """Baseline and model together; if they do not fit, the baseline is read from disk layer by layer."""
         assert self.baseline is not None
         if self.together:
             yield self.load(self.baseline), self.load(self.model)
@@ -86,12 +86,12 @@ class Sides:
 
 
 def side_of(source: ModelSource, device: str, dtype: str) -> Side:
-    """With what `auto` stands for. SpecError if the device is not there."""
+    """Resolve `auto` for device and dtype. SpecError if the device is not available."""
     return Side(source, str(pick_device(device)), str(pick_dtype(dtype, source)).removeprefix("torch."))
 
 
 def fit(*sides: Side) -> bool:
-    """Whether all of them go into the memory that is free now."""
+    """Whether all of them fit in the free memory."""
     return ROOM * sum(side.bytes() for side in sides) + BESIDE < free_bytes(sides[0].device)
 
 
@@ -103,7 +103,7 @@ def free_bytes(device: str) -> int:
 
 @contextmanager
 def offloaded(side: Side, room: int) -> Iterator[LoadedModel]:
-    """The model with as many layers in memory as fit into `room` bytes; accelerate reads the others when they run."""
+    """Load as many layers as fit in `room` bytes; accelerate reads the others from disk when they run."""
     place = torch.device(side.device)
     with tempfile.TemporaryDirectory() as folder:
         model = AutoModelForCausalLM.from_pretrained(
@@ -121,8 +121,8 @@ def offloaded(side: Side, room: int) -> Iterator[LoadedModel]:
 
 
 def fingerprint(source: ModelSource) -> str:
-    """Of an artifact the checksum of its manifest, which holds those of all files; else of config, names, sizes and
-    times of the weights: reading 16 GB to tell two models apart would take a minute."""
+    """For an artifact, the checksum of its manifest, which covers all files; otherwise a checksum of the config and of
+    names, sizes and modification times of the weights: reading 16 GB of weights would take a minute."""
     manifest = source.folder / MANIFEST
     if manifest.is_file():
         return sha256_of(manifest)[:16]
@@ -138,7 +138,7 @@ class ReportShape(Shape):
 
 
 def _notes(source: ModelSource) -> dict:
-    """What an artifact says of itself."""
+    """Report of an artifact; empty if there is none."""
     if source.kind != "artifact":
         return {}
     recipe, report = recipe_of(source.folder), source.folder / REPORT

@@ -1,4 +1,4 @@
-"""Sizes of a model, counted from what it is: its modules, its files, its tensors in memory."""
+"""Sizes of a model, counted from its modules, its files and its tensors in memory."""
 
 from lsprism.figures import SizeFigure
 from lsprism.layers.modules import PrismLinear
@@ -7,7 +7,7 @@ from lsprism.models.stored import tensor_files
 
 
 def sizes(loaded: LoadedModel) -> SizeFigure:
-    """Of a dense model or an artifact. The files are those in its folder: for a .gguf the ones unpacked from it."""
+    """Sizes of a dense model or an artifact. Files are counted in its folder; for a .gguf, those converted from it."""
     packed = [module for module in loaded.model.modules() if isinstance(module, PrismLinear)]
     inside = {id(parameter) for module in packed for parameter in module.parameters()}
     around = sum(p.numel() for p in loaded.model.parameters() if id(p) not in inside)
@@ -23,7 +23,7 @@ def sizes(loaded: LoadedModel) -> SizeFigure:
 
 
 def resident_bytes(loaded: LoadedModel) -> int:
-    """All parameters and buffers in memory; a storage that several of them share counts once."""
+    """Bytes of all parameters and buffers in memory; shared storage counts once."""
     storages = {}
     for tensor in [*loaded.model.parameters(), *loaded.model.buffers()]:
         storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""Singular values of every compressed matrix, before and after: what the cut took, and from where.
+"""Singular values of every compressed layer, before and after compression.
 
 Effective rank: exp of the entropy of sigma_i / sum(sigma) (Roy and Vetterli, "The effective rank", EUSIPCO 2007).
 """
@@ -19,11 +19,14 @@ from lsprism.models.surgery import weight_of
 from lsprism.models.weights import WeightFiles, fill, release, tensor_files
 from lsprism.reports import LayerReport, ModelSource, SiteSpectrum
 
-POINTS = 160  # of a spectrum that are kept, evenly spaced on a logarithmic axis
+POINTS = 160  # stored points of a spectrum, evenly spaced on a logarithmic axis
 
 
 def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[SiteSpectrum]:
-    """Those of the artifact in `folder`, which was made of `source`, block by block; sites in `known` are left out."""
+    """Yield the spectra of the artifact in `folder`, block by block, compared with its base model `source`.
+
+    Layers in `known` are skipped. Raises DamagedError for a layer that cannot be unpacked.
+    """
     model = skeleton(source.folder, pick_dtype("auto", source))
     anatomy = dissect(model)
     weights, files = WeightFiles(source.folder, model), tensor_files(folder)
@@ -38,7 +41,7 @@ def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[Site
             form = _form(folder, files, layers[site.name])
             try:
                 found = spectrum(weight_of(model, site).float(), form, layers[site.name])
-            except RuntimeError as error:  # more places are marked than values are there, or shapes differ
+            except RuntimeError as error:  # the bitmap marks more entries than there are values, or shapes differ
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise DamagedError(f"{site.name} in {folder} is damaged: {reason}.", REMEDY) from None
             yield found
@@ -46,7 +49,7 @@ def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[Site
 
 
 def spectrum(weight: Tensor, form: Form, layer: LayerReport) -> SiteSpectrum:
-    """Of one matrix: `weight` [rows, columns] is what it was, `form` what it has become."""
+    """Spectrum of one layer: `weight` [rows, columns] before, `form` after compression."""
     sparse, factors = _parts(form)
     after_weight = sparse + factors
     before, after = torch.linalg.svdvals(weight), torch.linalg.svdvals(after_weight)
@@ -74,7 +77,7 @@ def spectrum(weight: Tensor, form: Form, layer: LayerReport) -> SiteSpectrum:
 
 
 def effective_rank(values: Tensor) -> float:
-    """singular values [n] -> between 1 and n; 0 for a matrix of zeros."""
+    """Effective rank of singular values [n], between 1 and n; 0 for a matrix of zeros."""
     total = values.sum()
     if total == 0:
         return 0.0
@@ -83,7 +86,7 @@ def effective_rank(values: Tensor) -> float:
 
 
 def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
-    """As it lies in the artifact."""
+    """The packed weight of a layer, read from the artifact."""
     tensors = {}
     for part in ("weight", "bitmap", "left", "right", "scales", "left_scales", "right_scales"):
         key = f"{layer.name}.{part}"
@@ -93,11 +96,11 @@ def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
     try:
         return form_of(layer.form, tensors, layer.columns)
     except KeyError as error:
-        raise DamagedError(f"{folder} holds no {layer.name}.{error.args[0]}.", "Compress the model again.") from None
+        raise DamagedError(f"{folder} has no {layer.name}.{error.args[0]}.", "Compress the model again.") from None
 
 
 def _parts(form: Form) -> tuple[Tensor, Tensor]:
-    """The sparse part and the product of the factors, each [rows, columns] float32; zeros where there is none."""
+    """The sparse part and the product of the low-rank factors, each [rows, columns] float32; zeros if missing."""
     match form:
         case SparseLowRank(sparse, low_rank):
             return sparse.dense().float(), low_rank.product()
@@ -109,13 +112,13 @@ def _parts(form: Form) -> tuple[Tensor, Tensor]:
 
 
 def _places(count: int, rank: int) -> list[int]:
-    """Ranks from 1 to `count`, the one of the cut among them."""
+    """Selected ranks from 1 to `count`, including the rank of the low-rank factors."""
     spaced = torch.logspace(0, torch.log10(torch.tensor(float(count))), POINTS).round().int().tolist()
     return sorted({*spaced, 1, count, *([rank] if 0 < rank <= count else [])})
 
 
 def _cumulated(values: Tensor) -> Tensor:
-    """Share of the squared norm in the first i values, [n]."""
+    """Fraction of the squared norm in the first i values, [n]."""
     squares = values.double() ** 2
     return squares.cumsum(0) / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
 

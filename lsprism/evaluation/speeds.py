@@ -1,6 +1,6 @@
-"""The inference profile of a comparison: which dtype the baseline is fastest in, then all sides in turn, then memory.
+"""Speed comparison: finds the baseline's fastest dtype, times all models interleaved, then measures peak memory.
 
-All read the same prompts, the beginning of the embedded evaluation text.
+All models read the same prompts, the beginning of the embedded evaluation text.
 """
 
 from torch import Tensor
@@ -15,28 +15,28 @@ from lsprism.models.load import LoadedModel, load_tokenizer, pick_dtype
 from lsprism.reports import Record
 from lsprism.specs import MeasureSpec
 
-Profile = list[list[SpeedFigure]]  # by side, then by length of the prompt
+Profile = list[list[SpeedFigure]]  # by model, then by prompt length
 
 
 class Speeds(Record):
-    """Figures by length of the prompt; `baseline` is in its fastest dtype."""
+    """Speed metrics by prompt length; `baseline` is in its fastest dtype."""
 
     compressed: list[SpeedFigure] = []
     baseline: list[SpeedFigure] = []
     against_fastest: list[SpeedComparison] = []
-    against_shipped: list[SpeedComparison] = []  # empty where the model ships in its fastest dtype
+    against_shipped: list[SpeedComparison] = []  # empty if the checkpoint's own dtype is the fastest
     dtypes: DtypeSpeeds | None = None
 
 
 def timed(sides: Sides, asked: MeasureSpec) -> Steps[Speeds]:
-    """Time the model alone or beside its baseline. SpecError if no prompt fits into the context."""
+    """Measure the model alone or with its baseline. SpecError if no prompt fits in the context."""
     settings = SpeedSettings(asked.prompt_lengths, asked.new_tokens, asked.repetitions)
     source = sides.model.source
     tokens = tokenize(load_tokenizer(source), read_text("embedded", split="test").text)
     if sides.baseline is None:
         ((own,), _) = yield from _profile([sides.model], sides, tokens, settings)
         return Speeds(compressed=own)
-    sides.clear()  # each dtype is tried alone
+    sides.clear()  # each dtype is loaded separately
     brief = SpeedSettings((asked.prompt_lengths[0],), min(16, asked.new_tokens), settings.repetitions)
     dtypes = yield from measuring_dtypes(sides.baseline.source, sides.model.device, tokens, brief)
     shipped = str(pick_dtype("auto", sides.baseline.source)).removeprefix("torch.")
@@ -52,7 +52,7 @@ def timed(sides: Sides, asked: MeasureSpec) -> Steps[Speeds]:
 
 
 def _profile(wanted: list[Side], sides: Sides, tokens: Tensor, settings: SpeedSettings) -> Steps[tuple[Profile, bool]]:
-    """Figures by side, and whether they were measured in turn: else each was loaded alone, as all do not fit."""
+    """Metrics by model, and whether they were interleaved; otherwise the models were loaded one at a time."""
     sides.clear()
     if in_turn := fit(*wanted):
         turns = yield from measuring(*_ready([side.load() for side in wanted], tokens, settings))
@@ -72,7 +72,7 @@ def _profile(wanted: list[Side], sides: Sides, tokens: Tensor, settings: SpeedSe
 def _ready(
     models: list[LoadedModel], tokens: Tensor, settings: SpeedSettings
 ) -> tuple[list[LoadedModel], Tensor, SpeedSettings]:
-    """Without the prompts that a model has no positions for; if none is left, the refusal names the shortest."""
+    """Leave out prompts that exceed a model's context; if none is left, the error names the shortest."""
     fitting = settings.fitting(models)
     return models, tokens, fitting if fitting.prompt_lengths else settings
 

@@ -1,4 +1,4 @@
-"""A measure is an iterator: it yields how far it is and returns its figure, so that `yield from` gives both."""
+"""Metrics are computed by generators that yield progress and return the result."""
 
 from collections.abc import Generator, Iterator
 from typing import TypeVar
@@ -7,11 +7,11 @@ from lsprism.events import BlockClock, Event, Progress
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, T]
-Part = Generator[Event, None, T]  # of several measures, with stages and notices between them
+Part = Generator[Event, None, T]  # several metrics, with stages and notices between them
 
 
 def counted(step: str, items: Iterator[T], of: int) -> Steps[list[T]]:
-    """Take `of` items; progress (in which a block is an item) comes before the first and after each."""
+    """Collect `of` items; yields progress (an item counts as a block) before the first and after each."""
     clock, taken = BlockClock(of), []
     yield clock.progress(step, 0)
     for item in items:
@@ -22,7 +22,7 @@ def counted(step: str, items: Iterator[T], of: int) -> Steps[list[T]]:
 
 
 def finished(steps: Steps[T]) -> T:
-    """Run a measure to its end, progress unseen."""
+    """Run a generator to its end and return its result."""
     while True:
         try:
             next(steps)

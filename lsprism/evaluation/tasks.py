@@ -1,8 +1,8 @@
-"""Prompts to measure on: our own under assets/tasks/, a user's file of the same form, or a dataset of the hub.
+"""Prompts for evaluation: the built-in ones in assets/tasks/, a user's file in the same format, or a Hub dataset.
 
 A .jsonl file holds one prompt per line, a .json file a list of them:
     {"id": "rain-1", "prompt": "...", "reference": "...", "checks": [{"kind": "number", "value": 4}]}
-Only `prompt` must be there. A summary has a reference; an answer that can be checked has checks (see checks.py).
+Only `prompt` is required. Summaries have a reference; prompts with a checkable answer have checks (see checks.py).
 """
 
 import json
@@ -12,17 +12,16 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from lsprism.calibration.corpus import ASSETS
 from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
-from lsprism.paths import expand
+from lsprism.paths import ASSETS, expand
 from lsprism.reports import Record
 from lsprism.specs import TASKS, Request
 
 
 class TaskPrompt(Request):
-    """One prompt, and what is known of its answer."""
+    """One prompt, with reference and checks for its output."""
 
     id: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
@@ -39,7 +38,7 @@ class TaskPrompt(Request):
 
 
 class Task(Record):
-    """Prompts of one kind; `total` is how many there are to choose from, None where nobody has counted."""
+    """The prompts of a task; `total`: how many exist, None if unknown."""
 
     name: str
     origin: str
@@ -48,27 +47,27 @@ class Task(Record):
 
     @property
     def label(self) -> str:
-        """The name with the number of prompts; a part of them is called so."""
+        """The name with the number of prompts; a subset is labeled as such."""
         count = len(self.prompts)
         of = "" if self.total == count else f" of {self.total}, a subset" if self.total else " of more, a subset"
         return f"{self.name} ({count} prompt{'s' * (count != 1)}{of})"
 
 
 def load_task(name: str, limit: int | None = None) -> Task:
-    """The first `limit` prompts (None: all; of a hub dataset 20) of a task of ours, a .jsonl or .json file, or
+    """The first `limit` prompts (None: all; 20 for Hub datasets) of a built-in task, a .jsonl or .json file, or
     cnn_dailymail, xsum, samsum.
 
-    SpecError if there is no such task; CorpusError, with the line, if a file cannot be read or a prompt is not right,
-    and if the hub cannot be reached.
+    Raises SpecError for an unknown task; CorpusError, with the line, if a file cannot be read or a prompt is invalid,
+    or if the Hub cannot be reached.
     """
     if limit is not None and limit < 1:
-        raise SpecError(f"--limit: a task needs one prompt or more, got {limit}.", "Leave it out for all prompts.")
+        raise SpecError(f"--limit must be at least 1, got {limit}.", "Leave it out for all prompts.")
     if name in HUB_TASKS:
         rows = hub_rows(name, limit)
         prompts = tuple(_prompt(f"{name}, row {n}", row, n) for n, row in enumerate(rows, start=1))
         return Task(name=name, origin=HUB_TASKS[name].origin, prompts=prompts, total=None)
     if name in TASKS:
-        path, origin = ASSETS / "tasks" / f"{name}.json", "prompts of LS-PRISM's own"
+        path, origin = ASSETS / "tasks" / f"{name}.json", "built-in prompts"
     else:
         path, origin = expand(name), f"file {Path(name).name}"
     prompts = _read(path)
@@ -80,22 +79,22 @@ def _read(path: Path) -> tuple[TaskPrompt, ...]:
     for number, (where, row) in enumerate(_rows(path), start=1):
         prompt = _prompt(where, row, number)
         if prompt.id in prompts:
-            raise CorpusError(f"{where}: the id {prompt.id!r} is there twice.", "Give every prompt an id of its own.")
+            raise CorpusError(f"{where}: duplicate id {prompt.id!r}.", "Give every prompt a unique id.")
         prompts[prompt.id] = prompt
     if not prompts:
-        raise CorpusError(f"'{path}' holds no prompt.", 'Write lines such as {"prompt": "..."}.')
+        raise CorpusError(f"'{path}' has no prompts.", 'Write lines such as {"prompt": "..."}.')
     return tuple(prompts.values())
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each prompt stands, and what stands there."""
+    """Yield the location and content of each prompt."""
     text = _text(path)
     if path.suffix.lower() == ".json":
         rows = _json(f"'{path}'", text)
         for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
             yield f"'{path}', prompt {number}", row
         return
-    # Split at "\n" alone: str.splitlines would also cut at the U+2028 that JSON allows inside a string.
+    # Split at "\n" only: str.splitlines would also split at U+2028, which JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield (where := f"'{path}', line {number}"), _json(where, line)
@@ -104,7 +103,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _text(path: Path) -> str:
     if path.suffix.lower() not in (".json", ".jsonl"):
         known = ", ".join((*TASKS, *HUB_TASKS))
-        raise SpecError(f"There is no task {str(path)!r}.", f"Choose one of {known}, or a .jsonl file of prompts.")
+        raise SpecError(f"Unknown task {str(path)!r}.", f"Choose one of {known}, or a .jsonl file of prompts.")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,14 +111,14 @@ def _text(path: Path) -> str:
         raise CorpusError(message, "Save it as UTF-8 and try again.") from error
     except OSError as error:
         message = f"'{path}' cannot be read: {error.strerror or error}."
-        raise CorpusError(message, "Check the path and your right to read it.") from error
+        raise CorpusError(message, "Check the path and its permissions.") from error
 
 
 def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is not JSON: {error}.", "Mend or remove it.") from error
+        raise CorpusError(f"{where} is not JSON: {error}.", "Fix or remove it.") from error
 
 
 def _prompt(where: str, row: Any, number: int) -> TaskPrompt:

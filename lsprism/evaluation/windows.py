@@ -1,4 +1,4 @@
-"""The text that a model is measured on, as tokens: consecutive windows, all that there are or the first few."""
+"""The evaluation text as tokens: consecutive windows, all of them or the first ones."""
 
 from dataclasses import dataclass, replace
 
@@ -19,10 +19,10 @@ class Windows:
     """Non-overlapping windows [n, context] int64 of one text."""
 
     tokens: Tensor
-    of: int  # windows there are in the text
-    text: str  # its name
-    bos: bool  # the text begins with the tokenizer's beginning-of-text token
-    start: int = 0  # tokens at the beginning of each window that are not the text's; 0: windows are cut from the text
+    of: int  # total number of windows in the text
+    text: str  # name of the text
+    bos: bool  # the text starts with the tokenizer's BOS token
+    start: int = 0  # number of tokens added before the text in each window
 
     @property
     def context(self) -> int:
@@ -30,19 +30,19 @@ class Windows:
 
     @property
     def given(self) -> int:
-        """Tokens at the beginning of each window that are not predicted."""
+        """Number of tokens at the beginning of each window that are not predicted."""
         return max(1, self.start)
 
     @property
     def predicted(self) -> int:
-        """Tokens of the text that have one before them in their window."""
+        """Total number of predicted tokens: those with a token before them in their window."""
         return len(self.tokens) * (self.context - self.given)
 
 
 def windows_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int, bos: BosName = "each") -> Windows:
-    """All windows of a text, tokenized once; CorpusError if it is too short.
+    """All windows of a text, tokenized once. CorpusError if it is too short, SpecError if `context` is.
 
-    `bos`: where the tokens stand that the tokenizer puts before a text: before each window, or before the first alone.
+    `bos`: whether the tokens that the tokenizer adds before a text go before each window or only before the first.
     """
     tokens, start = tokens_to_cut(tokenizer, corpus.text, bos)
     if context <= max(1, len(start)):
@@ -54,21 +54,21 @@ def windows_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int,
 
 
 def first(windows: Windows, count: int = QUICK_WINDOWS) -> Windows:
-    """The first `count` windows, or all if there are fewer; figures made from them call themselves a subset."""
+    """The first `count` windows, or all if there are fewer; metrics on them are labeled as a subset."""
     if count < 1:
-        raise SpecError(f"--windows {count} leaves nothing to measure.", "Choose 1 or more.")
+        raise SpecError(f"--windows {count} leaves nothing to evaluate.", "Choose 1 or more.")
     return replace(windows, tokens=windows.tokens[:count])
 
 
 def usual_context(model: PreTrainedModel) -> int:
-    """2048 tokens where the model allows it."""
+    """2048 tokens, or the model's maximum if it is lower."""
     return min(USUAL_CONTEXT, context_length(model) or USUAL_CONTEXT)
 
 
 def require_context(model: PreTrainedModel, context: int) -> None:
-    """SpecError if the model has no positions for so many tokens."""
+    """Raise SpecError if the model's context is too short."""
     limit = context_length(model)
     if limit is not None and context > limit:
         raise SpecError(
-            f"--context {context}: the model has positions for {limit} tokens only.", f"Choose {limit} or fewer."
+            f"--context {context}: the model supports only {limit} tokens.", f"Choose {limit} or fewer."
         )

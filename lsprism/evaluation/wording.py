@@ -1,7 +1,7 @@
-"""Where the words of a text begin and end, in any script.
+"""Word boundaries in any script.
 
-A word is a run of letters and digits with the marks that combine with them. Scripts that are written without spaces
-have no such runs: there every character, with its marks, is a word, as is usual for ROUGE on Chinese.
+A word is a run of letters and digits with their combining marks. In scripts without spaces, every character, with its
+marks, is a word, as is usual for ROUGE on Chinese.
 """
 
 import unicodedata
@@ -11,23 +11,23 @@ from typing import Literal
 
 Kind = Literal["letter", "single", "mark", "joiner", "gap"]
 
-# By the first words of their characters' names.
+# Prefixes of the Unicode names of their characters.
 UNSPACED = (
     "CJK ", "IDEOGRAPHIC ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ",
     "TAI ", "NEW TAI ", "JAVANESE ", "BALINESE ",
 )  # fmt: skip
-ZERO_WIDTH_SPACE = "\u200b"  # separates words, unlike the other characters of format
+ZERO_WIDTH_SPACE = "\u200b"  # separates words, unlike other format characters
 
 
 def words(text: str) -> list[str]:
-    """The words in lower case, in one Unicode form, without invisible joiners."""
+    """The words in lower case, Unicode-normalized, without invisible joiners."""
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
     return ["".join(c for c in plain[begin:end] if _kind(c) != "joiner") for begin, end in spans(plain)]
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """Begin and end of every word."""
-    begin, last = None, "gap"  # of the word that is open, and the kind of its characters
+    """Start and end of every word."""
+    begin, last = None, "gap"  # start of the current word, and the kind of its characters
     for place, character in enumerate(text):
         kind = _kind(character)
         if kind in ("mark", "joiner") or (kind == last == "letter"):

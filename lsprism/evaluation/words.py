@@ -1,9 +1,9 @@
-"""Word perplexity as lm-eval defines it for its `wikitext` task: it does not depend on how a tokenizer cuts words.
+"""Word perplexity as in lm-eval's `wikitext` task: independent of how a tokenizer splits words.
 
-Every document is scored alone, each of its tokens once, in windows of the whole context (`loglikelihood_rolling`); the
-sum is divided by the number of words that white space separates. lm-eval reads BOS twice where a tokenizer puts one
-itself, unless it is told add_bos_token=False; here it is read once. By default every window begins with it, for
-tokenizers that begin a text with one; `bos="first"` is lm-eval's own way, with BOS before the document alone.
+Every document is scored separately, each of its tokens once, in windows of the full context (`loglikelihood_rolling`);
+the sum is divided by the number of whitespace-separated words. lm-eval reads BOS twice if a tokenizer adds one itself,
+unless it is called with add_bos_token=False; here it is read once. By default, every window starts with BOS if the
+tokenizer adds one to a text; `bos="first"` is lm-eval's behavior, with BOS only before the document.
 """
 
 import math
@@ -27,27 +27,27 @@ from lsprism.models.tokens import embedding_rows, opening, plain_ids, require_ro
 from lsprism.specs import BosName
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
-Window = tuple[list[int], list[int]]  # what the model reads, and what it has to predict at the end of it
+Window = tuple[list[int], list[int]]  # input tokens, and the tokens to predict at their end
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that have nothing to do with each other."""
+    """Independent texts."""
 
     texts: Sequence[str]
     name: str
-    of: int  # documents there are, of which these are some or all
+    of: int  # total number of documents
 
 
 def measuring(
     loaded: LoadedModel, documents: Documents, context: int, bos: BosName = "each"
 ) -> Steps[WordPerplexityFigure]:
-    """Progress window by window, then the figure. SpecError if the model has not so many positions or no token to
-    begin with, CorpusError if there is no document, NumericError if a likelihood is not a number."""
+    """Yield progress per window, then return the metric. SpecError if the model's context is too short or there is
+    neither a BOS nor an EOS token, CorpusError without documents, NumericError for NaN likelihoods."""
     require_context(loaded.model, context)
     start = opening(loaded.tokenizer) if bos == "each" else []
     if start and context <= len(start):
-        raise SpecError(f"--context {context} leaves no token to read.", f"Choose {len(start) + 1} or more.")
+        raise SpecError(f"--context {context} leaves no token of the text.", f"Choose {len(start) + 1} or more.")
     prefix, name = (start[0], "BOS") if start else prefix_token(loaded.tokenizer)
     encoded = [plain_ids(loaded.tokenizer, text) for text in documents.texts]
     for tokens in encoded:
@@ -55,7 +55,7 @@ def measuring(
     cut = partial(begun_windows, start=start) if start else partial(rolling_windows, prefix=prefix)
     windows = [window for tokens in encoded for window in cut(tokens, context=context)]
     if not windows:
-        raise CorpusError(f"{documents.name} holds no document with a word in it.", "Choose another text.")
+        raise CorpusError(f"{documents.name} has no document with at least one word.", "Choose another text.")
     sums = yield from counted("word perplexity", _nll_of_windows(loaded.model, windows), len(windows))
     words = sum(map(count_words, documents.texts))
     return WordPerplexityFigure(
@@ -76,7 +76,7 @@ def measuring(
 
 
 def documents_of(corpus: Corpus, most: int | None = None) -> Documents:
-    """The articles of WikiText, which begin with ` = Title = `; any other text is one document. `most`: at most."""
+    """The articles of WikiText, which start with ` = Title = `; any other text is one document. `most`: maximum."""
     heads = [found.start() for found in ARTICLE.finditer(corpus.text)]
     ends = [*heads[1:], len(corpus.text)]
     texts = [corpus.text[start:end] for start, end in zip(heads, ends, strict=False)] or [corpus.text]
@@ -84,8 +84,8 @@ def documents_of(corpus: Corpus, most: int | None = None) -> Documents:
 
 
 def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterator[Window]:
-    """Windows that predict every token once. Each reads as much as fits of what stands before its last token: the
-    first begins with `prefix`, the last reaches back into the one before it so that it is full."""
+    """Windows that predict every token once, with as much context as fits: the first starts with `prefix`, the last
+    overlaps the one before it so that it is full."""
     sequence = [prefix, *tokens]
     for start in range(0, len(tokens), context):
         end = min(start + context, len(tokens))
@@ -93,7 +93,7 @@ def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterato
 
 
 def begun_windows(tokens: Sequence[int], start: Sequence[int], context: int) -> Iterator[Window]:
-    """The same where every window begins with `start`, which leaves less room for what stands before its last token."""
+    """As `rolling_windows`, but every window starts with `start`, which leaves less room for the text."""
     size, done = context - len(start), 0
     while done < len(tokens):
         end = min(done + size + (done == 0), len(tokens))
@@ -102,23 +102,23 @@ def begun_windows(tokens: Sequence[int], start: Sequence[int], context: int) -> 
 
 
 def count_words(text: str) -> int:
-    """Pieces between white space; an empty text has one, as for lm-eval."""
+    """Number of whitespace-separated words; an empty text has one, as in lm-eval."""
     return len(re.split(r"\s+", text))
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
-    """The token that the first one of a document is predicted from, and its name: BOS, or EOS where there is none."""
+    """The token before a document, and its name: BOS, or EOS if there is none. SpecError if there is neither."""
     for token, name in ((tokenizer.bos_token_id, "BOS"), (tokenizer.eos_token_id, "EOS")):
         if token is not None:
             return token, name
     raise SpecError(
-        "This model's tokenizer has neither a BOS nor an EOS token to begin a document with.",
-        "Measure perplexity on windows instead.",
+        "This model's tokenizer has neither a BOS nor an EOS token to start a document with.",
+        "Use the metric perplexity instead of word-perplexity.",
     )
 
 
 def _nll_of_windows(model: PreTrainedModel, windows: list[Window]) -> Iterator[float]:
-    """Nats, summed over each window."""
+    """Yield the sum of -log p in nats over each window."""
     plain = is_plain(model, torch.tensor([windows[0][0]]))
     for number, (read, predicted) in enumerate(windows, start=1):
         (value,) = nll(model, torch.tensor([read]), torch.tensor([predicted]), plain)

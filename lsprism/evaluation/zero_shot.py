@@ -1,35 +1,33 @@
-"""Zero-shot tasks through lm-eval (Gao et al.: A framework for few-shot language model evaluation) on the model that is
-in memory. The library is an extra that is installed by hand; its tasks come from the hub."""
+"""Zero-shot tasks through lm-eval (Gao et al.: A framework for few-shot language model evaluation) on a loaded model.
+The library is an optional dependency; its tasks are downloaded from the Hub."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
 
 from lsprism.calibration.hub_text import hub_errors
 from lsprism.errors import SpecError
 from lsprism.evaluation.steps import Steps, counted
+from lsprism.extras import require
 from lsprism.figures import ZeroShotFigure
 from lsprism.layers.compute_dtype import name_compute_dtype, reading_many
 from lsprism.models.load import LoadedModel
 
-EXTRA = "lm-eval~=0.4.13"
-METRICS = ("acc_norm,none", "acc,none")  # the first that a task has; length-normalised where it offers that
+METRICS = ("acc_norm,none", "acc,none")  # the first one a task has; length-normalized accuracy is preferred
 
 
 def require_library() -> None:
-    """SpecError if lm-eval is not installed."""
-    if find_spec("lm_eval") is None:
-        raise SpecError("The measure zero-shot needs lm-eval.", f"Install it with: pip install '{EXTRA}'")
+    """Raise RequestError if lm-eval is not installed."""
+    require("zero-shot")
 
 
 def measuring(
     loaded: LoadedModel, tasks: Sequence[str], limit: int | None = None, batch: int = 8, manager: Any = None
 ) -> Steps[ZeroShotFigure]:
-    """Progress task by task, then accuracies in [0, 1]; `limit`: the first examples of each task only.
+    """Yield progress per task, then return accuracies in [0, 1]; `limit`: number of examples per task.
 
-    `manager`: a TaskManager of lm-eval that knows tasks beside the library's own. SpecError if lm-eval or a task is
-    not there, CorpusError if the hub cannot be reached.
+    `manager`: a TaskManager of lm-eval with additional tasks. SpecError if lm-eval is missing or a task unknown,
+    CorpusError if the Hub cannot be reached.
     """
     require_library()
     results = yield from counted("zero-shot", (_one(loaded, task, limit, batch, manager) for task in tasks), len(tasks))
@@ -55,7 +53,7 @@ def _one(loaded: LoadedModel, task: str, limit: int | None, batch: int, manager:
     manager = manager or TaskManager()
     if task not in manager.all_tasks:
         raise SpecError(f"lm-eval has no task {task!r}.", "List its tasks with: lm-eval ls tasks")
-    with hub_errors(task, "Choose another measure, or go online."):
+    with hub_errors(task, "Choose another metric, or connect to the network."):
         examples = manager.load([task])
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch)
     with reading_many(loaded.model):
@@ -63,7 +61,7 @@ def _one(loaded: LoadedModel, task: str, limit: int | None, batch: int, manager:
     scores = outcome["results"][task]
     metric = next((name for name in METRICS if name in scores), None)
     if metric is None:
-        raise SpecError(f"lm-eval's task {task!r} has no accuracy.", "Choose a task of multiple choice.")
+        raise SpecError(f"The lm-eval task {task!r} reports no accuracy.", "Choose a multiple-choice task.")
     stderr = scores.get(metric.replace(",", "_stderr,"), 0.0)
     return {
         "value": float(scores[metric]),
@@ -77,4 +75,4 @@ def _version() -> str:
     try:
         return version("lm-eval")
     except PackageNotFoundError:
-        return "of unknown version"
+        return "(unknown version)"

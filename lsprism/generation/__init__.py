@@ -1,12 +1,13 @@
-"""The one decode loop: prompt -> prefill, step, step, ... -> pieces.
+"""Text generation: prompt -> prefill, step, step, ... -> pieces of text.
 
     prompt.py    text or messages -> input_ids
-    decode.py    one call of the model
-    recorded.py  on a CUDA device: the same call, recorded
+    decode.py    one forward pass of the model
+    recorded.py  the same as a CUDA graph, on CUDA devices
+    cache.py     KV cache with preallocated buffers
     sampler.py   logits -> token
-    text.py      tokens -> text, whole characters only
-    clock.py     what this stream alone has cost
+    text.py      tokens -> text, complete characters only
+    clock.py     compute time of one stream
     stream.py    all of it together: an iterator of pieces
 
-The command line, the speed profile and the chat all use it, so that one number means the same in each.
+The command line, the speed evaluation and the chat share this loop, so their timings are comparable.
 """

@@ -1,34 +1,32 @@
-"""Keys and values of what was read, in buffers with room to spare.
+"""KV cache with preallocated buffers.
 
-transformers' own cache copies all of them for each new token. Here a token is written to its place, and all move only
-where a buffer is full, to one of twice the size. As long as they are few, copying them is the faster way (measured: at
-1,000 tokens of the demo model a third of the time, at 60 half as much again).
+The cache of transformers copies all keys and values for each new token. Here a new token is written into the buffer,
+and only a full buffer is copied, to one of twice the size. For short texts copying is faster (measured on the demo
+model: a third of the time at 1,000 tokens, 1.5 times the time at 60).
 """
 
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-FEW = 192  # tokens
-# Tokens: on a CUDA device buffers are multiples of it, and at least half of it is free at first (recorded.py).
-ROOM = 256
+FEW = 192  # tokens: shorter texts use the plain cache
+ROOM = 256  # tokens: on CUDA devices, buffer sizes are multiples of it, with at least half of it free (recorded.py)
 
 
-def make_room(cache: Cache) -> None:
-    """Let the layers of a growing cache grow in place; layers of other kinds are left as they are."""
+def make_room(cache: object) -> None:
+    """Preallocate the layers of a DynamicCache, in place; other kinds of caches and layers are unchanged."""
     if type(cache) is DynamicCache:
         for layer in cache.layers:
             if type(layer) is DynamicLayer:
                 layer.__class__ = RoomyLayer
-                layer.buffers = (None, None)
 
 
 def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """Bytes that keys and values of so many tokens take at most: 2 x layers x their heads x width, with room to spare.
+    """Upper bound of the bytes of the KV cache for `tokens`: 2 x layers x key heads x head width, preallocated.
 
-    Models that keep less (windows, latent or recurrent states) stay below it.
+    Models with sliding windows, latent or recurrent states use less.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 0
@@ -41,15 +39,16 @@ def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
 
 
 class RoomyLayer(DynamicLayer):
-    """`keys` and `values` [batch, heads, tokens, width] are what the buffers begin with."""
+    """A preallocated cache layer: `keys` and `values` [batch, heads, tokens, width] are views of the buffers."""
 
-    buffers: tuple[Tensor | None, Tensor | None]
+    buffers: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Put new tokens behind those that are there; returns all of them."""
+        """Append the keys and values of new tokens; returns those of all tokens."""
         before = self.get_seq_length()
         if before < FEW:
             return super().update(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         keys, values = self.buffers
         keys, self.keys = _append(keys, self.keys, before, key_states)
         values, self.values = _append(values, self.values, before, value_states)
@@ -58,7 +57,10 @@ class RoomyLayer(DynamicLayer):
 
 
 def _append(buffer: Tensor | None, old: Tensor, before: int, new: Tensor) -> tuple[Tensor, Tensor]:
-    """The buffer, another one if that is too small or not that of `old` any more, and the tokens in it."""
+    """Write `new` after the `before` tokens of `old`; returns the buffer and a view of its tokens.
+
+    Allocates another buffer if this one is too small, or if `old` is not a view of it.
+    """
     after = before + new.shape[2]
     if buffer is None or old.data_ptr() != buffer.data_ptr() or after > buffer.shape[2]:
         buffer = new.new_empty((*new.shape[:2], 2 * after, new.shape[3]))

@@ -1,4 +1,4 @@
-"""What one stream has cost: time that passes between its steps, for another stream or a slow reader, does not count."""
+"""Compute time of one stream, without the time between its steps (other streams, or a slow reader)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """A reading of the clock."""
+    """The tokens and times so far."""
 
     tokens: int = 0
-    first_token_s: float | None = None  # prefill and first choice; None until then
-    decode_s: float = 0.0  # all tokens after the first
+    first_token_s: float | None = None  # prefill and sampling of the first token; None until then
+    decode_s: float = 0.0  # total of all tokens after the first
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Speed of decoding, prefill apart; None before the second token."""
+        """Decode speed without prefill; None before the second token."""
         return (self.tokens - 1) / self.decode_s if self.decode_s > 0 else None
 
 
 class Clock:
-    """Runs inside `with clock.token()` only. Choosing a token waits for the device, so wall time is its time."""
+    """Runs only inside `with clock.token()`. Sampling a token synchronizes the device, so wall time is exact."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
@@ -29,7 +29,7 @@ class Clock:
 
     @contextmanager
     def token(self) -> Iterator[None]:
-        """Around the work for one token; a token that fails is not counted."""
+        """Time the work for one token. A token whose work raises is not counted."""
         started = self._now()
         yield
         seconds, so_far = self._now() - started, self.timing

@@ -1,7 +1,7 @@
-"""One call of the model at a time: the whole prompt, then one token after the other.
+"""One forward pass at a time: the whole prompt, then token by token.
 
-What a model remembers of the text is its cache of keys and values, or the state that its family has instead (Mamba,
-RWKV). One that remembers nothing (GPT-1) reads the whole text again for every token.
+The memory of a model is its KV cache, or the recurrent state of its architecture (Mamba, RWKV). A model without one
+(GPT-1) reads the whole text again for every token.
 """
 
 import inspect
@@ -17,12 +17,12 @@ from lsprism.generation.cache import make_room
 from lsprism.generation.recorded import Recorded, recorded
 from lsprism.layers.compute_dtype import reading_many
 
-MEMORIES = ("past_key_values", "cache_params", "state")  # what families call it, as argument and as output
+MEMORIES = ("past_key_values", "cache_params", "state")  # names of the memory, as argument and in the output
 
 
 @dataclass(frozen=True)
 class TextRead:
-    """For a model that remembers nothing: all tokens [1, n] so far."""
+    """The memory of a model without a cache: all tokens [1, n] so far."""
 
     tokens: Tensor
 
@@ -31,7 +31,7 @@ Memory = Cache | Recorded | TextRead | list[Tensor]
 
 
 def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Memory]:
-    """Read the prompt [1, n]; logits [vocab] of the token after it, and the memory that `step` goes on with."""
+    """Read the prompt [1, n]. Returns the logits [vocab] of the next token and the memory for `step`."""
     with reading_many(model):
         logits, memory = _forward(model, input_ids, None)
     make_room(memory)
@@ -39,9 +39,9 @@ def prefill(model: PreTrainedModel, input_ids: Tensor) -> tuple[Tensor, Memory]:
 
 
 def step(model: PreTrainedModel, token: int, memory: Memory) -> tuple[Tensor, Memory]:
-    """Read one more token; logits [vocab] of the token after it, and what the next step goes on with.
+    """Read one more token. Returns the logits [vocab] of the next token and the memory for the next step.
 
-    A cache is changed in place where its kind can; on a CUDA device a recorded step takes its place.
+    A cache may be changed in place; on a CUDA device it is replaced by a Recorded one if possible.
     """
     if not isinstance(memory, Recorded):
         memory = recorded(model, memory) or memory
@@ -53,16 +53,17 @@ def step(model: PreTrainedModel, token: int, memory: Memory) -> tuple[Tensor, Me
     return _forward(model, read, memory)
 
 
-# The mode ends with the call: held over a yield it would leak into whatever the thread does between two tokens.
+# Inference mode per call: held over a yield, it would leak into other code of this thread between two tokens.
 @torch.inference_mode()
 def _forward(model: PreTrainedModel, input_ids: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-    known = _arguments_of(type(model))
+    kind: type = type(model)
+    known = _arguments_of(kind)
     name = next((name for name in MEMORIES if name in known), None)
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     if name is not None:
         options[name] = memory
     if isinstance(memory, Cache) and "position_ids" in known and (length := _length(memory)):
-        options["position_ids"] = torch.full_like(input_ids, length)  # some families (Bamba) would count from 0 again
+        options["position_ids"] = torch.full_like(input_ids, length)  # some architectures (Bamba) would restart at 0
     output = model(input_ids=input_ids, use_cache=name is not None, **options)
     after = getattr(output, name, None) if name else None
     return output.logits[0, -1], TextRead(input_ids) if after is None else after
@@ -74,7 +75,7 @@ def _arguments_of(kind: type[PreTrainedModel]) -> frozenset[str]:
 
 
 def _length(cache: Cache) -> int:
-    """Tokens in it; 0 where no layer counts them, because none needs positions."""
+    """Number of tokens in the cache; 0 if no layer counts them, because none needs positions."""
     try:
         return cache.get_seq_length()
     except ValueError:

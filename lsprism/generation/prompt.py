@@ -1,7 +1,7 @@
-"""From a prompt or a conversation to the tokens that the model reads.
+"""From a prompt or a conversation to input tokens.
 
-What comes out is checked: the text that was typed is in it, it begins as the tokenizer begins a text, and the tokenizer
-has put nothing behind it.
+The result is checked: it contains the user's text, starts with the tokenizer's start tokens, and has no end token that
+the tokenizer appended.
 """
 
 import re
@@ -17,21 +17,20 @@ from lsprism.errors import SpecError
 from lsprism.models.tokens import opening, plain_ids
 
 Message = dict[str, str]  # "role": system, user or assistant; "content": text
-Form = Callable[[Sequence[Message]], list[dict[str, Any]]]  # how messages are handed to a template
-MARK = "qzxv{}"  # text that no template holds by itself
-PRINTED = re.compile(r"['\"]text['\"]: ?['\"]qzxv")  # a list of parts written out by a template that wants text
-# A template is a program of its own: it fails with an error of Jinja, or with one of Python's.
-FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-COMPLETION = "ask for a plain completion"
+Form = Callable[[Sequence[Message]], list[dict[str, Any]]]  # converts messages for a template
+MARK = "qzxv{}"  # text that does not occur in any template
+PRINTED = re.compile(r"['\"]text['\"]: ?['\"]qzxv")  # a content list, printed by a template that expects text
+FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)  # of a chat template
+COMPLETION = "use a plain completion"
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], chat: bool | None = None) -> Tensor:
     """Tokens [1, n] of a text or of messages.
 
-    chat=True renders the tokenizer's chat template (a text becomes one user message), chat=False lets the model go on
-    from the plain text (the contents of messages, a blank line between them), None chats if there is a template.
-    Raises SpecError if there is no template to chat with, if it refuses the messages or drops what they say, if the
-    text holds what is no character, or if nothing is left to read.
+    chat=True renders the tokenizer's chat template (a text becomes one user message). chat=False encodes the plain text
+    for a completion (the contents of messages, separated by blank lines). None: True if there is a template.
+    Raises SpecError if the template is missing, rejects the messages or drops their content, if the text is not valid
+    Unicode, or if there are no tokens.
     """
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     messages = [{**message, "content": _characters(message["content"])} for message in messages]
@@ -40,27 +39,27 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], 
     text = _rendered(tokenizer, messages) if chat else "\n\n".join(message["content"] for message in messages)
     typed = "".join(message["content"] for message in messages)
     if typed.strip() and not plain_ids(tokenizer, typed):
-        raise SpecError("The tokenizer has no token for anything in the prompt.", "Write words that the model knows.")
+        raise SpecError("The tokenizer has no token for any part of the prompt.", "Use text that the model supports.")
     ids = _begun(tokenizer, _open_ended(tokenizer, text))
     if not ids:
-        raise SpecError("The prompt is empty, and this model has no token that begins a text.", "Write some words.")
+        raise SpecError("The prompt is empty, and this tokenizer has no BOS token.", "Write some text.")
     return torch.tensor([ids])
 
 
 def _characters(text: str) -> str:
-    """The text with two halves of a surrogate pair put together; SpecError for a half that stands alone."""
+    """Combine the surrogate pairs of the text; SpecError for an unpaired one."""
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         place, half = next((n, c) for n, c in enumerate(text) if "\ud800" <= c <= "\udfff")
         raise SpecError(
-            f"The prompt holds half of a surrogate pair, {half!r} at character {place + 1}, which is no character.",
-            "Write the prompt as UTF-8.",
+            f"The prompt contains the unpaired surrogate {half!r} at character {place + 1}.",
+            "Encode the prompt as UTF-8.",
         ) from None
 
 
 def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """As the tokenizer begins a text, once: a template or the text itself may have written BOS."""
+    """Put the tokenizer's start tokens in front, unless a template or the text itself contains BOS already."""
     start = opening(tokenizer)
     if not ids and not start and tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id]
@@ -69,7 +68,7 @@ def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 
 def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of the text, without an end token that does not stand in it."""
+    """Tokens of the text, without an end token that the tokenizer appended."""
     ids = plain_ids(tokenizer, text)
     while ids and ids[-1] == tokenizer.eos_token_id and not text.rstrip().endswith(tokenizer.eos_token):
         ids = ids[:-1]
@@ -77,13 +76,13 @@ def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The messages by the chat template; those that want a content of parts are given one."""
+    """Render the messages with the chat template, with content as text or, if it requires that, as a list of parts."""
     template, failures = _template(tokenizer), []
     marked = [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)]
     for form in (_as_texts, _as_parts):
         try:
             text = _render(tokenizer, template, form(messages))
-            # A short prompt may stand in the template by chance, a mark does not.
+            # A short prompt may occur in the template by chance; a mark does not.
             probe = _render(tokenizer, template, form(marked))
             if _holds(text, messages) and _holds(probe, marked) and not PRINTED.search(probe):
                 return text
@@ -92,16 +91,14 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     if failures:
         roles = ", ".join(message["role"] for message in messages)
         raise SpecError(
-            f"The model's chat template refuses messages of {roles}: {failures[0]}.",
-            f"Begin with a user message and alternate with the assistant's, or {COMPLETION}.",
+            f"The model's chat template rejects messages with the roles {roles}: {failures[0]}.",
+            f"Start with a user message and alternate with assistant messages, or {COMPLETION}.",
         ) from failures[0]
-    raise SpecError(
-        "The model's chat template drops what it is asked.", f"Leave out the system prompt, or {COMPLETION}."
-    )
+    raise SpecError("The model's chat template drops the prompt.", f"Leave out the system prompt, or {COMPLETION}.")
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template, or of several that have names the one called default."""
+    """The chat template; of several named ones, the one called default."""
     named = tokenizer.chat_template
     if not named:
         raise SpecError("This model's tokenizer has no chat template.", f"{COMPLETION.capitalize()} instead.")
@@ -110,14 +107,16 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     found = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
     if found is None:
         raise SpecError(
-            f"This model's tokenizer has several chat templates ({', '.join(named)}) and none is called default.",
+            f"This model's tokenizer has several chat templates ({', '.join(named)}), but none is called default.",
             f"Save one of them as chat_template.jinja in the model's folder, or {COMPLETION}.",
         )
     return found
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]) -> str:
-    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _as_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -129,9 +128,9 @@ def _as_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _holds(text: str, messages: Sequence[Message]) -> bool:
-    """Whether the text says all that was asked, whatever became of its white space.
+    """Whether the text contains all messages, ignoring white space.
 
-    Of the model's own earlier answers a template may drop a part, such as its thoughts.
+    Except the assistant's: a template may drop a part of these, such as reasoning.
     """
     there = "".join(text.split())
     return all("".join(m["content"].split()) in there for m in messages if m["role"] != "assistant")

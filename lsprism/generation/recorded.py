@@ -1,8 +1,8 @@
-"""On a CUDA device: one token's step, recorded once as a CUDA graph and replayed for each further token.
+"""CUDA graphs for decoding: the step of one token is recorded once and replayed for each further token.
 
-A step of a model's own code is hundreds of small kernels, and starting them one by one from Python takes several times
-as long as they take. A recording needs everything in its place, so keys and values lie in buffers of a fixed size;
-where those are full, longer ones take their place and the step is recorded anew.
+A step of a model's own code consists of hundreds of small kernels, and launching them from Python takes several times
+as long as running them. A graph needs fixed addresses, so the KV cache has buffers of a fixed size; when these are
+full, they are replaced by longer ones and the step is recorded again.
 """
 
 import logging
@@ -16,14 +16,14 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from lsprism.generation.cache import ROOM, RoomyLayer
 from lsprism.layers.kernels.dispatch import chosen
 
-_refused: WeakSet[PreTrainedModel] = WeakSet()  # by models whose code it turned out not to be for
+_refused: WeakSet[PreTrainedModel] = WeakSet()  # models whose step could not be recorded
 
 logger = logging.getLogger("lsprism.generation")
 
 
-def recorded(model: PreTrainedModel, cache: Cache) -> "Recorded | None":
-    """What stands for the cache from here on; None where this way is not for the model."""
-    if model in _refused or not recordable(model, cache):
+def recorded(model: PreTrainedModel, cache: object) -> "Recorded | None":
+    """A replacement for the cache; None if the model's step cannot be recorded."""
+    if model in _refused or not isinstance(cache, Cache) or not recordable(model, cache):
         return None
     try:
         return Recorded(model, cache)
@@ -34,50 +34,53 @@ def recorded(model: PreTrainedModel, cache: Cache) -> "Recorded | None":
 
 
 def recordable(model: PreTrainedModel, cache: Cache) -> bool:
-    """The model lies on one CUDA device, its code can be recorded, and its cache is keys and values of all tokens."""
+    """Whether the model is on one CUDA device, supports graphs, and its cache stores keys and values of all tokens."""
     return (
         model.device.type == "cuda"
         and chosen() == "auto"
         and not hasattr(model, "hf_device_map")
         and getattr(model, "_can_compile_fullgraph", False)
-        and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they heed the empty places
+        and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they mask unused positions
         and type(cache) is DynamicCache
         and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
     )
 
 
 class Recorded:
-    """Stands for the cache [1 sequence] that a prompt left behind, which is copied.
+    """Replaces the cache of a prompt (1 sequence), which is copied.
 
-    Raises a RuntimeError, or what else the model's code runs into, where a step cannot be recorded.
+    Raises RuntimeError, or another error of the model's code, if a step cannot be recorded.
     """
+
+    _graph: torch.cuda.CUDAGraph | None
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, cache: Cache) -> None:
         self._model = model
         self._length = cache.get_seq_length()
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        self._move([(layer.keys, layer.values) for layer in cache.layers])
+        self._move(_held(cache))
 
     @torch.inference_mode()
     def step(self, token: int) -> Tensor:
-        """Read one more token; logits [vocab] of the token after it."""
+        """Read one more token; returns the logits [vocab] of the next one."""
         if self._length == self._room:
-            self._move([(layer.keys, layer.values) for layer in self._cache.layers])
+            self._move(_held(self._cache))
         self._token.fill_(token)
         self._length += 1
-        if self._graph is None:  # without a card
+        if self._graph is None:  # on the CPU, in tests
             return self._forward()
         self._graph.replay()
         return self._logits.clone()
 
     def _move(self, filled: list[tuple[Tensor, Tensor]]) -> None:
-        """To buffers with room for more than the keys and values that there are."""
+        """Move keys and values to larger buffers, and record the step again."""
         self._room = -(-(self._length + ROOM // 2) // ROOM) * ROOM
         self._cache, self._graph = StaticCache(self._model.config, max_cache_len=self._room), None
         if any(type(layer) is not StaticLayer for layer in self._cache.layers):
             raise TypeError("a layer keeps less than all tokens")
         for layer, (keys, values) in zip(self._cache.layers, filled, strict=True):
+            assert isinstance(layer, StaticLayer)
             layer.update(keys[:, :, : self._length], values[:, :, : self._length])
         self._record()
 
@@ -86,12 +89,12 @@ class Recorded:
         return output.logits[0, -1]
 
     def _record(self) -> None:
-        """A step is tried, so that all that it makes on first use is there, undone, and on a card recorded."""
+        """Run a step once as a warmup, undo it, and record it if on a GPU."""
         if not self._token.is_cuda:
             self._try()
             return
         here = torch.cuda.current_stream(self._token.device)
-        with torch.cuda.device(self._token.device), torch.cuda.stream(here):  # where even a failure ends
+        with torch.cuda.device(self._token.device), torch.cuda.stream(here):  # restores the stream even on failure
             aside = torch.cuda.Stream()
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
@@ -105,4 +108,11 @@ class Recorded:
     def _try(self) -> None:
         self._forward()
         for layer in self._cache.layers:
+            assert isinstance(layer, StaticLayer) and isinstance(layer.cumulative_length, Tensor)
             layer.cumulative_length.fill_(self._length)
+
+
+def _held(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the layers."""
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer | StaticLayer)]
+    return [(one.keys, one.values) for one in layers if one.keys is not None and one.values is not None]

@@ -1,4 +1,4 @@
-"""From logits [vocab] to one token, reproducible under a seed whatever else draws random numbers.
+"""From logits [vocab] to one token. Deterministic for a given seed, independent of global random state.
 
 The steps and their order are those of transformers: repetition penalty, temperature, top-k, top-p.
 """
@@ -13,7 +13,7 @@ _RULED_OUT = float("-inf")
 
 
 class Sampler:
-    """The choices of one answer. The random numbers come from the CPU, so one seed means the same on every device."""
+    """Samples the tokens of one output. Random numbers come from the CPU, so a seed gives the same on every device."""
 
     def __init__(self, spec: GenerateSpec) -> None:
         self._spec = spec
@@ -21,22 +21,22 @@ class Sampler:
         self._seen = torch.empty(0, dtype=torch.int64)
 
     def see(self, tokens: Tensor) -> None:
-        """Note tokens [n] as already there, for the repetition penalty; `pick` notes its own."""
+        """Add tokens [n] to those that the repetition penalty applies to; `pick` adds its own."""
         if self._spec.repetition_penalty != 1:
             self._seen = torch.cat([self._seen.to(tokens.device), tokens]).unique()
 
     def pick(self, logits: Tensor) -> int:
-        """The next token for logits [vocab] of any dtype; raises NumericError if they are not numbers."""
+        """The next token for logits [vocab] of any dtype; raises NumericError if their maximum is not finite."""
         token = self._likeliest(logits) if self._spec.greedy else self._draw(self.probabilities(logits))
         if self._spec.repetition_penalty != 1:
             self.see(torch.tensor([token], device=logits.device))
         return token
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """What a draw would be made from, float32 [vocab]; exactly zero for the tokens ruled out."""
+        """The sampling distribution, float32 [vocab]; exactly zero for excluded tokens."""
         scores = self._penalized(logits)
         _check(scores.max())
-        # The largest score becomes 0: a temperature close to zero then means the likeliest token, not inf - inf.
+        # The maximum becomes 0, so that a temperature near zero gives the most likely token instead of inf - inf.
         scores = (scores - scores.max()) / max(self._spec.temperature, torch.finfo(torch.float32).tiny)
         if self._spec.top_k:
             scores = keep_top_k(scores, self._spec.top_k)
@@ -46,7 +46,7 @@ class Sampler:
 
     def _likeliest(self, logits: Tensor) -> int:
         scores = self._penalized(logits)
-        token = int(scores.argmax())  # of a nan, if there is one
+        token = int(scores.argmax())  # argmax returns a NaN if there is one
         _check(scores[token])
         return token
 
@@ -57,7 +57,7 @@ class Sampler:
         return penalize(scores, self._seen.to(scores.device), self._spec.repetition_penalty)
 
     def _draw(self, probabilities: Tensor) -> int:
-        """Invert the distribution function, over the possible tokens only: no rounding can reach another one."""
+        """Sample by inverting the cumulative distribution, over non-zero tokens only, so rounding cannot hit others."""
         possible = probabilities.nonzero()[:, 0]
         below = probabilities[possible].double().cumsum(dim=0)
         point = torch.rand((), dtype=torch.float64, generator=self._generator).to(below.device) * below[-1]
@@ -71,22 +71,22 @@ def _check(top: Tensor) -> None:
 
 
 def penalize(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make the tokens `seen` [n] less likely. Keskar et al. 2019, CTRL, section 4.1; negative scores are multiplied."""
+    """Make the tokens `seen` [n] less likely. CTRL: Keskar et al., 2019, section 4.1; multiplies negative scores."""
     there = scores[seen]
     return scores.index_copy(0, seen, torch.where(there < 0, there * penalty, there / penalty))
 
 
 def keep_top_k(scores: Tensor, k: int) -> Tensor:
-    """Rule out what scores less than the k-th of scores [vocab]; equals of the k-th stay."""
+    """Exclude tokens below the k-th highest of scores [vocab]; ties with it are kept."""
     kth = scores.topk(min(k, len(scores))).values[-1]
     return scores.masked_fill(scores < kth, _RULED_OUT)
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose mass reaches p, at least one. Holtzman et al. 2020, nucleus sampling."""
+    """Keep the fewest tokens with a total probability of p, at least one (nucleus sampling: Holtzman et al., 2020)."""
     chances = scores.softmax(dim=-1)
-    # All tokens below (1 - p) / vocab together have less than 1 - p, so none of them stays. Not sorting them spares
-    # most of a vocabulary; half of that bound keeps a flat distribution clear of rounding.
+    # All tokens below (1 - p) / vocab have less than 1 - p together, so none of them is kept and they need not be
+    # sorted. Half of that bound leaves a margin for rounding with flat distributions.
     candidates = (chances >= (1 - p) / (2 * len(scores))).nonzero()[:, 0]
     descending, order = chances[candidates].double().sort(descending=True)
     before = descending.cumsum(dim=0) - descending

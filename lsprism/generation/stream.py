@@ -1,6 +1,7 @@
-"""One answer as an iterator of pieces, a token each; closing it is the stop button.
+"""One output as an iterator of pieces, one per token; closing it stops the generation.
 
-Everything happens inside `next`, on the caller's thread, and nothing is held between: two streams may take turns.
+All work happens inside `next` on the caller's thread, and no global state is held in between, so two streams can be
+interleaved.
 """
 
 import threading
@@ -24,11 +25,11 @@ Reason = Literal["eos", "length", "stopped"]
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token brought. Only the last piece has a reason."""
+    """One token with its text. Only the last piece has a reason."""
 
     token: int | None  # None: stopped before this token was computed
-    text: str  # may be empty: an end token, a special token, a character still open
-    timing: Timing  # so far
+    text: str  # empty for an end token, a special token, or an incomplete character
+    timing: Timing  # up to this token
     reason: Reason | None = None
 
 
@@ -39,11 +40,11 @@ def generate(
     spec: GenerateSpec,
     stop: threading.Event | None = None,
 ) -> Generator[Piece, None, None]:
-    """Answer the prompt [1, n], as `encode` makes it.
+    """Generate text for the prompt [1, n] from `encode`.
 
-    The end is an end token (counted, not shown), `spec.max_new_tokens` or the end of the model's context (both are
-    "length"), or `stop`, which is read before each token. Raises SpecError at once if the prompt fills the context or
-    holds a token that the model has no embedding for.
+    Stops at an end token (counted, not shown), after `spec.max_new_tokens` or at the end of the model's context (both
+    have the reason "length"), or when `stop` is set, which is checked before each token. Raises SpecError immediately
+    if the prompt fills the context or contains a token without an embedding.
     """
     require_rows(embedding_rows(model), input_ids, tokenizer)
     most = longest_answer(model, input_ids, spec)
@@ -51,11 +52,11 @@ def generate(
 
 
 def longest_answer(model: PreTrainedModel, input_ids: Tensor, spec: GenerateSpec) -> int:
-    """Tokens that an answer to the prompt [1, n] may have; SpecError if the prompt fills the context."""
+    """Maximum number of new tokens for the prompt [1, n]; SpecError if the prompt fills the context."""
     prompt, context = input_ids.shape[1], context_length(model)
     if context is not None and prompt >= context:
         raise SpecError(
-            f"The prompt has {prompt} tokens, and the model's context of {context} leaves no room for an answer.",
+            f"The prompt of {prompt} tokens fills the model's context of {context}.",
             f"Shorten it to {context - 1} tokens or fewer.",
         )
     return spec.max_new_tokens if context is None else min(spec.max_new_tokens, context - prompt)
@@ -77,7 +78,7 @@ def _pieces(
             yield Piece(None, text.finish(), clock.timing, "stopped")
             return
         with clock.token():
-            logits, cache = prefill(model, input_ids) if token is None else step(model, token, cache)
+            logits, cache = prefill(model, input_ids) if token is None or cache is None else step(model, token, cache)
             token = sampler.pick(logits)
         if token in ends:
             yield Piece(token, text.finish(), clock.timing, "eos")
@@ -89,7 +90,7 @@ def _pieces(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end an answer, by the model's generation config (one or several) and the tokenizer."""
+    """The EOS tokens of the model's generation config (one or several) and of the tokenizer."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     several = named if isinstance(named, list) else [named]
     return frozenset(n for n in [*several, tokenizer.eos_token_id] if n is not None)

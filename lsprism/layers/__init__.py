@@ -1,1 +1,1 @@
-"""How a compressed matrix is held and run. Knows torch, no model."""
+"""Packed weight formats, the modules that hold them, and their kernels. Independent of models."""

@@ -1,11 +1,11 @@
-"""Computes products of many tokens in another dtype than the one that weights are stored in.
+"""Computes matrix products over many tokens in another dtype than the weights' storage dtype.
 
 Weights, hidden states and artifacts keep the model's dtype (the storage dtype). A CPU without bfloat16 instructions
-multiplies large matrices four to seven times slower in bfloat16 than in float32. So inside `computing_in`, operands of
-a product are converted to the compute dtype and the result is converted back. A weight is converted one tile at a time
-into a buffer that is used again, so no second copy of a layer exists.
+multiplies large matrices four to seven times slower in bfloat16 than in float32. So inside `computing_in`, the operands
+of a product are converted to the compute dtype and the result is converted back. A weight is converted one tile at a
+time into a reused buffer, so there is never a second copy of a layer.
 
-This works for any model: products are intercepted where torch dispatches them, not in the model's code.
+This works for any model: products are intercepted in torch's dispatch, not in the model's code.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from lsprism.layers.kernels.tiles import multiply_by_tiles
 
 REDUCED = (torch.bfloat16, torch.float16)
 
-# Products of two operands or more: all of them are converted, and the result is converted back.
+# Functions whose operands are converted to the compute dtype, and whose result is converted back.
 _PRODUCTS = {
     torch.matmul,
     torch.mm,
@@ -49,9 +49,9 @@ _PRODUCTS = {
 
 @contextmanager
 def computing_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inside, on this thread, products of bfloat16 or float16 tensors are computed in `dtype`; None changes nothing.
+    """Inside the `with`, on this thread, compute products of bfloat16 or float16 tensors in `dtype`; None: no change.
 
-    For forward passes over many tokens. A single token is read faster without it, since its products wait for memory.
+    For forward passes over many tokens. A single token is faster without it, because it is limited by memory bandwidth.
     """
     if dtype is None:
         yield
@@ -65,7 +65,7 @@ def computing_in(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 class _ConvertedProducts(TorchFunctionMode):
-    """Replaces the products that are called while it is active."""
+    """Replaces the matrix products that are called while it is active."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _ConvertedProducts(TorchFunctionMode):
         return multiply_by_tiles(input, len(weight), partial(_fill, weight), bias, self.dtype)
 
     def _attention(self, query: Tensor, *others: Any, **settings: Any) -> Tensor:
-        """query [batch, heads, tokens, width]. One text of the batch after the other: each needs three conversions."""
+        """query [batch, heads, tokens, width]. Converts one sequence of the batch at a time, to save memory."""
         product = F.scaled_dot_product_attention
         operands = [query, *others[:2], *(settings.pop(name) for name in ("key", "value") if name in settings)]
         mask = settings.pop("attn_mask", others[2] if len(others) > 2 else None)
@@ -119,7 +119,7 @@ class _ConvertedProducts(TorchFunctionMode):
         return found
 
     def _converted_from(self, value: Any) -> torch.dtype | None:
-        """The dtype of a tensor that is to be converted."""
+        """The dtype of a tensor that has to be converted; None for any other value."""
         known = isinstance(value, Tensor) and value.dtype in REDUCED and value.dtype is not self.dtype
         return value.dtype if known else None
 
@@ -134,7 +134,7 @@ def _fill(weight: Tensor, first: int, last: int, tile: Tensor) -> None:
 
 
 def _multiply_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """By our kernels, which accumulate in float32; None where there are too many tokens for them, or no kernels."""
+    """x W^T + bias by the C++ kernels, which accumulate in float32; None without kernels or with too many tokens."""
     native = kernels() if x.numel() <= FEW_CONVERTED * x.shape[-1] and x.is_cpu and x.dtype is weight.dtype else None
     form = Dense(weight)
     if native is None or not readable(form, bias):

@@ -1,14 +1,15 @@
-"""Picks the dtype that products of many tokens are computed in: see compute.py for how they are.
+"""Picks the dtype of matrix products over many tokens; compute.py applies it.
 
-`auto` never computes with fewer bits than are stored: it is the storage dtype, or float32 where that is faster. On a
-CPU one short measurement decides, which is cached with the choices of kernels; where it is not clear, the instruction
-set does. CUDA devices before sm_80 emulate bfloat16.
+`auto` never reduces precision: it is the storage dtype, or float32 where that is faster. On a CPU, this is decided by a
+short measurement, which is cached next to the tuned kernels, or by the instruction set if the difference is small. CUDA
+devices before sm_80 emulate bfloat16.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,20 +17,21 @@ from transformers import PreTrainedModel
 
 from lsprism.errors import SpecError
 from lsprism.layers.compute import computing_in
-from lsprism.layers.kernels.build import cache_folder
 from lsprism.layers.kernels.choice import read_cached, write_cached
+from lsprism.paths import cache_folder
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-TOKENS, ROWS, COLUMNS = 512, 1024, 1024  # of the product that is timed
+TOKENS, ROWS, COLUMNS = 512, 1024, 1024  # of the product to time
 REPEATS = 3
-PROCESSES, TIMES = 3, "times"
-CLEAR = 1.2  # ratio of two speeds that noise does not make
+PROCESSES = 3  # number of processes that time the product; the best result is cached
+TIMES = "times"  # cache key: number of processes so far
+CLEAR = 1.2  # smallest ratio of two speeds that is not considered noise
 _requested = "auto"
 
 
 @contextmanager
 def using_compute_dtype(name: str) -> Iterator[None]:
-    """Inside, every model of the process that reads many tokens computes in this dtype, or in the fastest (`auto`)."""
+    """Inside the `with`, all models of the process use this compute dtype for many tokens; `auto`: the fastest."""
     global _requested
     before, _requested = _requested, name
     try:
@@ -39,27 +41,27 @@ def using_compute_dtype(name: str) -> Iterator[None]:
 
 
 def requested_compute_dtype() -> str:
-    """What `using_compute_dtype` was given."""
+    """The name that `using_compute_dtype` has set."""
     return _requested
 
 
 def reading_many(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """For a forward pass of a loaded model over many tokens, on this thread."""
+    """Context for a forward pass of a loaded model over many tokens, on this thread."""
     return computing_in(compute_dtype_of(model))
 
 
 def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
-    """What products of many tokens are computed in, as requested for the process."""
+    """The compute dtype of `model`, as requested for the process."""
     return pick_compute_dtype(_requested, model.dtype, model.device)
 
 
 def name_compute_dtype(model: PreTrainedModel) -> str:
-    """The same, as reports name it."""
+    """The compute dtype of `model` as named in reports."""
     return _name(compute_dtype_of(model))
 
 
 def pick_compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto`: the storage dtype or float32, whichever is faster; SpecError for an unknown name."""
+    """The dtype `name`; `auto`: the storage dtype or float32, whichever is faster. SpecError for an unknown name."""
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
@@ -73,8 +75,10 @@ def pick_compute_dtype(name: str, storage: torch.dtype, device: torch.device) ->
 
 
 def measure_rates(storage: torch.dtype) -> dict[torch.dtype, float]:
-    """FLOP/s of a large product on this CPU with this number of threads, by compute dtype: that of the storage, and
-    float32. Cached: the best of what the first PROCESSES processes have timed, since a machine may be busy."""
+    """FLOP/s of a large product on this CPU with this number of threads, for the storage dtype and for float32.
+
+    Cached: the best measurement of the first PROCESSES processes, because the machine may be busy during one of them.
+    """
     return _measured(_describe(storage), storage)
 
 
@@ -82,7 +86,7 @@ def measure_rates(storage: torch.dtype) -> dict[torch.dtype, float]:
 def _measured(key: str, storage: torch.dtype) -> dict[torch.dtype, float]:
     path = cache_folder() / "products.json"
     known = read_cached(path)
-    entry = known.get(key) if _is_usable(known.get(key), storage) else {TIMES: 0}
+    entry: dict[str, Any] = known[key] if _is_usable(known.get(key), storage) else {TIMES: 0}
     if entry[TIMES] < PROCESSES:
         found = {_name(dtype): rate for dtype, rate in _time_products(storage).items()}
         best = {name: max(rate, entry.get(name, 0.0)) for name, rate in found.items()}
@@ -101,7 +105,7 @@ def _fastest_on_cpu(storage: torch.dtype) -> torch.dtype:
 
 
 def _time_products(storage: torch.dtype) -> dict[torch.dtype, float]:
-    """The ways take turns. A way that torch does not know has rate 0."""
+    """Time both dtypes alternately. A dtype that torch does not support has rate 0."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(TOKENS, COLUMNS, generator=generator).to(storage)
     weight = torch.rand(ROWS, COLUMNS, generator=generator).to(storage)
@@ -126,7 +130,7 @@ def _time_product(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> 
 
 
 def _describe(storage: torch.dtype) -> str:
-    """What a rate depends on. The instruction set may be limited by environment variables."""
+    """The cache key: everything that a rate depends on. Environment variables may limit the instruction set."""
     level = torch.backends.cpu.get_cpu_capability()
     native = ", ".join(_name(dtype) for dtype in (torch.bfloat16, torch.float16) if _has_instructions(dtype))
     return f"{_name(storage)}, {level}, {native or 'no'} instructions, {torch.get_num_threads()} threads"
@@ -134,7 +138,7 @@ def _describe(storage: torch.dtype) -> str:
 
 @cache
 def _has_instructions(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices of `dtype` by instructions of its own."""
+    """Whether this CPU has instructions for matrix products of `dtype`."""
     has = torch.cpu.get_capabilities()
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False
@@ -143,7 +147,7 @@ def _has_instructions(dtype: torch.dtype) -> bool:
 
 
 def _is_usable(rates: object, storage: torch.dtype) -> bool:
-    """Whether a cached entry is what `measure_rates` writes."""
+    """Whether a cached entry has the format of `measure_rates`."""
     if not isinstance(rates, dict) or not isinstance(rates.get(TIMES), int):
         return False
     return all(isinstance(rates.get(name), float) for name in (_name(storage), "float32"))

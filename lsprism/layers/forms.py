@@ -1,9 +1,9 @@
-"""How a compressed matrix is held: sparse, low-rank, sparse + low-rank, or dense where those would be larger.
+"""Packed weight formats: sparse, low-rank, sparse + low-rank, and dense where those would be larger.
 
-Each form says which matrix [rows, columns] it stands for (`dense`), what it keeps (`kept`, parameters) and what it
-stores (`nbytes`). Bytes of a sparse matrix: 1 bit a place for the bitmap, padded to whole bytes per row, and its packed
-non-zeros; in bf16 at 50 % that is 9/16 of dense. Values are numbers of the model's dtype, or int8 with a scale of that
-dtype for each row (see int8.py), which makes 50 % cost 5 bits a place.
+Each format converts back to the matrix [rows, columns] (`dense`) and knows the number of kept parameters (`kept`) and
+stored bytes (`nbytes`). A sparse matrix stores a bitmap of 1 bit per entry, padded to whole bytes per row, and its
+packed non-zeros: in bfloat16 at 50 % sparsity, 9/16 of the dense size. Values have the model's dtype, or are int8 with
+a scale of that dtype per row (see int8.py): then 50 % sparsity takes 5 bits per entry.
 """
 
 from collections.abc import Mapping
@@ -38,27 +38,27 @@ def unpack_mask(bitmap: Tensor, columns: int) -> Tensor:
 
 
 def restored(values: Tensor, scales: Tensor | None) -> Tensor:
-    """[rows, n] as numbers of the model's dtype: int8 values times the scales [rows] of their rows."""
+    """Dequantize [rows, n] to the model's dtype: int8 values times the scales [rows]; `values` if there are none."""
     return values if scales is None else (values.float() * scales.float().unsqueeze(1)).to(scales.dtype)
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """Non-zeros packed row by row, left to right, and a bitmap of their places."""
+    """Non-zeros packed row by row, left to right, and a bitmap of their positions."""
 
     name: ClassVar[FormName] = "sparse"
     values: Tensor  # [non-zeros]
     bitmap: Tensor  # uint8 [rows, ceil(columns / 8)]
     columns: int
-    scales: Tensor | None = None  # [rows] where the values are int8
+    scales: Tensor | None = None  # [rows] if the values are int8
 
     @classmethod
     def pack(cls, weight: Tensor, mask: Tensor) -> "Sparse":
-        """Keep `weight` [rows, columns] where `mask` is true; a kept entry that is zero still counts as kept."""
+        """Keep `weight` [rows, columns] where `mask` is true. A zero inside the mask is stored and counts as kept."""
         return cls(weight[mask], pack_mask(mask), weight.shape[1])
 
     def mask(self) -> Tensor:
-        """bool [rows, columns]: the places of the values."""
+        """bool [rows, columns]: the positions of the values."""
         return unpack_mask(self.bitmap, self.columns)
 
     def dense(self) -> Tensor:
@@ -89,11 +89,11 @@ class LowRank:
     name: ClassVar[FormName] = "low_rank"
     left: Tensor  # [rows, rank]
     right: Tensor  # [rank, columns]
-    left_scales: Tensor | None = None  # [rows] where the values are int8
+    left_scales: Tensor | None = None  # [rows] if the values are int8
     right_scales: Tensor | None = None  # [rank]
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """left, right as numbers of the model's dtype."""
+        """left and right, dequantized to the model's dtype."""
         return restored(self.left, self.left_scales), restored(self.right, self.right_scales)
 
     def product(self) -> Tensor:
@@ -152,7 +152,7 @@ class SparseLowRank:
 
 @dataclass(frozen=True)
 class Dense:
-    """The matrix as it was: what would be larger compressed stays dense."""
+    """An uncompressed matrix, where packing would not save space."""
 
     name: ClassVar[FormName] = "dense"
     weight: Tensor  # [rows, columns]
@@ -180,22 +180,23 @@ Form = Sparse | LowRank | SparseLowRank | Dense
 
 
 def form_of(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) -> Form:
-    """The form over `tensors`, as its `tensors()` names them; a KeyError names what is missing."""
-    scales, factor_scales = tensors.get("scales"), (tensors.get("left_scales"), tensors.get("right_scales"))
+    """The packed weight of `tensors`, named as by its `tensors()`; KeyError if one is missing."""
+    held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    scales, factor_scales = held.get("scales"), (held.get("left_scales"), held.get("right_scales"))
     match name:
         case "sparse":
-            return Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
+            return Sparse(held["weight"], held["bitmap"], columns, scales)
         case "low_rank":
-            return LowRank(tensors["weight"], tensors["right"], scales, tensors.get("right_scales"))
+            return LowRank(held["weight"], held["right"], scales, held.get("right_scales"))
         case "sparse_low_rank":
-            sparse = Sparse(tensors["weight"], tensors["bitmap"], columns, scales)
-            return SparseLowRank(sparse, LowRank(tensors["left"], tensors["right"], *factor_scales))
+            sparse = Sparse(held["weight"], held["bitmap"], columns, scales)
+            return SparseLowRank(sparse, LowRank(held["left"], held["right"], *factor_scales))
         case _:
-            return Dense(tensors["weight"])
+            return Dense(held["weight"])
 
 
 def values_of(form: Form) -> ValuesName:
-    """How the form's numbers are stored."""
+    """The value type of the packed weight."""
     return "int8" if "scales" in form.tensors() else "float"
 
 
@@ -204,12 +205,12 @@ def _there(**tensors: Tensor | None) -> dict[str, Tensor]:
 
 
 def nbytes(form: Form) -> int:
-    """Bytes of the tensors that the form stores; the same in memory and on disk."""
+    """Bytes of the stored tensors; the same in memory and on disk."""
     return sum(tensor.nbytes for tensor in form.tensors().values())
 
 
 def form_shape(form: Form) -> tuple[int, int]:
-    """(rows, columns) of the matrix that the form stands for."""
+    """(rows, columns) of the matrix that the packed weight represents."""
     match form:
         case Sparse():
             return form.bitmap.shape[0], form.columns

@@ -1,7 +1,6 @@
-"""Values as whole numbers of 8 bits: w ~ scale * q, |q| <= 127, a scale for each row of a matrix.
+"""int8 quantization of values: w ~ scale * q, |q| <= 127, with one scale per row of a matrix.
 
-The scale is rounded to the model's dtype first and the values to its multiples afterwards, so that only the latter
-rounding is an error.
+The scale is rounded to the model's dtype before the values are quantized, so rounding the scale adds no error.
 """
 
 import torch
@@ -13,7 +12,7 @@ LARGEST = 127
 
 
 def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, n] -> int8 [rows, n], scales [rows] of the matrix's dtype."""
+    """[rows, n] -> int8 [rows, n] and scales [rows] in the matrix's dtype."""
     exact = matrix.float()
     scales = (exact.abs().amax(dim=1) / LARGEST).to(matrix.dtype)
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
@@ -22,16 +21,23 @@ def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_int8(form: Form) -> Form:
-    """The same form with int8 values; a matrix that stayed dense is left as it is."""
+    """The same packed weight with int8 values; a dense one is returned unchanged."""
     match form:
         case Sparse():
-            numbers, scales = rows_to_int8(form.dense())
-            places = unpack_mask(form.bitmap, form.columns)
-            return Sparse(numbers[places], form.bitmap, form.columns, scales)
-        case LowRank(left, right):
-            (left, left_scales), (right, right_scales) = rows_to_int8(left), rows_to_int8(right)
-            return LowRank(left, right, left_scales, right_scales)
+            return _sparse_to_int8(form)
+        case LowRank():
+            return _factors_to_int8(form)
         case SparseLowRank(sparse, low_rank):
-            return SparseLowRank(to_int8(sparse), to_int8(low_rank))
+            return SparseLowRank(_sparse_to_int8(sparse), _factors_to_int8(low_rank))
         case _:
             return form
+
+
+def _sparse_to_int8(form: Sparse) -> Sparse:
+    numbers, scales = rows_to_int8(form.dense())
+    return Sparse(numbers[unpack_mask(form.bitmap, form.columns)], form.bitmap, form.columns, scales)
+
+
+def _factors_to_int8(form: LowRank) -> LowRank:
+    (left, left_scales), (right, right_scales) = rows_to_int8(form.left), rows_to_int8(form.right)
+    return LowRank(left, right, left_scales, right_scales)

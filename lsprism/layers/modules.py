@@ -1,9 +1,9 @@
-"""The module that stands where a linear layer stood.
+"""Modules that replace nn.Linear.
 
-On disk its tensors are `weight` (packed values, or the left factor of a low-rank layer), `bitmap`, `left`, `right`,
-`bias`, and where values are int8 `scales` (of `weight`), `left_scales`, `right_scales`. The packed tensor is named
-`weight` on purpose: its shape differs from the dense one, so a program that does not know this format fails at load
-instead of running with random weights.
+On disk, the tensors of PrismLinear are `weight` (packed values, or the left factor of a low-rank layer), `bitmap`,
+`left`, `right`, `bias`, and for int8 values `scales` (of `weight`), `left_scales`, `right_scales`. The packed tensor is
+named `weight` on purpose: its shape differs from the dense one, so a program that does not support this format fails
+at load instead of running with random weights.
 """
 
 from typing import Any
@@ -18,7 +18,10 @@ from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
 
 
 class PrismLinear(nn.Module):
-    """y = W x + bias, with W [out_features, in_features] held as a form."""
+    """y = W x + bias, with a packed weight W [out_features, in_features]."""
+
+    weight: Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, form: Form, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class PrismLinear(nn.Module):
 
     @property
     def form(self) -> Form:
-        """The form over the tensors that the module holds now."""
+        """The packed weight, as a view of the module's current tensors."""
         return form_of(self.form_name, {**self._parameters, **self._buffers}, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,24 +45,24 @@ class PrismLinear(nn.Module):
         return _product(self, x)
 
     def forget(self) -> None:
-        """Let go of the tensors that the last product was computed with: they would live on though replaced."""
+        """Drop the prepared product, which references the module's tensors."""
         self._product = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "_product":
-            self.forget()  # another tensor
+            self.forget()
         super().__setattr__(name, value)
 
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
-        self.forget()  # to another dtype or device
+        self.forget()  # changes dtype or device
         return super()._apply(*args, **settings)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.forget()  # other values in the same place
+        self.forget()  # changes values in place
         super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_product": None}  # a copy has tensors of its own
+        return {**self.__dict__, "_product": None}  # not copied: it references the tensors of this module
 
     def extra_repr(self) -> str:
         form = self.form
@@ -68,22 +71,26 @@ class PrismLinear(nn.Module):
 
 
 class DenseLinear(nn.Linear):
-    """A linear layer that stayed dense, such as the output head: its own tensors under their own names, multiplied by
-    the same kernels as the compressed ones. Made of a loaded layer, so that tied weights stay tied."""
+    """A dense linear layer, such as the output head, that uses the same kernels as compressed layers.
+
+    Converts a loaded layer in place and keeps its tensors and their names, so tied weights stay tied.
+    """
+
+    _product: Product | None = None
 
     @classmethod
     def adopt(cls, layer: nn.Linear) -> None:
-        """Make `layer` one, in place."""
+        """Convert `layer` in place."""
         layer.__class__ = cls
-        layer._product = None
 
     def release(self) -> None:
-        """Back to the linear layer that it was."""
-        self.__class__ = nn.Linear
+        """Convert back to nn.Linear."""
+        layer: nn.Linear = self
+        layer.__class__ = nn.Linear
         del self._product
 
     def forget(self) -> None:
-        """As PrismLinear's."""
+        """Like PrismLinear.forget."""
         self._product = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -108,14 +115,14 @@ class DenseLinear(nn.Linear):
 
 
 def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
-    """W x + bias; what the kernels need beside the layer's tensors is kept with it until those are others."""
+    """W x + bias. The prepared product is cached in the layer until the layer's tensors are replaced."""
     if torch.compiler.is_compiling():
         return reference.linear(x, layer.form, layer.bias)
     return product_of(layer)(x)
 
 
 def product_of(layer: PrismLinear | DenseLinear) -> Product:
-    """Multiplies by the tensors that the layer holds now."""
+    """The prepared product of the layer's current tensors."""
     product = layer._product
     if product is None or not product.holds(layer._parameters, layer._buffers):
         product = layer._product = Product(layer.form, layer.bias)
@@ -125,7 +132,7 @@ def product_of(layer: PrismLinear | DenseLinear) -> Product:
 def empty_form(
     site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype, values: ValuesName = "float"
 ) -> Form:
-    """A form without values, on the meta device: the shapes and dtypes of what is stored for a site."""
+    """A packed weight on the meta device, with the shapes and dtypes of the tensors stored for a layer."""
     stored = torch.int8 if values == "int8" else dtype
 
     def empty(*shape: int, dtype: torch.dtype = stored) -> Tensor:

@@ -1,6 +1,6 @@
-"""How a matrix gets smaller: pure tensor mathematics, no model, no files.
+"""Compression methods: pure tensor functions, independent of models and files.
 
-To add a method: a file here, a line below, its name in specs.MethodName.
+To add a method: add a file here, a line below, and its name in specs.MethodName.
 """
 
 from lsprism.methods.base import Method

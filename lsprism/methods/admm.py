@@ -1,16 +1,17 @@
-"""S and L together by the alternating direction method of multipliers, in the metric of the inputs.
+"""Joint optimization of S and L by the alternating direction method of multipliers (ADMM), weighted by the Gram matrix.
 
 (Sparse alone: ALPS, Meng, Behdin, Wang, Mazumder, 2024; with a low-rank part: 3BASiL, Makni, Behdin, Mazumder, 2025.)
 
-In units in which every feature has length 1, with H the Gram matrix in them, the sparse part is held twice: B, which
-may be anything, and S, which keeps its places. The multipliers U make the two meet, the harder the larger rho:
+In units in which every input feature has length 1, with H the Gram matrix in these units. The sparse part has two
+copies: B, which is unconstrained, and S, which satisfies the sparsity constraint. The multipliers U pull them together,
+more strongly for larger rho:
 
     T = W - L
     B = argmin tr((T - B) H (T - B)^T) + rho ||B - S + U||^2  =  T - (T - S + U) Q,    Q = rho (H + rho I)^-1
     S = the highest |B + U|,    U = U + B - S
-    L = one step of subspace iteration towards the best of its rank for W - B
+    L = one step of subspace iteration towards the best rank-r approximation of W - B
 
-A fit S + L is a fixed point of this where U = (T - S) H / rho outside the places of S: so it starts.
+A fit S + L is a fixed point of this if U = (T - S) H / rho outside the mask of S, and 0 inside: the initial value.
 """
 
 import torch
@@ -21,12 +22,16 @@ from lsprism.methods.metric import Metric, low_rank_step
 from lsprism.methods.refit import Parts
 from lsprism.reports import LayerBudget
 
-STEPS, STAGES = 120, 12  # steps in all; rho is raised from stage to stage
-SOFT, HARD = 0.3, 1.0  # rho at first and at last, relative to the square of a feature
+STEPS = 120  # in total
+STAGES = 12  # rho is raised from stage to stage
+SOFT, HARD = 0.3, 1.0  # first and last rho, relative to the squared norm of a feature
 
 
 def joined(full: Tensor, parts: Parts, metric: Metric, pattern: tuple[int, int] | None = None) -> Parts:
-    """From the fit `parts` of full [rows, columns] to one with better places, as many, in the same pattern."""
+    """Improve the fit `parts` of full [rows, columns], including its mask; keeps the number of non-zeros and the rank.
+
+    With an N:M `pattern`, the new mask follows it.
+    """
     units = metric.gram.diagonal().sqrt()
     gram = metric.gram / units / units.unsqueeze(1)
     whole, sparse, right = full * units, parts.sparse * units, parts.right * units

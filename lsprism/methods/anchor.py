@@ -1,13 +1,13 @@
-"""Targets that make up for the layers before: what a layer should do with the inputs that it is going to meet.
+"""Error compensation: the weight to approximate, given the inputs that a layer receives in the compressed model.
 
-A layer of the compressed model meets inputs X' where the dense model's layer met X. Of all matrices, the one that comes
-nearest to the dense model's answers, ||X W^T - X' T^T||_F, is
+A layer of the compressed model receives inputs X' instead of the dense model's X. The matrix T that comes closest to
+the dense model's outputs, min ||X W^T - X' T^T||_F, is
 
-    T = W (I + C H^-1),    C = (X - X')^T X',    H = X'^T X' damped,
+    T = W (I + C H^-1),    C = (X - X')^T X',    H = X'^T X', damped.
 
-and compressing T instead of W with the statistics of X' goes for those answers. (Known as asymmetric calibration or
-anchoring: GPTAQ, Li et al., 2025; AA-SVD, 2026.) Only a share of the way is gone, for C holds what the calibration
-happened to show.
+Compressing T instead of W, with the statistics of X', therefore targets those outputs. (Known as asymmetric calibration
+or anchoring: GPTAQ, Li et al., 2025; AA-SVD, 2026.) Only a fraction of the correction is applied, because C is fitted
+to the calibration data.
 """
 
 import torch
@@ -18,10 +18,10 @@ from lsprism.methods.stats import InputStats
 
 
 def anchored(weight: Tensor, stats: InputStats, share: float) -> Tensor:
-    """`share` of the way from weight [rows, columns] to T, in its dtype; `stats` of X' know C as their drift."""
+    """W + share * (T - W) for weight [rows, columns], in its dtype. `stats` of X' provide C as their `drift`."""
     if not share or stats.drift is None:
         return weight
-    inverse, share = stats.metric.inverse, share / max(stats.metric.unit, TINY)  # in the units of the metric
+    inverse, share = stats.metric.inverse, share / max(stats.metric.unit, TINY)  # in the units of the Gram matrix
     target = torch.empty_like(weight)
     step = max(1, CHUNK // weight.shape[1])
     for start in range(0, len(weight), step):

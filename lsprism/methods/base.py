@@ -1,4 +1,4 @@
-"""The contract of a method."""
+"""The interface of a compression method."""
 
 from typing import Protocol
 
@@ -10,14 +10,17 @@ from lsprism.reports import FormName, LayerBudget
 
 
 class Method(Protocol):
-    """Turns one weight matrix into a smaller form within a budget."""
+    """Compresses one weight matrix within a budget."""
 
     name: str
-    label: str  # for people, with the paper
-    form: FormName  # what `compress` returns
-    needs_gram: bool  # whether X^T X is wanted beside the column norms
-    anchor: float  # share of the way from the weight to what makes up for the layers before, see anchor.py; 0: none
+    label: str  # short description for users
+    form: FormName  # format of the packed weight
+    needs_gram: bool  # whether `compress` needs X^T X in addition to the column norms
+    anchor: float  # fraction of the error compensation to apply, see anchor.py; 0: none
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Form:
-        """weight [rows, columns] in the model's dtype, statistics of its inputs -> form that keeps `budget`."""
+        """Compress weight [rows, columns], in the model's dtype, to a packed weight that keeps exactly `budget`.
+
+        `stats`: statistics of the layer's inputs.
+        """
         ...

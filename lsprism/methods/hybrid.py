@@ -1,16 +1,16 @@
-"""Sparse + low-rank in one budget: W ~ S + L, kept = non-zeros of S + entries of L's factors.
+"""Hybrid: sparse + low-rank under one budget. W ~ S + L, kept = non-zeros of S + entries of L's factors.
 
-Minimises ||X (W - S - L)^T||_F with the full Gram matrix H, one part at a time:
+Minimizes ||X (W - S - L)^T||_F with the full Gram matrix H, in four steps:
 
-    1. places    S = the highest |W - L|_ij * ||X_j||_2;  L = best of rank r for W - S, by subspace iteration   ROUNDS
-       (the alternation of OATS: Zhang, Papyan, 2024, there with the diagonal of H only)
-    2. pruning   S = SparseGPT of W - L, which chooses its places anew and makes up for what it removes
-    3. joining   with effort: places, values and factors together (admm.py)
-    4. polish    S and L in turn, each the best beside the other, the places fixed (refit.py)
+    1. alternate  S = the largest |W - L|_ij * ||X_j||_2 and L = best rank-r fit of W - S, by subspace iteration
+       (as in OATS: Zhang, Papyan, 2024, there with the diagonal of H only)
+    2. prune      S = SparseGPT of W - L, which chooses a new mask and updates the remaining weights
+    3. optimize   with --effort best: mask, values and factors jointly (admm.py)
+    4. refit      S and L alternately, each optimal given the other, with a fixed mask (refit.py)
 
-What W is, is not the weight alone: see anchor.py. Share of that way, by the squared error of the hidden states after
-four blocks on other text than was calibrated on: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1 (demo model, 0.5).
-WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with 0.
+With error compensation, W is not the weight itself: see anchor.py. Effect of the compensated fraction on the squared
+error of the hidden states after four blocks, on held-out text: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1 (demo
+model, sparsity 0.5). WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with 0.
 """
 
 import torch
@@ -26,15 +26,18 @@ from lsprism.methods.svd import balanced
 from lsprism.methods.wanda import scores
 from lsprism.reports import FormName, LayerBudget
 
-ROUNDS, SAMPLE_ROWS = 24, 64
-POLISH, BEST_POLISH = (1, 4), (2, 12)  # rounds, and steps of conjugate gradients in each
+ROUNDS = 24  # of step 1
+SAMPLE_ROWS = 64  # rows to estimate the pruning threshold from
+# Rounds of step 4, and steps of conjugate gradients in each.
+REFIT = (1, 4)
+BEST_REFIT = (2, 12)
 
 
 class Hybrid:
-    """`best`: take the time that it needs (step 3)."""
+    """`best`: include step 3, which takes two to three times as long."""
 
     name = "hybrid"
-    label = "Sparse + low-rank: SparseGPT and factors, fitted to each other in the metric of the inputs"
+    label = "Hybrid: SparseGPT plus low-rank factors, fitted jointly to the layer's output"
     form: FormName = "sparse_low_rank"
     needs_gram = True
     anchor = 0.75
@@ -43,13 +46,13 @@ class Hybrid:
         self.best = best
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
-        """A Sparse where the budget pays for no rank: a small one, or one with a pattern."""
+        """Returns Sparse if the budget has rank 0: a small budget, or one with an N:M pattern."""
         full = live(weight, stats)
         metric = stats.metric
         parts = pruned_beside(full, stats.norms, metric, budget)
         if self.best:
             parts = joined(full, parts, metric, budget.pattern)
-        parts = refit(full, parts, metric, *(BEST_POLISH if self.best else POLISH))
+        parts = refit(full, parts, metric, *(BEST_REFIT if self.best else REFIT))
         sparse = Sparse.pack(parts.sparse.to(weight.dtype), parts.mask)
         if not budget.rank:
             return sparse
@@ -57,7 +60,7 @@ class Hybrid:
 
 
 def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, budget: LayerBudget) -> Parts:
-    """Steps 1 and 2: an S, and an L of the budget's rank that is near the best beside it."""
+    """Steps 1 and 2: S, and an L of the budget's rank that is close to optimal given S."""
     nonzeros = budget.kept - budget.rank * sum(full.shape)
     left, right = low_rank_beside(full, norms, metric, nonzeros, budget.rank)
     of_sparse = LayerBudget(kept=nonzeros, pattern=budget.pattern)
@@ -68,8 +71,8 @@ def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, budget: LayerBudg
 
 
 def low_rank_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of the L that goes best with a sparse S of about `nonzeros` entries: step 1 above."""
-    rest, right = full.clone(), full[:rank]  # any start will do
+    """Step 1: factors of the best L for a sparse S of about `nonzeros` entries."""
+    rest, right = full.clone(), full[:rank]  # the iteration converges from any start
     left = full.new_zeros(len(full), rank)
     for _ in range(ROUNDS if rank else 0):
         scored = scores(rest, norms)
@@ -80,6 +83,6 @@ def low_rank_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, 
 
 
 def _about(scored: Tensor, kept: int) -> Tensor:
-    """A score that about `kept` of all exceed, by a sample of the rows: a tenth of the time of looking at all."""
+    """A threshold that about `kept` of all scores exceed, estimated from a sample of the rows: ten times faster."""
     sample = scored[:: max(1, len(scored) // SAMPLE_ROWS)].flatten()
     return sample.kthvalue(max(1, round(sample.numel() * (1 - kept / scored.numel())))).values

@@ -1,7 +1,7 @@
 """Magnitude pruning (Han, Pool, Tran, Dally: Learning both Weights and Connections for Efficient Networks, 2015).
 
-Score of a weight: |W_ij|. In every output row the lowest are removed; what stays is unchanged. Looks at no input: the
-reference that calibrated methods are held against.
+Score of a weight: |W_ij|. Prunes the lowest scores of every output row; the remaining weights are unchanged. Needs no
+calibration: a baseline for calibrated methods.
 """
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from lsprism.reports import FormName, LayerBudget
 
 class Magnitude:
     name = "magnitude"
-    label = "Magnitude: the largest weights of every row, whatever the inputs"
+    label = "Magnitude: keeps the largest weights of each row, without calibration"
     form: FormName = "sparse"
     needs_gram = False
     anchor = 0.0

@@ -1,28 +1,28 @@
-"""From scores to the places that are kept: exact counts, and the same places every time."""
+"""From scores to masks: exact counts, deterministic."""
 
 import torch
 from torch import Tensor
 
 from lsprism.reports import LayerBudget
 
-CHUNK = 2**20  # scores looked at together: bounds the workspace of a large matrix to some 10 MB
+CHUNK = 2**20  # scores processed at once: limits the workspace of a large matrix to about 10 MB
 
 
 def keep(scores: Tensor, budget: LayerBudget) -> Tensor:
-    """scores [rows, columns] -> bool mask of the budget's pattern, or with exactly `kept` places, row by row."""
+    """scores [rows, columns] -> bool mask: by the budget's N:M pattern, or exactly `kept` entries, chosen per row."""
     return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_per_row(scores, budget.kept)
 
 
 def keep_anywhere(scores: Tensor, budget: LayerBudget) -> Tensor:
-    """The same, with the `kept` places anywhere in the matrix."""
+    """Like `keep`, but chooses the `kept` entries from the whole matrix."""
     return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_best(scores, budget.kept)
 
 
 def keep_per_row(scores: Tensor, kept: int) -> Tensor:
-    """scores [rows, columns] -> bool mask with exactly `kept` places, the highest of each row.
+    """scores [rows, columns] -> bool mask with exactly `kept` entries, the highest of each row.
 
-    Every row keeps kept // rows places; the remainder goes, one each, to rows spread by the golden ratio, so that a
-    larger `kept` keeps all that a smaller one does. Ties fall to the left.
+    Every row keeps kept // rows entries. The remainder is distributed, one each, to rows spread by the golden ratio, so
+    that the mask of a larger `kept` contains that of a smaller one. Of equal scores the leftmost are kept.
     """
     rows, columns = scores.shape
     base, rest = divmod(kept, rows)
@@ -37,23 +37,23 @@ def keep_per_row(scores: Tensor, kept: int) -> Tensor:
 
 
 def _spread(rows: int) -> Tensor:
-    """The rows in an order of which every beginning lies spread over all of them."""
+    """The row indices in an order of which every prefix is spread evenly over the matrix."""
     return (torch.arange(rows, dtype=torch.float64) * 0.6180339887498949).frac().argsort()
 
 
 def keep_best(scores: Tensor, kept: int) -> Tensor:
-    """scores [rows, columns] -> bool mask with exactly `kept` places, the highest of the whole matrix."""
+    """scores [rows, columns] -> bool mask with exactly `kept` entries, the highest of the whole matrix."""
     return _highest(scores.reshape(1, -1), torch.tensor([kept], device=scores.device)).view(scores.shape)
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """scores [rows, columns] -> bool mask with the n highest of every m neighbours in a row. Ties fall to the left.
+    """scores [rows, columns] -> bool mask with the n highest of every m consecutive scores in a row.
 
-    Columns beyond the last whole group keep n as well, or all where they are fewer.
+    Of equal scores the leftmost are kept. An incomplete last group keeps n as well, or all if it has fewer.
     """
     rows, columns = scores.shape
     groups = torch.nn.functional.pad(scores, (0, -columns % m), value=-torch.inf).view(rows, -1, m)
-    places = torch.zeros(groups.shape, dtype=torch.int8, device=scores.device)  # how many of the group come first
+    places = torch.zeros(groups.shape, dtype=torch.int8, device=scores.device)  # rank within the group
     for other in range(m):
         score = groups[..., other : other + 1]
         places[..., : other + 1] += groups[..., : other + 1] < score
@@ -62,7 +62,7 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 
 
 def _highest(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Bool mask of the wanted[i] highest scores of row i; wanted [rows] takes at most two values, c and c + 1."""
+    """Bool mask of the wanted[i] highest scores of row i; wanted [rows] contains at most two values, c and c + 1."""
     threshold = _nth_highest(scores, wanted).unsqueeze(1)
     mask = scores > threshold
     ties = scores == threshold
@@ -73,7 +73,7 @@ def _highest(scores: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _nth_highest(scores: Tensor, wanted: Tensor) -> Tensor:
-    """[rows] the wanted[i]-th highest score of row i; infinity where none is wanted."""
+    """[rows] the wanted[i]-th highest score of row i; infinity where wanted[i] is 0."""
     columns = scores.shape[1]
     found = torch.full(wanted.shape, torch.inf, dtype=scores.dtype, device=scores.device)
     for count in wanted.unique().tolist():
@@ -81,7 +81,7 @@ def _nth_highest(scores: Tensor, wanted: Tensor) -> Tensor:
             continue
         rows = wanted == count
         if scores.device.type == "cpu":
-            # numpy partitions 3 times faster than torch's kthvalue: 5 ms against 12 for 1536 x 576 (one core, AVX-512)
+            # numpy's partition is faster than torch's kthvalue: 5 ms instead of 12 for 1536 x 576 (one core, AVX-512)
             copy = scores[rows].numpy()
             copy.partition(columns - count, axis=1)
             found[rows] = torch.from_numpy(copy[:, columns - count])

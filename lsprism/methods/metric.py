@@ -1,10 +1,10 @@
-"""The metric of the inputs. With H = X^T X and any R with R R^T = H,
+"""The Gram matrix of a layer's inputs and its factors. With H = X^T X and any R with R R^T = H,
 
     ||X (W - W')^T||_F^2 = tr((W - W') H (W - W')^T) = ||(W - W') R||_F^2,
 
-so a best low-rank approximation in that metric is a truncated SVD of W R, mapped back by R^-1 (SVD-LLM: Wang, Zheng,
-Wan, Zhang, 2024). R is taken upper triangular: then U = R^-1 is at once the upper Cholesky factor of H^-1 = U^T U that
-SparseGPT asks for, and one factorisation serves every method.
+so the low-rank approximation with the least output error is a truncated SVD of W R, mapped back by R^-1 (SVD-LLM: Wang,
+Zheng, Wan, Zhang, 2024). R is chosen upper triangular: then U = R^-1 is also the upper Cholesky factor of
+H^-1 = U^T U that SparseGPT needs, and all methods share one factorization.
 """
 
 from dataclasses import dataclass
@@ -15,31 +15,32 @@ from torch import Tensor
 
 from lsprism.errors import NumericError
 
-# Share by which every feature's own square is raised: keeps H invertible, and trusts correlations less that were seen
-# on few tokens. Relative to the feature, not to the mean of all, a feature of huge scale drowns no other. Output error
-# of SparseGPT at 0.5 on text that was not calibrated on (demo model, mean of 9 layers): 0.1014 with 0.1, 0.1020 with
-# 0.01, 0.1022 with the paper's 0.01 of the mean.
+# The diagonal of H is multiplied by 1 + DAMPING: this keeps H invertible and reduces the influence of correlations that
+# few tokens support. It is relative to each feature instead of to the mean, so that features with a huge scale do not
+# dominate. Output error of SparseGPT at 0.5 on held-out text (demo model, mean of 9 layers): 0.1014 with 0.1, 0.1020
+# with 0.01, 0.1022 with the paper's 0.01 of the mean.
 DAMPING = 0.1
-FLOOR = 1e-6  # a feature that was never seen counts as one of this square; the mean square is 1
+FLOOR = 1e-6  # minimum of the diagonal, for features that were always zero; the mean of the diagonal is 1
 
 
 @dataclass(frozen=True)
 class Metric:
-    """float32 [columns, columns]: H, damped, in units of its mean diagonal; R^-1, where R R^T = H, upper triangular."""
+    """H, damped and divided by the mean of its diagonal, and R^-1, where R R^T = H. Both float32 [columns, columns]."""
 
     gram: Tensor
-    inverse: Tensor
-    unit: float = 1.0  # the mean diagonal
+    inverse: Tensor  # upper triangular
+    unit: float = 1.0  # the mean of the diagonal
 
     def rooted(self, weight: Tensor) -> Tensor:
-        """weight [rows, columns] -> W R. R itself is not kept: these matrices are the largest there are."""
-        return torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
+        """weight [rows, columns] -> W R. R itself is not stored, to save memory."""
+        product: Tensor = torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
+        return product
 
 
 def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
-    """gram [columns, columns] = X^T X, of any rank. Should the damping not suffice, it is raised tenfold until it does.
+    """Damp and factorize gram [columns, columns] = X^T X, of any rank.
 
-    Raises NumericError where the gram matrix is not finite.
+    The damping is multiplied by ten until the factorization succeeds. Raises NumericError if `gram` is not finite.
     """
     mean = gram.diagonal().mean().clone()
     gram = gram if in_place else gram.clone()
@@ -47,7 +48,7 @@ def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
         gram /= mean
     if not torch.isfinite(gram.sum()):
         raise NumericError(
-            "The inputs of a layer are not finite numbers, or their products are not.",
+            "The Gram matrix of a layer's inputs contains NaN or Inf.",
             "Choose another calibration text.",
         )
     diagonal = gram.diagonal()
@@ -55,42 +56,47 @@ def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
     damping, failed = DAMPING, True
     while failed:
         diagonal.copy_(squares * (1 + damping))
-        root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # turned by 180 degrees, its lower factor is our upper
+        root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # rotated by 180 degrees: lower becomes upper
         damping *= 10
     root = root.flip(0, 1)
     return Metric(gram, _inverse(root), mean.item())
 
 
 def _inverse(root: Tensor) -> Tensor:
-    """Of an upper triangular matrix: an upper triangular one."""
+    """The inverse of an upper triangular matrix."""
     if root.device.type == "cpu":
-        # LAPACK's strtri leaves the zeros out, which no function of torch does: 1536 x 1536 in 24 ms against 58.
+        # LAPACK's strtri skips the zeros, unlike the functions of torch: 1536 x 1536 in 24 ms instead of 58.
         inverse, _ = scipy.linalg.lapack.strtri(root.numpy())
         return torch.from_numpy(inverse)
-    return torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
+    solved: Tensor = torch.linalg.solve_triangular(root, torch.eye(len(root), device=root.device), upper=True)
+    return solved
 
 
 def _top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
-    """matrix [n, n], symmetric -> [n, count], those of the largest eigenvalues first. Raises LinAlgError."""
+    """matrix [n, n], symmetric -> [n, count] eigenvectors of the largest eigenvalues, in descending order.
+
+    Raises LinAlgError if they cannot be computed.
+    """
     n = len(matrix)
     if matrix.device.type == "cpu" and count <= n // 8:
-        # scipy finds a few of them alone, torch always all: 76 of 1536 in 132 ms against 303, 192 in 165. From a
-        # quarter on that no longer pays (144 of 576: 20 ms against 17). CUDA would have to move the matrix first.
+        # scipy can compute a subset, torch always computes all: 76 of 1536 in 132 ms instead of 303, 192 in 165. From
+        # a quarter on this is not faster (144 of 576: 20 ms instead of 17). CUDA would have to copy the matrix first.
         try:
             _, vectors = scipy.linalg.eigh(matrix.numpy(), subset_by_index=(n - count, n - 1), check_finite=False)
         except scipy.linalg.LinAlgError as error:
             raise torch.linalg.LinAlgError(str(error)) from error
-        if vectors.shape[1] < count:  # of a matrix that is not finite it finds none, and says nothing
-            raise torch.linalg.LinAlgError("the eigenvectors were not found")
+        if vectors.shape[1] < count:  # for a matrix with NaN, scipy returns none and does not raise
+            raise torch.linalg.LinAlgError("the eigenvectors could not be computed")
         return torch.from_numpy(vectors).flip(1)
-    return torch.linalg.eigh(matrix).eigenvectors[:, -count:].flip(1)
+    found: Tensor = torch.linalg.eigh(matrix).eigenvectors
+    return found[:, -count:].flip(1)
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """matrix [rows, columns] -> left [rows, rank], right [rank, columns], the best rank-`rank` approximation.
 
-    Through the eigenvectors of the smaller Gram matrix: several times faster than an SVD (576 x 576: 15 ms against
-    105). Small singular values lose half the digits that way; those are the ones that are cut.
+    Computed from the eigenvectors of the smaller Gram matrix: several times faster than an SVD (576 x 576: 15 ms, not
+    105). Small singular values lose half of their digits, but those are truncated.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -101,12 +107,15 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def low_rank_in(metric: Metric, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of the rank-`rank` matrix nearest to `weight` [rows, columns] in the metric: SVD_r(W R) R^-1."""
+    """Factors of the rank-`rank` approximation of `weight` [rows, columns] with the least output error.
+
+    It is SVD_r(W R) R^-1.
+    """
     left, right = truncated_svd(metric.rooted(weight), rank)
     return left, right @ metric.inverse
 
 
 def low_rank_step(gram: Tensor, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of subspace iteration from `right` [rank, columns] towards the same: a fraction of its time."""
+    """One step of subspace iteration from `right` [rank, columns] towards `low_rank_in`, in a fraction of its time."""
     left, _ = torch.linalg.qr(weight @ (gram @ right.T))
     return left, left.T @ weight

@@ -1,11 +1,12 @@
 """OATS (Zhang, Papyan: OATS: Outlier-Aware Pruning Through Sparse and Low Rank Decomposition, 2024).
 
-With D = diag(||X_j||_2), W D ~ S + L by turns, from S = 0; both are scaled back by D^-1 at the end:
+With D = diag(||X_j||_2), alternates between the two parts of W D ~ S + L, starting with S = 0:
 
     L = the truncated SVD of W D - S
-    S = the highest |W D - L| of every row
+    S = the largest |W D - L| of every row
 
-The paper gives a quarter of what is kept to L (--rank-share 0.25), and takes 80 rounds.
+At the end both are scaled back by D^-1. The paper uses a quarter of the kept parameters for L (--rank-share 0.25) and
+80 rounds.
 """
 
 from torch import Tensor
@@ -18,18 +19,18 @@ from lsprism.methods.svd import balanced
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS = 80
-FLOOR = 1e-6  # a feature that was never seen counts as this share of the mean
+FLOOR = 1e-6  # minimum norm of a feature, relative to the mean norm
 
 
 class OATS:
     name = "oats"
-    label = "OATS: sparse + low-rank by turns, in the scale of the inputs"
+    label = "OATS: alternating pruning and SVD, scaled by input norms"
     form: FormName = "sparse_low_rank"
     needs_gram = False
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
-        """A Sparse where the budget cannot pay for one rank."""
+        """Returns Sparse if the budget has rank 0."""
         scale = stats.norms.clamp_min(FLOOR * stats.norms.mean()) if stats.norms.any() else stats.norms + 1
         full = weight.float() * scale
         nonzeros = budget.kept - budget.rank * sum(weight.shape)

@@ -1,10 +1,10 @@
-"""Two parts of one matrix, W ~ S + L, fitted to each other in the metric of the inputs; the places of S are given.
+"""Refit of the two parts of W ~ S + L to each other, weighted by the Gram matrix H, with a fixed mask of S.
 
-Each half step is the least squares fit of one part to what the other leaves, so that the loss
-tr((W - S - L) H (W - S - L)^T) never rises:
+Each half step is a least squares fit of one part to the residual of the other, so the loss
+tr((W - S - L) H (W - S - L)^T) never increases:
 
-    L   best of its rank for W - S, in closed form (metric.low_rank_in)
-    S   best on its places for W - L, by conjugate gradients (ALPS: Meng, Behdin, Wang, Mazumder, 2024)
+    L   best rank-r fit of W - S, in closed form (metric.low_rank_in)
+    S   best fit of W - L on the mask, by conjugate gradients (ALPS: Meng, Behdin, Wang, Mazumder, 2024)
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from torch import Tensor
 from lsprism.methods.masks import CHUNK
 from lsprism.methods.metric import Metric, low_rank_in
 
-TINY = 1e-30  # where a row is fitted exactly, steps of length 0 / 0 become 0
+TINY = 1e-30  # makes the step length 0 instead of 0 / 0 for a row that is already fitted exactly
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Parts:
 
 
 def refit(full: Tensor, parts: Parts, metric: Metric, rounds: int, steps: int) -> Parts:
-    """S by `steps` of conjugate gradients, then L, `rounds` times. Without a rank: S alone. S stays in its memory."""
+    """Refit S by `steps` of conjugate gradients, then L if there is a rank; `rounds` times. Overwrites parts.sparse."""
     step = max(1, CHUNK // full.shape[1])
     for _ in range(rounds):
         for start in range(0, len(full), step):
@@ -49,7 +49,7 @@ def refit(full: Tensor, parts: Parts, metric: Metric, rounds: int, steps: int) -
 
 
 def refit_factors(full: Tensor, parts: Parts, metric: Metric) -> Parts:
-    """The best L for W - S."""
+    """Replace L by the best fit of W - S."""
     if not parts.rank:
         return parts
     left, right = low_rank_in(metric, full - parts.sparse, parts.rank)
@@ -57,9 +57,9 @@ def refit_factors(full: Tensor, parts: Parts, metric: Metric) -> Parts:
 
 
 def refitted(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric, steps: int) -> Tensor:
-    """`steps` of conjugate gradients from `sparse` towards the S on `mask` with the least error of target - S.
+    """Run `steps` of conjugate gradients from `sparse` towards the S on `mask` that best fits `target`.
 
-    All [rows, columns]; every row is a problem of its own, preconditioned by the diagonal of H.
+    All are [rows, columns]. Every row is an independent problem, preconditioned by the diagonal of H.
     """
     places, squares = mask.float(), metric.gram.diagonal()
     residual = ((target - sparse) @ metric.gram).mul_(places)
@@ -77,5 +77,6 @@ def refitted(target: Tensor, sparse: Tensor, mask: Tensor, metric: Metric, steps
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """[rows, 1] inner product of every row of `a` with that of `b`."""
-    return torch.linalg.vecdot(a, b).unsqueeze(1)
+    """[rows, 1] inner product of every row of `a` with the same row of `b`."""
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products.unsqueeze(1)

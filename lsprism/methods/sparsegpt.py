@@ -1,13 +1,13 @@
 """SparseGPT (Frantar, Alistarh: Massive Language Models Can Be Accurately Pruned in One-Shot, 2023).
 
-With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see metric.py), columns are taken from left to right,
-in blocks of 128. At the start of a block its places are chosen on the weights as they are by then: those with the
-lowest W_ij^2 / U_jj^2 are removed. Removing W_ij costs an error that the columns to the right make up for:
+With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see metric.py), columns are processed from left to
+right in groups of 128. At the start of a group, its mask is chosen by the weights as updated so far: those with the
+lowest W_ij^2 / U_jj^2 are pruned. The columns to the right are updated to compensate for a pruned W_ij:
 
     E_ij = W_ij / U_jj        W_i,j+1: -= E_ij U_j,j+1:
 
-An n:m pattern is chosen group by group instead. How many a block keeps follows from the whole matrix: as many as stand
-in it among the `kept` highest W_ij^2 / U_jj^2 of the untouched weights. The paper gives every block the same share.
+With an N:M pattern, the mask is chosen for M columns at a time. The number of weights that a group of columns keeps is
+its number among the `kept` highest W_ij^2 / U_jj^2 of the original matrix; in the paper all groups keep the same.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from lsprism.methods.masks import keep_best, keep_n_of_m
 from lsprism.methods.stats import InputStats
 from lsprism.reports import FormName, LayerBudget
 
-BLOCK = 128  # columns between two updates of all columns to the right: few large products instead of many small ones
+BLOCK = 128  # columns between updates of all columns to the right: few large products instead of many small ones
 
 Choose = Callable[[Tensor], Tensor]  # scores [rows, some columns] -> bool mask
 
 
 def live(weight: Tensor, stats: InputStats) -> Tensor:
-    """The weight [rows, columns] in float32, without what meets an input that was always zero."""
+    """The weight [rows, columns] in float32, with the columns of always-zero inputs set to zero."""
     return weight.float() * (stats.squares > 0)
 
 
 def sparsified(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Tensor, Tensor]:
-    """weight [rows, columns] float32, U [columns, columns] -> S, zero where removed, and the mask of what is kept."""
+    """weight [rows, columns] float32, U [columns, columns] -> S, zero where pruned, and the mask of kept weights."""
     if pattern := budget.pattern:
         return _sweep(weight, inverse, pattern[1], lambda scores: keep_n_of_m(scores, *pattern))
     initial = keep_best(weight.abs() / inverse.diagonal(), budget.kept)
@@ -40,8 +40,8 @@ def sparsified(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Te
 
 
 def _sweep(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -> tuple[Tensor, Tensor]:
-    """Left to right; `choose` is asked once per `group` columns, which divide a block."""
-    rest = weight.T.contiguous()  # column j is row j here: contiguous in memory
+    """Prune from left to right; `choose` makes the mask of `group` columns at a time, at most BLOCK."""
+    rest = weight.T.contiguous()  # transposed, so that a column is contiguous in memory
     columns, rows = rest.shape
     scale = inverse.diagonal().unsqueeze(1)
     mask = torch.empty(columns, rows, dtype=torch.bool, device=rest.device)
@@ -61,7 +61,7 @@ def _sweep(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -> tuple
 
 class SparseGPT:
     name = "sparsegpt"
-    label = "SparseGPT: what stays makes up for what is removed"
+    label = "SparseGPT: prunes, then updates the remaining weights to compensate"
     form: FormName = "sparse"
     needs_gram = True
     anchor = 0.0

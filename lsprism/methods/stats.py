@@ -1,4 +1,4 @@
-"""What calibration leaves behind of the inputs X [tokens, columns] of one layer: sums, never the inputs themselves."""
+"""Calibration statistics of the inputs X [tokens, columns] of one layer: sums and a small sample."""
 
 from functools import cached_property
 
@@ -7,19 +7,21 @@ from torch import Tensor
 
 from lsprism.methods.metric import Metric, metric_of
 
-PART = 1024  # tokens that are held in float32 at once
-OUTLIER = 10  # times the median energy of a batch; the first token of a text may have ten thousand times
-SAMPLE_TOKENS = 256  # tokens kept as they are, to measure the relative output error of any method alike
+PART = 1024  # tokens converted to float32 at once
+# Tokens whose squared norm exceeds this many times the batch's median are outliers: that of a text's first token can be
+# ten thousand times the median.
+OUTLIER = 10
+SAMPLE_TOKENS = 256  # input tokens to keep, for the relative output error
 
 
 class InputStats:
-    """Running sums over the tokens that reached one layer; float32 on the device of the inputs.
+    """Running sums over the input tokens of one layer, in float32 on the device of the inputs.
 
     squares: [columns] sum of x_j^2, accumulated in float64.
-    gram: [columns, columns] X^T X, only where the method asks for it, and until the metric has been made of it.
-    drift: [columns, columns] (X0 - X)^T X, with X0 what the dense model's layer met; only where that is added too, and
-    until it is forgotten.
-    sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration, in their own dtype.
+    gram: [columns, columns] X^T X; only if the method needs it, and until `metric` is computed from it.
+    drift: [columns, columns] (X0 - X)^T X, with X0 the inputs in the dense model; only after `add_beside`, and until
+        `forget_drift`.
+    sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration data, in their own dtype.
     """
 
     def __init__(self, columns: int, *, gram: bool, batches: int, device: torch.device | str = "cpu") -> None:
@@ -31,7 +33,7 @@ class InputStats:
         self._picks_per_batch = -(-SAMPLE_TOKENS // max(batches, 1))
 
     def add(self, x: Tensor) -> None:
-        """x [..., columns]: one batch of inputs."""
+        """Add one batch of inputs, x [..., columns]."""
         x = x.detach().reshape(-1, x.shape[-1])
         self.tokens += x.shape[0]
         # The sample: evenly spaced tokens of every batch.
@@ -47,9 +49,9 @@ class InputStats:
             self.squares.copy_(self.gram.diagonal())
 
     def add_beside(self, x: Tensor, dense: Tensor) -> None:
-        """x [..., columns]: one batch of inputs; dense [..., columns]: what the dense model's layer meets instead.
+        """Add one batch of inputs, x [..., columns], paired with those of the same layer in the dense model.
 
-        Tokens of far more than the usual energy have no part in the drift: one of them would outweigh all others.
+        Outlier tokens are excluded from the drift, because a single one would outweigh all others.
         """
         self.add(x)
         ours, theirs = (of.detach().reshape(-1, of.shape[-1]).split(PART) for of in (x, dense))
@@ -64,8 +66,8 @@ class InputStats:
 
     @cached_property
     def metric(self) -> Metric:
-        """Of all that was added; made once, in the memory of the gram matrix, which is gone then: they are large."""
-        assert self.gram is not None, "the method asked for no gram matrix"
+        """The factorized Gram matrix of all inputs. Computed once, in the memory of `gram`, which becomes None."""
+        assert self.gram is not None, "statistics were collected without a Gram matrix"
         gram, self.gram = self.gram, None
         return metric_of(gram, in_place=True)
 
@@ -83,7 +85,7 @@ class InputStats:
 
 
 def relative_output_error(weight: Tensor, compressed: Tensor, sample: Tensor) -> float:
-    """||X (W - W')^T||_F / ||X W^T||_F for the tokens in `sample` [tokens, columns]; 0 where W x is 0."""
+    """||X (W - W')^T||_F / ||X W^T||_F for the tokens in `sample` [tokens, columns]; 0 if X W^T is 0."""
     x = sample.float()
     wanted = x @ weight.float().T
     norm = torch.linalg.vector_norm(wanted)

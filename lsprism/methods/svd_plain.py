@@ -1,7 +1,7 @@
 """Plain truncated SVD (Eckart, Young: The approximation of one matrix by another of lower rank, 1936).
 
-W ~ U_r S_r V_r^T: of all matrices of rank r, the nearest in ||W - W'||_F. Looks at no input: the reference that
-whitened SVD is held against.
+W ~ U_r S_r V_r^T: of all matrices of rank r, the nearest in ||W - W'||_F. Needs no calibration: a baseline for whitened
+SVD.
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from lsprism.reports import FormName, LayerBudget
 
 class PlainSVD:
     name = "svd-plain"
-    label = "Plain SVD: two factors nearest to the weights, whatever the inputs"
+    label = "Plain SVD: low-rank factors closest to the weights, without calibration"
     form: FormName = "low_rank"
     needs_gram = False
     anchor = 0.0

@@ -1,6 +1,6 @@
 """Wanda (Sun, Liu, Bair, Kolter: A Simple and Effective Pruning Approach for Large Language Models, 2023).
 
-Score of a weight: |W_ij| * ||X_j||_2. In every output row the lowest are removed; what stays is unchanged.
+Score of a weight: |W_ij| * ||X_j||_2. Prunes the lowest scores of every output row; the other weights are unchanged.
 """
 
 from torch import Tensor
@@ -12,13 +12,13 @@ from lsprism.reports import FormName, LayerBudget
 
 
 def scores(weight: Tensor, norms: Tensor) -> Tensor:
-    """weight [rows, columns], norms [columns] -> importance [rows, columns], float32."""
+    """weight [rows, columns], norms [columns] -> float32 scores [rows, columns]."""
     return weight.abs().float() * norms
 
 
 class Wanda:
     name = "wanda"
-    label = "Wanda: magnitude times input norm, row by row"
+    label = "Wanda: weight magnitude times input norm, per row"
     form: FormName = "sparse"
     needs_gram = False
     anchor = 0.0

@@ -1,1 +1,1 @@
-"""Hugging Face at arm's length: where a model comes from, how it is loaded, where its linear layers are."""
+"""Hugging Face models: finding, checking and loading them, and finding their linear layers."""

@@ -1,6 +1,6 @@
-"""What a decoder is made of, found by structure: its blocks, the linear sites in them, and what is left alone.
+"""Finds the blocks of a decoder, the linear layers in them, and the parts that are not compressed, by structure alone.
 
-Knows no family by name. Works on a skeleton: the model's modules with parameters on the meta device, no weights read.
+No architecture is known by name. Works on a skeleton: modules with parameters on the meta device; no weight is read.
 """
 
 import inspect
@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from accelerate import init_empty_weights
@@ -26,7 +27,7 @@ from lsprism.models.ties import tied_names, untie
 from lsprism.reports import LeftAlone, LinearSite
 
 MIN_ROWS = 16  # a router has as many outputs as experts, a gate has one
-MIN_SHARE = 0.01  # of the block's largest site: a key or value head of any size is above
+MIN_SHARE = 0.01  # fraction of the block's largest layer; key and value projections are always above it
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,19 @@ class Anatomy:
 
 
 def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of the folder's config without weights: parameters on meta, small computed buffers real.
+    """Build the model of a folder's config without weights: parameters on meta, computed buffers on the CPU.
 
-    Every tensor has the dtype that `from_pretrained` would give it: some families keep a few in float32. Embeddings and
-    head are tied if the config says so, unless the folder's weights hold two that differ. SourceError where the config
-    describes nothing that can be built.
+    Every tensor has the dtype that `from_pretrained` would give it: some architectures keep a few in float32.
+    Embeddings and LM head are tied if the config says so, unless the stored weights differ. Raises SourceError if the
+    config does not describe a model that can be built.
     """
-    odd = config_errors(folder, RuntimeError, MemoryError)  # what numbers that are no sizes lead to
+    odd = config_errors(folder, RuntimeError, MemoryError)  # raised for impossible sizes
     with odd, init_empty_weights(include_buffers=False), no_init_weights():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # Buffers are computed outside the constructor, as `from_pretrained` does it: inside, `dtype` is the default dtype.
     for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # only the buffers
+        parameter._is_hf_initialized = True  # so that only buffers are computed
     model.initialize_weights()
     model.tie_weights()
     for name, kept in _kept_precise(model, dtype).items():
@@ -68,7 +69,7 @@ def skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def dropped_parts(folder: Path, model: PreTrainedModel) -> list[str]:
-    """Parts of the folder's config, such as vision_config, that its causal language model is made without."""
+    """Parts of the folder's config, such as vision_config, that its causal language model does not use."""
     with config_errors(folder):
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(whole) is type(model.config):
@@ -85,11 +86,11 @@ def _kept_precise(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch
 
 
 def dissect(model: PreTrainedModel) -> Anatomy:
-    """Find blocks and sites. A model without a list of blocks that hold linear layers is refused (SourceError).
+    """Find the blocks and the layers to compress. Raises SourceError if no list of blocks holds linear layers.
 
-    A site is a linear layer in a block, unless it is shared with another place, used without being called, kept in
-    float32 by its family, or too small to be worth it (as routers and gates are): fewer than MIN_ROWS outputs, or less
-    than MIN_SHARE of the block's largest.
+    Every linear layer in a block is compressed, unless it is shared with another module, its weight is used without
+    calling the layer, the architecture keeps it in float32, or it is too small (routers, gates): fewer than MIN_ROWS
+    outputs, or less than MIN_SHARE of the block's largest layer.
     """
     blocks_name, blocks = _find_blocks(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
@@ -105,27 +106,28 @@ def dissect(model: PreTrainedModel) -> Anatomy:
             elif _used_bare(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]):
                 refused[name] = "its weight is used without calling the layer"
             elif site.rows < MIN_ROWS or site.parameters < MIN_SHARE * largest:
-                refused[name] = "too small to be worth it, as routers and gates are"
+                refused[name] = "too small to compress (such as a router or gate)"
             elif module.weight.dtype != model.dtype:
-                refused[name] = "kept in float32 by its family"
+                refused[name] = "kept in float32 by this architecture"
             else:
                 sites.append(site)
     if not sites:
         raise SourceError(
-            f"{type(model).__name__} has no linear layers in its blocks that could be compressed.",
+            f"{type(model).__name__} has no linear layers that can be compressed.",
             "Choose a larger model.",
         )
     return Anatomy(blocks_name, len(blocks), sites, _left_alone(model, blocks_name, sites, refused))
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module does what a linear layer does, and nothing else."""
-    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and _computes_linear(type(module))
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    """Whether the module computes exactly what a linear layer computes."""
+    kind: type = type(module)
+    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and _computes_linear(kind)
 
 
 @cache
-def _computes_linear(kind: type[nn.Module]) -> bool:
-    """A subclass with a constructor of its own may be anything; one without can be tried (Falcon's linear layer)."""
+def _computes_linear(kind: type[Any]) -> bool:
+    """A subclass with its own constructor may do anything; one without is tested on a small input (Falcon)."""
     if kind in (nn.Linear, Conv1D):
         return True
     if kind.__init__ is not nn.Linear.__init__:
@@ -138,26 +140,27 @@ def _computes_linear(kind: type[nn.Module]) -> bool:
 
 
 def _used_bare(owner: nn.Module, leaf: str) -> bool:
-    """Whether the code around a linear layer multiplies by its weight itself (Mamba's dt_proj, some routers).
+    """Whether the owner's source code multiplies by the layer's weight itself (Mamba's dt_proj, some routers).
 
-    It does where it writes `leaf.weight @`, or reads the weight and never calls the layer.
+    True if it contains `leaf.weight @`, or reads the weight and never calls the layer.
     """
-    source, weight = _source(type(owner)), rf"\b{re.escape(leaf)}\.weight\b"
+    kind: type = type(owner)
+    source, weight = _source(kind), rf"\b{re.escape(leaf)}\.weight\b"
     multiplied = re.search(rf"{weight}\s*@", source)
     read = re.search(rf"{weight}(?!\.(dtype|device|shape))", source)
     return bool(multiplied or (read and not re.search(rf"\b{re.escape(leaf)}\(", source)))
 
 
 @cache
-def _source(kind: type[nn.Module]) -> str:
-    """Empty for a class that was written in no file."""
+def _source(kind: type) -> str:
+    """Source code of a class; empty if it was not defined in a file."""
     try:
         return inspect.getsource(kind)
     except OSError:
         return ""
 
 
-def _site(name: str, block: int, module: nn.Module) -> LinearSite:
+def _site(name: str, block: int, module: nn.Linear | Conv1D) -> LinearSite:
     transposed = isinstance(module, Conv1D)
     rows, columns = reversed(module.weight.shape) if transposed else module.weight.shape
     return LinearSite(
@@ -166,20 +169,20 @@ def _site(name: str, block: int, module: nn.Module) -> LinearSite:
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list with the most parameters; of the text decoder, where a model has other towers beside it."""
+    """The module list with the most parameters, inside the text decoder if the model has one."""
     decoder = model.get_decoder()
     start = next((name for name, module in model.named_modules() if module is decoder), "")
     found = _block_lists(model, start) or _block_lists(model, "")
     if not found:
         raise SourceError(
             f"{type(model).__name__} has no list of decoder blocks with linear layers.",
-            "Only decoders of transformers can be compressed.",
+            "Only transformers decoder models can be compressed.",
         )
     return max(found.items(), key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
 def _block_lists(model: PreTrainedModel, start: str) -> dict[str, nn.ModuleList]:
-    """The outermost module lists below the path `start`, every entry of which holds a linear layer."""
+    """The outermost module lists below the path `start` in which every entry holds a linear layer."""
     found: dict[str, nn.ModuleList] = {}
     for name, module in model.get_submodule(start).named_modules(prefix=start):
         inside = any(name.startswith(outer + ".") for outer in found)
@@ -193,7 +196,7 @@ def _block_lists(model: PreTrainedModel, start: str) -> dict[str, nn.ModuleList]
 def _left_alone(
     model: PreTrainedModel, blocks: str, sites: list[LinearSite], refused: dict[str, str]
 ) -> list[LeftAlone]:
-    """Parameters outside the sites, those of the same kind in all blocks in one row, tied ones once."""
+    """Parameters that are not compressed: the same kind in all blocks as one entry, tied ones once."""
     rows: dict[tuple[str, str], int] = {}
     skipped = {f"{site.name}.weight" for site in sites} | tied_names(model).keys()
     for name, parameter in model.named_parameters():
@@ -201,7 +204,7 @@ def _left_alone(
             continue
         path = name.removeprefix(blocks + ".")
         reason = refused.get(name.removesuffix(".weight")) or _reason(model, name, parameter, inside=path != name)
-        if path != name:  # in a block: name it once for all
+        if path != name:  # one entry for all blocks
             path = f"{blocks}.*.{path.partition('.')[2]}"
         rows[path, reason] = rows.get((path, reason), 0) + parameter.numel()
     return [LeftAlone(name=name, parameters=n, reason=reason) for (name, reason), n in rows.items()]
@@ -211,27 +214,27 @@ def _reason(model: PreTrainedModel, name: str, parameter: torch.Tensor, *, insid
     """`inside`: the parameter belongs to a block."""
     module = model.get_submodule(name.rpartition(".")[0])
     if name in tied_names(model).values():
-        return "embedding and output head in one: decides every token"
+        return "tied embedding and LM head: affects every token"
     if isinstance(module, nn.Embedding):
-        return "embedding: looked up, not multiplied"
+        return "embedding: a lookup table, not a linear layer"
     if module is model.get_output_embeddings():
-        return "output head: decides every token"
+        return "LM head: affects every token"
     if parameter.ndim < 2:
         return "bias or norm: a vector"
     if not inside:
         return "outside the decoder blocks"
     if parameter.ndim > 2:
-        return f"held as one {parameter.ndim}-D tensor, not as linear layers"
-    return "not a linear layer of its own"
+        return f"stored as one {parameter.ndim}-D tensor, not as linear layers"
+    return "not a standalone linear layer"
 
 
 def stored_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor that a checkpoint of the model holds; tied ones once, under the kept name."""
+    """Name -> shape of every tensor in a checkpoint of the model; tied ones once, under the stored name."""
     tied = tied_names(model)
     return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Parameters of the whole model, tied ones once."""
+    """Number of parameters of the whole model, tied ones counted once."""
     tied = tied_names(model)
     return sum(math.prod(p.shape) for name, p in model.named_parameters() if name not in tied)

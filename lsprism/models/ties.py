@@ -1,7 +1,7 @@
-"""Tied tensors: what config.json ties is one tensor only where the files agree.
+"""Tied tensors: what config.json ties is one tensor only if the stored weights agree.
 
-Where they hold both names with different numbers, `from_pretrained` does not tie them, whatever config.json says; so
-it is done here (PreTrainedModel.tie_weights).
+If both names are stored with different values, `from_pretrained` does not tie them, whatever config.json says. The same
+is done here (see PreTrainedModel.tie_weights).
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from lsprism.models.origins import Origin, Origins, find_origins
 from lsprism.models.stored import Header, opened, read_headers
 from lsprism.models.surgery import set_tensor
 
-PART = 2**22  # numbers that are compared at once
+PART = 2**22  # values compared at once
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
@@ -25,12 +25,12 @@ def tied_names(model: PreTrainedModel) -> dict[str, str]:
 
 
 def untied_names(model: PreTrainedModel) -> set[str]:
-    """Tensors that config.json ties and the files do not."""
+    """Tensors that config.json ties, but whose stored values differ."""
     return model.get_expanded_tied_weights_keys(all_submodels=True).keys() - tied_names(model).keys()
 
 
 def without_ties(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a config.json that ties no embeddings and head, whichever of its parts transformers asks."""
+    """The config with embeddings and LM head untied, in every part that transformers may read."""
     changed = {**config, "tie_word_embeddings": False}
     if isinstance(config.get("text_config"), dict):
         changed["text_config"] = {**config["text_config"], "tie_word_embeddings": False}
@@ -38,7 +38,7 @@ def without_ties(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def untie(model: PreTrainedModel, folder: Path) -> None:
-    """Part the tensors of a skeleton that are tied by config.json and differ in the files of `folder`."""
+    """Untie the tensors of a skeleton that config.json ties and that differ in the files of `folder`."""
     if not tied_names(model):
         return
     headers = read_headers(folder)
@@ -48,21 +48,21 @@ def untie(model: PreTrainedModel, folder: Path) -> None:
 
 
 def differing(model: PreTrainedModel, folder: Path, origins: Origins, headers: dict[str, Header]) -> list[str]:
-    """The tied names that are not tied after all."""
+    """Names of tied tensors whose stored values differ."""
     found, made_of = [], dict(origins.of)
     for name, kept in tied_names(model).items():
         mine, other = made_of.get(name), made_of.get(kept)
         if mine and other and mine is not other and not _equal(model, folder, mine, other, headers):
             found.append(name)
-        elif mine and not other:  # stored under the other name: from here on the kept one is that tensor
+        elif mine and not other:  # stored under the other name, which now stands for both
             made_of[kept] = mine
     return found
 
 
 def _equal(model: PreTrainedModel, folder: Path, one: Origin, other: Origin, headers: dict[str, Header]) -> bool:
-    """Whether two stored tensors hold the same numbers once they have the model's dtype; read part by part.
+    """Whether two stored tensors have equal values in the model's dtype; read in parts.
 
-    Converted ones are never the same here: then each is kept, which costs room and changes no number.
+    Converted tensors never count as equal: then both are kept, which needs more space but changes no value.
     """
     keys = [origin.keys[0][0] for origin in (one, other)]
     state = model.state_dict()

@@ -1,4 +1,4 @@
-"""The tokenizer's files: whether they are there, and what they need that is not."""
+"""Checks of the tokenizer's files and of the packages that they need."""
 
 import importlib.util
 from pathlib import Path
@@ -10,8 +10,8 @@ from lsprism.models.stored import is_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
-COPY = "Copy the tokenizer's files from the model it comes from into the folder."
-# Suffix of a vocabulary -> the package that reads it; a tokenizer.json needs none.
+COPY = "Copy the tokenizer files of the original model into the folder."
+# Suffix of a vocabulary file -> the package that reads it; a tokenizer.json needs none.
 PACKAGES = {".tiktoken": "tiktoken", ".model": "sentencepiece"}
 
 
@@ -26,14 +26,14 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Whether a tokenizer is there with its tokens, not only its settings."""
+    """Whether the vocabulary of a tokenizer is there, not only its settings."""
     return any(path.is_file() for pattern in VOCABULARIES for path in folder.glob(pattern))
 
 
 def check_tokenizer(folder: Path, name: str) -> None:
-    """SourceError where none is there, or it needs a package or code that is not."""
+    """Raise SourceError if the tokenizer is missing, or needs remote code or a package that is not installed."""
     if not has_tokenizer(folder):
-        raise SourceError(f"{name} holds no tokenizer (none of {', '.join(TOKENIZERS)}).", COPY)
+        raise SourceError(f"{name} has no tokenizer (none of {', '.join(TOKENIZERS)}).", COPY)
     for path in sorted(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         if is_pointer(path):
             raise SourceError(f"{path} is only a Git LFS pointer.", FETCH)
@@ -46,12 +46,12 @@ def check_tokenizer(folder: Path, name: str) -> None:
         wanted = next((str(part) for part in (code if isinstance(code, list) else [code]) if part), "its own class")
         raise SourceError(
             f"The tokenizer of {name} needs code from its own repository ({wanted}), and remote code is never run.",
-            "Give a copy of the model that has a tokenizer.json.",
+            "Use a copy of the model that has a tokenizer.json.",
         )
     for suffix, package in PACKAGES.items():
         file = next(iter(sorted(folder.glob(f"*{suffix}"))), None)
         if file and not importlib.util.find_spec(package):
             raise SourceError(
-                f"The tokenizer of {name} is only {file.name}, which needs the package {package}.",
+                f"The tokenizer of {name} is stored only as {file.name}, which needs the package {package}.",
                 f"Run 'pip install {package}', or add a tokenizer.json to the folder.",
             )

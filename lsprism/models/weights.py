@@ -1,4 +1,4 @@
-"""The tensors of a folder of safetensors, memory-mapped, opened and closed group by group. Never pickle."""
+"""Reads tensors from a folder of safetensors files, memory-mapped and group by group. Never pickle."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +18,10 @@ __all__ = ["INDEX", "SINGLE", "WeightFiles", "fill", "move_computed", "release",
 
 
 class WeightFiles:
-    """Reads tensors by the names that `model` (a skeleton will do) has for them, in the dtypes that it has for them.
+    """Reads tensors by the names and in the dtypes of `model`, which may be a skeleton.
 
-    What is read is what `from_pretrained` would have loaded, or it is refused when this is made: every tensor of the
-    model must come from the files in its shape, which takes their headers alone.
+    The tensors are the same as `from_pretrained` would load. The constructor checks from the headers alone that every
+    tensor of the model is stored in its shape, and raises DamagedError or SourceError otherwise.
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel) -> None:
@@ -30,7 +30,7 @@ class WeightFiles:
         self.kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
         found = find_origins(model, folder, self.headers)
         self.origins = found.of
-        # A tied tensor may be stored under either of its names, and is read by either (Zamba shares layers).
+        # A tied tensor may be stored under either name, and may be read by either name (Zamba shares layers).
         for name, kept in tied_names(model).items():
             if kept not in self.origins and name in self.origins:
                 self.origins[kept] = self.origins[name]
@@ -40,7 +40,7 @@ class WeightFiles:
         self._check()
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors by the model's names; views of the file while they live, so drop them."""
+        """Read tensors by the model's names. They may be views of the mapped file: release them soon."""
         names = list(names)
         origins = {name: self._origin(name) for name in names}
         stored = self._stored({key for origin in origins.values() for key, _ in origin.used})
@@ -51,7 +51,7 @@ class WeightFiles:
         return {name: made[name].to(self.kinds[name][1]) for name in names}
 
     def _check(self) -> None:
-        """Every tensor is there in the model's shape, and holds numbers where the model computes with them."""
+        """Check that every tensor is stored in the model's shape, in a floating-point dtype where the model has one."""
         shapes = {key: torch.empty(header.shape, device="meta") for key, header in self.headers.items()}
         for name in stored_shapes(self.model):
             origin = self._origin(name)
@@ -62,24 +62,24 @@ class WeightFiles:
                 raise DamagedError(f"{where} has shape {tuple(made.shape)}, not {tuple(shape)}.", MISFIT)
             if dtype.is_floating_point and not all(self.headers[key].is_float for key, _ in origin.used):
                 raise SourceError(
-                    f"{where} is stored as {self.headers[key].dtype}, which is no floating-point dtype.",
-                    "It is quantized: give the model that it was made from.",
+                    f"{where} is stored as {self.headers[key].dtype}, which is not a floating-point dtype.",
+                    "The model is quantized: give its unquantized base model.",
                 )
 
     def _origin(self, name: str) -> Origin:
         if name not in self.origins:
-            raise DamagedError(f"The weights in {self.folder} hold no tensor for {name}.", MISFIT)
+            raise DamagedError(f"The weights in {self.folder} have no tensor for {name}.", MISFIT)
         return self.origins[name]
 
     def _make(self, name: str, origin: Origin, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the model, `name` among them."""
+        """Tensors of the model that `origin` produces, including `name`."""
         dtype = self.kinds[origin.name][1]
         made = origin.make(self.model, {key: stored[key].to(dtype) for key, _ in origin.used})
         return {name: next(iter(made.values()))} if origin.converter is None else made
 
     def _stored(self, keys: set[str]) -> dict[str, Tensor]:
-        """Tensors by the checkpoint's keys, each file opened once."""
-        found = {}
+        """Read tensors by the checkpoint's keys; each file is opened once."""
+        found: dict[str, Tensor] = {}
         for file in sorted({self.headers[key].file for key in keys}):
             with opened(self.folder / file) as stored:
                 found |= {key: stored.get_tensor(key) for key in keys if self.headers[key].file == file}
@@ -87,7 +87,7 @@ class WeightFiles:
 
 
 def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.device) -> None:
-    """Give the module at path `prefix` its weights, in place of those on meta; all it holds is then on `device`."""
+    """Load the weights of the module at path `prefix`; all its tensors are then on `device`."""
     names = list(module.state_dict())
     tensors = weights.read(f"{prefix}.{name}" for name in names)
     for name in names:
@@ -96,14 +96,14 @@ def fill(module: nn.Module, prefix: str, weights: WeightFiles, device: torch.dev
 
 
 def release(module: nn.Module) -> None:
-    """Take the weights away again: what can be read goes to meta, what was computed when the model was built stays."""
+    """Move stored tensors back to meta; buffers that were computed when the model was built are kept, on the CPU."""
     for name, tensor in module.state_dict().items():
         set_tensor(module, name, torch.empty_like(tensor, device="meta"))
     move_computed(module, torch.device("cpu"))
 
 
 def move_computed(module: nn.Module, device: torch.device) -> None:
-    """Move the buffers that stand in no file, such as rotary frequencies; a model is built with them on the CPU."""
+    """Move the buffers that are not stored in files, such as rotary frequencies; they are built on the CPU."""
     stored = module.state_dict().keys()
     for name, buffer in list(module.named_buffers()):
         if name not in stored:

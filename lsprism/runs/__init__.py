@@ -1,13 +1,14 @@
-"""Work that outlives a click: each run is a child process of our own command line, with a folder of its own.
+"""Background runs: each is a child process of the command line, with a folder of its own.
 
-    <home>/runs/<id>/record.json    what was asked, which processes carry it out, how it ended (replaced whole)
-                     events.jsonl   what happened meanwhile, one lsprism.events model a line (only ever appended)
-                     log            what the command said
-                     artifact/      the result, unless another place was named
-                     reserve        a few bytes, given up where a full disk leaves no room to note the end
+    <state folder>/runs/<id>/record.json    the command, its processes, how it ended (replaced atomically)
+                             events.jsonl   the events, one lsprism.events model per line (append-only)
+                             log            output of the command
+                             artifact/      the result, unless another folder was named
+                             reserve        a few bytes, deleted where a full disk leaves no room to record the end
 
-Whoever wants to know how a run is reads its folder; nothing is kept in memory that a restart could lose. A *keeper*
-(lsprism.runs.keeper) stands between the starter and the command: it waits for the turn, and sees how the command ends.
+All state of a run is in its folder; nothing is kept in memory that a restart could lose. A *keeper*
+(lsprism.runs.keeper) runs between the starter and the command: it waits in the queue, starts the command and records
+how it ends.
 """
 
 from lsprism.runs.ending import ask_to_stop, stop

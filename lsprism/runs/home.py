@@ -1,4 +1,4 @@
-"""Where the runs lie, and what is said when that place refuses."""
+"""The state folder, which holds the runs, and the error raised where it cannot be written."""
 
 import os
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from platformdirs import user_state_path
 from lsprism.errors import DiskError
 from lsprism.paths import expand
 
-HOME = "LSPRISM_STATE"  # names the state folder; else it is the folder state/ in LSPRISM_HOME
+STATE = "LSPRISM_STATE"  # environment variable
 
 
 def state_folder() -> Path:
     """`$LSPRISM_STATE`, `$LSPRISM_HOME/state`, or the user's state folder; it need not exist yet."""
-    if own := os.environ.get(HOME):
+    if own := os.environ.get(STATE):
         return expand(own).absolute()
     if home := os.environ.get("LSPRISM_HOME"):
         return expand(home).absolute() / "state"
@@ -24,11 +24,11 @@ def state_folder() -> Path:
 
 @contextmanager
 def refusals(folder: Path) -> Iterator[None]:
-    """An OSError within becomes a DiskError that names the folder."""
+    """Translate an OSError into a DiskError that names the folder."""
     try:
         yield
     except OSError as error:
         raise DiskError(
             f"{folder} cannot be written: {error.strerror or error}.",
-            f"Free some space there, or set {HOME} to a folder that can be written.",
+            f"Free disk space there, or set {STATE} to a writable folder.",
         ) from error

@@ -1,4 +1,4 @@
-"""What happened during a run: events.jsonl, a line for each event, only ever appended, and the log beside it."""
+"""The events of a run (events.jsonl, one line per event, append-only) and its log."""
 
 import errno
 import os
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from lsprism.events import Event
 
 EVENTS, LOG = "events.jsonl", "log"
-LAST_BYTES = 16384  # in which the newest progress is looked for
+LAST_BYTES = 16384  # searched for the newest progress
 
 
 class Moment(BaseModel):
-    """An event, and when it happened in seconds since 1970: one line of the file."""
+    """An event and its time in seconds since 1970: one line of the file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,22 +25,22 @@ class Moment(BaseModel):
 
 class Tail(NamedTuple):
     moments: tuple[Moment, ...]
-    offset: int  # in bytes, from which to read on
+    offset: int  # in bytes; the next read starts here
 
 
 class Journal:
-    """The one writer of a run's events."""
+    """The only writer of a run's events."""
 
     def __init__(self, folder: Path) -> None:
         self.file = (folder / EVENTS).open("ab+", buffering=0)
         size = self.file.seek(0, os.SEEK_END)
         if size:
             self.file.seek(size - 1)
-            if self.file.read(1) != b"\n":  # a kill cut the last line short
+            if self.file.read(1) != b"\n":  # the last line was cut short by a kill
                 self._write(b"\n")
 
     def add(self, event: Any) -> None:
-        """Append one event; OSError where the disk refuses."""
+        """Append one event; OSError if it cannot be written."""
         body = event.model_dump_json()
         self._write(f'{{"at":{time.time():.3f},"event":{body}}}\n'.encode())
 
@@ -53,16 +53,16 @@ class Journal:
 
 
 def read_events(folder: Path, offset: int = 0) -> Tail:
-    """Events from `offset` on; where nothing was added this is one look at the file's size.
+    """Events from `offset` on; if nothing was added, only the file's size is read.
 
-    A line that is damaged, or that a later version wrote, is passed over; one that is being written is left for later.
+    A line that is damaged or from a later version is skipped; an incomplete last line is left for the next read.
     """
     path = folder / EVENTS
     try:
         size = path.stat().st_size
         if size == offset:
             return Tail((), offset)
-        if size < offset:  # begun anew
+        if size < offset:  # started over
             offset = 0
         with path.open("rb") as stream:
             stream.seek(offset)
@@ -75,7 +75,7 @@ def read_events(folder: Path, offset: int = 0) -> Tail:
 
 
 def newest_progress(folder: Path) -> Moment | None:
-    """The last moment that tells how far the run is, from the end of its events alone."""
+    """The newest progress event, read from the end of the file."""
     for line in reversed(_last_bytes(folder / EVENTS, LAST_BYTES).split(b"\n")):
         if b'"kind":"progress"' in line and (moment := _moment(line)):
             return moment
@@ -83,7 +83,7 @@ def newest_progress(folder: Path) -> Moment | None:
 
 
 def read_log(folder: Path, last_bytes: int) -> str:
-    """The end of what the command said, from a whole line on."""
+    """The end of the log, starting at a whole line."""
     content = _last_bytes(folder / LOG, last_bytes + 1)
     if len(content) > last_bytes:
         content = content[content.find(b"\n") + 1 :]
@@ -91,7 +91,7 @@ def read_log(folder: Path, last_bytes: int) -> str:
 
 
 def plain_values(report: Any) -> dict[str, JsonValue]:
-    """The single values of a report of any kind by their dotted names; its lists are left out."""
+    """The scalar values of any report by dotted name; lists are left out."""
     return dict(_flat(report.model_dump(mode="json")))
 
 

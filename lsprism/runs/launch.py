@@ -1,4 +1,4 @@
-"""Starts a run, or lets one go on: makes its record and sets a keeper to it, in a process group of its own."""
+"""Starts or resumes a run: writes its record and starts a keeper in a process group of its own."""
 
 import os
 import subprocess
@@ -14,22 +14,22 @@ import lsprism
 from lsprism.errors import LSPrismError, RequestError, SpecError, WorkError
 from lsprism.runs.command import order_of
 from lsprism.runs.journal import LOG
-from lsprism.runs.process import WINDOWS, gone, identify
+from lsprism.runs.process import gone, identify
 from lsprism.runs.record import Order, Run
 from lsprism.runs.runs import ENDING_S, Runs
 from lsprism.specs import CompressSpec, PlanSpec
 
-ARTIFACT, REPORT = "artifact", "report"  # the result's name in the folder of the run
-# -P: a file of the user's that is named like a module is not taken for it.
+ARTIFACT, REPORT = "artifact", "report"  # name of the result in the folder of the run
+# -P: a file in the working folder that is named like a module is not imported.
 PYTHON = (sys.executable, "-P")
 PROGRAM = (*PYTHON, "-m", "lsprism")
 
 
 def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
-    """Start `verb` as a child process; it begins when its device is free.
+    """Start a command as a child process; it waits until its device is free.
 
-    A spec that names no place for its result (a PlanSpec to compress, an evaluation) has it in the folder of the run.
-    `token` of the hub reaches the child through its environment and stands nowhere else. DiskError: the state folder
+    Without a `save_path` (a PlanSpec to compress, an evaluation) the result is written to the folder of the run.
+    `token`, for the Hub, is passed in the environment of the child and stored nowhere. DiskError: the state folder
     cannot be written.
     """
     run_id = runs.new_id()
@@ -43,13 +43,13 @@ def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: t
 
 
 def resume(runs: Runs, run_id: str, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
-    """Let a run that was stopped, failed or lost go on in its own folder; one that cannot is begun again."""
+    """Resume a stopped, failed or lost run in its own folder; a command that cannot resume starts over."""
 
     def queue(run: Run) -> Run:
         if not run.goes_on:
             raise RequestError(f"Run {run_id} is {run.state}.", "Only a stopped, failed or lost run can be resumed.")
         words = list(run.words)
-        if run.settings.get("resume") is False:  # None: a verb that knows no such option
+        if run.settings.get("resume") is False:  # None: the command has no such option
             words.append("--resume")
         return run.but(
             **dict.fromkeys(("begun", "ended", "exit_code")),
@@ -66,7 +66,7 @@ def resume(runs: Runs, run_id: str, *, token: str = "", program: tuple[str, ...]
     before = runs.get(run_id)
     _check_token(before, token)
     if before.goes_on and not gone(before.processes, ENDING_S):
-        raise RequestError(f"Run {run_id} has not ended yet.", "Wait a moment, or stop it.")
+        raise RequestError(f"Run {run_id} has not ended yet.", "Wait a moment, or stop it first.")
     return _launch(runs, runs.change(run_id, queue), token.strip(), program)
 
 
@@ -83,33 +83,33 @@ def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
                 cwd=run.cwd,
                 env=_environment(token),
                 start_new_session=True,  # neither Ctrl-C nor the end of a terminal reaches it
-                creationflags=subprocess.CREATE_NO_WINDOW if WINDOWS else 0,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
     except OSError as error:
         reason = (
             f"The run cannot be started: {error.strerror or error}{f': {error.filename}' if error.filename else ''}."
         )
         runs.change(run.id, lambda run: run.but(state="failed", message=reason, ended=time.time()))
-        raise WorkError(reason, "It is in the list as failed; resume it when that is mended.") from error
+        raise WorkError(reason, "It is listed as failed; resume it once that is fixed.") from error
     return _noted(runs, run.id, keeper)
 
 
-def _noted(runs: Runs, run_id: str, keeper: subprocess.Popen) -> Run:
-    """Put the keeper first among the processes of its run; a thread waits for it, or it would stay as a zombie."""
+def _noted(runs: Runs, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
+    """Record the keeper as first process of the run. A thread waits for it, so that it does not stay as a zombie."""
     try:
         process = identify(keeper.pid)
         return runs.change(run_id, lambda run: run.but(processes=[process, *run.processes]))
     except psutil.Error:
-        return runs.get(run_id)  # it has ended already
+        return runs.get(run_id)  # it has already ended
     except LSPrismError:
-        keeper.kill()  # a run of which nobody knows could not be stopped
+        keeper.kill()  # an unrecorded run could not be stopped
         raise
     finally:
         threading.Thread(target=keeper.wait, daemon=True, name=f"lsprism-run-{run_id}").start()
 
 
 def _environment(token: str) -> dict[str, str]:
-    """That of this process, with where our package lies, so that the child may run in any folder."""
+    """That of this process, plus the path of this package, so that the child can run in any folder."""
     package = str(Path(lsprism.__file__).resolve().parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
@@ -118,4 +118,4 @@ def _environment(token: str) -> dict[str, str]:
 
 def _check_token(order: Order, token: str) -> None:
     if token.strip() and any(token.strip() in word for word in order.words):
-        raise SpecError("The token stands among the settings.", "Take it out: it would be written into the record.")
+        raise SpecError("A setting contains the access token.", "Remove it: settings are written to disk.")

@@ -1,4 +1,4 @@
-"""Processes: who lives, who is asked to end, who is ended for certain, who gives way to others."""
+"""Processes: identify, terminate, kill, and lower their priority."""
 
 import os
 import sys
@@ -11,21 +11,21 @@ import psutil
 
 from lsprism.runs.record import Process
 
-CLOCK_S = 5.0  # by which the clock may be set right while a process lives; no number comes back that soon
+CLOCK_S = 5.0  # tolerated clock adjustment while a process lives; no pid is reused that soon
 POLL_S = 0.05
 NICE = 10
-FIRST_TO_GO = "500"  # of 1000: where memory runs out, the system ends a run before whoever started it
+FIRST_TO_GO = "500"  # of 1000: out of memory, the system kills a run before the process that started it
 
 WINDOWS = sys.platform == "win32"
 
 
 def identify(pid: int) -> Process:
-    """psutil.Error where it has ended already."""
+    """psutil.Error if it has already ended."""
     return Process(pid=pid, created=psutil.Process(pid).create_time())
 
 
 def find(process: Process) -> psutil.Process | None:
-    """The living process, or None where it has ended, though its number may be in use again."""
+    """The process, or None if it has ended, even where its pid is in use again."""
     try:
         found = psutil.Process(process.pid)
         if abs(found.create_time() - process.created) > CLOCK_S or found.status() == psutil.STATUS_ZOMBIE:
@@ -40,7 +40,7 @@ def any_alive(processes: Iterable[Process]) -> bool:
 
 
 def gone(processes: Iterable[Process], within_s: float) -> bool:
-    """Wait until none of them lives; whether it came to that."""
+    """Wait until all have ended; False after `within_s`."""
     deadline = time.monotonic() + within_s
     while any_alive(processes):
         if time.monotonic() > deadline:
@@ -50,14 +50,14 @@ def gone(processes: Iterable[Process], within_s: float) -> bool:
 
 
 def ask_to_end(process: Process) -> None:
-    """SIGTERM, which our command line hears; Windows knows no polite way, and what we write is whole at any moment."""
+    """Send SIGTERM, which the command line handles. Windows ends the process at once; files on disk stay valid."""
     if found := find(process):
         with suppress(psutil.Error):
             found.terminate()
 
 
 def end_for_certain(process: Process) -> None:
-    """Kill a process, its children and theirs; and, where it leads a group of its own, all that belong to that."""
+    """Kill a process and its descendants, and its process group if it leads one."""
     if not (found := find(process)):
         return
     with suppress(psutil.Error, OSError):
@@ -68,7 +68,7 @@ def end_for_certain(process: Process) -> None:
 
 
 def end_group(leader: int) -> None:
-    """Kill all others in a process group: those too whose parent has ended."""
+    """Kill all other processes in a group, also those whose parent has ended."""
     _kill([other for other in psutil.process_iter() if other.pid != leader and _group(other) == leader])
 
 
@@ -76,7 +76,7 @@ def _group(process: psutil.Process) -> int | None:
     try:
         return os.getpgid(process.pid)
     except OSError:
-        return None  # it has ended
+        return None  # it has already ended
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -86,13 +86,14 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def give_way() -> None:
-    """This process, and those it will start, run after all that have work of their own."""
+    """Lower the priority of this process and of those it starts."""
     me = psutil.Process()
     with suppress(psutil.Error):
-        me.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if WINDOWS else max(NICE, me.nice()))
+        lower: int | None = getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", None)  # on Windows only
+        me.nice(max(NICE, me.nice()) if lower is None else lower)
 
 
 def spare_others(pid: int) -> None:
-    """Where memory runs out, let the system end this process first (Linux)."""
+    """Out of memory, let the system kill this process first (Linux)."""
     with suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(FIRST_TO_GO)

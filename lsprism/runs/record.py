@@ -1,4 +1,4 @@
-"""The record of one run, and how it gets onto the disk: whole, or as it was before."""
+"""The record of one run, written atomically."""
 
 import errno
 import os
@@ -6,57 +6,68 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
 
 from lsprism.errors import DamagedError
+from lsprism.old_names import COMMANDS, with_current_names
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost", "damaged"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
-ENDED: tuple[State, ...] = ("stopped", "done", "failed", "lost")  # lost: nobody saw how
-GOES_ON: tuple[State, ...] = ("stopped", "failed", "lost")  # when resumed
+ENDED: tuple[State, ...] = ("stopped", "done", "failed", "lost")  # lost: ended without recording how
+GOES_ON: tuple[State, ...] = ("stopped", "failed", "lost")  # can be resumed
 
 RECORD, RESERVE, RESERVED_BYTES = "record.json", "reserve", 16384
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Process(BaseModel):
-    """A process and no later one with the same number."""
+    """A process; `created` distinguishes it from a later one with the same pid."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
-    created: float  # seconds since 1970, as psutil has it
+    created: float  # seconds since 1970, from psutil
 
 
 class Order(BaseModel):
-    """What a run is to do."""
+    """The command of a run and its settings."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     verb: str
-    words: list[str] = []  # of the command line, after the verb
-    settings: dict[str, JsonValue] = {}  # the spec that the words were made from
+    words: list[str] = []  # arguments of the command
+    settings: dict[str, JsonValue] = {}  # the spec that the arguments were made from
     cwd: Path = Path()
-    artifact: Path | None = None  # where the result goes
-    device: str = ""  # one run at a time on each; "": needs none
+    artifact: Path | None = None  # output path
+    device: str = ""  # each device has one run at a time; "": needs no device
     origin: Literal["dashboard", "command line"] = "dashboard"
+
+    @field_validator("verb")
+    @classmethod
+    def _current_command(cls, verb: str) -> str:
+        return COMMANDS.get(verb, verb)
+
+    @field_validator("settings")
+    @classmethod
+    def _current_settings(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return with_current_names(settings)
 
 
 class Run(Order):
-    """A run as it is. Times are seconds since 1970. No token ever stands here."""
+    """The state of a run. Times are seconds since 1970. Access tokens are never stored here."""
 
     format: Literal[1] = 1
     id: str
     state: State
     created: float
-    queued: float  # its place in the queue; later than `created` once it was resumed
+    queued: float  # position in the queue; later than `created` after a resume
     begun: float | None = None
     ended: float | None = None
-    processes: list[Process] = []  # the keeper, if there is one, comes first
+    processes: list[Process] = []  # the keeper, if any, comes first
     exit_code: int | None = None
     message: str = ""  # why it failed
-    hint: str = ""  # the next step
-    figures: dict[str, JsonValue] = {}  # the plain values of its report
+    hint: str = ""  # what to do next
+    figures: dict[str, JsonValue] = {}  # scalar values of its report
     notes: str = ""
 
     @property
@@ -65,16 +76,16 @@ class Run(Order):
 
     @property
     def goes_on(self) -> bool:
-        """Whether `resume` has something to resume."""
+        """Whether the run can be resumed."""
         return self.state in GOES_ON
 
     def but(self, **changes: Any) -> "Run":
-        """The same run, otherwise in these fields."""
+        """A copy with these fields changed."""
         return self.model_copy(update=changes)
 
 
 def read_record(folder: Path) -> Run:
-    """FileNotFoundError: there is no such run. DamagedError: its record is of no use."""
+    """FileNotFoundError: no such run. DamagedError: its record cannot be read."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     path = folder / RECORD
@@ -91,11 +102,11 @@ def read_record(folder: Path) -> Run:
     return run
 
 
-DELETE = "Look into its folder; deleting the run removes it from the list."
+DELETE = "Inspect its folder, or delete the run to remove it from the list."
 
 
 def write_record(folder: Path, run: Run) -> None:
-    """Replace the record. On a full disk the reserve makes room; OSError where that does not help."""
+    """Replace the record. On a full disk the reserve file is deleted first to make room. OSError if that fails too."""
     content = run.model_dump_json(indent=2).encode()
     reserve = folder / RESERVE
     try:
@@ -105,7 +116,7 @@ def write_record(folder: Path, run: Run) -> None:
             raise
         reserve.unlink()
         _replace(folder / RECORD, content)
-    with suppress(OSError):  # without it there is only less to give up
+    with suppress(OSError):  # the reserve is optional
         if not run.live:
             reserve.unlink(missing_ok=True)
         elif not reserve.exists():
@@ -118,7 +129,7 @@ def _replace(path: Path, content: bytes) -> None:
         with half.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())  # else a power cut may leave an empty file under the new name
+            os.fsync(stream.fileno())  # otherwise a power cut may leave an empty file
         os.replace(half, path)
     except OSError:
         with suppress(OSError):

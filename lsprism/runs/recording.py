@@ -1,8 +1,9 @@
-"""How a command writes down what it does: in the run that a keeper started it for, or in one that it opens itself."""
+"""How a command records its work: in the run that a keeper started it for, or in a new run of its own."""
 
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ from lsprism.runs.process import identify
 from lsprism.runs.record import Order, Run
 from lsprism.runs.runs import Runs
 
-RUN = "LSPRISM_RUN"  # in the environment of a command that a keeper started: the folder of its run
+RUN = "LSPRISM_RUN"  # set by a keeper for its command: the folder of the run
 STOPPED = 130
 
 
 class Recording:
-    """A `with` around one command. Where it cannot write, it says so once, and the command goes on without it."""
+    """A context manager around one command. If it cannot write, it warns once and the command continues unrecorded."""
 
     def __init__(self, order: Order, warn: Callable[[str], None]) -> None:
         self.order, self.warn = order, warn
         self.runs: Runs | None = None
         self.run_id = ""
         self.journal: Journal | None = None
-        self.own = False  # opened here, and not for something that was begun before
+        self.own = False  # a new run, neither started by a keeper nor resumed
         self.report: Any = None
 
     def __enter__(self) -> "Recording":
@@ -39,14 +40,14 @@ class Recording:
         return self
 
     def add(self, event: Any) -> None:
-        """Write one event down."""
+        """Append one event to the log of the run."""
         if isinstance(event, Finished):
             self.report = event.report
         if self.journal is None:
             return
         try:
             self.journal.add(event)
-        except (OSError, ValueError) as error:  # ValueError: text that is no Unicode
+        except (OSError, ValueError) as error:  # ValueError: text that is not valid Unicode
             self._give_up(error)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
@@ -55,17 +56,17 @@ class Recording:
         if self.runs is None:
             return
         try:
-            if self.own and isinstance(error, RequestError):  # said to the user, and nothing was begun
-                self.runs.change(self.run_id, lambda run: self._end(run, error))
+            if self.own and isinstance(error, RequestError):  # already shown to the user, and nothing was started
+                self.runs.change(self.run_id, lambda run: _end(run, error, self.report))
                 self.runs.delete(self.run_id)
             else:
-                self.runs.change(self.run_id, lambda run: self._end(run, error))
+                self.runs.change(self.run_id, lambda run: _end(run, error, self.report))
         except LSPrismError as refusal:
             self._give_up(refusal)
 
     def _open(self) -> None:
         me = identify(os.getpid())
-        if folder := os.environ.pop(RUN, ""):  # popped: a command that this one starts is not the run
+        if folder := os.environ.pop(RUN, ""):  # popped: it does not apply to commands that this one starts
             self.runs, self.run_id = Runs(Path(folder).parents[1]), Path(folder).name
             self.runs.change(self.run_id, lambda run: run.but(processes=[*run.processes, me]))
         else:
@@ -78,7 +79,7 @@ class Recording:
         self.journal = Journal(self.runs.path(self.run_id))
 
     def _before(self, runs: Runs) -> Run | None:
-        """The run that this command resumes."""
+        """The earlier run that this command resumes."""
         if not self.order.settings.get("resume"):
             return None
         same = (run for run in runs.all() if (run.verb, run.artifact) == (self.order.verb, self.order.artifact))
@@ -90,21 +91,29 @@ class Recording:
             **dict(self.order), state="running", begun=time.time(), ended=None, exit_code=None, message="", hint=""
         )
 
-    def _end(self, run: Run, error: BaseException | None) -> Run:
-        ended = run.but(ended=time.time())
-        match error:
-            case None:
-                figures = plain_values(self.report) if self.report is not None else {}
-                return ended.but(state="done", exit_code=0, figures=figures)
-            case KeyboardInterrupt():
-                return ended.but(state="stopped", exit_code=STOPPED)
-            case LSPrismError():
-                return ended.but(state="failed", exit_code=error.exit_code, message=error.message, hint=error.hint)
-        message = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
-        return ended.but(state="failed", exit_code=1, message=message)
-
     def _give_up(self, error: Exception) -> None:
         if self.journal:
             self.journal.close()
             self.journal = None
         self.warn(f"This run is not recorded: {error}")
+
+
+def record_failure(error: LSPrismError) -> None:
+    """Record why a command that a keeper started failed before its `Recording` opened; otherwise do nothing."""
+    if folder := os.environ.pop(RUN, ""):
+        with suppress(LSPrismError, OSError):  # then the keeper records the exit code
+            Runs(Path(folder).parents[1]).change(Path(folder).name, lambda run: _end(run, error))
+
+
+def _end(run: Run, error: BaseException | None, report: Any = None) -> Run:
+    ended = run.but(ended=time.time())
+    match error:
+        case None:
+            figures = plain_values(report) if report is not None else {}
+            return ended.but(state="done", exit_code=0, figures=figures)
+        case KeyboardInterrupt():
+            return ended.but(state="stopped", exit_code=STOPPED)
+        case LSPrismError():
+            return ended.but(state="failed", exit_code=error.exit_code, message=error.message, hint=error.hint)
+    message = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+    return ended.but(state="failed", exit_code=1, message=message)

@@ -1,4 +1,4 @@
-"""All runs of one state folder: read, listed, changed under one lock, noted on, deleted."""
+"""All runs in a state folder: list, read, change (under one lock), annotate, delete."""
 
 import re
 import secrets
@@ -20,23 +20,23 @@ from lsprism.runs.process import any_alive
 from lsprism.runs.record import RECORD, Order, Run, read_record, write_record
 
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-STARTING_S = 20.0  # a new run may be without a process that long
-ENDING_S = 10.0  # for which a process may outlive the end of its work
-LOCK_S = 10.0  # a record is changed in milliseconds; whoever holds the lock longer hangs
+STARTING_S = 20.0  # how long a new run may be without a process
+ENDING_S = 10.0  # how long a process may outlive the end of its work
+LOCK_S = 10.0  # a change takes milliseconds; a process that holds the lock this long hangs
 
 
 class Runs:
-    """The runs in `home` (else the state folder). Any number of processes may look and change at the same time."""
+    """The runs in `home` (default: the state folder). Several processes may read and change them concurrently."""
 
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = expand(home).absolute() if home else state_folder()
         self.folder = self.home / "runs"
-        self._seen: dict[str, tuple[tuple, Run]] = {}  # by id: what the file looked like, and the record in it
+        self._seen: dict[str, tuple[tuple[int, ...], Run]] = {}  # id -> stamp of the file, parsed record
         self._shown: dict[str, Run] = {}
         self._all: tuple[Run, ...] = ()
 
     def all(self) -> tuple[Run, ...]:
-        """The newest first. As long as nothing changes this is the very same tuple, of the very same records."""
+        """Newest first. While nothing changes, this returns the identical tuple of identical records."""
         try:
             names = [entry.name for entry in self.folder.iterdir() if ID.fullmatch(entry.name)]
         except OSError:
@@ -48,19 +48,19 @@ class Runs:
         return self._all
 
     def get(self, run_id: str) -> Run:
-        """One run; RequestError where there is none of that name."""
+        """One run; SpecError if there is none with this id."""
         run = self._look(run_id) if ID.fullmatch(run_id) else None
         if run is None:
-            raise SpecError(f"There is no run {run_id!r}.", "See the list of runs.")
+            raise SpecError(f"Run {run_id!r} does not exist.", "See the list of runs.")
         return run
 
     def path(self, run_id: str) -> Path:
-        """The folder of a run, which may be gone."""
+        """The folder of a run; it may not exist any more."""
         assert ID.fullmatch(run_id)
         return self.folder / run_id
 
     def ahead(self, run: Run) -> list[Run]:
-        """Those that a queued run waits for: at work on its device, or queued there before it."""
+        """The runs that a queued run waits for: active on its device, or queued there before it."""
         if not run.device:
             return []
         mine = (run.queued, run.id)
@@ -74,19 +74,21 @@ class Runs:
         ]
 
     def tail(self, run_id: str, offset: int = 0) -> Tail:
-        """Events from `offset` on, and the offset for the next time."""
+        """Events from `offset` on, and the offset of the next read."""
         return read_events(self.path(self.get(run_id).id), offset)
 
     def progress(self, run_id: str) -> Progress | None:
-        """How far it is; after a resume, what was left before it is no longer foretold."""
+        """The newest progress; an estimate of the time left from before a resume is dropped."""
         run = self.get(run_id)
         moment = newest_progress(self.path(run.id))
-        if moment is None or (run.begun is not None and moment.at >= run.begun):
-            return moment and moment.event
+        if moment is None or not isinstance(moment.event, Progress):
+            return None
+        if run.begun is not None and moment.at >= run.begun:
+            return moment.event
         return moment.event.model_copy(update={"eta_s": None})
 
     def log(self, run_id: str, last_bytes: int = 65536) -> str:
-        """The end of what the command said; nothing for a run from the command line, which said it there."""
+        """The end of the log; empty for a run from the command line, whose output went to the terminal."""
         return read_log(self.path(self.get(run_id).id), last_bytes)
 
     def note(self, run_id: str, text: str) -> Run:
@@ -94,11 +96,11 @@ class Runs:
         return self.change(run_id, lambda run: run.but(notes=text))
 
     def new_id(self) -> str:
-        """Sorted by time, and of the kind that can be said aloud."""
+        """An id that sorts by time and is easy to read aloud."""
         return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
     def create(self, run_id: str, order: Order) -> Run:
-        """Make the folder and the record of a new run; nothing is left where the disk refuses."""
+        """Create folder and record of a new run; nothing is left behind on a disk error."""
         now = time.time()
         run = Run(**dict(order), id=run_id, state="queued", created=now, queued=now)
         with refusals(self.folder):
@@ -113,8 +115,8 @@ class Runs:
         return run
 
     def change(self, run_id: str, how: Callable[[Run], Run | None]) -> Run:
-        """Read, change and write one record, alone; `how` may answer None to leave it as it is."""
-        self.get(run_id)  # without a run there is nothing to lock
+        """Read, change and write one record under the lock; `how` may return None to leave it unchanged."""
+        self.get(run_id)  # fails early if the run does not exist
         with self.alone():
             run = self.get(run_id)
             if run.state == "damaged":
@@ -127,20 +129,20 @@ class Runs:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other process changes a record meanwhile."""
+        """Hold the lock: no other process changes a record meanwhile."""
         with refusals(self.folder):
             lock = FileLock(self.home / "runs.lock")
             try:
                 lock.acquire(timeout=LOCK_S, poll_interval=0.01)
             except Timeout:
-                raise DiskError(f"{lock.lock_file} is held by another process.", "End it, and try again.") from None
+                raise DiskError(f"{lock.lock_file} is held by another process.", "End it and try again.") from None
         try:
             yield
         finally:
             lock.release()
 
     def take_turn(self, run_id: str) -> bool:
-        """Let a queued run begin, unless another is ahead of it; asked often, so the lock is taken only if it may."""
+        """Start a queued run unless another is ahead of it. Called often, so the lock is taken only if it may start."""
 
         def begin(run: Run) -> Run | None:
             if run.state != "queued" or self.ahead(run):
@@ -150,27 +152,29 @@ class Runs:
         return begin(self.get(run_id)) is not None and self.change(run_id, begin).state == "running"
 
     def delete(self, run_id: str, artifact: Path | str | None = None) -> None:
-        """Remove a run's folder; an artifact elsewhere too, where `artifact` names the very place of the record."""
+        """Delete a run's folder; its artifact elsewhere too, if `artifact` is exactly the path in the record."""
         with self.alone():
             run = self.get(run_id)
             if run.live:
                 raise RequestError(f"Run {run_id} is {run.state}.", "Stop it first.")
             if artifact is not None:
                 self._delete_artifact(run, expand(artifact).absolute())
-            hidden = self.folder / f".deleted-{run_id}"  # a kill on the way leaves no half run in the list
+            hidden = self.folder / f".deleted-{run_id}"  # a kill meanwhile leaves no partial run in the list
             with refusals(self.folder):
                 self.path(run_id).replace(hidden)
                 shutil.rmtree(hidden)
 
     def _delete_artifact(self, run: Run, artifact: Path) -> None:
         if artifact != run.artifact:
-            raise RequestError(f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Name that.")
+            raise RequestError(
+                f"The artifact of run {run.id} is at {run.artifact}, not at {artifact}.", "Give that path."
+            )
         if users := [r.id for r in self.all() if r.live and r.artifact == artifact]:
             raise RequestError(f"Run {users[0]} is writing {artifact}.", "Stop it first.")
         part = beside(artifact, ".part")
         places = [path for path, mark in ((artifact, MANIFEST), (part, RECIPE)) if (path / mark).is_file()]
         if not places and artifact.exists():
-            raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "Delete it yourself, if you mean to.")
+            raise RequestError(f"{artifact} is not an artifact of LS-PRISM.", "If you want to, delete it yourself.")
         for place in places:
             with refusals(place):
                 shutil.rmtree(place.resolve())
@@ -178,10 +182,10 @@ class Runs:
                     place.unlink()
 
     def _look(self, run_id: str) -> Run | None:
-        """The run as it is now, or None where its folder is gone."""
+        """The current state of a run, or None if its folder is gone."""
         run = self._read(run_id)
         if run is not None and run.live and not _carried_out(run):
-            run = self._read(run_id)  # what a process wrote before it ended stands there by now
+            run = self._read(run_id)  # the process may have recorded its end meanwhile
             if run is not None and run.live:
                 run = _without_process(run)
         if run is None:
@@ -191,11 +195,11 @@ class Runs:
         return self._shown.get(run_id)
 
     def _read(self, run_id: str) -> Run | None:
-        """The record, parsed again only where the file has changed."""
+        """The record, parsed again only if the file has changed."""
         folder = self.folder / run_id
         try:
             state = (folder / RECORD).stat()
-            mark = (state.st_ino, state.st_mtime_ns, state.st_size)
+            mark: tuple[int, ...] = (state.st_ino, state.st_mtime_ns, state.st_size)
         except OSError:
             mark = ()
         if mark and (seen := self._seen.get(run_id)) and seen[0] == mark:
@@ -212,23 +216,23 @@ class Runs:
 
 
 def _carried_out(run: Run) -> bool:
-    """Whether a process is at work on it, or about to be."""
+    """Whether a process works on it, or is about to."""
     if run.processes:
         return any_alive(run.processes)
     return time.time() - run.queued < STARTING_S
 
 
 def _ending(run: Run) -> bool:
-    """Whether a run that has just noted its end still holds its memory."""
+    """Whether a run that has just recorded its end still holds its memory."""
     return run.ended is not None and time.time() - run.ended < ENDING_S and any_alive(run.processes)
 
 
 def _without_process(run: Run) -> Run:
-    """What became of a run whose processes are gone without a word."""
+    """A run whose processes disappeared without recording an end."""
     if run.state == "stopping":
         return run.but(state="stopped")
-    said = "Its process ended without a word: it was killed, it crashed, or the machine was restarted."
-    return run.but(state="lost", message=said, hint="Resume it; the log may say more.")
+    reason = "The process ended unexpectedly: it was killed, crashed, or the machine was restarted."
+    return run.but(state="lost", message=reason, hint="Resume it. The log may contain details.")
 
 
 def _damaged(folder: Path, error: DamagedError) -> Run:
@@ -248,6 +252,6 @@ def _damaged(folder: Path, error: DamagedError) -> Run:
 
 
 def _same_device(one: str, other: str) -> bool:
-    """'auto' may turn out to be any device; 'cuda' is the first card."""
+    """'auto' can be any device; 'cuda' is the first GPU."""
     names = {"cuda:0" if name == "cuda" else name for name in (one, other)}
     return "" not in names and (len(names) == 1 or "auto" in names)

@@ -1,18 +1,17 @@
-"""A conversation with two models side by side, told what each of them costs.
+"""Chat with two models side by side, in a separate worker process.
 
-    words.py         what is asked of the worker, and what it answers
-    portrait.py      a side's header, read from the module in memory
-    memory.py        how much the worker takes, and giving it back
-    engine.py        two seats: loads, unloads, and answers of both in turn, token by token
-    outgoing.py      tokens on their way out
+    words.py         commands to the worker, and its events
+    portrait.py      summary of a loaded model, computed from its modules
+    memory.py        memory use of the worker, and releasing memory
+    engine.py        loads and unloads the models and interleaves their answers, token by token
+    outgoing.py      batches tokens into events
     worker.py        the process that owns the models
-    talk.py          this end of it: `Talk`, which a dashboard or a script holds
-    conversation.py  turns, what both sides are told, where their answers part
-    votes.py         which answer was the better one
+    talk.py          the client `Talk`, for a dashboard or a script
+    conversation.py  turns, messages of each side, and the first difference between two answers
+    votes.py         votes for the better answer
 
-The models live in one process of its own: a load can be broken off, its memory comes back for certain, and where memory
-runs out the dashboard lives. Nothing here needs torch but the engine and what it
-uses, which the worker alone imports.
+A separate process makes it possible to cancel a load, to release memory completely, and to keep the dashboard alive
+when memory runs out. Only the worker imports the engine, and with it torch.
 """
 
 from lsprism.talk.conversation import Answer, Conversation, Turn, parting, speed_up

@@ -1,4 +1,4 @@
-"""What was asked and answered on both sides, and where their answers part. Frozen values; nothing here computes."""
+"""Prompts and answers of both sides, and the first difference between two answers. Immutable values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,13 +8,13 @@ from lsprism.talk.words import SLOTS, Message, Reason, Slot, Timing, Words
 
 @dataclass(frozen=True)
 class Answer:
-    """One side's, as far as it is; `tokens` and `texts` belong together."""
+    """The answer of one side so far; `texts[i]` is the text of `tokens[i]`."""
 
     tokens: tuple[int | None, ...] = ()
     texts: tuple[str, ...] = ()
     timing: Timing = Timing()
-    reason: Reason | None = None  # why it ended; None: it goes on
-    failure: str = ""  # what went wrong, and the next step
+    reason: Reason | None = None  # why it ended; None: not finished
+    failure: str = ""  # error message and next step
 
     @property
     def text(self) -> str:
@@ -41,7 +41,7 @@ class Conversation:
     turns: tuple[Turn, ...] = ()
 
     def messages(self, slot: Slot, prompt: str, system: str = "") -> list[Message]:
-        """What one side is told: its own answers, not the other's."""
+        """The messages for one side: the conversation with its own answers, and the new prompt."""
         told = [{"role": "system", "content": system}] if system.strip() else []
         for turn in self.turns:
             answer = turn.answers.get(slot)
@@ -54,43 +54,42 @@ class Conversation:
         return Conversation((*self.turns, turn))
 
     def without_last(self) -> tuple["Conversation", str]:
-        """The conversation before its last turn, and that turn's prompt; "" where there is none."""
+        """The conversation without its last turn, and that turn's prompt; "" if there is none."""
         return (Conversation(self.turns[:-1]), self.turns[-1].prompt) if self.turns else (self, "")
 
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two answers say different things for the first time."""
+    """The first difference between two answers."""
 
-    agreed: int  # tokens that are the same
-    places: dict[Slot, tuple[int, int]]  # of the first other token: characters [begin, end) of the answer's text
+    agreed: int  # number of equal tokens before it
+    places: dict[Slot, tuple[int, int]]  # first differing token: characters [begin, end) of each answer's text
 
 
 def parting(answers: Mapping[Slot, Answer], same_tokens: bool) -> Parting | None:
-    """None as long as they agree. Without `same_tokens` (two tokenizers) texts are compared, character by character."""
+    """The first difference; None if there is none so far. Without `same_tokens` (two tokenizers), compares texts."""
     if not all(slot in answers for slot in SLOTS):
         return None
     left, right = (answers[slot] for slot in SLOTS)
     if same_tokens:
-        first = _first_other(left.tokens, right.tokens)
-        numbers = (first, first)
+        one = other = _first_other(left.tokens, right.tokens)
     else:
         character = _first_other(left.text, right.text)
-        numbers = (_token_at(left, character), _token_at(right, character))
-    if None in numbers:
+        one, other = _token_at(left, character), _token_at(right, character)
+    if one is None or other is None:
         return None
-    places = {slot: _span(answers[slot], number) for slot, number in zip(SLOTS, numbers, strict=True)}
-    return Parting(agreed=numbers[0], places=places)
+    places = {slot: _span(answers[slot], number) for slot, number in zip(SLOTS, (one, other), strict=True)}
+    return Parting(agreed=one, places=places)
 
 
 def speed_up(answers: Mapping[Slot, Answer]) -> float | None:
-    """Right side's tokens per second, divided by the left side's."""
-    speeds = [answers[slot].timing.tokens_per_s if slot in answers else None for slot in SLOTS]
-    return speeds[1] / speeds[0] if all(speeds) else None
+    """Tokens per second of the right side divided by those of the left side; None if one is missing."""
+    left, right = (answers[slot].timing.tokens_per_s if slot in answers else None for slot in SLOTS)
+    return right / left if left and right else None
 
 
 def _first_other(one: tuple | str, other: tuple | str) -> int | None:
-    """Place of the first difference; an end of either is none. A token that was never computed is none either."""
+    """Index of the first difference in the common length, ignoring tokens that were never computed; None if equal."""
     pairs = zip(one, other, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b and a is not None and b is not None), None)
 
@@ -106,6 +105,6 @@ def _token_at(answer: Answer, character: int | None) -> int | None:
 
 
 def _span(answer: Answer, number: int) -> tuple[int, int]:
-    """A token without text of its own (an end, a character still open) is an empty place."""
+    """Characters [begin, end) of a token; empty for an end token or an incomplete character."""
     begin = sum(map(len, answer.texts[:number]))
     return begin, begin + len(answer.texts[number])

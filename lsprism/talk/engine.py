@@ -1,7 +1,7 @@
-"""Two seats with a model each: loaded, unloaded, and answering in turn, token by token, on the thread that owns them.
+"""Loads, unloads and runs the models of both sides on one thread. Answers are interleaved, token by token.
 
-Each side's clock runs only inside its own token (see generation/clock.py), so that both may stream at once and the
-speeds mean what they would mean alone.
+The clock of each side runs only during its own tokens (see generation/clock.py), so both sides can stream at once and
+their speeds are the same as alone.
 """
 
 import time
@@ -27,11 +27,11 @@ from lsprism.talk.outgoing import Outgoing
 from lsprism.talk.portrait import portrait
 from lsprism.talk.words import SLOTS, Ask, Began, Failed, Load, News, Seat, Seats, Slot, Unload, Wanted
 
-WARM_UP_PROMPT = 8  # tokens; the first product of a process may have to compile its kernels
+WARM_UP_PROMPT = 8  # tokens; the first product of a process may compile kernels
 
 
 class Engine:
-    """`tell` hears all news. Inside `breakable()` a KeyboardInterrupt may come, which gives up what is being loaded."""
+    """`tell` receives all events. Inside `breakable()`, a KeyboardInterrupt may cancel a load."""
 
     def __init__(
         self, tell: Callable[[News], None], breakable: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -39,7 +39,7 @@ class Engine:
         self.tell, self._breakable = tell, breakable
         self._seats: dict[Slot, Seat] = {}
         self._models: dict[Slot, LoadedModel] = {}
-        self._note = ""  # why both are not in memory together
+        self._note = ""  # why the models are not in memory together; "": they are
 
     def load(self, asked: Load) -> None:
         for slot, wanted in asked.seats.items():
@@ -54,7 +54,7 @@ class Engine:
             self._note = ""
 
     def answer(self, asked: Ask, stop: Event) -> None:
-        """Both sides in turn where both are in memory; where they do not fit, one answers before the other comes."""
+        """Answer on both sides, interleaved. If both models do not fit, one answers before the other is loaded."""
         ready: list[Slot] = []
 
         def decode() -> None:
@@ -69,7 +69,7 @@ class Engine:
         decode()
 
     def _decode(self, asked: Ask, slots: list[Slot], stop: Event) -> None:
-        """Those sides token by token in turn; where their keys and values do not fit beside each other, one by one."""
+        """Interleave the answers of these sides; one after the other if their KV caches do not fit together."""
         prompts, needs = {}, {}
         for slot in slots:
             with self._refusals(asked.work, slot):
@@ -79,21 +79,21 @@ class Engine:
         free = room.free_bytes(self._device())
         together = [list(prompts)] if sum(needs.values()) < free else [[slot] for slot in prompts]
         for side in together:
-            what = "answering" if len(together) == 1 else "answering one by one, for want of memory"
+            what = "answering" if len(together) == 1 else "answering one at a time (low memory)"
             self.tell(Began(work=asked.work, what=what))
             self._stream(asked, {slot: prompts[slot] for slot in side}, stop)
 
     def _prompt(self, slot: Slot, asked: Ask) -> tuple[torch.Tensor, int]:
-        """The prompt [1, n], and the bytes of the keys and values of the longest answer; ResourceError: too many."""
+        """The prompt [1, n], and the bytes of the KV cache for the longest answer; ResourceError if it does not fit."""
         model, prompt = self._models[slot], asked.prompts[slot]
         tokens = encode(model.tokenizer, prompt, chat=False if isinstance(prompt, str) else None)
         most = longest_answer(model.model, tokens, asked.spec)
         need, free = cache_bytes(model.model, tokens.shape[1] + most), room.free_bytes(str(model.device))
         if need >= free:
             raise ResourceError(
-                f"An answer of up to {most:,} tokens needs about {need / 1e9:.1f} GB for what the model remembers of"
-                f" the text, {free / 1e9:.1f} GB are free.",
-                "Set fewer tokens at most, or close other programs.",
+                f"An answer of up to {most:,} tokens needs about {need / 1e9:.1f} GB for the KV cache,"
+                f" but {free / 1e9:.1f} GB are free.",
+                "Reduce the maximum number of new tokens, or close other programs.",
             )
         return tokens, need
 
@@ -114,7 +114,7 @@ class Engine:
         outgoing.flush()
 
     def _bring(self, work: int, slot: Slot, wanted: Wanted, make_way: Callable[[], None] = lambda: None) -> None:
-        """Have the model in memory at this seat; `make_way` is called before the other one has to go."""
+        """Load the model of this side unless it is in memory; `make_way` is called before the other one is unloaded."""
         seat = self._seats.get(slot)
         if slot in self._models and seat is not None and seat.wanted == wanted:
             return
@@ -130,15 +130,15 @@ class Engine:
             self._seats[slot] = Seat(wanted=wanted, portrait=header, resident=True, seconds=seconds)
 
     def _loaded(self, slot: Slot, wanted: Wanted, make_way: Callable[[], None]) -> LoadedModel:
-        with self._breakable():  # it may have to be fetched
+        with self._breakable():  # may download the model
             side = room.side_of(resolve(wanted.model_id), wanted.device, wanted.dtype)
         need, free = round(room.ROOM * side.bytes() + room.BESIDE), room.free_bytes(side.device)
         others = [other for other in self._models if other != slot]
         if need >= free and others:
             make_way()
             self._note = (
-                f"Both do not fit into memory: {wanted.model_id} needs about {need / 1e9:.1f} GB and"
-                f" {free / 1e9:.1f} GB are free beside the other side. They take turns: each is loaded when it answers."
+                f"Not enough memory for both models: {wanted.model_id} needs about {need / 1e9:.1f} GB, and"
+                f" {free / 1e9:.1f} GB are free. Models are swapped: each is loaded when it is needed."
             )
             self._leave(*others)
             free = room.free_bytes(side.device)
@@ -146,7 +146,7 @@ class Engine:
             self._note = ""
         if need >= free:
             raise ResourceError(
-                f"{wanted.model_id} needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
+                f"{wanted.model_id} needs about {need / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free.",
                 "Close other programs, or choose a smaller model.",
             )
         with self._breakable():
@@ -156,12 +156,12 @@ class Engine:
         return loaded
 
     def _shared(self, wanted: Wanted) -> LoadedModel | None:
-        """The other side's model, where it is the same one."""
+        """The other side's model if it is the same one."""
         same = [self._models[slot] for slot in self._models if self._seats[slot].wanted == wanted]
         return same[0] if same else None
 
     def _leave(self, *slots: Slot) -> None:
-        """Out of memory; the seats stay theirs."""
+        """Unload models, which are loaded again when needed."""
         for slot in self._models.keys() & set(slots):
             del self._models[slot]
             self._seats[slot] = self._seats[slot].model_copy(update={"resident": False})
@@ -169,13 +169,13 @@ class Engine:
 
     @contextmanager
     def _seating(self, slots: tuple[Slot, ...] | list[Slot]) -> Iterator[None]:
-        """Tell who sits where afterwards, whatever came of it. A seat that was to be taken and was not is empty."""
+        """Report the loaded models afterwards, also on errors. A side whose load failed has no model."""
         device = self._device()
         before = memory_on(device)
         try:
             yield
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold half a model
+            traceback.clear_frames(error.__traceback__)  # they reference a partly loaded model
             raise
         finally:
             for slot in slots:
@@ -191,11 +191,11 @@ class Engine:
 
     @contextmanager
     def _refusals(self, work: int, slot: Slot) -> Iterator[None]:
-        """What goes wrong on one side is told there, and leaves the other alone."""
+        """Report an error of one side without affecting the other."""
         try:
             yield
         except LSPrismError as error:
             self.tell(Failed(work=work, slot=slot, message=error.message, hint=error.hint))
-        except Exception as error:  # whatever a model's own code raises, an allocator that finds no memory among it
+        except Exception as error:  # anything that a model's own code raises, including out-of-memory errors
             message = f"{type(error).__name__}: {error}".partition("\n")[0]
             self.tell(Failed(work=work, slot=slot, message=message, hint="Unload a model, or choose another dtype."))

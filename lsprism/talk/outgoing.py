@@ -1,4 +1,4 @@
-"""Tokens on their way out: sent together a few times a second, so that telling costs less than computing."""
+"""Sends tokens in batches, a few times per second, so that sending costs less than computing them."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ EVERY_S = 0.08
 
 
 class Outgoing:
-    """The words of the answers to one question."""
+    """The token events of one request."""
 
     def __init__(self, tell: Callable[[News], None], work: int) -> None:
         self._tell, self._work = tell, work

@@ -1,10 +1,11 @@
-"""A side's header, read from the module in memory: a wrong file, a wrong seat or a lost layer would show here."""
+"""Summary of a loaded model, computed from its modules: a wrong file or a missing layer would be visible in it."""
 
 import hashlib
 import json
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lsprism.evaluation.sides import Side
 from lsprism.evaluation.sizes import sizes
@@ -16,7 +17,7 @@ from lsprism.talk.words import Portrait
 
 
 def portrait(loaded: LoadedModel) -> Portrait:
-    """Reads every tensor once, for its hash."""
+    """Summarize a loaded model. Reads every tensor once, for the hash."""
     model, size = loaded.model, sizes(loaded)
     packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
     ranks = [module.form.rank for module in packed if module.form.rank]
@@ -38,10 +39,10 @@ def portrait(loaded: LoadedModel) -> Portrait:
     )
 
 
-def zeros(model: nn.Module) -> float | None:
-    """Share of the places in the layers of the blocks that hold no number, of the sparse part where there are factors.
+def zeros(model: PreTrainedModel) -> float | None:
+    """Fraction of zero entries in the layers of the blocks, with low-rank factors of their sparse part.
 
-    Layers that are factors only have no such places; None where no other layer is left.
+    Excludes layers that are purely low-rank; None if all are.
     """
     nothing = places = 0
     for layer in _layers(model):
@@ -53,7 +54,7 @@ def zeros(model: nn.Module) -> float | None:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Of the names, dtypes, shapes and bytes of all tensors; one that stands in two places counts in both."""
+    """Hash of the names, dtypes, shapes and bytes of all tensors; a tied tensor counts under each of its names."""
     digest, before = hashlib.sha256(), {}
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -64,16 +65,17 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """The packed ones, or for a dense model those that would be packed."""
-    packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The packed layers, or for a dense model the layers that would be compressed."""
+    packed: list[nn.Module] = [module for module in model.modules() if isinstance(module, PrismLinear)]
     return packed or [model.get_submodule(site.name) for site in dissect(model).sites]
 
 
 def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
-    """The numbers that are held one by one, and the shape of the matrix that they stand in."""
+    """The dense or sparse values of a layer, None if it is purely low-rank, and the shape of its matrix."""
     if not isinstance(layer, PrismLinear):
-        return layer.weight, tuple(layer.weight.shape)
+        weight = layer.get_parameter("weight")
+        return weight, (weight.shape[0], weight.shape[1])
     shape = (layer.out_features, layer.in_features)
     match layer.form:
         case Sparse(values=values) | SparseLowRank(sparse=Sparse(values=values)):
@@ -83,4 +85,4 @@ def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -1,4 +1,4 @@
-"""This end of the worker: starts it when it is needed, hears its news, and shows each piece of work as it is."""
+"""Client of the worker: starts it on demand, receives its events, and tracks the progress of each request."""
 
 import atexit
 import os
@@ -38,27 +38,27 @@ from lsprism.talk.words import (
 )
 
 PROGRAM = (sys.executable, "-P", "-m", "lsprism.talk.worker")
-PATIENCE_S = 6.0  # for work that was told to stop; then its process is ended
-ALIVE_S = 1.0
+PATIENCE_S = 6.0  # time to react to a stop before the worker is killed
+ALIVE_S = 1.0  # longest interval between two items of Work.watch
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-STARTING, WAITING = "starting the models' process", "waiting for another question"
+STARTING, WAITING = "starting the model worker", "waiting for another request"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A piece of work as it is at one moment."""
+    """The state of a request at one moment."""
 
     what: str
     slot: Slot | None = None
     answers: Mapping[Slot, Answer] = field(default_factory=dict)
-    failure: str = ""  # of no side alone
+    failure: str = ""  # error of the whole request, not of one side
     ended: bool = False
     stopped: bool = False
 
 
 @dataclass(frozen=True)
 class Seating:
-    """Who is in memory, and what the last change there meant."""
+    """The loaded models, and the effect of the last change on memory."""
 
     seats: Mapping[Slot, Seat] = field(default_factory=dict)
     together: bool = True
@@ -68,12 +68,12 @@ class Seating:
 
     @property
     def same_tokens(self) -> bool:
-        """Both sides number the same tokens."""
+        """Whether both sides have the same tokenizer."""
         return len({seat.portrait.tokenizer_sha256 for seat in self.seats.values()}) == 1
 
 
 class Work:
-    """A piece of work under way: answers, or loading and unloading, which are told in the same words."""
+    """A request in progress: answering, loading or unloading."""
 
     def __init__(self, number: int, slots: Sequence[Slot], what: str, changed: threading.Condition) -> None:
         self.number, self.begun = number, False
@@ -81,8 +81,10 @@ class Work:
         self._changed = changed
 
     def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
-        """As it goes on, at most so often and at least every ALIVE_S, so that whoever reads may leave; the last one has
-        ended."""
+        """Yield the progress until it has ended, at most every `every_s` and at least every ALIVE_S seconds.
+
+        Yields even without changes, so that a reader that has gone away is noticed.
+        """
         seen = self.progress
         yield seen
         while not seen.ended:
@@ -91,7 +93,7 @@ class Work:
             yield seen
 
     def wait(self) -> Progress:
-        """WorkError where all of it failed; a side that failed says so in its answer."""
+        """Wait for the end. Raises WorkError if the whole request failed; an error of one side is in its answer."""
         *_, last = self.watch()
         if last.failure:
             raise WorkError(last.failure)
@@ -104,7 +106,7 @@ class Work:
 
 
 class Talk:
-    """Two models to talk to. Any thread may ask; the work is done in the order in which it was asked for."""
+    """Chat with two models. Thread-safe; requests are processed in order."""
 
     def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         self._program = program
@@ -112,7 +114,7 @@ class Talk:
         self._process: subprocess.Popen | None = None
         self._open: dict[int, Work] = {}
         self._count = 0
-        self._reason = ""  # why this end has ended the process
+        self._reason = ""  # why this client has killed the process
         self.seating = Seating()
         atexit.register(self.close)
 
@@ -125,14 +127,14 @@ class Talk:
     def ask(
         self, seats: Mapping[Slot, Wanted], prompts: Mapping[Slot, str | list[Message]], spec: GenerateSpec
     ) -> Work:
-        """Let each side answer its prompt: messages by its chat template, a text by going on from it.
+        """Let each side answer its prompt: messages by its chat template, a text as a plain completion.
 
-        A model that is not in its seat is loaded first.
+        A model that is not in memory is loaded first.
         """
         return self._begin(list(prompts), Ask, seats=dict(seats), prompts=dict(prompts), spec=spec)
 
     def stop(self, work: Work) -> None:
-        """Tell a piece of work to end. One that waits ends at once, one that does not hear is ended by force."""
+        """Stop a request. One that has not started ends at once; if it does not react in time, the worker is killed."""
         with self._changed:
             if work.progress.ended or self._process is None:
                 return
@@ -145,14 +147,14 @@ class Talk:
         timer.start()
 
     def close(self) -> None:
-        """End the process; the next request starts another."""
-        self._kill("The models' process was closed.")
+        """End the worker; the next request starts another one."""
+        self._kill("The model worker was closed.")
 
     def _begin(self, answering: Sequence[Slot], kind: type[Load] | type[Unload] | type[Ask], **fields: object) -> Work:
         with self._changed:
             self._count += 1
             command = kind(work=self._count, **fields)
-            what = WAITING if self._open else STARTING if self._process is None else "beginning"
+            what = WAITING if self._open else STARTING if self._process is None else "starting"
             work = Work(self._count, answering, what, self._changed)
             self._start()
             self._open[work.number] = work
@@ -169,19 +171,21 @@ class Talk:
                 self._program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
             )
         except OSError as error:
-            reason = f"The models' process cannot be started: {error.strerror or error}."
+            reason = f"The model worker cannot be started: {error.strerror or error}."
             raise WorkError(reason, "Close other programs and try again.") from error
         self._process, self._reason = process, ""
         threading.Thread(target=self._listen, args=[process], daemon=True, name="lsprism-talk").start()
 
     def _send(self, command: BaseModel) -> None:
-        with suppress(OSError):  # it has just ended, which `_listen` will tell
+        with suppress(OSError):  # it has just ended, which `_listen` reports
+            assert self._process is not None and self._process.stdin is not None
             self._process.stdin.write(command.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
     def _listen(self, process: subprocess.Popen) -> None:
+        assert process.stdout is not None
         for line in process.stdout:
-            with suppress(ValidationError):  # cut short by the end of the process
+            with suppress(ValidationError):  # truncated by the end of the process
                 self._hear(read_news(line))
         code = process.wait()
         with self._changed:
@@ -211,9 +215,7 @@ class Talk:
 
     def _end_for_certain(self, work: Work, process: subprocess.Popen) -> None:
         if not work.progress.ended and self._process is process:
-            self._kill(
-                "It did not stop in time, so the models' process was ended. Both models have to be loaded again."
-            )
+            self._kill("It did not stop in time, so the model worker was ended. Both models have to be loaded again.")
 
     def _kill(self, reason: str) -> None:
         with self._changed:
@@ -237,7 +239,7 @@ def _after(progress: Progress, news: Began | Words | Failed) -> Progress:
 
 
 def _why(code: int) -> str:
-    """What became of a process that nobody here has ended."""
+    """Explain the exit code of a worker that this client has not ended."""
     if code == -9:
-        return "The system ended the models' process, most likely because memory ran out. Choose smaller models."
-    return f"The models' process ended with code {code}; the terminal may say why. Ask again to start it anew."
+        return "The model worker was killed by the system, probably out of memory. Choose smaller models."
+    return f"The model worker ended with code {code}; see the terminal. Send another prompt to restart it."

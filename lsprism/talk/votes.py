@@ -1,4 +1,4 @@
-"""Which answer was the better one: a line for each vote, only ever appended, and what they add up to."""
+"""Votes for the better answer: an append-only file with a line per vote, and their counts."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from pydantic import ValidationError
 from lsprism.errors import DiskError
 from lsprism.json_files import parse
 from lsprism.reports import Record
-from lsprism.talk.words import SLOTS, Slot
+from lsprism.talk.words import Slot
 
 FILE = "votes.jsonl"
-Z = 1.96  # of the normal distribution: 95 %
+Z = 1.96  # 97.5 % quantile of the normal distribution
 Verdict = Literal["left", "right", "equal", "bad"]
 
 
 class Vote(Record):
-    """What was asked and answered is not kept."""
+    """One vote, without the prompt and the answers."""
 
     at: float  # seconds since 1970
     verdict: Verdict
-    blind: bool  # the names were hidden, and the sides shuffled
+    blind: bool  # model names were hidden and sides shuffled
     labels: dict[Slot, str]
-    weights: dict[Slot, str]  # hashes: the same two models whatever they are called
+    weights: dict[Slot, str]  # hashes of the weights, which identify the models
 
 
 class Tally(Record):
-    """Of the votes on one pair of models, as the sides are now."""
+    """Counts of the votes on one pair of models, by their current sides."""
 
     left: int = 0
     right: int = 0
@@ -40,20 +40,20 @@ class Tally(Record):
         return self.left + self.right
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share of decided votes that the right side wins; Wilson 1927."""
+        """95 % confidence interval of the right side's fraction of decided votes (Wilson score interval, 1927)."""
         n, share = self.decided, self.right / self.decided
         middle, width = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
         return (middle - width) / (1 + Z**2 / n), (middle + width) / (1 + Z**2 / n)
 
 
 class Votes:
-    """All votes of one state folder."""
+    """The votes file of a state folder."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
 
     def add(self, vote: Vote) -> None:
-        """DiskError where it cannot be written."""
+        """Append a vote; DiskError if it cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as stream:
@@ -65,7 +65,7 @@ class Votes:
             ) from error
 
     def all(self) -> list[Vote]:
-        """A line that is damaged is passed over."""
+        """Read all votes; damaged lines are skipped."""
         try:
             lines = self.path.read_bytes().splitlines()
         except OSError:
@@ -74,7 +74,7 @@ class Votes:
 
 
 def tally(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> Tally:
-    """Of the votes on these two models, whichever side they were on; the blind ones, or those with names in sight."""
+    """Count the votes on these two models, on either side: the blind ones, or the open ones."""
     counts = dict.fromkeys(("left", "right", "equal", "bad"), 0)
     for vote in votes:
         if vote.blind == blind and sorted(vote.weights.values()) == sorted(weights.values()):
@@ -84,8 +84,8 @@ def tally(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> Tally
 
 
 def _other(verdict: Verdict) -> Verdict:
-    left, right = SLOTS
-    return {left: right, right: left}.get(verdict, verdict)
+    crossed: dict[Verdict, Verdict] = {"left": "right", "right": "left"}
+    return crossed.get(verdict, verdict)
 
 
 def _vote(line: bytes) -> Vote | None:

@@ -1,4 +1,4 @@
-"""What is asked of the worker and what it answers, a line of JSON each. Bytes are bytes, seconds end in `_s`."""
+"""Commands to the worker and events from it, one line of JSON each. Times in seconds end in `_s`."""
 
 from typing import Annotated, Literal
 
@@ -14,9 +14,9 @@ Reason = Literal["eos", "length", "stopped", "failed"]
 
 
 class Wanted(Request):
-    """A model, and how it is to be loaded."""
+    """A model, and how to load it."""
 
-    model_id: Text = Field(min_length=1, description="artifact, hub id, folder, .gguf file, or demo")
+    model_id: Text = Field(min_length=1, description="artifact, Hub id, folder, .gguf file, or demo")
     device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     dtype: DtypeName = Field("auto", description="auto: the model's own")
 
@@ -34,58 +34,58 @@ class Unload(Request):
 
 
 class Ask(Request):
-    """Answer; a side whose model is not in memory is loaded first."""
+    """Answer prompts. A model that is not in memory is loaded first."""
 
     kind: Literal["ask"] = "ask"
     work: int
     seats: dict[Slot, Wanted]
-    prompts: dict[Slot, str | list[Message]]  # a text is completed, messages are answered
+    prompts: dict[Slot, str | list[Message]]  # text: plain completion; messages: chat template
     spec: GenerateSpec
 
 
 class Stop(Request):
-    """The work of this number, whether it has begun or not."""
+    """Stop a request, whether it has started or not."""
 
     kind: Literal["stop"] = "stop"
     work: int
 
 
 class Memory(Record):
-    """Of the worker, at one moment."""
+    """Memory use of the worker, in bytes."""
 
-    taken: int  # resident bytes of the process; on CUDA what PyTorch has taken of the device
-    free: int  # bytes that are free where the models are
+    taken: int  # resident memory of the process; on CUDA the device memory reserved by PyTorch
+    free: int  # free memory on the device of the models
 
 
 class Portrait(Record):
-    """What a model in memory is, counted from the module itself and not from what its files say."""
+    """A loaded model, computed from its modules and not from its files."""
 
     model_id: str
     label: str  # 'hybrid 0.5', or the name of a dense model
     kept_parameters: int
-    model_parameters: int  # before compression; tied weights once
-    zeros: float | None  # share of the places in the blocks' layers that hold no number; None: factors only
-    mean_rank: float | None  # over the layers that have factors; None: none has
+    model_parameters: int  # before compression; tied weights count once
+    zeros: float | None  # fraction of zero entries in the blocks' layers; None: all are purely low-rank
+    mean_rank: float | None  # over the layers with low-rank factors; None: no such layers
     packed_layers: int
-    resident_bytes: int  # of all tensors
+    resident_bytes: int  # all tensors
     dtype: str
     device: str
-    chats: bool  # it has a chat template; else messages are completed as plain text
+    chats: bool  # has a chat template; otherwise messages are completed as plain text
     weights_sha256: str  # of all tensors in memory
-    tokenizer_sha256: str  # equal ones number the same tokens
+    tokenizer_sha256: str  # of the vocabulary
 
 
 class Seat(Record):
-    """One side's place, taken. `resident` False: both do not fit, it is loaded again when it answers."""
+    """The model of one side. `resident` is False while it is swapped out because both do not fit into memory."""
 
     wanted: Wanted
     portrait: Portrait
     resident: bool
-    seconds: float  # that loading took
+    seconds: float  # loading time
 
 
 class Timing(Record):
-    """What one answer has cost its side alone; the other side's time does not count."""
+    """Timing of one answer, excluding the time of the other side."""
 
     tokens: int = 0
     first_token_s: float | None = None
@@ -93,7 +93,7 @@ class Timing(Record):
 
 
 class Began(Record):
-    """The worker turns to a piece of work; `what` says to what part of it."""
+    """The worker has started a step of a request, described by `what`."""
 
     kind: Literal["began"] = "began"
     work: int
@@ -102,9 +102,9 @@ class Began(Record):
 
 
 class Seats(Record):
-    """Who sits where after something was loaded or unloaded, and the memory before that and after it.
+    """The loaded models after a load or unload, with the memory use before and after it.
 
-    `together` False: both do not fit into memory, and `note` has the arithmetic.
+    `together` is False if both do not fit into memory; then `note` explains the sizes.
     """
 
     kind: Literal["seats"] = "seats"
@@ -116,7 +116,7 @@ class Seats(Record):
 
 
 class Words(Record):
-    """Tokens that one side has added, with the text that each brought (which may be empty)."""
+    """New tokens of one side, with the text of each (which may be empty)."""
 
     kind: Literal["words"] = "words"
     work: int
@@ -124,11 +124,11 @@ class Words(Record):
     tokens: list[int | None]  # None: stopped before this one was computed
     texts: list[str]
     timing: Timing
-    reason: Reason | None = None  # with the last words
+    reason: Reason | None = None  # in the last event of an answer
 
 
 class Failed(Record):
-    """One side could not, or all of the work where no slot is named."""
+    """An error of one side, or of the whole request if `slot` is None."""
 
     kind: Literal["failed"] = "failed"
     work: int

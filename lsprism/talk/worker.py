@@ -1,7 +1,7 @@
-"""python -m lsprism.talk.worker: the process that owns the models; commands come in, news go out, a line of JSON each.
+"""python -m lsprism.talk.worker: the process that owns the models. Reads commands and writes events as JSON lines.
 
-All work is done on the main thread; a thread beside it reads, so that a stop is heard at once. The process ends when
-its input does, so it does not outlive whoever started it.
+All work is done on the main thread; a second thread reads commands, so that a stop takes effect at once. The process
+ends when its input is closed, so it does not outlive its parent.
 """
 
 import _thread
@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lsprism.talk.words import Ask, Command, Ended, Load, Stop, read_command
+from lsprism.talk.words import Ask, Command, Ended, Load, Stop, Unload, read_command
 
 if TYPE_CHECKING:
     from lsprism.talk.engine import Engine
 
 
 class Inbox:
-    """Commands in their order. Stops are heard on another thread, while the main one works."""
+    """The command queue. Stops are received on another thread while the main one works."""
 
     def __init__(self) -> None:
         self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stops: dict[int, threading.Event] = {}
-        self._current = -1  # the work at hand
-        self._breakable = False  # of the main thread alone, which handles the signal too
+        self._current = -1  # number of the current request
+        self._breakable = False  # used only on the main thread, which also handles the signal
 
     def listen(self) -> None:
-        """Read until the other end is closed."""
+        """Read commands until the input is closed, then exit."""
         for line in sys.stdin.buffer:
             command = read_command(line)
             if isinstance(command, Stop):
@@ -43,7 +43,7 @@ class Inbox:
         os._exit(0)
 
     def take(self) -> tuple[Command, threading.Event]:
-        """The next command, and what says that it is to stop."""
+        """The next command, and the event that stops it."""
         command = self.commands.get()
         self._current = command.work
         return command, self.stop_of(command.work)
@@ -53,16 +53,16 @@ class Inbox:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Inside, a stop interrupts the main thread; elsewhere it waits until it is asked for."""
+        """Inside the `with`, a stop raises KeyboardInterrupt on the main thread; elsewhere it only sets the event."""
         self._breakable = True
         try:
-            self.interrupt()  # the stop may have come before
+            self.interrupt()  # a stop may already be set
             yield
         finally:
             self._breakable = False
 
     def interrupt(self, *_: object) -> None:
-        """SIGINT: a stop, or Ctrl-C in the terminal, which is for whoever started this process."""
+        """SIGINT handler: from a stop, or from Ctrl-C in the terminal, which the parent process handles."""
         if self._breakable and self.stop_of(self._current).is_set():
             self._breakable = False
             raise KeyboardInterrupt
@@ -73,7 +73,7 @@ class Inbox:
 
 def main() -> None:
     sink = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no news
+    os.dup2(2, 1)  # keep output of libraries out of the event stream
     inbox = Inbox()
     signal.signal(signal.SIGINT, inbox.interrupt)
     threading.Thread(target=inbox.listen, daemon=True).start()
@@ -87,7 +87,7 @@ def main() -> None:
     engine = Engine(tell, inbox.breakable)
     while True:
         command, stop = inbox.take()
-        with suppress(KeyboardInterrupt):  # a load was broken off, and the engine has told what is left
+        with suppress(KeyboardInterrupt):  # a canceled load, which the engine has already reported
             _carry_out(engine, command, stop)
         tell(Ended(work=command.work, stopped=stop.is_set()))
         inbox.forget(command.work)
@@ -101,7 +101,7 @@ def _carry_out(engine: "Engine", command: Command, stop: threading.Event) -> Non
             engine.load(command)
         case Ask():
             engine.answer(command, stop)
-        case _:
+        case Unload():
             engine.unload(command)
 
 

@@ -1,5 +1,5 @@
-"""The dashboard: one file per tab, each a form that becomes a spec, and reports that become figures.
+"""The dashboard: one file per tab. Forms become specs; reports become tables and charts.
 
-A tab is a module with `build(context)`, called inside its `gr.Tab`. Handlers read, ask and show; what is shown is made
-by pure functions, in charts/ and in the files here that do not import gradio.
+A tab is a module with `build(context)`, called inside its `gr.Tab`. Handlers read, validate and show; HTML and charts
+are made by pure functions, in charts/ and in the files here that do not import gradio. All texts are in texts/.
 """

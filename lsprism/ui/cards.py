@@ -1,6 +1,6 @@
-"""A run as HTML: how far it is, its layers as they come, what became of it. Pure; no gradio.
+"""A run as HTML: progress, layers, and the result. Pure; no gradio.
 
-Whatever a user, a model or a file wrote is escaped here.
+Everything that a user, a model or a file wrote is escaped here.
 """
 
 import time
@@ -9,33 +9,19 @@ from html import escape
 from pathlib import Path
 
 from lsprism.charts.layers import grid
-from lsprism.charts.units import amount, duration, size
 from lsprism.reports import CompressionReport, LayerReport
 from lsprism.runs import Run
+from lsprism.ui.texts import Pair
+from lsprism.ui.texts import common as texts
 from lsprism.ui.watch import View
+from lsprism.units import amount, duration, size
 
-WORDS = {
-    "queued": "waiting for its turn",
-    "running": "running",
-    "stopping": "stopping",
-    "stopped": "stopped",
-    "done": "done",
-    "failed": "failed",
-    "lost": "lost",
-    "damaged": "its record is damaged",
-}
 KINDS = {"running": "live", "stopping": "live", "queued": "live", "done": "good", "failed": "bad", "lost": "bad"}
-STEPS = {
-    "teach": "the dense block's answers",
-    "measure": "reading the inputs",
-    "compress": "compressing",
-    "learn": "learning to answer as before",
-    "propagate": "handing on the outputs",
-}
 
 
-def empty(title: str, text: str) -> str:
-    """What to do next where there is nothing to show."""
+def empty(pair: Pair) -> str:
+    """An empty state: what is missing, and what to do next."""
+    title, text = pair
     return f'<div class="empty"><strong>{escape(title)}</strong><p>{escape(text)}</p></div>'
 
 
@@ -44,20 +30,22 @@ def title_of(run: Run) -> str:
     model = str(run.settings.get("model_id") or "")
     name = model.rstrip("/").rpartition("/")[2] if len(model) > 40 else model
     method, sparsity = run.settings.get("method"), run.settings.get("sparsity")
-    how = f"{method} at {sparsity:g}" if method and isinstance(sparsity, int | float) else run.verb
+    how = run.verb
+    if method and isinstance(sparsity, int | float):
+        how = texts.AT_SPARSITY.format(method=method, sparsity=sparsity)
     if run.verb == "spectra":
-        return f"singular values of {Path(model).parent.name or model}"
-    if run.settings.get("sparsities"):
-        how = f"study of {run.settings.get('sparsities')}".replace("[", "").replace("]", "")
-    return ", ".join(filter(None, (name, how))) or "unknown"
+        return texts.SPECTRA.format(model=Path(model).parent.name or model)
+    if sparsities := run.settings.get("sparsities"):
+        how = texts.SWEEP.format(sparsities=str(sparsities).strip("[]"))
+    return ", ".join(filter(None, (name, how))) or texts.UNKNOWN
 
 
 def badge(run: Run) -> str:
-    return f'<span class="badge {KINDS.get(run.state, "")}">{WORDS[run.state]}</span>'
+    return f'<span class="badge {KINDS.get(run.state, "")}">{texts.STATES[run.state]}</span>'
 
 
 def progress_card(view: View) -> str:
-    """Title, state, bar with time left, layers, and the result or the reason."""
+    """Title, state, bar with time left, layers, and the result or the error."""
     run = view.run
     head = f'<div class="head"><strong>{escape(title_of(run))}</strong>{badge(run)}<code>{escape(run.id)}</code></div>'
     parts = [head, _bar(view), layer_bars(view.layers, view.blocks)]
@@ -72,12 +60,12 @@ def progress_card(view: View) -> str:
 
 
 def queue(live: Sequence[Run], shown_id: str) -> str:
-    """All other runs that are at work or wait, each a link that opens it."""
+    """All other active runs, queued ones too; each is a link that opens it."""
     others = [run for run in reversed(live) if run.id != shown_id]
     if not others:
         return ""
     lines = "".join(f"<li>{link(run)}{badge(run)}</li>" for run in others)
-    return f'<div class="card"><h3>Also at work, or waiting</h3><ul class="queue">{lines}</ul></div>'
+    return f'<div class="card"><h3>{texts.OTHER_RUNS}</h3><ul class="queue">{lines}</ul></div>'
 
 
 def link(run: Run) -> str:
@@ -87,67 +75,72 @@ def link(run: Run) -> str:
 def _bar(view: View) -> str:
     run, progress = view.run, view.progress
     if run.state == "queued":
-        runs = "the run" if view.ahead == 1 else f"{view.ahead} runs"
-        return f'<p class="quiet">Begins after {runs} before it.</p>' if view.ahead else '<p class="quiet">Begins …</p>'
+        ahead = texts.ONE_RUN if view.ahead == 1 else texts.RUNS.format(count=view.ahead)
+        return f'<p class="quiet">{texts.QUEUED.format(ahead=ahead) if view.ahead else texts.NEXT}</p>'
     share = 1.0 if run.state == "done" else progress.fraction if progress else 0.0
     left = ""
     if run.live and progress and progress.eta_s is not None and progress.elapsed_s:
-        left = f"{duration(progress.eta_s)} left"
+        left = texts.LEFT.format(time=duration(progress.eta_s))
     elif run.live and progress:
-        left = f"time left: known after this {'block' if view.stage == 'compress' else 'part'}"
-    stage = view.stage or "starting"
+        left = texts.ESTIMATING
+    stage = view.stage or texts.STARTING
     if run.live and progress and stage == "compress":
-        stage = f"block {progress.block} of {progress.of} · {STEPS.get(progress.step, progress.step)}"
+        step = texts.STEPS.get(progress.step, progress.step)
+        stage = texts.BLOCK.format(block=progress.block, count=progress.of, step=step)
     elif run.live and progress and stage == "heal":
-        stage = f"step {progress.block} of {progress.of} · the whole model learns"
+        stage = texts.DISTILLATION.format(step=progress.block, count=progress.of)
     elif not run.live:
         took = (run.ended or 0) - (run.begun or 0)
-        stage = f"took {duration(took)}" if run.begun and run.ended else ""
+        stage = texts.TOOK.format(time=duration(took)) if run.begun and run.ended else ""
     moving = " moving" if run.live else ""
     return (
         f'<div class="bar{moving}" role="progressbar" aria-valuenow="{share * 100:.0f}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="progress"><i style="width:{share:.1%}"></i></div>'
+        f'aria-valuemax="100" aria-label="{texts.PROGRESS}"><i style="width:{share:.1%}"></i></div>'
         f'<div class="under"><span>{escape(stage)}</span><span>{escape(left)}</span><span>{share:.0%}</span></div>'
     )
 
 
 def layer_bars(layers: Sequence[LayerReport], blocks: int) -> str:
-    """A column per block, a cell per projection; a cell fills when its layer is done, darker where it lost more."""
+    """A column per block, a cell per projection; a cell fills when its layer is done, darker for a larger error."""
     if not blocks:
         return ""
     table = grid(layers, "error")
     top = max((layer.error for layer in layers), default=0.0) or 1.0
     names = table.projections or [""]
+    rows: list[list[float | None]] = table.values or [[None] * blocks]
     cells = []
-    for name, values in zip(names, table.values or [[None] * blocks], strict=True):
+    for name, values in zip(names, rows, strict=True):
         for block in range(blocks):
             value = values[block] if block < len(values) else None
             if value is None:
                 cells.append("<i></i>")
             else:
-                said = f"block {block + 1}, {name}: output error {value:.1%}"
+                said = texts.LAYER_ERROR.format(block=block + 1, layer=name, error=value)
                 cells.append(f'<i class="full" style="--loss:{value / top:.2f}" title="{escape(said)}"></i>')
     done = len({layer.block for layer in layers})
-    so_far = " so far" if done < blocks else ""
-    said = f"largest output error{so_far} {top:.1%}" if layers else "fills as blocks are done"
+    largest = texts.LARGEST_ERROR_SO_FAR if done < blocks else texts.LARGEST_ERROR
+    said = largest.format(error=top) if layers else ""
+    label = texts.BLOCKS_DONE_LABEL.format(done=done, count=blocks)
     return (
-        f'<div class="grid" style="--blocks:{blocks}" role="img" aria-label="{done} of {blocks} blocks are done">'
-        f'{"".join(cells)}</div><div class="under"><span>{done} of {blocks} blocks</span>'
+        f'<div class="grid" style="--blocks:{blocks}" role="img" aria-label="{label}">{"".join(cells)}</div>'
+        f'<div class="under"><span>{texts.BLOCKS_DONE.format(done=done, count=blocks)}</span>'
         f"<span>{escape(said)}</span></div>"
     )
 
 
 def result(report: CompressionReport) -> str:
-    """What came of a compression, in four lines."""
-    kept = report.kept_parameters / report.model_parameters
+    """The result of a compression."""
+    share = report.kept_parameters / report.model_parameters
     error = sum(layer.error for layer in report.layers) / max(1, len(report.layers))
     rows = {
-        "On disk": f"{size(report.stored_bytes)} of {size(report.dense_stored_bytes)}",
-        "Parameters kept": f"{kept:.0%} ({amount(report.kept_parameters)} of {amount(report.model_parameters)})",
-        "Mean output error of a layer": f"{error:.1%}",
-        "Peak memory": size(report.peak_memory_bytes),
-        "Calibrated on": report.calibration,
-        "Artifact": str(report.save_path),
+        texts.SIZE: texts.SIZE_OF.format(after=size(report.stored_bytes), before=size(report.dense_stored_bytes)),
+        texts.PARAMETERS: texts.PARAMETERS_OF.format(
+            share=share, kept=amount(report.kept_parameters), all=amount(report.model_parameters)
+        ),
+        texts.ERROR_MEAN: f"{error:.1%}",
+        texts.PEAK_MEMORY: size(report.peak_memory_bytes),
+        texts.CALIBRATION: report.calibration,
+        texts.ARTIFACT: str(report.save_path),
     }
     return pairs(rows)
 
@@ -159,7 +152,7 @@ def pairs(rows: dict[str, str]) -> str:
 
 
 def moment(seconds: float | None) -> str:
-    """Local time, without the date if it is today."""
+    """Local time; without the date if it is today."""
     if not seconds:
         return ""
     now, then = time.localtime(), time.localtime(seconds)

@@ -1,4 +1,4 @@
-"""The tab Chat: one prompt, two models, each with what it costs; the models live in a process of their own."""
+"""The tab Chat: one prompt, two models, each with its speed; the models run in a separate process."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,31 +15,32 @@ from lsprism.ui import chat_form, chat_page
 from lsprism.ui.chat_state import Page, fresh, kept, restored
 from lsprism.ui.choices import artifacts, choices, pair_of
 from lsprism.ui.context import Context, refusals
+from lsprism.ui.texts import chat as texts
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-EVERY_S = 0.1  # how often a page is told
+EVERY_S = 0.1  # between two updates of a page
 POLL_S = 5.0
-AT_ONCE = 8  # pages that may wait for an answer
+AT_ONCE = 8  # pages that may wait for an answer at the same time
 SPEC = tuple(name for name in GenerateSpec.model_fields if name != "ignore_eos")
-Values = dict[str, Any]  # of the form, by the names of the settings
-Shown = dict[str, Any]  # what the page is to show, by the names of its parts
+Values = dict[str, Any]  # the form's, by the names of the settings
+Shown = dict[str, Any]  # new content of the page, by the names of its parts
 
 
 class Handlers:
-    """What the buttons do. All answer with what the page is to show, by the names of its parts."""
+    """What the buttons do. All return the new content of the page, by the names of its parts."""
 
     def __init__(self, context: Context, talk: Talk) -> None:
         self.runs, self.talk, self.votes = context.runs, talk, Votes(context.runs.home)
-        self.works: dict[str, Work] = {}  # by the session of the page
+        self.works: dict[str, Work] = {}  # by page session
 
     def send(self, values: Values, page: Page, session: str) -> Iterator[Shown]:
-        """Ask both; yields as the answers grow."""
+        """Send the prompt to both models; yields while the answers grow."""
         if not values["prompt"].strip():
             return
         yield from self._ask(values, page.before_asking(), values["prompt"], session, {"prompt": ""})
 
     def again(self, values: Values, page: Page, session: str) -> Iterator[Shown]:
-        """The last prompt once more, with the next seed."""
+        """Send the last prompt again, with the next seed."""
         before, prompt = page.conversation.without_last()
         if prompt:
             seed = (values["seed"] or 0) + 1
@@ -50,7 +51,7 @@ class Handlers:
         with refusals():
             spec = ask(GenerateSpec, **{name: values[name] for name in SPEC})
             work = self.talk.ask(wanted(values), prompts(values, page, prompt), spec)
-        for now in self._follow(work, session):  # each time all of it: of two updates in one frame a page shows one
+        for now in self._follow(work, session):  # always complete: of two updates in one frame a page shows only one
             told = page.with_turn(Turn(prompt, now.answers))
             shown = {"page": told} | self._talk(told) | self._state(told, values, now) | self._after(told, now)
             yield first | shown | ({"kept": kept(told)} if now.ended else {})
@@ -73,7 +74,7 @@ class Handlers:
             yield self._state(page, values, now) | buttons(not now.ended)
 
     def _follow(self, work: Work, session: str) -> Iterator[Progress]:
-        """As it goes on; a page that is closed stops its work."""
+        """Yield progress; closing the page stops its work."""
         self.works[session] = work
         try:
             yield from work.watch(EVERY_S)
@@ -86,18 +87,18 @@ class Handlers:
             self.talk.stop(work)
 
     def vote(self, verdict: str, values: Values, page: Page) -> Shown:
-        """Write down a vote for A, for B, for neither; names and figures are then in sight."""
+        """Record a vote for A, for B, or for neither; afterwards names and speeds are shown."""
         seating = self.talk.seating
         with refusals():
             if not page.can_vote or set(seating.seats) != set(SLOTS):
-                raise SpecError("A vote is about two models in memory that have both answered.", "Ask them again.")
+                raise SpecError(*texts.CANNOT_VOTE)
             slot = dict(zip("ab", page.order, strict=True)).get(verdict, verdict)
             pair = {"labels": chat_page.labels(seating), "weights": chat_page.weights(seating)}
             self.votes.add(Vote(at=time.time(), verdict=slot, blind=page.blind, **pair))
         return self._changed(replace(page, voted=True), values)
 
     def edit(self, page: Page, values: Values) -> Shown:
-        """The last prompt back into its box, and its turn undone."""
+        """Undo the last turn and put its prompt back into the box."""
         before, prompt = page.conversation.without_last()
         return self._changed(replace(page, conversation=before), values) | ({"prompt": prompt} if prompt else {})
 
@@ -108,7 +109,7 @@ class Handlers:
         return self._changed(fresh(bool(values["blind"])), values)
 
     def restore(self, said: str | None, values: Values) -> Shown:
-        """The page as the browser remembers it."""
+        """The page as the browser has stored it."""
         page = restored(said)
         return self.show(page, values) | {"blind": page.blind}
 
@@ -116,22 +117,22 @@ class Handlers:
         return self.show(page, values) | {"kept": kept(page)}
 
     def show(self, page: Page, values: Values) -> Shown:
-        """All of a page that stands still."""
+        """All content of a page on which nothing is running."""
         return {"page": page} | self._talk(page) | self._state(page, values, None) | self._after(page, None)
 
     def rechosen(self, page: Page, values: Values) -> Shown:
-        """Other models were chosen; what was said stays as it is, whether it has been restored already or not."""
+        """Other models were selected; the conversation stays as it is, restored already or not."""
         return self._state(page, values, None)
 
     def known(self, seen: str) -> tuple[Any, Any, str]:
-        """The models that can be chosen, where there are others than before."""
+        """The models to choose from, if they have changed."""
         found = choices(self.runs)
         if str(found) == seen:
             return (gr.skip(),) * 3
         return gr.Dropdown(choices=found), gr.Dropdown(choices=found), str(found)
 
     def choose(self, run_id: str) -> tuple[Any, Any]:
-        """The model of the run that was opened, and what was made of it."""
+        """Select the base model and the artifact of the run that was opened."""
         try:
             pair = pair_of(self.runs.get(run_id)) if run_id else None
         except LSPrismError:
@@ -144,7 +145,7 @@ class Handlers:
         return {"now": chat_page.last(page, same), "past": chat_page.past(page, same), "examples": examples}
 
     def _state(self, page: Page, values: Values, now: Progress | None) -> Shown:
-        """Headers, memory, and what is being done."""
+        """Headers, memory, and status."""
         seating, made = self.talk.seating, artifacts(self.runs)
         asked = {slot: (values[slot] or "").strip() for slot in SLOTS}
         return {
@@ -154,7 +155,7 @@ class Handlers:
         }
 
     def _after(self, page: Page, now: Progress | None) -> Shown:
-        """Buttons; and when nothing is being done, whether to vote, and how the votes stand unless something failed."""
+        """Buttons; when idle, also the vote buttons, and the tally of votes unless something failed."""
         seating, status = self.talk.seating, chat_page.status(now, page.hidden)
         idle = now is None or now.ended
         if not status and not page.hidden and set(seating.seats) == set(SLOTS) and page.conversation.turns:
@@ -165,22 +166,22 @@ class Handlers:
 
 
 def wanted(values: Values) -> dict[Slot, Wanted]:
-    """SpecError where a side has no model."""
+    """SpecError if a model is missing."""
     if not all((values[slot] or "").strip() for slot in SLOTS):
-        raise SpecError("A side has no model.", "Choose one for each: demo, an artifact, a hub id or a folder.")
+        raise SpecError(*texts.MODEL_MISSING)
     how = {"device": (values["device"] or "auto").strip(), "dtype": values["dtype"]}
     return {slot: ask(Wanted, model_id=values[slot].strip(), **how) for slot in SLOTS}
 
 
 def prompts(values: Values, page: Page, prompt: str) -> dict[Slot, str | list[dict[str, str]]]:
-    """What each side is told: a conversation, or the prompt alone to go on from."""
+    """The input of each model: a conversation, or the raw prompt."""
     if values["mode"] != chat_form.CHAT:
         return dict.fromkeys(SLOTS, prompt)
     return {slot: page.conversation.messages(slot, prompt, values["system"] or "") for slot in SLOTS}
 
 
 def buttons(busy: bool) -> Shown:
-    """Send or Stop, whichever fits."""
+    """Enable Stop while busy, all others while idle."""
     idle = dict.fromkeys(("send", "load", "unload", "again", "edit", "undo", "clear"))
     return {name: gr.Button(interactive=not busy) for name in idle} | {"stop": gr.Button(interactive=busy)}
 
@@ -211,7 +212,7 @@ def build(context: Context) -> None:
 
 
 class Wire:
-    """Between gradio's components and the names that handlers know them by."""
+    """Maps gradio's components to the names that handlers use."""
 
     def __init__(self, parts: chat_form.Parts, kept: gr.BrowserState) -> None:
         self.inputs = {"left": parts.left, "right": parts.right, "prompt": parts.prompt, "blind": parts.blind}
@@ -223,7 +224,7 @@ class Wire:
 
     def streams(self, events: list[Any], handler: Callable[[Values, Page, str], Iterator[Shown]]) -> None:
         def handle(said: dict, request: gr.Request) -> Iterator[dict]:
-            for told in handler(self._values(said), said[self.page], request.session_hash):
+            for told in handler(self._values(said), said[self.page], request.session_hash or ""):
                 yield self._components(told)
 
         gr.on(
@@ -237,7 +238,7 @@ class Wire:
 
         gr.on(
             events, handle, {*self.inputs.values(), self.page}, list(self.shown.values()),
-            queue=False, trigger_mode="always_last", **QUIET,  # two models that change at once are shown both
+            queue=False, trigger_mode="always_last", **QUIET,  # so that both of two simultaneous changes are seen
         )  # fmt: skip
 
     def restores(self, event: Any, handler: Callable[[str | None, Values], Shown]) -> None:
@@ -255,7 +256,7 @@ class Wire:
 
 def _stopping(handlers: Handlers) -> Callable[[gr.Request], None]:
     def stop(request: gr.Request) -> None:
-        handlers.stop(request.session_hash)
+        handlers.stop(request.session_hash or "")
 
     return stop
 

@@ -1,4 +1,4 @@
-"""What one browser page talks about, and how the browser keeps it. Frozen values; no gradio."""
+"""The conversation of one browser page, and how the browser stores it. Frozen values; no gradio."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from lsprism.talk import SLOTS, Answer, Conversation, Slot, Turn
 
 @dataclass(frozen=True)
 class Page:
-    """The conversation of one page. Where names are hidden, the sides are shuffled."""
+    """The conversation of one page. In a blind test the sides are shuffled."""
 
     conversation: Conversation = Conversation()
     blind: bool = False
@@ -19,16 +19,16 @@ class Page:
 
     @property
     def order(self) -> tuple[Slot, Slot]:
-        """The sides as they stand from left to right."""
+        """The sides from left to right."""
         return (SLOTS[1], SLOTS[0]) if self.crossed else SLOTS
 
     @property
     def hidden(self) -> bool:
-        """Names and figures are kept back until the vote."""
+        """Whether names and speeds are hidden until the vote."""
         return self.blind and not self.voted
 
     def before_asking(self) -> "Page":
-        """A blind vote has revealed who is who, so the next question begins anew."""
+        """A blind vote has revealed the models, so the next prompt starts a new conversation."""
         return fresh(True) if self.blind and self.voted else replace(self, voted=False)
 
     def with_turn(self, turn: Turn) -> "Page":
@@ -36,7 +36,7 @@ class Page:
 
     @property
     def can_vote(self) -> bool:
-        """Both have answered the last prompt, and it was not voted on."""
+        """Whether both have answered the last prompt and it has no vote yet."""
         turns = self.conversation.turns
         return bool(turns) and not self.voted and all(_whole(turns[-1].answers.get(slot)) for slot in SLOTS)
 
@@ -46,12 +46,12 @@ def fresh(blind: bool) -> Page:
 
 
 def kept(page: Page) -> str:
-    """What the browser keeps, so that a page that is loaded again goes on where it was."""
+    """The page as the browser stores it, so that a reload continues the conversation."""
     return _PAGE.dump_json(page).decode()
 
 
 def restored(said: str | None) -> Page:
-    """A fresh page where nothing was kept, or what was kept is none of ours."""
+    """The stored page; a fresh one if nothing was stored, or it cannot be read."""
     try:
         return _PAGE.validate_json(said or "")
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The tab Compress: a form that becomes a request, what it would come to, and the run that it starts."""
+"""The tab Compress: a form, the estimate for its settings, and the run that it starts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,16 @@ from lsprism.ui import compress_form, form
 from lsprism.ui.cards import empty, progress_card, queue
 from lsprism.ui.context import Context, end_run, refusals
 from lsprism.ui.estimate import estimate, refusal, seconds_before, waiting
+from lsprism.ui.texts import common
+from lsprism.ui.texts import compress as texts
 
 POLL_S = 1.0
-NOTHING = empty("No compression yet", "Choose a model on the left and press Start. The demo takes a few minutes.")
+NOTHING = empty(texts.NO_RUN)
 SHOW = "() => document.getElementById('compress-run').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 
 
 class Handlers:
-    """What the controls do; `values` are the form's, by the names of the settings."""
+    """What the controls do; `values` are those of the form, by the names of the settings."""
 
     def __init__(self, context: Context) -> None:
         self.runs, self.watch, self.planner = context.runs, context.watch, context.planner
@@ -33,7 +35,7 @@ class Handlers:
         return form.command_of(spec, self.runs), form.yaml_of(spec)
 
     def estimate(self, values: dict[str, Any], token: str) -> str:
-        """The cards beside the slider."""
+        """The estimate for the current settings, as HTML."""
         try:
             spec = form.spec_of(values)
             runs = self.runs.all()
@@ -50,17 +52,17 @@ class Handlers:
             return start(self.runs, "compress", form.spec_of(values), token=token).id
 
     def resume(self, run_id: str, token: str | None) -> None:
-        """`token` is None where its field was never opened."""
+        """`token` is None if its field was never opened."""
         with refusals():
             resume(self.runs, run_id, token=token or "")
 
     def settings(self, run_id: str) -> list[Any]:
-        """The form's values from the run that is open; SpecError where it is no compression."""
+        """The form's values from the selected run; SpecError if it is not a compression."""
         with refusals():
             run = self.runs.get(run_id)
             if run.verb != "compress":
-                raise SpecError("The run that is open is no compression.", "Open one on the tab Runs.")
-        values = {**compress_form.DEFAULTS, **form.settings_of(run.settings)}  # an older run may not know all of them
+                raise SpecError(*texts.NOT_A_COMPRESSION)
+        values = {**compress_form.DEFAULTS, **form.settings_of(run.settings)}  # an older run may lack some
         elsewhere = run.artifact is not None and not run.artifact.is_relative_to(self.runs.path(run.id))
         values["save_path"] = str(run.artifact) if elsewhere else ""
         return [values[name] for name in compress_form.FIELDS]
@@ -69,12 +71,12 @@ class Handlers:
         end_run(self.runs, run_id)
 
     def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
-        """Card, log, Stop, Resume, its settings, and the mark by which the next look knows that nothing changed."""
+        """Progress, log, Stop, Resume, Reuse settings, and the mark that keeps unchanged content from being sent."""
         live = [run for run in self.runs.all() if run.live]
         try:
             view = self.watch.view(run_id) if run_id else None
         except LSPrismError:
-            view = None  # deleted meanwhile
+            view = None  # deleted in the meantime
         mark = f"{run_id} {view.mark if view else 0} {[(run.id, run.state) for run in live]}"
         if mark == seen:
             return (gr.skip(),) * 6
@@ -87,30 +89,30 @@ class Handlers:
 
 
 def build(context: Context) -> None:
-    """The form on the left, what it comes to and what becomes of it on the right."""
+    """The form on the left, the estimate and the run on the right."""
     handlers = Handlers(context)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320):
             parts = compress_form.build()
         with gr.Column(scale=6, min_width=320):
             with gr.Group(elem_classes="panel"):
-                gr.HTML("<h2>What it comes to</h2>", elem_classes="title")
+                gr.HTML(f"<h2>{texts.ESTIMATE}</h2>", elem_classes="title")
                 expected = gr.HTML(waiting(), elem_id="compress-estimate")
             with gr.Row(elem_classes="actions"):
-                begin = gr.Button("Start", variant="primary", elem_id="compress-start")
-                end = gr.Button("Stop", interactive=False, elem_id="compress-stop")
-                go_on = gr.Button("Resume", visible=False, elem_id="compress-resume")
+                begin = gr.Button(common.START, variant="primary", elem_id="compress-start")
+                end = gr.Button(common.STOP, interactive=False, elem_id="compress-stop")
+                go_on = gr.Button(common.RESUME, visible=False, elem_id="compress-resume")
             card = gr.HTML(NOTHING, elem_id="compress-run")
             with gr.Row(elem_classes="actions few"):
-                again = gr.Button("Use its settings", visible=False, size="sm", min_width=140, elem_id="compress-again")
-            with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
+                again = gr.Button(texts.REUSE, visible=False, size="sm", min_width=140, elem_id="compress-again")
+            with gr.Group(elem_classes="panel"), gr.Accordion(common.LOG, open=False, elem_classes="fold"):
                 log = gr.Textbox(
                     show_label=False, lines=8, max_lines=16, interactive=False, buttons=["copy"], elem_id="compress-log"
                 )
     _form_events(handlers, parts, expected, context)
     seen, opened = gr.State(""), context.opened
     shown = [card, log, end, go_on, again, seen]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     named = _named(parts)
     begin.click(named(handlers.start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
         None, js=SHOW, api_visibility="private"
@@ -125,7 +127,7 @@ def build(context: Context) -> None:
 
 
 def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], Any]]:
-    """From gradio's dict of components to the names of the settings, and the token apart from them."""
+    """Translate gradio's dict of components to names of settings; the token is passed separately."""
 
     def wrap(handler: Callable) -> Callable[[dict], Any]:
         def handle(said: dict) -> Any:
@@ -138,7 +140,7 @@ def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], 
 
 
 def _form_events(handlers: Handlers, parts: compress_form.Parts, expected: gr.HTML, context: Context) -> None:
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
     fields = set(parts.fields.values())
     changes = [component.change for component in fields]
     named = _named(parts)

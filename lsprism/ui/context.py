@@ -12,28 +12,29 @@ import gradio as gr
 from lsprism.errors import LSPrismError
 from lsprism.runs import Runs, ask_to_stop, stop
 from lsprism.ui.planner import Planner
+from lsprism.ui.texts import common as texts
 from lsprism.ui.watch import Watch
 
 
 @dataclass(frozen=True)
 class Context:
-    """Handed to `build(context)` of every tab.
+    """Passed to `build(context)` of every tab.
 
     To show another tab, output `gr.Tabs(selected=NAME)` to `tabs`; NAME is that of the tab's module. To open a run,
     output its id to `opened`; a tab that shows a run listens to `opened.change`.
     """
 
     runs: Runs
-    page: gr.Blocks  # its `load` happens when a page is opened or reloaded
+    page: gr.Blocks  # its `load` event fires when a page is opened or reloaded
     tabs: gr.Tabs
-    opened: gr.State  # id of the run that this page looks at, from ?run=ID or chosen since; "" where none is
-    talk: gr.BrowserState  # what was said in the chat; outside of all tabs, or a page would read it too late
+    opened: gr.State  # id of the selected run, from ?run=ID or chosen since; "" if none is
+    talk: gr.BrowserState  # the conversation of the chat; outside of all tabs, or a page would read it too late
 
     timers: dict[str, list[gr.Timer]] = field(default_factory=dict)  # by tab
 
     def timer(self, tab: str, every_s: float) -> gr.Timer:
-        """One that ticks while that tab is in sight: what nobody sees costs nothing."""
-        made = gr.Timer(every_s, active=tab in (*self.timers, tab)[:1])  # the first tab that is built is the one shown
+        """A timer that ticks only while its tab is visible."""
+        made = gr.Timer(every_s, active=tab in (*self.timers, tab)[:1])  # the first tab built is visible first
         self.timers.setdefault(tab, []).append(made)
         return made
 
@@ -48,21 +49,21 @@ class Context:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """An error that is meant for a person becomes a message on the page; any other is a bug and goes to the log."""
+    """Errors meant for a person become messages on the page; any other error is a bug and goes to the log."""
     try:
         yield
     except LSPrismError as error:
-        hint = "" if error.hint.startswith("See --help") else f"<br>{escape(error.hint)}"
-        raise gr.Error(escape(error.message) + hint, title="This does not work", print_exception=False) from None
+        hint = f"<br>{escape(error.hint)}" if error.hint else ""
+        raise gr.Error(escape(error.message) + hint, title=texts.ERROR, print_exception=False) from None
 
 
 def end_run(runs: Runs, run_id: str) -> None:
-    """Ask a run to stop, at once; a thread sees to it that it ends for certain."""
+    """Ask a run to stop and return at once; a thread makes sure that it ends."""
     with refusals():
         ask_to_stop(runs, run_id)
     threading.Thread(target=_end, args=(runs, run_id), daemon=True, name=f"lsprism-stop-{run_id}").start()
 
 
 def _end(runs: Runs, run_id: str) -> None:
-    with suppress(LSPrismError):  # it has ended meanwhile
+    with suppress(LSPrismError):  # it ended in the meantime
         stop(runs, run_id)

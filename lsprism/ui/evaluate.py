@@ -1,4 +1,4 @@
-"""The tab Evaluate: measurements are runs like any other; their reports become a table, charts and one board."""
+"""The tab Evaluate: starts evaluations and sweeps as runs; shows their reports as a table and charts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,14 @@ from lsprism.ui.context import Context, end_run, refusals
 from lsprism.ui.ledger import label_of
 from lsprism.ui.plots import plot, served
 from lsprism.ui.reports import FILES, Reports, page_of
+from lsprism.ui.texts import common
+from lsprism.ui.texts import evaluate as texts
 from lsprism.ui.watch import View
 
 POLL_S = 1.0
-CHARTS = 8  # places for them
-IDLE = empty("Nothing is being measured", "The whole study of the demo takes a while; single measures take minutes.")
-# A point opens its run on this very page; with Ctrl it is a link like any other.
+CHARTS = 8  # at most
+IDLE = empty(texts.IDLE)
+# A click on a point opens its run on this page; with Ctrl it is an ordinary link.
 OPENS = """element.addEventListener('click', (event) => {
   const link = event.target.closest('a');
   if (!link || event.ctrlKey || event.metaKey) return;
@@ -40,16 +42,16 @@ class Handlers:
     def study(self, values: Values) -> str:
         """The id of the run that was started."""
         with refusals():
-            return start(self.runs, "study", evaluate_page.study_of(values, self.runs)).id
+            return start(self.runs, "sweep", evaluate_page.study_of(values, self.runs)).id
 
     def measure(self, values: Values) -> str:
-        """One run for each model; the id of the first, which is measured first."""
+        """Start a run for each model; the id of the first, which runs first."""
         with refusals():
             specs = evaluate_page.evaluations(values)
             return [start(self.runs, "evaluate", spec).id for spec in specs][0]
 
     def stop(self, run_id: str) -> None:
-        """The measurement that is looked at, or else the one at work."""
+        """Stop the selected evaluation, or else the one that is running."""
         for view in self._views(run_id)[:1]:
             end_run(self.runs, view.run.id)
 
@@ -58,7 +60,7 @@ class Handlers:
             resume(self.runs, run_id)
 
     def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
-        """Cards of what is at work, which buttons fit, and the mark by which nothing is sent twice."""
+        """Progress of active runs, buttons, and the mark that keeps unchanged content from being sent again."""
         views = self._views(run_id)
         mark = str([(view.run.id, view.mark) for view in views])
         if mark == seen:
@@ -69,9 +71,9 @@ class Handlers:
         return evaluate_page.at_work(views) or IDLE, stops, goes_on, mark
 
     def known(self, run_id: str, chosen: list[str], seen: str) -> tuple[Any, ...]:
-        """The board, what can be measured and compared, and the mark.
+        """The scatter plot, the models and reports to choose from, and the mark.
 
-        What was just measured on this page is compared at once, the newest where none is chosen.
+        A report that was just made on this page is selected at once; else the newest if none is selected.
         """
         finished, models = self.reports.finished(), choices(self.runs)
         mark = f"{[run.id for run in finished]} {models}"
@@ -85,12 +87,12 @@ class Handlers:
         return evaluate_page.board_of(self.reports.linked()), gr.Dropdown(choices=models), listed, mark
 
     def compare(self, chosen: list[str]) -> list[Any]:
-        """Table, files, the page of the first run, and as many charts as there are figures for."""
+        """Table, files, the HTML report of the first run, and a chart for each metric."""
         runs = [run for run in self.reports.finished() if run.id in (chosen or [])]
         reports = [report for run in runs for report in self.reports.of(run)]
         table = comparison(reports)
         advice = [found for run in runs if (found := self.reports.advice(run)) is not None]
-        figures = [one for one in charts(table) if one.data[0].type == "bar"]  # the board shows the rest
+        figures = [one for one in charts(table) if one.data[0].type == "bar"]  # the scatter plot is shown above
         shown = [gr.Plot(plot(one, f"evaluation-{n}"), visible=True) for n, one in enumerate(figures[:CHARTS])]
         hidden = [gr.Plot(None, visible=False)] * (CHARTS - len(shown))
         words = [evaluate_page.comparison(table, advice), evaluate_page.files(table, reports)]
@@ -98,16 +100,16 @@ class Handlers:
         return [*words, page, *shown, *hidden]
 
     def choose(self, run_id: str) -> Any:
-        """A run that was opened is what is compared, if it has a report."""
+        """Select the run that was opened, if it has a report."""
         return [run_id] if run_id in [run.id for run in self.reports.finished()] else gr.skip()
 
     def open(self, event: gr.EventData) -> tuple[str, Any]:
-        """The run behind a point of the board."""
+        """The run behind a point of the scatter plot."""
         with refusals():
             return self.runs.get(str(event.run)).id, gr.Tabs(selected="runs")
 
     def _views(self, run_id: str) -> Sequence[View]:
-        """The measurement that is looked at first, then those that are live."""
+        """The selected run first, then the active ones."""
         found = [run for run in self.runs.all() if run.verb in FILES]
         looked_at = [run for run in found if run.id == run_id]
         live: list[Run] = [run for run in reversed(found) if run.live and run.id != run_id]
@@ -115,16 +117,18 @@ class Handlers:
 
 
 def _page(run: Run) -> Any:
-    """The whole report as one file, with the charts and all answers."""
+    """The whole report as one file, with charts and all outputs."""
     path = page_of(run, "html")
+    if path is None:
+        return gr.DownloadButton(visible=False)
     try:
         return gr.DownloadButton(value=served(path, f"{run.verb}-{run.id}.html"), visible=True)
-    except OSError:  # it was deleted, or the disk is full: the table shows without it
+    except OSError:  # deleted, or the disk is full
         return gr.DownloadButton(visible=False)
 
 
 def build(context: Context) -> None:
-    """The form on the left, what is under way and what came of it on the right."""
+    """The form on the left, active runs and results on the right."""
     handlers, opened = Handlers(context), context.opened
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=320):
@@ -132,19 +136,18 @@ def build(context: Context) -> None:
         with gr.Column(scale=8, min_width=320):
             work = gr.HTML(IDLE, elem_id="evaluate-work")
             with gr.Row(elem_classes="actions few"):
-                end = gr.Button("Stop", size="sm", visible=False, min_width=84, elem_id="evaluate-stop")
-                go_on = gr.Button("Resume", size="sm", visible=False, min_width=84, elem_id="evaluate-resume")
+                end = gr.Button(common.STOP, size="sm", visible=False, min_width=84, elem_id="evaluate-stop")
+                go_on = gr.Button(common.RESUME, size="sm", visible=False, min_width=84, elem_id="evaluate-resume")
             board = gr.HTML(evaluate_page.NO_BOARD, elem_id="evaluate-board", js_on_load=OPENS)
             with gr.Group(elem_classes="panel"):
                 chosen = gr.Dropdown(
-                    [], multiselect=True, label="Compare", info="Finished evaluations and studies",
-                    elem_id="evaluate-chosen",
+                    [], multiselect=True, elem_id="evaluate-chosen", **texts.COMPARE,
                 )  # fmt: skip
             table = gr.HTML(evaluate_page.NO_REPORT, elem_id="evaluate-table")
             with gr.Row(elem_classes="actions few"):
                 files = gr.HTML("", elem_id="evaluate-files")
                 page = gr.DownloadButton(
-                    "The report as one page", visible=False, size="sm", min_width=180, elem_id="evaluate-page"
+                    texts.HTML_REPORT, visible=False, size="sm", min_width=180, elem_id="evaluate-page"
                 )
             with gr.Row(elem_classes="charts"):
                 plots = [gr.Plot(visible=False, show_label=False, min_width=320) for _ in range(CHARTS)]
@@ -166,7 +169,7 @@ def build(context: Context) -> None:
 
 
 def _named(parts: evaluate_form.Parts, handler: Any) -> Any:
-    """From gradio's dict of components to the names of the settings."""
+    """Translate gradio's dict of components to names of settings."""
 
     def handle(said: dict) -> Any:
         return handler({name: said[component] for name, component in parts.fields.items()})

@@ -1,4 +1,4 @@
-"""The controls of the tab Evaluate: one button for the whole study, and a form for single measurements."""
+"""The controls of the tab Evaluate: a button for a sweep, and a form for single evaluations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +9,8 @@ from lsprism.runs import Runs
 from lsprism.specs import USUAL, MeasureSpec
 from lsprism.ui import form, models
 from lsprism.ui.choices import artifacts, choices
-
-MEASURES = {
-    "sizes": "Sizes: parameters kept, bytes on disk and in memory",
-    "perplexity": "Perplexity: how surprised the model is by real text",
-    "kl": "KL and top-1: how far its next-token guesses are from the original's",
-    "text": "Text: its answers against the original's (BERTScore, ROUGE, similarity)",
-    "speed": "Speed: tokens per second and time to the first token",
-    "word-perplexity": "Word perplexity: comparable between tokenizers",
-    "zero-shot": "Zero-shot: multiple-choice tasks of lm-eval, which is installed apart",
-}
-STUDY = (
-    "Compresses the model to 0.3 and to 0.5, measures both beside the original under one protocol, and says which to"
-    " take."
-)
+from lsprism.ui.texts import common, field
+from lsprism.ui.texts import evaluate as texts
 
 
 @dataclass(frozen=True)
@@ -35,53 +23,45 @@ class Parts:
 def build(runs: Runs) -> Parts:
     fields: dict[str, Any] = {}
     with gr.Group(elem_classes="panel"):
-        gr.HTML("<h2>0.3 against 0.5</h2>", elem_classes="title")
-        gr.HTML(f'<p class="quiet">{STUDY}</p>')
+        gr.HTML(f"<h2>{texts.SWEEP}</h2>", elem_classes="title")
+        gr.HTML(f'<p class="quiet">{texts.SWEEP_INFO}</p>')
         fields["model"] = gr.Dropdown(
-            [models.DEMO, *models.cached()], value=models.DEMO, label="Model", allow_custom_value=True,
-            elem_id="evaluate-model",
+            [models.DEMO, *models.cached()], value=models.DEMO, allow_custom_value=True,
+            elem_id="evaluate-model", **texts.MODEL,
         )  # fmt: skip
-        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", label="Method", elem_id="evaluate-method")
-        study = gr.Button("Run the whole study", variant="primary", elem_id="evaluate-study")
+        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", elem_id="evaluate-method", **texts.METHOD)
+        study = gr.Button(texts.RUN_SWEEP, variant="primary", elem_id="evaluate-study")
     with gr.Group(elem_classes="panel"):
-        gr.HTML("<h2>Measure what is there</h2>", elem_classes="title")
+        gr.HTML(f"<h2>{texts.EXISTING}</h2>", elem_classes="title")
         made = list(artifacts(runs))
         fields["artifacts"] = gr.Dropdown(
-            choices(runs), value=made[:1], multiselect=True, allow_custom_value=True, label="Models",
-            info="Each is compared with what it was made of", elem_id="evaluate-artifacts",
+            choices(runs), value=made[:1], multiselect=True, allow_custom_value=True,
+            elem_id="evaluate-artifacts", **texts.MODELS,
         )  # fmt: skip
-        options = [(said, name) for name, said in MEASURES.items()]
-        fields["measures"] = gr.CheckboxGroup(options, value=list(USUAL), label="Measures", elem_id="evaluate-measures")
-        measure = gr.Button("Measure", elem_id="evaluate-start")
+        options = [(text, name) for name, text in texts.EVERY_METRIC.items()]
+        fields["measures"] = gr.CheckboxGroup(options, value=list(USUAL), elem_id="evaluate-measures", **texts.METRICS)
+        measure = gr.Button(texts.EVALUATE, elem_id="evaluate-start")
     with gr.Group(elem_classes="panel"):
-        fields["quick"] = gr.Checkbox(
-            False, label="Quick: a part of everything", elem_id="evaluate-quick",
-            info="4 windows of text, 3 prompts a task. The figures say that they are of a part.",
-        )  # fmt: skip
-        with gr.Accordion("Details", open=False, elem_classes="fold", elem_id="evaluate-details"):
+        fields["quick"] = gr.Checkbox(False, elem_id="evaluate-quick", **texts.QUICK)
+        with gr.Accordion(texts.DETAILS, open=False, elem_classes="fold", elem_id="evaluate-details"):
             _details(fields)
     return Parts(fields, study, measure)
 
 
 def _details(fields: dict[str, Any]) -> None:
-    """For both buttons."""
-    fields["dataset"] = gr.Textbox(
-        "auto", label="Text for perplexity and KL", max_lines=1, elem_id="evaluate-dataset",
-        info="auto, wikitext2, embedded, a hub dataset OWNER/NAME, or a .txt, .jsonl or .parquet file",
-    )  # fmt: skip
-    fields["baseline"] = gr.Textbox(
-        "auto", label="Compare with", max_lines=1, info="auto: what an artifact was made of; none: alone; or a model"
-    )
+    """Settings for both buttons."""
+    fields["dataset"] = gr.Textbox("auto", max_lines=1, elem_id="evaluate-dataset", **texts.DATASET)
+    fields["baseline"] = gr.Textbox("auto", max_lines=1, **texts.BASELINE)
     with gr.Row():
-        fields["context"] = _count("Tokens per window", "0: 2048 where the model allows it")
-        fields["windows"] = _count("Windows at most", "0: all")
-        fields["limit"] = _count("Prompts per task at most", "0: all")
+        fields["context"] = _count(texts.CONTEXT)
+        fields["windows"] = _count(texts.WINDOWS)
+        fields["limit"] = _count(texts.LIMIT)
     with gr.Row():
         tasks = ", ".join(MeasureSpec.model_fields["zero_shot_tasks"].default)
-        fields["zero_shot_tasks"] = gr.Textbox(tasks, label="Zero-shot tasks", max_lines=1, min_width=200)
-        fields["zero_shot_limit"] = _count("Examples per task at most", "0: all")
-    fields["device"] = gr.Textbox("auto", label="Device", info="auto, cpu, cuda or cuda:N", max_lines=1)
+        fields["zero_shot_tasks"] = gr.Textbox(tasks, max_lines=1, min_width=200, **texts.ZERO_SHOT_TASKS)
+        fields["zero_shot_limit"] = _count(texts.ZERO_SHOT_LIMIT)
+    fields["device"] = gr.Textbox("auto", max_lines=1, **field(texts.DEVICE, common.DEVICES))
 
 
-def _count(label: str, info: str) -> gr.Number:
-    return gr.Number(0, label=label, info=info, precision=0, minimum=0)
+def _count(text: dict[str, Any]) -> gr.Number:
+    return gr.Number(0, precision=0, minimum=0, **text)

@@ -1,4 +1,4 @@
-"""From the form to requests, and from reports to HTML. Pure; no gradio."""
+"""The form as requests, and reports as HTML. Pure; no gradio."""
 
 import json
 import time
@@ -16,38 +16,39 @@ from lsprism.runs import Runs
 from lsprism.specs import EvaluateSpec, MeasureSpec, StudySpec, ask
 from lsprism.ui.cards import empty, progress_card
 from lsprism.ui.plots import downloads
+from lsprism.ui.texts import evaluate as texts
 from lsprism.ui.watch import View
 
 SPARSITIES = (0.3, 0.5)
 COUNTS = ("context", "windows", "limit", "zero_shot_limit")
-NO_REPORT = empty("Nothing is compared yet", "Choose finished evaluations above, or measure a model on the left.")
-NO_BOARD = empty("Nothing measured yet", "Every finished evaluation with sizes and perplexity becomes a point here.")
-Values = dict[str, Any]  # of the form, by the names of the settings
+NO_REPORT = empty(texts.NO_REPORT)
+NO_BOARD = empty(texts.NO_BOARD)
+Values = dict[str, Any]  # the form's, by the names of the settings
 
 
 def measuring_of(values: Values) -> MeasureSpec:
-    """SpecError names what is wrong."""
+    """SpecError names the setting that is wrong."""
     said = {name: values[name] or 0 for name in COUNTS}
     said |= {"zero_shot_tasks": tasks} if (tasks := (values["zero_shot_tasks"] or "").strip()) else {}
     measures = tuple(values["measures"] or ())
     if not measures:
-        raise SpecError("No measure is chosen.", "Choose one or more.")
+        raise SpecError(*texts.NO_METRIC)
     dataset = (values["dataset"] or "auto").strip()
     return ask(MeasureSpec, measures=measures, quick=bool(values["quick"]), dataset=dataset, **said)
 
 
 def evaluations(values: Values) -> list[EvaluateSpec]:
-    """One for each model that was chosen."""
+    """A request for each selected model."""
     chosen = [model.strip() for model in values["artifacts"] or [] if model.strip()]
     if not chosen:
-        raise SpecError("No model is chosen.", "Choose an artifact, or name a model or a folder.")
+        raise SpecError(*texts.NO_MODELS)
     how = {"measuring": measuring_of(values), "device": (values["device"] or "auto").strip()}
     baseline = (values["baseline"] or "auto").strip()
     return [ask(EvaluateSpec, model_id=model, baseline=baseline, **how) for model in dict.fromkeys(chosen)]
 
 
 def study_of(values: Values, runs: Runs) -> StudySpec:
-    """Everything under one protocol; the artifacts lie in a folder of their own beside the runs."""
+    """The sweep; its artifacts get a folder of their own in the state folder."""
     model = (values["model"] or "").strip()
     place = runs.home / "studies" / f"{Path(model).name or 'model'}-{time.strftime('%Y%m%d-%H%M%S')}"
     how = {"measuring": measuring_of(values), "device": (values["device"] or "auto").strip()}
@@ -55,29 +56,31 @@ def study_of(values: Values, runs: Runs) -> StudySpec:
 
 
 def at_work(views: Sequence[View]) -> str:
-    """A card for each measurement that is under way, or that is looked at."""
+    """The progress of each active or selected run."""
     return "".join(progress_card(view) for view in views)
 
 
 def comparison(table: Table, advice: Sequence[Advice]) -> str:
-    """The table, what is to be doubted, which model to take, and how the figures were made."""
+    """Table, flags, recommendation, and measurement protocols."""
     if not table.rows:
         return NO_REPORT
     doubts = "".join(f'<div class="note fair">{DOUBT} {escape(doubt)}</div>' for doubt in table.doubts())
     said = "".join(_advice(one) for one in advice)
     protocols = "".join(f"<li>{escape(one)}</li>" for one in table.protocols)
-    how = f"<details><summary>How these figures were made</summary><ol>{protocols}</ol></details>"
+    how = f"<details><summary>{texts.PROTOCOL}</summary><ol>{protocols}</ol></details>"
     return f'<div class="card wide figures">{said}{html_table(table)}{doubts}{how}</div>'
 
 
 def _advice(advice: Advice) -> str:
-    kind, choice = ("good", f"Take {advice.choice}.") if advice.choice else ("fair", "None of them.")
+    kind, choice = "fair", texts.NONE_RECOMMENDED
+    if advice.choice:
+        kind, choice = "good", texts.RECOMMENDED.format(choice=advice.choice)
     why = f"{escape(advice.reason)} <small>{escape(advice.rule)}</small>"
     return f'<div class="note {kind}"><strong>{escape(choice)}</strong> {why}</div>'
 
 
 def files(table: Table, reports: Sequence[EvalReport]) -> str:
-    """Links that save the figures."""
+    """Links to download the results."""
     if not table.rows:
         return ""
     content = json.dumps([report.model_dump(mode="json") for report in reports], indent=1)
@@ -85,6 +88,6 @@ def files(table: Table, reports: Sequence[EvalReport]) -> str:
 
 
 def board_of(linked: Sequence[tuple[EvalReport, str]]) -> str:
-    """All that was ever measured here."""
+    """All evaluations of this state folder as one scatter plot."""
     found = points(linked)
-    return f'<div class="card wide"><h3>Size, quality and speed</h3>{board(found)}</div>' if found else NO_BOARD
+    return f'<div class="card wide"><h3>{texts.BOARD}</h3>{board(found)}</div>' if found else NO_BOARD

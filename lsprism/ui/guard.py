@@ -1,7 +1,7 @@
-"""Who may talk to the dashboard: requests that name another host, or come from another site's page, are refused.
+"""Checks Host and Origin of every request, against DNS rebinding and CSRF.
 
-A page of a foreign site could else reach a dashboard on this machine through the visitor's own browser: by a name that
-resolves to 127.0.0.1 (the Host header betrays it), or by posting blindly (the Origin header does).
+Otherwise another site could reach a dashboard on this machine through the visitor's browser: with a host name that
+resolves to 127.0.0.1 (visible in the Host header), or by posting blindly (visible in the Origin header).
 """
 
 import ipaddress
@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from urllib.parse import urlsplit
 
 import psutil
+
+from lsprism.ui.texts import common as texts
 
 Scope = MutableMapping
 Send = Callable[[MutableMapping], Awaitable[None]]
@@ -24,13 +26,13 @@ def is_loopback(host: str) -> bool:
 
 
 def is_any(host: str) -> bool:
-    """Whether it stands for all addresses of this machine."""
+    """Whether it means all addresses of this machine."""
     address = _address(host)
     return not host if address is None else address.is_unspecified
 
 
 def hosts_of(host: str) -> frozenset[str]:
-    """The names by which a dashboard that listens on `host` may be addressed."""
+    """The host names that are valid for a dashboard that listens on `host`."""
     if not is_any(host):
         return frozenset({*LOOPBACK, plain(host)})
     own = {plain(a.address.partition("%")[0]) for group in psutil.net_if_addrs().values() for a in group}
@@ -63,10 +65,10 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if name_of(headers.get("host", "")) not in self.hosts:
-            return await _refuse(send, 400, "This dashboard is not known under that name.")
+            return await _refuse(send, 400, texts.WRONG_HOST)
         origin = headers.get("origin", "")
         if origin and _host_of(origin) not in self.hosts:
-            return await _refuse(send, 403, "Pages of other sites may not use this dashboard.")
+            return await _refuse(send, 403, texts.WRONG_ORIGIN)
         return await self.app(scope, receive, send)
 
 
@@ -78,10 +80,10 @@ def name_of(host: str) -> str:
 
 
 def _host_of(origin: str) -> str:
-    """'http://[::1]:7860' -> '::1'; nothing where it is no address."""
+    """'http://[::1]:7860' -> '::1'; empty if it is not an address."""
     try:
         return name_of(urlsplit(origin).netloc)
-    except ValueError:  # half a bracket
+    except ValueError:  # an unmatched bracket
         return ""
 
 

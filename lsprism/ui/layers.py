@@ -1,4 +1,4 @@
-"""The tab Layers: where a model was cut, how deep, and what that did to each layer."""
+"""The tab Layers: sparsity, rank, size and error of each layer of a compressed model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from lsprism.ui import layers_spectra, subjects
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context
 from lsprism.ui.plots import downloads, plot
+from lsprism.ui.texts import layers as texts
 
 POLL_S = 2.0
-NOTHING = empty("No layers to look at", "Compress a model first, or choose a run above that has got through a block.")
+NOTHING = empty(texts.NO_LAYERS)
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -22,19 +23,19 @@ class Handlers:
         self.watch = context.watch
 
     def choices(self, seen: str) -> tuple[Any, str]:
-        """What can be looked at."""
+        """The runs and artifacts to choose from."""
         found = subjects.choices(self.watch)
         mark = str(found)
         return (gr.skip(), gr.skip()) if mark == seen else (gr.Dropdown(choices=found), mark)
 
     def open(self, run_id: str) -> tuple[Any, str]:
-        """The same, with the run that the page was just turned to."""
+        """The same, with the run that was just opened."""
         found = subjects.choices(self.watch)
-        meant = [key for _, key in found if key.partition("/")[0] == run_id]  # of a study the first
+        meant = [key for _, key in found if key.partition("/")[0] == run_id]  # the first one of a sweep
         return gr.Dropdown(choices=found, value=meant[0]) if meant else gr.Dropdown(choices=found), str(found)
 
     def charts(self, key: str | None, measure: str, seen: str) -> tuple[Any, ...]:
-        """Heat map, bars, their explanation, the downloads, and the mark."""
+        """Heat map, bars, their explanation, downloads, and the mark."""
         found = subjects.subject(self.watch, key)
         mark = f"{key} {measure} {len(found.layers) if found else 0}"
         if mark == seen:
@@ -56,13 +57,13 @@ def _json(layers: Sequence[LayerReport]) -> str:
 
 
 def build(context: Context) -> None:
-    """Choose a run and a measure; below them the charts."""
+    """The choice of a run and a metric, and the charts."""
     handlers = Handlers(context)
     with gr.Group(elem_classes="panel"), gr.Row():
-        run = gr.Dropdown([], label="Run", value=None, scale=3, min_width=280, elem_id="layers-run")
+        run = gr.Dropdown([], value=None, scale=3, min_width=280, elem_id="layers-run", **texts.RUN)
         measure = gr.Radio(
-            [(m.title, key) for key, m in MEASURES.items()], value="error", label="Measure", scale=4, min_width=280,
-            elem_id="layers-measure",
+            [(m.title, key) for key, m in MEASURES.items()], value="error", scale=4, min_width=280,
+            elem_id="layers-measure", **texts.METRIC,
         )  # fmt: skip
     hint = gr.HTML(NOTHING, elem_id="layers-hint")
     with gr.Column(visible=False) as charts:

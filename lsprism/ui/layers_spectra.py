@@ -1,4 +1,7 @@
-"""The lower half of the tab Layers: singular values before and after, computed once per run and kept in its folder."""
+"""The lower half of the tab Layers: singular values before and after compression.
+
+They are computed once per run, on demand, and kept in its folder.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,14 +21,11 @@ from lsprism.ui.cards import empty
 from lsprism.ui.context import Context, refusals
 from lsprism.ui.plots import downloads, plot
 from lsprism.ui.subjects import subject
+from lsprism.ui.texts import layers as texts
 
 POLL_S = 2.0
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-HINT = (
-    '<p class="quiet">A matrix whose values fall fast has few directions that matter. Dotted: before; solid: after. '
-    "Dashed line: rank of the factors. Circle and diamond: effective rank before and after, the number of directions "
-    "that carry weight. S is the sparse part, L the product of the factors, W the original.</p>"
-)
+HINT = f'<p class="quiet">{texts.HINT}</p>'
 
 
 class Handlers:
@@ -33,15 +33,15 @@ class Handlers:
         self.runs, self.watch = context.runs, context.watch
 
     def compute(self, key: str | None) -> None:
-        """Start what is missing as a run of its own, at low priority. `key`: see subjects."""
+        """Compute the missing ones in a run of its own, at low priority. `key`: see subjects."""
         with refusals():
             found = subject(self.watch, key)
             if found is None or found.artifact is None:
-                raise SpecError("There is no finished compression to look at.", "Choose another run above.")
+                raise SpecError(*texts.NO_COMPRESSION)
             start(self.runs, "spectra", ask(SpectraSpec, model_id=str(found.artifact), save_path=found.spectra))
 
     def state(self, key: str | None, seen: str) -> tuple[Any, ...]:
-        """What there is: text, the button, the choices of blocks and projections, the charts' place, and the mark."""
+        """Text, button, choices of blocks and projections, the column of charts, and the mark."""
         found = subject(self.watch, key)
         path = found.spectra if found else None
         worker = _worker(self.runs, path) if path else None
@@ -50,15 +50,15 @@ class Handlers:
         if mark == seen:
             return (gr.skip(),) * 6
         if not done:
-            text = empty("No singular values yet", "They can be computed once a compression is done.")
-            return text, gr.Button(visible=False), gr.skip(), gr.skip(), gr.Column(visible=False), mark
+            hidden = gr.Button(visible=False), gr.skip(), gr.skip(), gr.Column(visible=False)
+            return empty(texts.UNAVAILABLE), *hidden, mark
         return *_there(read(path), worker), mark
 
     def charts(self, key: str | None, blocks: list[int], names: list[str]) -> tuple[Any, ...]:
-        """Values, energy, split, and the downloads, of what is chosen."""
+        """Charts of values, energy and split for the selected matrices, and the downloads."""
         found = subject(self.watch, key)
         sites = chosen(read(found.spectra if found else None), blocks, names)
-        if not sites:
+        if found is None or not sites:
             return None, None, None, ""
         name = f"spectra-{found.key.replace('/', '-')}"
         content = {"json": "[" + ",\n".join(site.model_dump_json() for site in sites) + "]", "csv": chart.to_csv(sites)}
@@ -67,7 +67,7 @@ class Handlers:
 
 
 def read(path: Path | None) -> tuple[SiteSpectrum, ...]:
-    """Those that are there; the file is parsed again only where it has changed."""
+    """The spectra computed so far; the file is parsed again only if it has changed."""
     return _parsed(path, _stamp(path)) if path else ()
 
 
@@ -85,7 +85,7 @@ def _stamp(path: Path | None) -> tuple[int, int]:
 
 
 def chosen(sites: Sequence[SiteSpectrum], blocks: Sequence[int], names: Sequence[str]) -> list[SiteSpectrum]:
-    """Those of the blocks (which count from 1) and projections; the first of each where none is chosen."""
+    """The spectra of these blocks (counted from 1) and projections; the first of each by default."""
     if not sites:
         return []
     blocks = list(blocks or [sites[0].block + 1])
@@ -94,13 +94,13 @@ def chosen(sites: Sequence[SiteSpectrum], blocks: Sequence[int], names: Sequence
 
 
 def _worker(runs: Runs, path: Path) -> Run | None:
-    """The newest run that was to fill the file."""
+    """The newest run that writes this file."""
     same = (run for run in runs.all() if run.verb == "spectra" and run.settings.get("save_path") == str(path))
     return next(same, None)
 
 
 def _there(sites: Sequence[SiteSpectrum], worker: Run | None) -> tuple[Any, ...]:
-    """Text, button, choices and the charts' place for what has been computed so far."""
+    """Text, button, choices and column of charts for what has been computed so far."""
     button = gr.Button(visible=worker is None or not (worker.live or worker.state == "done"))
     blocks = gr.Dropdown(choices=sorted({site.block + 1 for site in sites}))
     names = gr.Dropdown(choices=list(dict.fromkeys(projection(site) for site in sites)))
@@ -109,24 +109,24 @@ def _there(sites: Sequence[SiteSpectrum], worker: Run | None) -> tuple[Any, ...]
 
 def _said(sites: Sequence[SiteSpectrum], worker: Run | None) -> str:
     if worker and worker.live:
-        return f'<p class="quiet">Computing … {len(sites)} matrices are done; they can be looked at already.</p>'
+        return f'<p class="quiet">{texts.COMPUTING.format(count=len(sites))}</p>'
     if worker and worker.state == "failed":
         return f'<div class="note bad"><strong>{escape(worker.message)}</strong> {escape(worker.hint)}</div>'
     if not sites:
-        return empty("Not computed yet", "It takes a minute for the demo and runs in the background; it is kept.")
+        return empty(texts.NOT_COMPUTED)
     return HINT
 
 
 def build(context: Context, run: gr.Dropdown) -> None:
-    """`run`: the choice of the upper half."""
+    """`run`: the dropdown of the upper half."""
     handlers = Handlers(context)
-    gr.HTML("<h2>Singular values</h2>")
+    gr.HTML(f"<h2>{texts.SPECTRA}</h2>")
     said = gr.HTML(elem_id="spectra-state")
-    compute = gr.Button("Compute the singular values", visible=False, size="sm", elem_id="spectra-compute")
+    compute = gr.Button(texts.COMPUTE, visible=False, size="sm", elem_id="spectra-compute")
     with gr.Column(visible=False) as column:
         with gr.Group(elem_classes="panel"), gr.Row():
-            blocks = gr.Dropdown([], label="Blocks", multiselect=True, value=[], elem_id="spectra-blocks")
-            names = gr.Dropdown([], label="Projections", multiselect=True, value=[], elem_id="spectra-names")
+            blocks = gr.Dropdown([], multiselect=True, value=[], elem_id="spectra-blocks", **texts.BLOCKS)
+            names = gr.Dropdown([], multiselect=True, value=[], elem_id="spectra-names", **texts.PROJECTIONS)
         values = gr.Plot(show_label=False, container=False, elem_id="spectra-values")
         with gr.Row():
             energy = gr.Plot(show_label=False, container=False, min_width=320)
@@ -138,5 +138,5 @@ def build(context: Context, run: gr.Dropdown) -> None:
     run.change(handlers.state, [run, seen], known, **QUIET)
     context.timer("layers", POLL_S).tick(handlers.state, [run, seen], known, queue=False, **QUIET)
     compute.click(handlers.compute, run, None, **QUIET).success(handlers.state, [run, seen], known, **QUIET)
-    # Not seen.change: what a timer changes outside of the queue tells a state's listeners nothing.
+    # Not seen.change: a change by a timer outside of the queue does not reach the listeners of a state.
     gr.on([said.change, run.change, blocks.change, names.change], handlers.charts, [run, blocks, names], drawn, **QUIET)

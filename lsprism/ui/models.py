@@ -1,4 +1,4 @@
-"""Models of the hub that are on this machine already. No gradio, no network."""
+"""Hub models in the local cache. No gradio, no network."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ CONFIGS = "snapshots/*/config.json"
 
 
 def cached(cache: Path | None = None) -> list[str]:
-    """Hub ids whose config lies in the local cache."""
+    """Hub ids whose config is in the cache."""
     if cache is None:
         from huggingface_hub.constants import HF_HUB_CACHE
 

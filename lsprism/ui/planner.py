@@ -4,7 +4,7 @@
                       or {"device": "cuda:0"}
     child -> parent   one JSON line: {"plan": {...}} or {"free_bytes": ...}, or {"message": "...", "hint": "..."}
 
-The child ends when it has had nothing to do for a while, or when its parent goes; the next question starts another.
+The child ends after IDLE_S without a question, or with its parent; the next question starts another.
 """
 
 import json
@@ -19,13 +19,14 @@ import lsprism
 from lsprism.errors import LSPrismError, RequestError, WorkError
 from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
+from lsprism.ui.texts import compress as texts
 
 IDLE_S = 300.0
-KEPT = 64  # plans that are remembered
+KEPT = 64  # plans in the cache
 
 
 class Planner:
-    """Answers `plan(spec)`; any thread may ask, one question at a time is worked at."""
+    """Answers `plan(spec)`. Thread-safe; one question at a time."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[str] | None = None
@@ -33,10 +34,10 @@ class Planner:
         self._known: OrderedDict[str, Plan] = OrderedDict()
 
     def plan(self, spec: PlanSpec, token: str = "", *, finished: int = 0) -> Plan:
-        """What the compression would do; RequestError where it cannot be done. `token` goes no further than the child.
+        """The plan of a compression; RequestError if it is not possible. `token` is passed to the child only.
 
-        What is remembered is what was asked without a token, for access may end, and with the same number of `finished`
-        runs, for every one teaches what the next will lose.
+        Plans are cached unless a token was given, since access may be withdrawn, and by the number of `finished` runs,
+        since every finished run improves the predicted errors.
         """
         said = spec.model_dump_json()
         key = f"{finished} {said}"
@@ -51,14 +52,14 @@ class Planner:
             return plan
 
     def free_on(self, device: str) -> int | None:
-        """Bytes that are free now on a CUDA device; None for any other."""
+        """Free bytes on a CUDA device; None for any other device."""
         if not device.startswith("cuda"):
             return None
         with self._lock:
             return self._ask({"device": device})["free_bytes"]
 
     def warm(self) -> None:
-        """Start the child in the background, so that the first answer is quick."""
+        """Start the child in the background so that the first answer is quick."""
         threading.Thread(target=self._start, daemon=True, name="lsprism-planner").start()
 
     def close(self) -> None:
@@ -74,9 +75,9 @@ class Planner:
     def _ask(self, question: dict) -> dict:
         try:
             answer = json.loads(self._exchange(json.dumps(question)))
-        except (OSError, ValueError) as error:  # it ended while it was asked, say for want of memory
+        except (OSError, ValueError) as error:  # the child ended, for example out of memory
             self._child = None
-            raise WorkError("The estimate was broken off.", "Change a setting to have it made again.") from error
+            raise WorkError(*texts.ESTIMATE_FAILED) from error
         if "message" in answer:
             raise RequestError(answer["message"], answer["hint"])
         return answer
@@ -84,13 +85,12 @@ class Planner:
     def _exchange(self, question: str) -> str:
         child = self._living()
         try:
-            child.stdin.write(question + "\n")
-            child.stdin.flush()
-        except BrokenPipeError:  # it went to rest at this very moment
+            _send(child, question)
+        except BrokenPipeError:  # it became idle and ended at this moment
             self._child = None
             child = self._living()
-            child.stdin.write(question + "\n")
-            child.stdin.flush()
+            _send(child, question)
+        assert child.stdout is not None
         return child.stdout.readline()
 
     def _living(self) -> subprocess.Popen[str]:
@@ -107,6 +107,12 @@ class Planner:
                 env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
             )
         return self._child
+
+
+def _send(child: subprocess.Popen[str], question: str) -> None:
+    assert child.stdin is not None
+    child.stdin.write(question + "\n")
+    child.stdin.flush()
 
 
 def _answer(line: str) -> dict:
@@ -128,9 +134,9 @@ def _answer(line: str) -> dict:
 
 
 def _serve() -> None:
-    """The child. What libraries print must not get between the answers."""
+    """The child process. Output of libraries must not mix with the answers."""
     out, sys.stdout = sys.stdout, sys.stderr
-    from lsprism import api  # noqa: F401 - now, not when the first question comes
+    from lsprism import api  # noqa: F401 - load it now, not with the first question
 
     while True:
         rest = threading.Timer(IDLE_S, os._exit, (0,))

@@ -1,4 +1,4 @@
-"""Figures as gradio wants them, and files to save: small ones lie in the page itself."""
+"""Charts for gradio, and downloads: small files are embedded in the page."""
 
 import base64
 import json
@@ -10,12 +10,14 @@ import plotly.graph_objects as go
 from gradio.components.plot import PlotData
 from gradio.utils import get_upload_folder
 
+from lsprism.ui.texts import common as texts
+
 KINDS = {"csv": "text/csv", "json": "application/json"}
 UNUSED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
 
 
 def plot(figure: go.Figure, name: str) -> PlotData:
-    """`name`: of the file that the camera of the chart saves."""
+    """`name`: of the PNG file that the chart's camera icon saves."""
     content = json.loads(figure.to_json())
     content["config"] = {
         "displaylogo": False,
@@ -27,16 +29,16 @@ def plot(figure: go.Figure, name: str) -> PlotData:
 
 
 def downloads(name: str, contents: dict[str, str]) -> str:
-    """Links that save `contents`, by their kind ("csv", "json"); the chart's own camera saves a PNG."""
+    """Links that download `contents`, by their kind ("csv", "json")."""
     links = []
     for kind, text in contents.items():
         data = f"data:{KINDS[kind]};base64,{base64.b64encode(text.encode()).decode()}"
         links.append(f'<a class="file" download="{escape(name)}.{kind}" href="{data}">{kind.upper()}</a>')
-    return f'<div class="files"><span>Save</span>{"".join(links)}<span>PNG: the camera on each chart</span></div>'
+    return f'<div class="files"><span>{texts.DOWNLOAD}</span>{"".join(links)}<span>{texts.CHART_AS_PNG}</span></div>'
 
 
 def served(path: Path, name: str) -> str:
-    """A copy of a large file where gradio serves from; it is gone after a day. OSError where there is no room."""
+    """Copy a large file to where gradio serves from; deleted after a day. OSError if the disk is full."""
     copy = Path(get_upload_folder()) / name
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)

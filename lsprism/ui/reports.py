@@ -1,4 +1,4 @@
-"""The evaluations of finished runs, read from where they were written. No gradio, and no torch."""
+"""Evaluation reports of finished runs, read from disk. No gradio, no torch."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from lsprism.json_files import parse
 from lsprism.outcomes import Advice, EvalReport, StudyReport
 from lsprism.runs import Run, Runs
 
-FILES = {"evaluate": "report", "study": "study"}  # verb -> name of its report
+FILES = {"evaluate": "report", "sweep": "study"}  # command -> name of its report
 
 
 class Reports:
-    """Reports by run; a file is read again only where it has changed."""
+    """Reports by run; a file is read again only if it has changed."""
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self._seen: dict[Path, tuple[tuple[int, int], EvalReport | StudyReport | None]] = {}
 
     def finished(self) -> list[Run]:
-        """Runs that have a report which is still there, the newest first."""
+        """Runs whose report still exists, the newest first."""
         return [run for run in self.runs.all() if run.state == "done" and self._read(run) is not None]
 
     def of(self, run: Run) -> list[EvalReport]:
-        """One of an evaluation, several of a study, none where the file is gone or no report."""
+        """One for an evaluation, several for a sweep, none if the file is missing or damaged."""
         report = self._read(run)
         if isinstance(report, StudyReport):
             return report.reports
@@ -34,7 +34,7 @@ class Reports:
         return report.advice if isinstance(report, StudyReport) else None
 
     def linked(self) -> list[tuple[EvalReport, str]]:
-        """All that was measured, the oldest first, with the link that opens its run."""
+        """All reports, the oldest first, each with a link that opens its run."""
         return [(report, f"?run={run.id}") for run in reversed(self.finished()) for report in self.of(run)]
 
     def _read(self, run: Run) -> EvalReport | StudyReport | None:
@@ -52,13 +52,13 @@ class Reports:
 
 
 def page_of(run: Run, kind: str) -> Path | None:
-    """Where the report of a run lies: "json", "csv", or "html" with all its charts."""
+    """The report of a run as "json", "csv", or "html" with charts."""
     return run.artifact / f"{FILES[run.verb]}.{kind}" if run.artifact and run.verb in FILES else None
 
 
 def _parsed(path: Path, verb: str) -> EvalReport | StudyReport | None:
     try:
         content = parse(path.read_bytes())
-        return (StudyReport if verb == "study" else EvalReport).model_validate(content)
+        return (StudyReport if verb == "sweep" else EvalReport).model_validate(content)
     except (ValueError, ValidationError):
         return None

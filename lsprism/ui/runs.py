@@ -1,4 +1,4 @@
-"""The tab Runs: the list of all, and what can be done with one of them."""
+"""The tab Runs: the list of all runs, and the actions on one of them."""
 
 from typing import Any
 
@@ -9,10 +9,12 @@ from lsprism.runs import Run, Runs, resume
 from lsprism.ui import ledger
 from lsprism.ui.cards import empty
 from lsprism.ui.context import Context, end_run, refusals
+from lsprism.ui.texts import common, filled
+from lsprism.ui.texts import runs as texts
 from lsprism.ui.watch import View
 
 POLL_S = 2.0
-CHOOSE = empty("No run is open", "Choose one in the list to see its figures, its log and what can be done with it.")
+CHOOSE = empty(texts.NOT_SELECTED)
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -23,7 +25,7 @@ class Handlers:
         self.runs, self.watch = context.runs, context.watch
 
     def list(self, seen: str) -> tuple[Any, Any, Any, str]:
-        """The list, the choices of what to compare with, and the mark by which nothing is sent twice."""
+        """The list, the runs to compare with, and the mark that keeps unchanged content from being sent again."""
         found = self.runs.all()
         mark = str([(run.id, run.state, run.notes, run.ended) for run in found])
         if mark == seen:
@@ -33,7 +35,7 @@ class Handlers:
         return gr.Dataframe(ledger.rows(found), visible=bool(found)), none, gr.Dropdown(choices=choices), mark
 
     def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
-        """One run's page, its log and notes, which buttons fit, and the mark."""
+        """The page of one run, its log, notes and buttons, and the mark."""
         try:
             view = self.watch.view(run_id) if run_id else None
         except LSPrismError:
@@ -55,19 +57,20 @@ class Handlers:
             self.runs.note(run_id, text)
 
     def ask(self, run_id: str) -> tuple[Any, Any]:
-        """Before a run is deleted."""
+        """Ask for confirmation before a run is deleted."""
         with refusals():
             run = self.runs.get(run_id)
             if run.live:
-                raise RequestError(f"Run {run_id} is {run.state}.", "Stop it first.")
+                raise RequestError(*filled(texts.STILL_ACTIVE, run=run_id, state=run.state))
         place = elsewhere(run, self.runs)
-        return gr.Group(visible=True), gr.Textbox("", visible=bool(place), label=f"The artifact stays at {place}")
+        label = texts.ARTIFACT_STAYS.format(place=place)
+        return gr.Group(visible=True), gr.Textbox("", visible=bool(place), label=label)
 
     def delete(self, run_id: str, named: str) -> tuple[str, Any]:
-        """The run's folder; an artifact elsewhere only where its place was written out."""
+        """Delete the folder of the run; an artifact elsewhere only if its path was typed."""
         with refusals():
             self.runs.delete(run_id, named.strip() or None)
-        gr.Info("The run is deleted.")
+        gr.Info(texts.DELETED)
         return "", gr.Group(visible=False)
 
     def compare(self, run_id: str, other_id: str | None) -> str:
@@ -78,7 +81,7 @@ class Handlers:
 
 
 def _page(view: View, runs: Runs) -> tuple[Any, ...]:
-    """Page, log, notes, and which buttons fit."""
+    """Page, log, notes, and buttons."""
     run = view.run
     page = ledger.page_of(run, str(runs.path(run.id)))
     resumes, stops = gr.Button(visible=run.goes_on), gr.Button(visible=run.live)
@@ -89,14 +92,14 @@ NOTHING = CHOOSE, "", "", gr.update(visible=False), gr.skip(), gr.skip()
 
 
 def elsewhere(run: Run, runs: Runs) -> str:
-    """The place of an artifact that a compression made outside of the run's own folder; "" where there is none."""
+    """The path of an artifact outside of the run's folder; "" if there is none."""
     if run.verb != "compress" or run.artifact is None or run.artifact.is_relative_to(runs.path(run.id)):
         return ""
     return str(run.artifact) if run.artifact.exists() else ""
 
 
 def build(context: Context) -> None:
-    """The list on the left, the chosen run on the right."""
+    """The list on the left, the selected run on the right."""
     handlers, opened = Handlers(context), context.opened
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=7, min_width=320):
@@ -109,22 +112,22 @@ def build(context: Context) -> None:
         with gr.Column(scale=5, min_width=320):
             page = gr.HTML(CHOOSE, elem_id="runs-page")
             with gr.Row(visible=False, elem_classes="actions") as actions:
-                to_layers = gr.Button("Layers", size="sm", elem_id="runs-layers")
-                to_progress = gr.Button("Progress", size="sm", elem_id="runs-progress")
-                go_on = gr.Button("Resume", size="sm", elem_id="runs-resume")
-                end = gr.Button("Stop", size="sm", elem_id="runs-stop")
-                ask = gr.Button("Delete …", size="sm", variant="stop", elem_id="runs-delete")
+                to_layers = gr.Button(texts.LAYERS, size="sm", elem_id="runs-layers")
+                to_progress = gr.Button(texts.PROGRESS, size="sm", elem_id="runs-progress")
+                go_on = gr.Button(common.RESUME, size="sm", elem_id="runs-resume")
+                end = gr.Button(common.STOP, size="sm", elem_id="runs-stop")
+                ask = gr.Button(texts.DELETE, size="sm", variant="stop", elem_id="runs-delete")
             with gr.Group(visible=False, elem_classes="panel") as asking:
-                gr.HTML("<p>Delete this run with its folder? This cannot be undone.</p>")
-                named = gr.Textbox("", info="To delete it too, write this path here", max_lines=1, visible=False)
+                gr.HTML(f"<p>{texts.CONFIRM}</p>")
+                named = gr.Textbox("", info=texts.ARTIFACT_TOO, max_lines=1, visible=False)
                 with gr.Row():
-                    keep = gr.Button("Keep it", size="sm")
-                    drop = gr.Button("Delete", size="sm", variant="stop", elem_id="runs-delete-sure")
+                    keep = gr.Button(texts.KEEP, size="sm")
+                    drop = gr.Button(texts.DELETE_NOW, size="sm", variant="stop", elem_id="runs-delete-sure")
             with gr.Group(elem_classes="panel"):
-                notes = gr.Textbox(label="Notes", lines=1, max_lines=6, elem_id="runs-notes")
-                other = gr.Dropdown([], label="Compare with", value=None, elem_id="runs-other")
+                notes = gr.Textbox(lines=1, max_lines=6, elem_id="runs-notes", **texts.NOTES)
+                other = gr.Dropdown([], value=None, elem_id="runs-other", **texts.COMPARE)
                 compared = gr.HTML()
-            with gr.Group(elem_classes="panel"), gr.Accordion("Log", open=False, elem_classes="fold"):
+            with gr.Group(elem_classes="panel"), gr.Accordion(common.LOG, open=False, elem_classes="fold"):
                 log = gr.Textbox(show_label=False, lines=8, max_lines=18, interactive=False, buttons=["copy"])
     seen, seen_list = gr.State(""), gr.State("")
     listed = [table, none, other, seen_list]

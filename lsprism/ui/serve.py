@@ -1,4 +1,4 @@
-"""Opens the dashboard: checks what was asked, and serves the page on this machine only, unless told otherwise."""
+"""Starts the dashboard: checks the options and serves the page, by default to this machine only."""
 
 import argparse
 import errno
@@ -9,34 +9,68 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
+from lsprism.extras import requiring
 from lsprism.paths import expand
+from lsprism.ui.texts import filled
+from lsprism.ui.texts import server as texts
 
-PORT, PORTS = 7860, 20  # without --port: the first free one of so many
+PORT, PORTS = 7860, 20  # without --port: the first free one of PORTS
 AUTH = "LSPRISM_AUTH"
-REMEDY = f"Give --auth FILE, a file that holds 'name:password', or --auth env and set {AUTH}."
+REMEDY = texts.AUTH_HINT.format(variable=AUTH)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C. Exit codes as those of the command line: 0, 1, 2."""
-    options = _parser().parse_args(words)
+    """Serve until Ctrl-C. Exit codes are those of the command line: 0, 1, 2."""
+    options = read_options(words)
     try:
-        _serve(options)
+        serve(options)
     except LSPrismError as error:
-        sys.stderr.write(f"error {error}\n")
+        sys.stderr.write(texts.ERROR.format(error=error))
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("\nClosed. Runs that were begun go on; the next dashboard finds them.\n")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python app.py", description="The LS-PRISM dashboard.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
-    parser.add_argument("--port", type=int, help=f"port (default: the first free one from {PORT} on)")
-    parser.add_argument("--home", metavar="FOLDER", help="where runs are kept (default: the user's state folder)")
-    parser.add_argument("--auth", metavar="FILE|env", help=f"file with name:password, or env for ${AUTH}")
-    parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    return parser
+def dashboard(
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    state_dir: str | Path | None = None,
+    auth: str | None = None,
+    open: bool = False,
+) -> None:
+    """Open the dashboard, and serve it until Ctrl-C.
+
+    `port` None: the first free one from 7860. `state_dir` None: the user's state folder. `auth`: a file that holds
+    name:password, or "env" for LSPRISM_AUTH. `open`: open the page in the browser. Raises SpecError for a host other
+    than this machine without `auth`, RequestError for a port in use, DiskError for a folder that cannot be written.
+    """
+    values = {"host": host, "port": port, "state-dir": state_dir, "auth": auth}
+    words = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    serve(read_options([*words, *(["--open"] if open else [])]))
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C; raises LSPrismError. `options`: those of `add_options`."""
+    try:
+        with requiring("dashboard"):
+            _serve(options)
+    except KeyboardInterrupt:
+        sys.stderr.write(texts.CLOSED)
+
+
+def read_options(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python app.py", description=texts.DESCRIPTION)
+    add_options(parser)
+    return parser.parse_args(words)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help=texts.HOST)
+    parser.add_argument("--port", type=int, help=texts.PORT.format(port=PORT))
+    parser.add_argument("--state-dir", metavar="FOLDER", help=texts.STATE_DIR)
+    parser.add_argument("--home", dest="state_dir", help=argparse.SUPPRESS)  # the earlier name
+    parser.add_argument("--auth", metavar="FILE|env", help=texts.AUTH.format(variable=AUTH))
+    parser.add_argument("--open", action="store_true", help=texts.OPEN)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -44,20 +78,20 @@ def _serve(options: argparse.Namespace) -> None:
 
     auth, host = read_auth(options.auth), plain(options.host)
     if not is_loopback(host) and auth is None:
-        raise SpecError(f"--host {options.host} is open to other machines and needs --auth.", REMEDY)
+        raise SpecError(texts.AUTH_REQUIRED.format(host=options.host), REMEDY)
     port = free_port(host, options.port)
-    home = prepare_home(options.home)
+    home = prepare_home(options.state_dir)
     prepare_environment(home)
     from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
 
-    named = f"[{host}]" if ":" in host else host  # as in an address, which is how gradio wants it too
+    named = f"[{host}]" if ":" in host else host  # as in a URL; gradio expects it so too
     address = f"http://{'localhost' if is_any(host) else named}:{port}"
-    sys.stderr.write(f"Opening LS-PRISM on {address} ... (Ctrl-C closes it; runs go on)\n")
+    sys.stderr.write(texts.OPENING.format(address=address))
     launch(home, named, port, auth=auth, browser=options.open)
 
 
 def prepare_home(folder: str | None) -> Path:
-    """The state folder, made if need be; DiskError where it cannot be written."""
+    """Create the state folder if it is missing; DiskError if it is not writable."""
     from lsprism.runs import Runs
 
     home = Runs(folder).home
@@ -66,17 +100,16 @@ def prepare_home(folder: str | None) -> Path:
         (home / "page" / "probe").write_text("")
         (home / "page" / "probe").unlink()
     except OSError as error:
-        raise DiskError(
-            f"{home} cannot be written: {error.strerror or error}.", "Give --home FOLDER, one that can be written."
-        ) from error
+        reason = error.strerror or error
+        raise DiskError(*filled(texts.NOT_WRITABLE, folder=home, reason=reason)) from error
     return home
 
 
 def prepare_environment(home: Path) -> None:
-    """No analytics, no telemetry; what the page uploads or shows as a file stays in the state folder."""
+    """No analytics, no telemetry; uploads and served files stay in the state folder."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home / "page")
-    os.environ["LSPRISM_STATE"] = str(home)  # for whatever is started from here
+    os.environ["LSPRISM_STATE"] = str(home)  # for the runs started from here
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -88,27 +121,27 @@ def read_auth(where: str | None) -> tuple[str, str] | None:
     if where == "env":
         content = os.environ.get(AUTH, "")
         if not content:
-            raise SpecError(f"--auth env: {AUTH} is not set.", REMEDY)
+            raise SpecError(texts.AUTH_NOT_SET.format(variable=AUTH), REMEDY)
     else:
         try:
             content = expand(where).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise SpecError(f"--auth {where} cannot be read: {reason}.", REMEDY) from None
+            reason = getattr(error, "strerror", None) or texts.NOT_TEXT
+            raise SpecError(texts.AUTH_UNREADABLE.format(file=where, reason=reason), REMEDY) from None
     name, colon, password = content.strip().partition(":")
     if not (name and colon and password):
-        raise SpecError("--auth: what it names does not hold 'name:password'.", REMEDY)
+        raise SpecError(texts.AUTH_MALFORMED, REMEDY)
     return name, password
 
 
 def free_port(host: str, asked: int | None) -> int:
-    """The port that was asked for, or the first free one."""
+    """The requested port, or the first free one."""
     for port in [asked] if asked is not None else range(PORT, PORT + PORTS):
-        if _is_free(host, port) and _is_free("127.0.0.1", port):  # which gradio asks for, whatever the host
+        if _is_free(host, port) and _is_free("127.0.0.1", port):  # gradio needs this one for any host
             return port
     if asked is None:
-        raise RequestError(f"Ports {PORT} to {PORT + PORTS - 1} are all in use.", "Give --port N, one that is free.")
-    raise RequestError(f"Port {asked} is in use or not allowed.", "Give another --port, or leave it out.")
+        raise RequestError(*filled(texts.PORTS_IN_USE, first=PORT, last=PORT + PORTS - 1))
+    raise RequestError(*filled(texts.PORT_IN_USE, port=asked))
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -119,11 +152,9 @@ def _is_free(host: str, port: int) -> bool:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as the server will
             probe.bind((host, port))
-    except (OSError, UnicodeError, TypeError, OverflowError) as error:  # the middle two: no name of a host at all
+    except (OSError, UnicodeError, TypeError, OverflowError) as error:  # the middle two: not a host name
         elsewhere = getattr(error, "errno", None) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
         if elsewhere or isinstance(error, socket.gaierror | UnicodeError | TypeError):
-            raise SpecError(
-                f"--host {host} is no address of this machine.", "Leave it out for this machine only."
-            ) from None
+            raise SpecError(*filled(texts.NOT_OUR_HOST, host=host)) from None
         return False
     return True

@@ -1,4 +1,4 @@
-"""The public API of a dashboard that is open: what gradio_client and other programs may call, with types."""
+"""The public API of a running dashboard, for gradio_client and other programs."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lsprism.ui.ledger import differences, label_of
 
 
 class Service:
-    """The verbs on runs; every answer is plain JSON."""
+    """The API endpoints; every result is plain JSON."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
@@ -28,28 +28,28 @@ class Service:
             return _plain(work.start(self._runs, "compress", spec))
 
     def status(self, run_id: str) -> dict[str, Any]:
-        """One run, and how far it is."""
+        """One run and its progress."""
         with refusals():
             run, progress = self._runs.get(run_id), self._runs.progress(run_id)
         return {**_plain(run), "progress": progress.model_dump(mode="json") if progress else None}
 
     def stop(self, run_id: str) -> dict[str, Any]:
-        """Stop a run and wait until it has ended, at most a few seconds."""
+        """Stop a run and wait until it has ended, a few seconds at most."""
         with refusals():
             return _plain(work.stop(self._runs, run_id))
 
     def compare(self, first: str, second: str) -> list[list[str]]:
-        """Rows of what two runs have in figures and settings: name, first, second."""
+        """Metrics and settings of two runs as rows: name, first, second."""
         with refusals():
             one, other = self._runs.get(first), self._runs.get(second)
         return [["run", label_of(one), label_of(other)], *map(list, differences(one, other))]
 
 
 def expose(runs: Runs) -> None:
-    """Put the service into the page that is being built."""
+    """Add the endpoints to the page that is being built."""
     service = Service(runs)
-    for verb in (service.list_runs, service.start, service.status, service.stop, service.compare):
-        gr.api(verb, api_name=verb.__name__)
+    for endpoint in (service.list_runs, service.start, service.status, service.stop, service.compare):
+        gr.api(endpoint, api_name=endpoint.__name__)
 
 
 def _plain(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page: a head, the tabs, the look; and how it is served."""
+"""The page: header, tabs and theme; and how it is served."""
 
 from pathlib import Path
 from typing import Any
@@ -7,38 +7,39 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lsprism.errors import LSPrismError
+from lsprism.paths import ASSETS
 from lsprism.runs import Runs
 from lsprism.ui import chat, compress, evaluate, layers, service
 from lsprism.ui import runs as runs_tab
 from lsprism.ui.context import Context
 from lsprism.ui.guard import Guard, hosts_of
+from lsprism.ui.texts import common as texts
 from lsprism.ui.theme import theme
 from lsprism.ui.watch import first_shown
 
-ASSETS = Path(__file__).parents[2] / "assets"
-KEPT_S = (3600, 86400)  # how often files of the page are looked through, and how old they may get
+KEPT_S = (3600, 86400)  # how often temporary files are checked, and how old they may get
 TABS = {
-    "compress": ("Compress", compress.build),
-    "layers": ("Layers", layers.build),
-    "evaluate": ("Evaluate", evaluate.build),
-    "chat": ("Chat", chat.build),
-    "runs": ("Runs", runs_tab.build),
+    "compress": compress.build,
+    "layers": layers.build,
+    "evaluate": evaluate.build,
+    "chat": chat.build,
+    "runs": runs_tab.build,
 }
 TOGGLE = "document.body.classList.toggle('dark')"
 
 
 def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
     """The whole page, not yet served."""
-    with gr.Blocks(title="LS-PRISM", analytics_enabled=False, delete_cache=KEPT_S, fill_width=True) as page:
-        service.expose(runs)  # first, or handlers of the same name would take its verbs' names
+    with gr.Blocks(title=texts.NAME, analytics_enabled=False, delete_cache=KEPT_S, fill_width=True) as page:
+        service.expose(runs)  # first, so that its endpoints get their names
         gr.HTML(_head(), elem_id="head")
         opened = gr.State("")
         talk = gr.BrowserState("", storage_key="lsprism-chat")  # readable as long as this dashboard runs
         with gr.Tabs(elem_id="tabs") as tabs:
             context = Context(runs, page, tabs, opened, talk)
             shown = {}
-            for name, (label, build) in TABS.items():
-                with gr.Tab(label, id=name, elem_id=f"tab-{name}", render_children=True) as shown[name]:
+            for name, build in TABS.items():
+                with gr.Tab(texts.TABS[name], id=name, elem_id=f"tab-{name}", render_children=True) as shown[name]:
                     build(context)
         for name, tab in shown.items():
             _in_sight(name, tab, context.timers)
@@ -47,7 +48,7 @@ def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
 
 
 def _in_sight(name: str, tab: gr.Tab, timers: dict[str, list[gr.Timer]]) -> None:
-    """When a tab is shown, its timers tick, and no others do."""
+    """Only the timers of the visible tab tick."""
     of = {timer: tab_name for tab_name, found in timers.items() for timer in found}
 
     def switch() -> list[gr.Timer]:
@@ -60,12 +61,12 @@ def _load(page: gr.Blocks, runs: Runs, opened: gr.State, tabs: gr.Tabs) -> None:
     def opening(request: gr.Request) -> tuple[str, Any]:
         return first_look(runs, dict(request.query_params))
 
-    # In the queue: outside of it gradio does not tell a state's listeners that it has changed.
+    # In the queue: outside of it gradio does not notify the listeners of a state.
     page.load(opening, None, [opened, tabs], show_progress="hidden", api_visibility="private")
 
 
 def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
-    """Which run a page that was just opened looks at, and on which tab: ?run=ID opens that run."""
+    """The run and the tab that a newly opened page shows; ?run=ID opens that run."""
     try:
         run = runs.get(query.get("run", ""))
     except LSPrismError:
@@ -76,9 +77,9 @@ def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
 def _head() -> str:
     logo = (ASSETS / "logo.svg").read_text(encoding="utf-8")
     return (
-        f'<header>{logo}<div><h1>LS-PRISM</h1><p class="quiet">Makes a language model smaller, and shows what that '
-        f'costs.</p></div><button class="plain" onclick="{TOGGLE}" title="Light or dark" '
-        'aria-label="Light or dark">◐</button></header>'
+        f'<header>{logo}<div><h1>{texts.NAME}</h1><p class="quiet">{texts.TAGLINE}</p></div>'
+        f'<button class="plain" onclick="{TOGGLE}" title="{texts.DARK_MODE}" aria-label="{texts.DARK_MODE}">◐</button>'
+        "</header>"
     )
 
 
@@ -87,14 +88,14 @@ def launch(home: Path, host: str, port: int, *, auth: tuple[str, str] | None = N
     page, context = dashboard(Runs(home))
     try:
         context.planner.warm()
-        # gradio would ask itself for the page and give up after 3 s, which a busy machine may need: not done.
+        # _frontend=False: gradio would request its own page and give up after 3 s, too soon on a busy machine.
         page.launch(**settings(host, port, auth), inbrowser=browser, _frontend=False)
     finally:
         context.planner.close()
 
 
 def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[str, Any]:
-    """How it is served: to this machine, with no share, no analytics, no history in the browser, no other files."""
+    """Arguments of `launch`: no share link, no analytics, no history in the browser, no other files."""
     return {
         "server_name": host,
         "server_port": port,

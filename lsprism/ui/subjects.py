@@ -1,4 +1,4 @@
-"""What the tab Layers can look at: compressions, also while they run, and the artifacts of studies. No gradio."""
+"""What the tab Layers can show: compressions, also while they run, and the artifacts of sweeps. No gradio."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,35 +10,37 @@ from lsprism.reports import CompressionReport, LayerReport
 from lsprism.runs import Run
 from lsprism.ui.choices import artifacts_of
 from lsprism.ui.ledger import label_of
+from lsprism.ui.texts import common
 from lsprism.ui.watch import Watch
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One of them. `key` is the run's id, with the name of the artifact behind a slash where the run is a study."""
+    """A compression. `key` is the id of the run, followed by a slash and the artifact's name if the run is a sweep."""
 
     key: str
     run: Run
-    artifact: Path | None  # None: it is not done yet
+    artifact: Path | None  # None: not finished yet
     layers: tuple[LayerReport, ...]
-    spectra: Path  # where its singular values are kept
+    spectra: Path  # file for its singular values
 
 
 def choices(watch: Watch) -> list[tuple[str, str]]:
-    """What each is called, and its key; the newest first."""
+    """Label and key of each; the newest first."""
     found = []
     for run in watch.runs.all():
         if run.verb == "compress":
             found.append((label_of(run), run.id))
-        elif run.verb == "study":
+        elif run.verb == "sweep":
             made = {Path(folder): name for folder, name in artifacts_of(run).items()}
             done = {folder.name: name for folder, name in made.items() if (folder / REPORT).is_file()}
-            found += [(f"{name} · study {run.id[-6:]}", f"{run.id}/{folder}") for folder, name in done.items()]
+            labels = {folder: common.OF_SWEEP.format(name=name, run=run.id[-6:]) for folder, name in done.items()}
+            found += [(label, f"{run.id}/{folder}") for folder, label in labels.items()]
     return found
 
 
 def subject(watch: Watch, key: str | None) -> Subject | None:
-    """None where there is no such run, or no longer."""
+    """None if the run does not exist."""
     run_id, _, name = (key or "").partition("/")
     try:
         view = watch.view(run_id)

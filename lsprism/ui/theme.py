@@ -1,11 +1,11 @@
-"""The quiet look: grey for what was, blue for what is, amber for what it costs. Cards are in dashboard.css."""
+"""The theme: gray for the original, blue for the result, amber for its cost. Cards are styled in dashboard.css."""
 
 import gradio as gr
 from gradio.themes.utils import colors
 
 from lsprism.charts.theme import PALETTE
 
-SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # no font from a network
+SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # no web fonts
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 BLUE = colors.Color(
     name="prism",

@@ -1,4 +1,4 @@
-"""What is known of a run at this moment, gathered once for all pages that look at it. No gradio."""
+"""The current state of a run, gathered once for all pages that show it. No gradio."""
 
 import threading
 from collections import OrderedDict
@@ -9,39 +9,39 @@ from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
 from lsprism.reports import CompressionReport, LayerReport
 from lsprism.runs import Run, Runs
 
-LOG_BYTES = 16384  # of the end of the log
-FOLLOWED = 16  # runs whose events are remembered
+LOG_BYTES = 16384  # read from the end of the log
+FOLLOWED = 16  # runs whose events are kept in memory
 SKIM_LINES = 200
 
 
 @dataclass(frozen=True)
 class View:
-    """One run as it is. `mark` is another as soon as anything of it is."""
+    """One run. `mark` changes whenever anything else in it changes."""
 
     run: Run
     mark: int = 0
-    ahead: int = 0  # runs that it waits for
+    ahead: int = 0  # runs before it in the queue
     stage: str = ""
     detail: str = ""
-    progress: Progress | None = None  # of the present session
-    layers: tuple[LayerReport, ...] = ()  # of the blocks that are done
-    blocks: int = 0  # of the model; 0: not known yet
+    progress: Progress | None = None  # since the run was last started or resumed
+    layers: tuple[LayerReport, ...] = ()  # of finished blocks
+    blocks: int = 0  # of the model; 0: unknown
     report: Any = None
     said: tuple[str, ...] = ()  # stages and notices, in order
     log: str = ""
 
 
 class Watch:
-    """Follows runs: every look reads only what was added since the last one, by whichever page."""
+    """Follows runs: every look reads only what was added since the last one, on any page."""
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self._views: OrderedDict[str, View] = OrderedDict()
-        self._places: dict[str, tuple[int, int]] = {}  # how far events and log have been read
+        self._places: dict[str, tuple[int, int]] = {}  # read offsets of events and log
         self._lock = threading.Lock()
 
     def view(self, run_id: str) -> View:
-        """The same object as long as nothing changes; RequestError where there is no such run."""
+        """The same object as long as nothing changes; RequestError if the run does not exist."""
         run = self.runs.get(run_id)
         with self._lock:
             old = self._views.get(run_id) or View(run)
@@ -51,7 +51,7 @@ class Watch:
             ahead = len(self.runs.ahead(run)) if run.state == "queued" else 0
             if run_id in self._views and (run, tail.offset, size, ahead) == (old.run, offset, logged, old.ahead):
                 return old
-            begun = View(run, mark=old.mark) if tail.offset < offset else old  # begun anew: events from the start
+            begun = View(run, mark=old.mark) if tail.offset < offset else old  # started over: read from the start
             view = _with_events(replace(begun, run=run, ahead=ahead), tail.moments)
             log = self.runs.log(run_id, LOG_BYTES) if size != logged else old.log
             self._views[run_id] = replace(view, log=log, mark=old.mark + 1)
@@ -68,7 +68,7 @@ class Watch:
             return 0
 
 
-OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")  # steps of the progress; others count other things
+OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")  # steps that count blocks
 
 
 def _with_events(view: View, moments: tuple) -> View:
@@ -84,7 +84,7 @@ def _with_events(view: View, moments: tuple) -> View:
                 changes["progress"] = progress
                 if progress.step in OF_A_BLOCK:
                     changes["blocks"] = progress.of
-                    if progress.block == 1:  # of another compression, or of one that begins anew
+                    if progress.block == 1:  # another compression, or one that started over
                         changes["layers"] = {}
             case BlockDone(layers=layers, of=of, block=block, seconds=seconds):
                 changes["blocks"] = of
@@ -99,7 +99,7 @@ def _with_events(view: View, moments: tuple) -> View:
 
 
 def first_shown(runs: Runs) -> str:
-    """Id of the compression that a new page shows: one at work, else one that waits, else the newest; "" for none."""
+    """Id of the compression that a new page shows: an active one, else a queued one, else the newest; "" if none."""
     found = [run for run in runs.all() if run.verb == "compress"]
     live = [run for run in found if run.live]
     at_work = [run for run in live if run.state != "queued"]

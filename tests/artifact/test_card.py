@@ -1,4 +1,4 @@
-"""The card says only what was counted or measured, hands on the licence, and its command is the run once more."""
+"""The model card has only counted or measured values, the license, and a command that reproduces the run."""
 
 import shlex
 from pathlib import Path
@@ -28,7 +28,7 @@ def write_readme(folder: Path, front: str, body: str = "") -> Path:
 
 
 def base(folder: Path, front: str = "") -> Path:
-    """A model folder whose card has this front matter, with licence texts and one file that is nobody's business."""
+    """A model folder with this front matter in its model card, license texts, and one private file."""
     make_model(folder)
     for name in ("LICENSE", "NOTICE.md", "USE_POLICY.md", "training.log"):
         (folder / name).write_text(f"text of {name}")
@@ -42,7 +42,7 @@ def compress(folder: Path, text_file: Path, **settings) -> Path:
     return out
 
 
-def test_licence_lines_and_texts_go_on(tmp_path, text_file):
+def test_license_fields_and_files_are_copied(tmp_path, text_file):
     front = "license: other\nlicense_name: forest-1\nlicense_link: LICENSE\ntags: [x]\nextra_gated_prompt: pay first"
     out = compress(base(tmp_path / "tiny", front), text_file)
     lsprism.export(str(out), tmp_path / "dense")
@@ -50,14 +50,14 @@ def test_licence_lines_and_texts_go_on(tmp_path, text_file):
         card = ModelCard.load(folder / "README.md").data.to_dict()
         assert (card["license"], card["license_name"], card["license_link"]) == ("other", "forest-1", "LICENSE")
         assert card["library_name"] == "transformers" and "ls-prism" in card["tags"] and "x" not in card["tags"]
-        assert "extra_gated_prompt" not in card and "base_model" not in card, "a local folder is no hub id"
+        assert "extra_gated_prompt" not in card and "base_model" not in card, "a local folder is not a Hub id"
         assert "forest-1" in (folder / "README.md").read_text()
         for name in ("LICENSE", "NOTICE.md", "USE_POLICY.md"):
             assert (folder / name).read_text() == f"text of {name}"
         assert not (folder / "training.log").exists() and "Llama" not in (folder / "README.md").read_text()
 
 
-def test_figures_are_those_of_the_report(tmp_path, text_file):
+def test_values_are_those_of_the_report(tmp_path, text_file):
     out = tmp_path / "out"
     settings = {"method": "svd", "calibration": {"source": str(text_file), "samples": 4, "length": 16}}
     report = lsprism.compress(str(base(tmp_path / "tiny")), out, **settings)
@@ -65,13 +65,13 @@ def test_figures_are_those_of_the_report(tmp_path, text_file):
     for figure in (report.stored_bytes, report.dense_stored_bytes, report.kept_parameters, report.layer_stored_bytes):
         assert f"{figure:,}" in text
     worst = max(report.layers, key=lambda layer: layer.error)
-    assert f"{worst.error:.3f} at most (`{worst.name}`)" in text
-    assert "Perplexity and tasks were not measured" in text
+    assert f"{worst.error:.3f} (`{worst.name}`)" in text
+    assert "Perplexity and task scores were not measured" in text
     assert "low-rank factors" in text and "bitmap" not in text
 
 
 @pytest.mark.parametrize("method", ["wanda", "hybrid"])
-def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeypatch):
+def test_the_command_reproduces_the_request(tmp_path, text_file, method, monkeypatch):
     settings = {"method": method, "sparsity": 0.4, "dtype": "float32", "device": "cpu"}
     out = compress(base(tmp_path / "tiny"), text_file, **settings)
     text = (out / "README.md").read_text()
@@ -87,16 +87,16 @@ def test_the_command_asks_for_the_very_same(tmp_path, text_file, method, monkeyp
     assert main(words[3:]) == 1
     calibration = {"source": text_file.name, "samples": 4, "length": 16, "seed": 0}
     asked = ask(CompressSpec, model_id="tiny", save_path="OUT", calibration=calibration, **settings)
-    asked = asked.model_copy(update={"budget": asked.rule, "compute_dtype": "float32"})
-    assert specs == [asked], "paths of this machine are left out, nothing else"
-    assert str(tmp_path) not in text and "--seed 0" in text, "a default may change, the card does not"
+    asked = asked.model_copy(update={"allocation": asked.rule, "compute_dtype": "float32"})
+    assert specs == [asked], "only local paths are left out"
+    assert str(tmp_path) not in text and "--seed 0" in text, "defaults may change later, so they are written out"
 
 
-def test_a_dense_copy_says_that_it_saves_nothing(tmp_path, text_file):
+def test_a_dense_copy_states_that_it_is_not_smaller(tmp_path, text_file):
     out = compress(base(tmp_path / "tiny"), text_file)
     lsprism.export(str(out), tmp_path / "dense")
     text = (tmp_path / "dense" / "README.md").read_text()
-    assert "as large as the uncompressed one" in text and "zeros" in text and "lsprism.hf" not in text
+    assert "as large as the uncompressed model" in text and "zeros" in text and "lsprism.hf" not in text
     assert "--method wanda" in text
     lsprism.export(str(tmp_path / "tiny"), tmp_path / "copy")
     assert "A dense copy of tiny" in (tmp_path / "copy" / "README.md").read_text()
@@ -120,7 +120,7 @@ def test_a_model_of_the_llama_family(tmp_path, text_file, front):
         assert (folder / "NOTICE.md").read_text() == "text of NOTICE.md"
 
 
-def test_a_notice_that_is_there_is_kept_and_not_doubled(tmp_path, text_file):
+def test_an_existing_notice_is_kept_and_not_repeated(tmp_path, text_file):
     folder = base(tmp_path / "tiny", "license: llama3.1")
     (folder / "NOTICE").write_text("Forest notice.\n")
     out = compress(folder, text_file)
@@ -140,14 +140,14 @@ def test_a_notice_that_is_there_is_kept_and_not_doubled(tmp_path, text_file):
         ("huggyllama/llama-7b", "", "llama-7b"),
     ],
 )
-def test_the_family_by_the_name_of_the_base_model(tmp_path, base_model, version, name):
+def test_a_llama_is_recognized_by_the_name_of_its_base_model(tmp_path, base_model, version, name):
     licence = licence_of(tmp_path, base_model)
     assert licence.llama == version and licence.name(base_model) == name
     assert licence.fields == ({"license": f"llama{version}"} if version else {})
 
 
 @pytest.mark.parametrize("text", ["", "no front matter", "---\na: [\n---\n", "---\n- a\n---\n", "---\n---\n", "\udc80"])
-def test_a_readme_that_says_nothing(tmp_path, text):
+def test_a_readme_without_front_matter(tmp_path, text):
     (tmp_path / "README.md").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert licence_of(tmp_path) == Licence({})
 
@@ -156,8 +156,8 @@ def test_no_readme_at_all(tmp_path):
     assert licence_of(tmp_path, "org/model") == Licence({}) and licence_of(tmp_path).notice == ""
 
 
-def test_the_hub_is_asked_for_licences_and_for_our_notes():
-    """What a card carries on, and what `verify` reads, must be fetched in the first place."""
+def test_licenses_and_notes_are_downloaded_from_the_hub():
+    """Files that are copied to artifacts or read by `verify` must be downloaded."""
     files = ["README.md", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", "config.json", "lsprism/manifest.json"]
     files += ["chat_template.jinja", "additional_chat_templates/rag.jinja"]
     others = [

@@ -1,4 +1,4 @@
-"""A dense copy is a plain transformers folder that answers as its source does, whole or absent, made file by file."""
+"""A dense copy is a plain transformers folder with the output of its source, complete or absent, made file by file."""
 
 import json
 import shutil
@@ -46,11 +46,11 @@ def same_tensors(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
-# What comes out
+# Content
 
 
 @pytest.mark.parametrize("method", ["wanda", "svd", "hybrid"])
-def test_an_artifact_multiplied_out(artifacts, method, tmp_path):
+def test_an_artifact_becomes_a_dense_model(artifacts, method, tmp_path):
     folder = lsprism.export(str(artifacts[method]), tmp_path / "dense")
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config and config["dtype"] == "bfloat16"
@@ -59,7 +59,7 @@ def test_an_artifact_multiplied_out(artifacts, method, tmp_path):
     packed = lsprism.load(str(artifacts[method]), device="cpu").model
     assert all(p.dtype == torch.bfloat16 for p in dense.parameters())
     if method == "wanda":
-        assert torch.equal(logits(dense), logits(packed)), "the same matrices give the same bits"
+        assert torch.equal(logits(dense), logits(packed)), "equal matrices give equal logits"
     for name, _, module_ in ((n, m, packed.get_submodule(n)) for n, m in dense.named_modules() if n.endswith("proj")):
         assert torch.equal(dense.get_submodule(name).weight, module_.form.dense())
         assert torch.equal(dense.get_submodule(name).bias, module_.bias)
@@ -67,7 +67,7 @@ def test_an_artifact_multiplied_out(artifacts, method, tmp_path):
     assert set(tensors(folder)) == set(tensors(artifacts["base"]))
 
 
-def test_zeros_are_where_the_artifact_has_none(artifacts, tmp_path):
+def test_removed_weights_are_zeros(artifacts, tmp_path):
     folder = lsprism.export(str(artifacts["wanda"]), tmp_path / "dense")
     before, after = tensors(artifacts["base"]), tensors(folder)
     for name, weight in after.items():
@@ -86,7 +86,7 @@ def test_a_dense_source_is_copied_bit_for_bit(tiny_folder, tmp_path):
     assert torch.equal(logits(model), logits(LlamaForCausalLM.from_pretrained(tiny_folder)))
 
 
-def test_tokenizer_and_chat_template_go_along(artifacts, tmp_path):
+def test_tokenizer_and_chat_template_are_copied(artifacts, tmp_path):
     folder = lsprism.export(str(artifacts["hybrid"]), tmp_path / "dense")
     before, after = (AutoTokenizer.from_pretrained(path) for path in (artifacts["base"], folder))
     talk = [{"role": "user", "content": "red river"}]
@@ -95,8 +95,8 @@ def test_tokenizer_and_chat_template_go_along(artifacts, tmp_path):
     assert not (folder / "lsprism").exists()
 
 
-def test_names_of_an_older_checkpoint_stay(tmp_path):
-    """GPT-2's tensors lack the base prefix, and transformers knows: a copy must not think otherwise."""
+def test_tensor_names_of_an_older_checkpoint_are_kept(tmp_path):
+    """GPT-2's tensors lack the base prefix, which transformers supports."""
     config = GPT2Config(vocab_size=24, n_positions=64, n_embd=32, n_layer=1, n_head=4)
     torch.manual_seed(0)
     make_model(tmp_path / "base")
@@ -109,7 +109,7 @@ def test_names_of_an_older_checkpoint_stay(tmp_path):
 # Files
 
 
-def test_files_are_cut_at_the_limit(artifacts, tmp_path, monkeypatch):
+def test_files_are_split_at_the_limit(artifacts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FILE_BYTES", 10_000)
     for source in ("base", "hybrid"):
         folder = lsprism.export(str(artifacts[source]), tmp_path / source)
@@ -122,7 +122,7 @@ def test_files_are_cut_at_the_limit(artifacts, tmp_path, monkeypatch):
     assert same_tensors(artifacts["base"], tmp_path / "base")
 
 
-def test_a_tensor_above_the_limit_has_a_file_of_its_own(artifacts, tmp_path, monkeypatch):
+def test_a_tensor_above_the_limit_has_its_own_file(artifacts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FILE_BYTES", 1)
     folder = lsprism.export(str(artifacts["base"]), tmp_path / "copy")
     assert len(list(folder.glob("*.safetensors"))) == len(tensors(artifacts["base"]))
@@ -143,13 +143,13 @@ def test_one_file_at_a_time_is_in_memory(artifacts, tmp_path, monkeypatch):
     assert len(held) == 3 and max(held) < sum(held) / 2
 
 
-def test_the_events_tell_how_far_it_is(artifacts, tmp_path):
+def test_the_events_report_progress(artifacts, tmp_path):
     stage, *steps = exporting(str(artifacts["wanda"]), tmp_path / "dense")
     assert isinstance(stage, Stage) and all(isinstance(step, Progress) for step in steps)
     assert [step.fraction for step in steps] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
 
-# Refusals, and nothing left behind
+# Errors leave nothing behind
 
 
 def only(folder: Path, *names: str) -> bool:
@@ -157,10 +157,10 @@ def only(folder: Path, *names: str) -> bool:
 
 
 @pytest.mark.parametrize("taken", ["folder", "file", "link"])
-def test_a_target_that_is_taken(tiny_folder, tmp_path, taken):
+def test_a_target_that_exists(tiny_folder, tmp_path, taken):
     target = tmp_path / "out"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to("nowhere")}[taken]()
-    with pytest.raises(TargetError, match="exists already") as caught:
+    with pytest.raises(TargetError, match="already exists") as caught:
         lsprism.export(str(tiny_folder), target)
     assert caught.value.hint and only(tmp_path, "out")
 
@@ -178,23 +178,23 @@ def test_a_damaged_artifact(artifacts, tmp_path):
     ("entry", "said"),
     [
         (None, "should be a valid object"), ({"form": "sparse", "kept": "7", "rank": 0}, 'kept is "7"'),
-        ({"form": "sparse", "kept": 7, "rank": 0}, "does not fit its entry in config.json"),
-        ({"form": "spare", "kept": 7, "rank": 0}, "does not fit its entry in config.json"),
+        ({"form": "sparse", "kept": 7, "rank": 0}, "does not match its entry in config.json"),
+        ({"form": "spare", "kept": 7, "rank": 0}, "does not match its entry in config.json"),
     ],
 )  # fmt: skip
-def test_an_entry_that_describes_no_packed_layer_is_named(artifacts, tmp_path, entry, said):
+def test_an_invalid_entry_is_named(artifacts, tmp_path, entry, said):
     folder = Path(shutil.copytree(artifacts["wanda"], tmp_path / "artifact"))
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["modules"]["model.layers.0.mlp.up_proj"] = entry
     (folder / "config.json").write_text(json.dumps(config))
-    write_json(folder / MANIFEST, describe(folder))  # as if it had been made so
+    write_json(folder / MANIFEST, describe(folder))  # with valid checksums
     with pytest.raises(DamagedError, match=f"model.layers.0.mlp.up_proj.*{said}"):
         lsprism.export(str(folder), tmp_path / "dense")
     assert only(tmp_path, "artifact")
 
 
 @pytest.mark.parametrize("recipe", ["[]", "[" * 100000, '{"method": "wanda"}', '{"sparsity": "0.5"}'])
-def test_a_recipe_that_cannot_be_read_is_left_out_of_the_card(artifacts, tmp_path, recipe):
+def test_a_malformed_recipe_is_left_out_of_the_model_card(artifacts, tmp_path, recipe):
     folder = Path(shutil.copytree(artifacts["wanda"], tmp_path / "artifact"))
     (folder / RECIPE).write_text(recipe)
     write_json(folder / MANIFEST, describe(folder))
@@ -202,7 +202,7 @@ def test_a_recipe_that_cannot_be_read_is_left_out_of_the_card(artifacts, tmp_pat
     assert "How the compressed model was made" not in card
 
 
-def test_of_two_tensors_with_one_name_the_copy_holds_the_one_that_is_loaded(tiny_folder, tmp_path):
+def test_of_two_tensors_with_one_name_the_loaded_one_is_copied(tiny_folder, tmp_path):
     folder, norm = Path(shutil.copytree(tiny_folder, tmp_path / "twice")), "model.norm.weight"
     held = load_file(folder / SINGLE)
     (folder / SINGLE).unlink()
@@ -216,7 +216,7 @@ def test_of_two_tensors_with_one_name_the_copy_holds_the_one_that_is_loaded(tiny
     assert torch.equal(loaded.model.norm.weight, held[norm])
 
 
-def test_a_source_that_others_have_quantised(tiny_folder, tmp_path):
+def test_a_quantized_source_is_an_error(tiny_folder, tmp_path):
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "gptq"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
@@ -225,7 +225,7 @@ def test_a_source_that_others_have_quantised(tiny_folder, tmp_path):
     assert only(tmp_path, "gptq")
 
 
-def test_a_disk_too_small(tiny_folder, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_an_error(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(ResourceError, match="GB are free"):
         lsprism.export(str(tiny_folder), tmp_path / "deep" / "out")
@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up_leaves_nothing(artifacts, tmp_path, monkeypatch):
     assert only(tmp_path)
 
 
-def test_stopped_on_the_way_it_leaves_nothing(artifacts, tmp_path):
+def test_a_stopped_export_leaves_nothing(artifacts, tmp_path):
     events = exporting(str(artifacts["wanda"]), tmp_path / "dense")
     assert [type(next(events)) for _ in range(2)] == [Stage, Progress]
     assert (tmp_path / "dense.export").is_dir() and not (tmp_path / "dense").exists()
@@ -254,7 +254,7 @@ def test_stopped_on_the_way_it_leaves_nothing(artifacts, tmp_path):
     assert only(tmp_path)
 
 
-def test_what_a_killed_export_left_is_cleared_away(tiny_folder, tmp_path):
+def test_remains_of_a_killed_export_are_deleted(tiny_folder, tmp_path):
     left = tmp_path / "out.export"
     left.mkdir()
     (left / module.UNFINISHED).touch()
@@ -264,7 +264,7 @@ def test_what_a_killed_export_left_is_cleared_away(tiny_folder, tmp_path):
     assert not (tmp_path / "out" / module.UNFINISHED).exists()
 
 
-def test_a_folder_of_the_user_is_not_cleared_away(tiny_folder, tmp_path):
+def test_a_folder_of_the_user_is_not_deleted(tiny_folder, tmp_path):
     mine = tmp_path / "out.export"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
@@ -273,6 +273,6 @@ def test_a_folder_of_the_user_is_not_cleared_away(tiny_folder, tmp_path):
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
-def test_two_at_once(tiny_folder, tmp_path):
+def test_two_exports_to_one_target(tiny_folder, tmp_path):
     with FileLock(tmp_path / "out.lock"), pytest.raises(TargetError, match="writing"):
         lsprism.export(str(tiny_folder), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A target that is a link: what it leads to is replaced, beside itself, and the link stays."""
+"""A target that is a symbolic link: its destination is replaced, and the link is kept."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def linked(tmp_path) -> Path:
-    """A link in here/ to an artifact in there/."""
+    """A symbolic link in here/ to an artifact in there/."""
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     publish(tmp_path / "there" / "out", "first")
@@ -35,7 +35,7 @@ def linked(tmp_path) -> Path:
     return tmp_path / "here" / "link"
 
 
-def test_the_artifact_is_replaced_and_the_link_stays(linked):
+def test_the_artifact_is_replaced_and_the_link_is_kept(linked):
     publish(linked, "second", force=True)
     assert linked.is_symlink()
     assert (linked / "file").read_text() == "second"
@@ -43,7 +43,7 @@ def test_the_artifact_is_replaced_and_the_link_stays(linked):
     assert names(linked.parent.parent / "there") == ["out"]
 
 
-def test_a_link_to_a_link_stays_too(linked, tmp_path):
+def test_a_link_to_a_link_is_kept(linked, tmp_path):
     (tmp_path / "chain").symlink_to("here/link")
     publish(tmp_path / "chain", "second", force=True)
     assert (tmp_path / "chain").is_symlink() and linked.is_symlink()
@@ -73,7 +73,7 @@ def test_a_link_to_another_file_system_works(tmp_path):
 
 
 @pytest.mark.parametrize("leads_to", ["nowhere", "file", "folder", "link"])
-def test_a_link_to_what_is_no_artifact_is_refused_at_once(tmp_path, leads_to):
+def test_a_link_to_another_folder_is_an_error(tmp_path, leads_to):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(leads_to)
@@ -83,13 +83,13 @@ def test_a_link_to_what_is_no_artifact_is_refused_at_once(tmp_path, leads_to):
     assert names(tmp_path) == before
 
 
-def test_a_mount_point_is_refused_at_once(linked, monkeypatch):
+def test_a_mount_point_is_an_error(linked, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
-    with pytest.raises(TargetError, match="is a mount point, which cannot be replaced"):
+    with pytest.raises(TargetError, match="is a mount point and cannot be replaced"):
         publish(linked, "second", force=True)
 
 
-def test_what_is_no_unfinished_run_is_refused_at_once(tmp_path):
+def test_another_part_folder_is_an_error(tmp_path):
     (tmp_path / "out.part").mkdir()
     check_target(tmp_path / "out", resume=False, force=False)  # empty, as a kill may leave it
     (tmp_path / "out.part" / "diary").touch()
@@ -97,7 +97,7 @@ def test_what_is_no_unfinished_run_is_refused_at_once(tmp_path):
         check_target(tmp_path / "out", resume=True, force=True)
 
 
-def test_the_old_artifact_is_there_again_where_the_new_one_cannot_be_moved(linked, monkeypatch):
+def test_the_old_artifact_is_restored_if_the_new_one_cannot_be_moved(linked, monkeypatch):
     real = os.replace
 
     def replace(source, target):
@@ -109,10 +109,10 @@ def test_the_old_artifact_is_there_again_where_the_new_one_cannot_be_moved(linke
     with pytest.raises(DiskError, match="busy"):
         publish(linked, "second", force=True)
     assert (linked / "file").read_text() == "first"
-    assert names(linked.parent.parent / "there") == ["out", "out.part"]  # with which --resume goes on
+    assert names(linked.parent.parent / "there") == ["out", "out.part"]  # which --resume continues
 
 
-def test_what_cannot_be_cleared_away_afterwards_is_no_failure(linked, monkeypatch):
+def test_a_failed_cleanup_afterwards_is_ignored(linked, monkeypatch):
     def unlink(path, missing_ok=False):
         if path.name == staging_room.STREAM:
             raise PermissionError(13, "Permission denied")

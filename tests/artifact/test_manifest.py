@@ -1,4 +1,4 @@
-"""What lies on disk is what report and manifest say, for everyone to read; anything else is named and refused."""
+"""Files on disk match report and manifest; any difference is an error that names the file."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from lsprism.reports import CompressionReport, Plan
 def made(tiny_folder, text_file, tmp_path_factory) -> tuple[Plan, CompressionReport]:
     settings = {"method": "hybrid", "calibration": {"source": str(text_file), "samples": 8, "length": 32}}
     report = lsprism.compress(str(tiny_folder), tmp_path_factory.mktemp("made") / "out", **settings)
-    return lsprism.inspect(str(tiny_folder), **settings), report  # the budgets are known by now
+    return lsprism.inspect(str(tiny_folder), **settings), report  # with the budgets of the run
 
 
 @pytest.fixture
 def artifact(made, tmp_path) -> Path:
-    """A copy to spoil."""
+    """A copy to modify."""
     return Path(shutil.copytree(made[1].save_path, tmp_path / "artifact"))
 
 
@@ -40,7 +40,7 @@ def edit_manifest(folder: Path, change) -> None:
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
-# Figures
+# Sizes
 
 
 def test_report_and_plan_count_what_is_on_disk(made):
@@ -63,7 +63,7 @@ def test_report_and_plan_count_what_is_on_disk(made):
 
 def test_the_dense_size_is_that_of_the_source(made, tiny_folder):
     tensors = sum(p.stat().st_size for p in tiny_folder.glob("*.safetensors"))
-    assert abs(made[1].dense_stored_bytes - tensors) < 4096, "but for the headers of the files"
+    assert abs(made[1].dense_stored_bytes - tensors) < 4096, "except for the file headers"
 
 
 def test_the_report_on_disk_is_the_report(made):
@@ -97,7 +97,7 @@ def test_safetensors_json_and_text_only(made):
                 assert suffix in (".md", ".jinja") and path.read_text(encoding="utf-8")
 
 
-def test_others_may_read_what_the_umask_allows(tiny_folder, text_file, tmp_path):
+def test_file_permissions_follow_the_umask(tiny_folder, text_file, tmp_path):
     settings = {"method": "wanda", "calibration": {"source": str(text_file), "samples": 2, "length": 16}}
     old = os.umask(0o027)
     try:
@@ -110,8 +110,8 @@ def test_others_may_read_what_the_umask_allows(tiny_folder, text_file, tmp_path)
         assert set(modes.values()) == {0o640}, modes
 
 
-def test_nothing_tells_where_the_maker_keeps_his_files(made, tmp_path_factory):
-    """plan and report are handed on; what the user wrote himself as --model-id stands in the recipe."""
+def test_the_notes_have_no_local_paths(made, tmp_path_factory):
+    """Plan and report are shared with the artifact; only the recipe has --model-id as given by the user."""
     home = str(made[1].save_path.parent)
     for path in made[1].save_path.rglob("*.*"):
         if path.is_file():
@@ -124,9 +124,9 @@ def test_nothing_tells_where_the_maker_keeps_his_files(made, tmp_path_factory):
 # Damage
 
 
-def test_a_whole_artifact_verifies_wherever_it_lies(artifact):
+def test_an_intact_artifact_is_verified_in_any_folder(artifact):
     assert verify(artifact) == describe(artifact)
-    (artifact / "notes of mine.txt").write_text("an unknown file does no harm")
+    (artifact / "my notes.txt").write_text("unknown files are ignored")
     (artifact / ".gitattributes").write_text("the hub adds this one")
     verify(artifact)
     assert lsprism.load(str(artifact)).source.kind == "artifact"
@@ -142,7 +142,7 @@ def test_one_flipped_byte_in_any_file_is_named(artifact):
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
         with pytest.raises(DamagedError) as caught:
             verify(artifact)
-        assert str(path) in str(caught.value) or name == MANIFEST  # there the flip may change a file's name
+        assert str(path) in str(caught.value) or name == MANIFEST  # the flip may change a file name in the manifest
         path.write_bytes(whole)
     verify(artifact)
 
@@ -151,7 +151,7 @@ def test_one_flipped_byte_in_any_file_is_named(artifact):
     "name", ["model-00002-of-00003.safetensors", "config.json", "tokenizer.json", "lsprism/recipe.json", MANIFEST]
 )
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_file_cut_short_or_gone_is_named(artifact, name, damage):
+def test_a_truncated_or_missing_file_is_named(artifact, name, damage):
     path = artifact / name
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-20])
@@ -160,7 +160,7 @@ def test_a_file_cut_short_or_gone_is_named(artifact, name, damage):
     assert Path(name).name in str(refused(artifact))
 
 
-def test_an_edited_config_is_named_whatever_was_edited(artifact):
+def test_an_edited_config_is_named(artifact):
     path = artifact / "config.json"
     config = json.loads(path.read_text())
     for change in ({"rms_norm_eps": 1e-5}, {"quantization_config": None}, {"quantization_config": {}}):
@@ -168,7 +168,7 @@ def test_an_edited_config_is_named_whatever_was_edited(artifact):
         assert "config.json" in str(refused(artifact)), change
     del config["quantization_config"]
     path.write_text(json.dumps(config))
-    assert "config.json" in str(refused(artifact)), "it would pass for a plain model"
+    assert "config.json" in str(refused(artifact)), "it would be loaded as a plain model"
 
 
 @pytest.mark.parametrize("number, said", [(2, "newer"), (0, "0 is not"), (None, "None"), ("1", "'1'"), (True, "True")])
@@ -179,19 +179,19 @@ def test_another_format(artifact, number, said):
     assert (number == 2) == ("Update" in error.hint)
 
 
-def test_a_newer_format_may_look_quite_different(artifact):
+def test_a_newer_format_may_have_another_structure(artifact):
     (artifact / MANIFEST).write_text('{"format": 7, "trees": ["elm", "ash"]}')
     assert "format 7 is newer" in refused(artifact).message
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 1, "files": {"a": 3}}', "\udcff"])
-def test_a_manifest_that_is_none(artifact, content):
+def test_a_malformed_manifest(artifact, content):
     (artifact / MANIFEST).write_bytes(content.encode("utf-8", "surrogateescape"))
     assert "manifest.json" in refused(artifact).message
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../outside", "a/../../outside", "C:/x", "..\\outside", "", "C:x"])
-def test_a_manifest_may_not_point_outside(artifact, name):
+def test_a_manifest_must_not_point_outside(artifact, name):
     (artifact.parent / "outside").write_text("x")
     edit_manifest(artifact, lambda manifest: manifest["files"].update({name: {"bytes": 1, "sha256": "0" * 64}}))
     error = refused(artifact)

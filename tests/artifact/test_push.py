@@ -1,4 +1,4 @@
-"""Nothing becomes public unasked, every refusal is one sentence with a next step, and no token passes our hands."""
+"""Uploads are private by default, every error has a next step, and no token is read."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ SECRET = "hf_secretsecretsecret"
 
 
 class FakeHub:
-    """Stands for HfApi: notes what it is asked; repositories in `public` exist already."""
+    """Fake of HfApi that records calls; repositories in `public` already exist."""
 
     def __init__(self) -> None:
         self.calls, self.public, self.error = [], set(), None
@@ -65,7 +65,7 @@ def http_error(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHu
     return kind(f"Error for url {request.url}", response=httpx2.Response(status, request=request))
 
 
-def test_private_unless_told_otherwise(hub, tiny_folder):
+def test_uploads_are_private_by_default(hub, tiny_folder):
     assert push_to_hub(tiny_folder, "me/tiny-0.5") == "https://huggingface.co/me/tiny-0.5"
     assert hub.asked("create_repo") == [{"repo_id": "me/tiny-0.5", "private": True, "exist_ok": True}]
     (upload,) = hub.asked("upload_folder")
@@ -81,7 +81,7 @@ def test_the_token_is_left_to_the_library(hub, tiny_folder, caplog):
     assert SECRET not in repr(hub.calls) and SECRET not in caplog.text
 
 
-def test_a_public_repository_is_not_filled_by_accident(hub, tiny_folder):
+def test_a_private_upload_to_a_public_repository_is_an_error(hub, tiny_folder):
     hub.public.add("me/open")
     with pytest.raises(TargetError, match="public repository"):
         push_to_hub(tiny_folder, "me/open")
@@ -91,8 +91,8 @@ def test_a_public_repository_is_not_filled_by_accident(hub, tiny_folder):
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "me/ti ny", "me/-tiny", "me/tiny.git", "https://x/y", "../x"])
-def test_a_name_that_cannot_be(hub, tiny_folder, name):
-    with pytest.raises(TargetError, match="not a valid name") as caught:
+def test_an_invalid_name_is_an_error(hub, tiny_folder, name):
+    with pytest.raises(TargetError, match="not a valid repository name") as caught:
         push_to_hub(tiny_folder, name)
     assert caught.value.hint and not hub.calls
 
@@ -102,29 +102,29 @@ def test_a_name_that_cannot_be(hub, tiny_folder, name):
     [
         (LocalTokenNotFoundError(SECRET), "no token", "hf auth login"),
         (http_error(401), "no token", "hf auth login"),
-        (http_error(403), "may not write", "write access"),
+        (http_error(403), "No write access", "write access"),
         (http_error(403, GatedRepoError), "gated", "write access"),
         (http_error(500), "HTTP status 500", "Try again"),
         (OfflineModeIsEnabled(SECRET), "Offline mode", "Unset HF_HUB_OFFLINE"),
         (httpx2.ConnectError(SECRET), "ConnectError", "network"),
         (TimeoutError(110, "Connection timed out"), "Connection timed out", "network"),
-        (ValueError(f"LFS batch API returned errors: {SECRET}"), "broke off", "network"),
+        (ValueError(f"LFS batch API returned errors: {SECRET}"), "failed", "network"),
     ],
 )
-def test_refusals_of_the_hub(hub, tiny_folder, error, message, step):
+def test_errors_of_the_hub_have_a_next_step(hub, tiny_folder, error, message, step):
     hub.error = error
     with pytest.raises(WorkError) as caught:
         push_to_hub(tiny_folder, "me/tiny")
     said = caught.value
     assert message in said.message and step in said.hint and said.message.endswith(".") and "\n" not in str(said)
-    assert f"hf upload me/tiny {tiny_folder}" in said.hint, "the work is not lost"
+    assert f"hf upload me/tiny {tiny_folder}" in said.hint
     assert SECRET not in str(said)
 
 
-def test_an_upload_that_broke_off_tells_the_cause(hub, tiny_folder):
+def test_a_failed_upload_reports_the_cause(hub, tiny_folder):
     hub.error = RuntimeError("Error while uploading")
     hub.error.__cause__ = http_error(403)
-    with pytest.raises(WorkError, match="may not write"):
+    with pytest.raises(WorkError, match="No write access"):
         push_to_hub(tiny_folder, "me/tiny")
 
 
@@ -140,8 +140,8 @@ def llama(tmp_path) -> Path:
     return folder
 
 
-def test_a_llama_must_be_called_one(hub, llama):
-    with pytest.raises(TargetError, match="begins with 'Llama'") as caught:
+def test_the_name_of_a_llama_must_start_with_llama(hub, llama):
+    with pytest.raises(TargetError, match="start with 'Llama'") as caught:
         push_to_hub(llama, "me/small-3.1")
     assert "me/Llama-small-3.1" in caught.value.hint and not hub.calls
     push_to_hub(llama, "me/Llama-small-3.1")
@@ -149,14 +149,14 @@ def test_a_llama_must_be_called_one(hub, llama):
     assert len(hub.asked("upload_folder")) == 2
 
 
-def test_a_llama_travels_with_its_agreement(hub, llama):
+def test_a_llama_needs_its_license_file(hub, llama):
     (llama / "LICENSE").unlink()
-    with pytest.raises(TargetError, match="a copy of it") as caught:
+    with pytest.raises(TargetError, match="a copy of the license") as caught:
         check_repo("me/Llama-x", llama)
     assert "LICENSE" in caught.value.hint
 
 
-def test_others_may_be_called_as_they_like(llama):
+def test_other_models_may_have_any_name(llama):
     (llama / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     check_repo("me/anything", llama)
     with pytest.raises(TargetError):
@@ -174,13 +174,13 @@ def test_export_then_push(hub, tiny_folder, tmp_path):
     assert hub.asked("create_repo")[1]["private"] is False
 
 
-def test_a_name_is_refused_before_the_work(hub, tiny_folder, tmp_path):
+def test_a_name_is_checked_before_the_work(hub, tiny_folder, tmp_path):
     with pytest.raises(TargetError):
         lsprism.export(str(tiny_folder), tmp_path / "dense", push_to_hub="a/b/c")
     assert not (tmp_path / "dense").exists() and not hub.calls
 
 
-def test_a_damaged_artifact_is_not_sent(hub, tiny_folder, text_file, tmp_path):
+def test_a_damaged_artifact_is_not_uploaded(hub, tiny_folder, text_file, tmp_path):
     settings = {"method": "wanda", "calibration": {"source": str(text_file), "samples": 2, "length": 16}}
     lsprism.compress(str(tiny_folder), tmp_path / "out", **settings)
     push_to_hub(tmp_path / "out", "me/out")

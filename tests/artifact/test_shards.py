@@ -1,4 +1,4 @@
-"""Safetensors files: foretold to the byte, cut by size, whole or absent."""
+"""Safetensors files: exact size prediction, grouping by size, atomic writes."""
 
 import errno
 from unittest.mock import Mock
@@ -25,8 +25,8 @@ def tensors_of(layout: shards.Layout) -> dict[str, torch.Tensor]:
 
 @settings(max_examples=60, deadline=None)
 @given(layouts)
-def test_the_size_of_a_file_is_foretold_to_the_byte(tmp_path_factory, layout):
-    path = tmp_path_factory.getbasetemp() / "foretold.safetensors"
+def test_the_size_of_a_file_is_predicted_exactly(tmp_path_factory, layout):
+    path = tmp_path_factory.getbasetemp() / "predicted.safetensors"
     write_shard(path, tensors_of(layout))
     assert path.stat().st_size == file_bytes(layout)
 
@@ -39,7 +39,7 @@ def test_groups_keep_the_order_and_hold_at_most_the_limit_or_one_tensor():
     assert group_outside({}) == []
 
 
-def test_what_is_written_is_read_back_with_its_metadata(tmp_path):
+def test_tensors_and_metadata_are_read_back(tmp_path):
     path = tmp_path / "a.safetensors"
     write_shard(path, {"x": torch.arange(5)}, {"note": "kept"})
     assert torch.equal(load_file(path)["x"], torch.arange(5))
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back_with_its_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["save_file", "os.replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "a.safetensors"
     write_shard(path, {"x": torch.zeros(3)})
 
@@ -70,11 +70,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", "Free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full", "Free some space"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full", "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "rights"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "permissions"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error", "disk"),
     ],
 )
-def test_refused_writes_say_why_and_what_to_do(tmp_path, error, reason, remedy):
+def test_failed_writes_have_a_reason_and_a_next_step(tmp_path, error, reason, remedy):
     with pytest.raises(DiskError) as caught, disk_errors(tmp_path / "x"):
         raise error
     assert caught.value.message == f"{tmp_path / 'x'} cannot be written: {reason}."
@@ -86,7 +86,7 @@ def test_other_errors_pass_through(tmp_path):
         raise ValueError("mine")
 
 
-def test_a_file_is_whole_only_to_its_last_byte_and_with_all_its_tensors(tmp_path):
+def test_a_file_is_complete_only_with_all_bytes_and_tensors(tmp_path):
     layout = {"x": (torch.float32, (4, 3)), "y": (torch.uint8, (5,))}
     path = tmp_path / "a.safetensors"
     assert not is_whole(path, layout)
@@ -100,6 +100,6 @@ def test_a_file_is_whole_only_to_its_last_byte_and_with_all_its_tensors(tmp_path
         assert not is_whole(path, layout)
 
 
-def test_a_file_without_tensors_can_be_whole(tmp_path):
+def test_a_file_without_tensors_can_be_complete(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     assert is_whole(tmp_path / "empty.safetensors", {})

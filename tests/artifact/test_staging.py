@@ -1,4 +1,4 @@
-"""A target in the making: alone, whole or absent, and never what is not ours."""
+"""The folder of an unfinished run: exclusive, atomic, and other people's folders are never touched."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(3, hidden, [LAYER, LAYER], 12.5)
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path, checkpoint):
+def test_a_checkpoint_is_read_back_unchanged(tmp_path, checkpoint):
     stage = Staging(tmp_path / "out", tmp_path)
     assert not stage.begun
     assert stage.read_checkpoint() is None
@@ -52,14 +52,14 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path, checkpoint):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(back.hidden, checkpoint.hidden, strict=True))
 
 
-def test_the_hidden_states_come_back_in_order_of_their_batches(tmp_path):
+def test_hidden_states_are_read_back_in_batch_order(tmp_path):
     stage = Staging(tmp_path / "out", tmp_path)
     stage.write_checkpoint(Checkpoint(0, [torch.full((1,), n) for n in range(12)], [], 0.0))
     assert [part.item() for part in stage.read_checkpoint().hidden] == list(range(12))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 100, -1])
-def test_a_checkpoint_cut_short_is_none(tmp_path, checkpoint, cut):
+def test_a_truncated_checkpoint_is_ignored(tmp_path, checkpoint, cut):
     stage = Staging(tmp_path / "out", tmp_path)
     stage.write_checkpoint(checkpoint)
     path = tmp_path / STREAM
@@ -68,7 +68,7 @@ def test_a_checkpoint_cut_short_is_none(tmp_path, checkpoint, cut):
     assert stage.begun
 
 
-def test_published_it_is_verified_alone_and_without_the_checkpoint(tmp_path, checkpoint):
+def test_a_published_artifact_is_valid_and_has_no_checkpoint(tmp_path, checkpoint):
     with begun(tmp_path / "out") as stage:
         stage.write_checkpoint(checkpoint)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.lock", "out.part"]
@@ -78,7 +78,7 @@ def test_published_it_is_verified_alone_and_without_the_checkpoint(tmp_path, che
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"lsprism"}
 
 
-def test_a_rename_that_is_refused_keeps_the_checkpoint(tmp_path, checkpoint, monkeypatch):
+def test_a_failed_rename_keeps_the_checkpoint(tmp_path, checkpoint, monkeypatch):
     with begun(tmp_path / "out") as stage:
         stage.write_checkpoint(checkpoint)
 
@@ -95,7 +95,7 @@ def test_a_rename_that_is_refused_keeps_the_checkpoint(tmp_path, checkpoint, mon
     verify(tmp_path / "out")
 
 
-def test_an_artifact_is_replaced_only_by_force(tmp_path):
+def test_an_artifact_is_replaced_only_with_force(tmp_path):
     publish(tmp_path / "out")
     with pytest.raises(TargetError, match="already holds an artifact"):
         publish(tmp_path / "out", "second")
@@ -105,7 +105,7 @@ def test_an_artifact_is_replaced_only_by_force(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_kill_between_the_two_renames_of_a_replacement_is_mended_by_resume(tmp_path):
+def test_resume_recovers_from_a_kill_between_the_two_renames(tmp_path):
     publish(tmp_path / "out")
     with begun(tmp_path / "out", force=True) as stage:
         (stage.folder / "file").write_text("second")
@@ -116,7 +116,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_is_mended_by_resume(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
+def test_another_folder_is_an_error_even_with_force(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "diary.txt").write_text("mine")
     for how in ({}, {"force": True}, {"resume": True}):
@@ -127,7 +127,7 @@ def test_a_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
     assert (tmp_path / "out" / "diary.txt").read_text() == "mine"
 
 
-def test_a_part_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
+def test_another_part_folder_is_an_error_even_with_force(tmp_path):
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "diary.txt").write_text("mine")
     for how in ({}, {"force": True}, {"resume": True}):
@@ -136,7 +136,7 @@ def test_a_part_folder_that_is_not_ours_is_refused_even_by_force(tmp_path):
     assert (tmp_path / "out.part" / "diary.txt").read_text() == "mine"
 
 
-def test_a_folder_in_the_way_of_a_replacement_is_not_touched(tmp_path):
+def test_another_replaced_folder_is_not_touched(tmp_path):
     publish(tmp_path / "out")
     (tmp_path / "out.replaced").mkdir()
     with pytest.raises(TargetError, match="out.replaced exists"):
@@ -150,7 +150,7 @@ def test_a_broken_link_is_not_overwritten(tmp_path):
         check_target(tmp_path / "out", resume=False, force=True)
 
 
-def test_force_empties_what_another_recipe_left_and_keeps_nothing_of_it(tmp_path, checkpoint):
+def test_force_deletes_the_run_of_another_recipe(tmp_path, checkpoint):
     with begun(tmp_path / "out") as stage:
         stage.write_checkpoint(checkpoint)
         (stage.folder / "sub").mkdir()
@@ -160,7 +160,7 @@ def test_force_empties_what_another_recipe_left_and_keeps_nothing_of_it(tmp_path
         assert json.loads((stage.folder / RECIPE).read_text())["sparsity"] == 0.3
 
 
-def test_resume_with_force_goes_on_with_the_same_recipe_and_begins_anew_with_another(tmp_path, checkpoint):
+def test_resume_with_force_continues_the_same_recipe_and_restarts_another(tmp_path, checkpoint):
     with begun(tmp_path / "out") as stage:
         stage.write_checkpoint(checkpoint)
     with begun(tmp_path / "out", resume=True, force=True) as stage:
@@ -169,52 +169,52 @@ def test_resume_with_force_goes_on_with_the_same_recipe_and_begins_anew_with_ano
         assert stage.read_checkpoint() is None
 
 
-def test_a_recipe_that_cannot_be_read_is_another(tmp_path):
+def test_a_malformed_recipe_counts_as_different(tmp_path):
     with begun(tmp_path / "out") as stage:
         (stage.folder / RECIPE).write_text("{")
-    with pytest.raises(TargetError, match="a recipe that cannot be read"), begun(tmp_path / "out", resume=True):
+    with pytest.raises(TargetError, match="unreadable recipe"), begun(tmp_path / "out", resume=True):
         pass
     with begun(tmp_path / "out", force=True) as stage:
         assert json.loads((stage.folder / RECIPE).read_text()) == RECIPE_A
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "expected"),
     [
         (RECIPE_A, []),
         ({**RECIPE_A, "sparsity": 0.3}, ["sparsity 0.5, not 0.3"]),
         ({**RECIPE_A, "calibration": {"source": "x.txt", "seed": 0}}, ["calibration auto, not x.txt"]),
         (
             {**RECIPE_A, "calibration": {"source": "auto", "seed": 1}, "calibration_sha256": "b2"},
-            ["seed 0, not 1"],  # which is why the tokens differ
+            ["seed 0, not 1"],  # the reason why the tokens differ
         ),
-        ({**RECIPE_A, "calibration_sha256": "b2"}, ["another calibration"]),
+        ({**RECIPE_A, "calibration_sha256": "b2"}, ["other calibration data"]),
         ({**RECIPE_A, "effort": "best"}, ["effort None, not best"]),
     ],
 )
-def test_settings_that_differ_are_named_as_options(tmp_path, now, told):
+def test_settings_that_differ_are_named_as_options(tmp_path, now, expected):
     write_json(tmp_path / RECIPE, RECIPE_A)
-    assert other_settings(tmp_path, now) == told
+    assert other_settings(tmp_path, now) == expected
 
 
-def test_a_target_below_a_file_and_one_below_a_read_only_folder_are_refused(tmp_path, monkeypatch):
+def test_a_target_below_a_file_or_a_read_only_folder_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for below in ("file/out", "file/a/b/out"):
         with pytest.raises(TargetError, match="is a file"):
             check_target(tmp_path / below, resume=False, force=False)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # nothing is forbidden to root
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(TargetError, match="is not writable"):
         check_target(tmp_path / "a" / "out", resume=False, force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_folder_one_stands_in_has_a_place_beside_it(tmp_path, monkeypatch):
+def test_the_current_folder_can_be_a_target(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert beside(os.curdir, ".part") == tmp_path / "here.part"
 
 
-def test_alone_refuses_a_second_and_leaves_no_lock_behind(tmp_path):
+def test_the_lock_is_exclusive_and_removed_afterwards(tmp_path):
     with alone(tmp_path / "a" / "out"):
         with pytest.raises(TargetError, match="Another run is writing"), alone(tmp_path / "a" / "out"):
             pass
@@ -225,7 +225,7 @@ def test_alone_refuses_a_second_and_leaves_no_lock_behind(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def test_a_lock_file_that_nobody_holds_does_not_count(tmp_path):
+def test_a_lock_file_without_a_holder_is_ignored(tmp_path):
     (tmp_path / "out.lock").touch()
     check_target(tmp_path / "out", resume=False, force=False)
     with alone(tmp_path / "out"):
@@ -233,7 +233,7 @@ def test_a_lock_file_that_nobody_holds_does_not_count(tmp_path):
     assert not (tmp_path / "out.lock").exists()
 
 
-def test_staged_bytes_are_those_of_the_unfinished_run(tmp_path):
+def test_staged_bytes_count_the_unfinished_run(tmp_path):
     assert staged_bytes(tmp_path / "out") == 0
     (tmp_path / "out.part" / "lsprism").mkdir(parents=True)
     (tmp_path / "out.part" / "a").write_bytes(bytes(10))
@@ -241,7 +241,7 @@ def test_staged_bytes_are_those_of_the_unfinished_run(tmp_path):
     assert staged_bytes(tmp_path / "out") == 15
 
 
-def test_a_finished_report_names_the_place_it_is_found_in(tmp_path):
+def test_a_finished_report_has_the_current_path(tmp_path):
     report = CompressionReport(
         save_path="elsewhere",
         model_id="m",
@@ -266,6 +266,6 @@ def test_a_finished_report_names_the_place_it_is_found_in(tmp_path):
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     assert finished_report(moved, RECIPE_A, force=False) == report.model_copy(update={"save_path": moved})
     other = {**RECIPE_A, "sparsity": 0.3}
-    with pytest.raises(TargetError, match="made with sparsity 0.5, not 0.3"):
+    with pytest.raises(TargetError, match="made with different settings: sparsity 0.5, not 0.3"):
         finished_report(moved, other, force=False)
     assert finished_report(moved, other, force=True) is None

@@ -1,17 +1,17 @@
-"""How fast sparse layers are on a CUDA device; everything by ratios within one process, A B A B.
+"""Speed of sparse layers on a CUDA device; ratios are measured interleaved (A B A B) in one process.
 
     python tests/bench/card.py --out card.json
 
-Rows, each measured once and kept in --out:
-    kernels SHAPE    microseconds of a product with a matrix [out x in] for one token, and for --many: torch's dense
-                     bfloat16, the bitmap at 50 % (bfloat16 and int8 values) and 2:4. The ways take turns; each goes
-                     through copies that together exceed the cache, as a CUDA graph, so that no launch is timed
-    decode SHAPE     milliseconds per token of a random Llama: dense; half of its block weights removed, anywhere, or
-                     with factors of rank share 0.1 in the same budget, or two of any four; each by the product's
-                     own loop, which replays a recorded step, and by the model's own code called from Python
-    compress SHAPE   seconds per block of a compression of random blocks, and the device's peak memory beside the plan's
+Rows, each measured once and stored in --out:
+    kernels SHAPE    microseconds per product with a matrix [out x in], for one token and for --many tokens: dense
+                     bfloat16 in PyTorch, bitmap at 50 % (bfloat16 and int8 values), and 2:4. Variants are interleaved;
+                     each cycles through copies that exceed the cache, as a CUDA graph, so that launches are not timed
+    decode SHAPE     milliseconds per token of a random Llama: dense; 50 % unstructured; with low-rank factors (rank
+                     share 0.1) in the same budget; and 2:4. Each by LS-PRISM's decode loop, which replays a CUDA
+                     graph, and by the model's own code called from Python
+    compress SHAPE   seconds per block when compressing random blocks, and the device's peak memory next to the estimate
 
---table prints what stands in --out as markdown and measures nothing.
+--table prints the rows in --out as Markdown, without measuring.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("4096x4096", "14336x4096", "4096x14336", "1024x4096", "2048x2048", "1536x576")
-MODELS = {  # width, in the MLP, blocks, heads, heads of keys, vocabulary
+MODELS = {  # hidden size, MLP size, blocks, heads, key-value heads, vocabulary
     "1.1B": (2048, 5632, 22, 32, 4, 32000),  # TinyLlama's
     "8B": (4096, 14336, 32, 32, 8, 128256),  # Llama-3.1-8B's
 }
@@ -45,7 +45,7 @@ print(json.dumps({"seconds_per_block": [b - a for a, b in zip(done, done[1:])], 
                   "peak_bytes": torch.cuda.max_memory_allocated()}))
 """
 
-Way = tuple[list[Callable[[], object]], int]  # a call per copy of the matrix; bytes that each reads of it
+Way = tuple[list[Callable[[], object]], int]  # one call per copy of the matrix, and the bytes that each reads
 
 
 def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
@@ -60,7 +60,7 @@ def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
 
 
 def microseconds(ways: dict[str, list[Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Of one call of each way: the median of rounds, in which the ways take turns."""
+    """Microseconds per call of each variant: the median of interleaved rounds."""
     graphs = {name: graph_of(calls) for name, calls in ways.items()}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 2):  # the first two warm up
@@ -76,7 +76,7 @@ def microseconds(ways: dict[str, list[Callable[[], object]]], rounds: int) -> di
 
 
 def half_of(weight: torch.Tensor, pattern: bool) -> object:
-    """Sparse: one half of the places, anywhere or two of any four, with its values as a module would hold them."""
+    """Sparse: a random half of the entries, unstructured or 2:4, with the values as a parameter."""
     from lsprism.layers.forms import Sparse
 
     score = torch.rand_like(weight, dtype=torch.float32).unflatten(1, (-1, 4 if pattern else weight.shape[1]))
@@ -128,7 +128,7 @@ def random_llama(shape: str) -> torch.nn.Module:
 
 
 def compressed(model: torch.nn.Module, rank_share: float, pattern: bool = False) -> torch.nn.Module:
-    """Half of the block weights' parameters, anywhere, `rank_share` of them in factors; or two of any four."""
+    """Keep half of the block parameters, unstructured with `rank_share` of them in low-rank factors, or 2:4."""
     from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
     from lsprism.layers.modules import PrismLinear
 
@@ -148,7 +148,7 @@ def compressed(model: torch.nn.Module, rank_share: float, pattern: bool = False)
 
 
 def loop(model: torch.nn.Module, recorded: bool) -> Callable[[], float]:
-    """One more token of an answer to 128 tokens; its seconds."""
+    """A function that decodes one more token after a prompt of 128 tokens and returns its seconds."""
     from lsprism.generation import decode
 
     logits, cache = decode.prefill(model, torch.arange(128, device=CARD)[None])
@@ -176,7 +176,7 @@ def decode(shape: str, options: argparse.Namespace) -> dict:
         sides |= {name: loop(model, recorded=True), f"{name}, called": loop(model, recorded=False)}
         held[name] = torch.cuda.memory_allocated() - before
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(options.turns + 1):  # the first one records and warms up
+    for turn in range(options.turns + 1):  # the first one records the graph and warms up
         for name, one in sides.items():
             for _ in range(4):
                 took = one()
@@ -203,7 +203,7 @@ def compress(shape: str, options: argparse.Namespace) -> dict:
 
 
 def random_folder(shape: str, folder: Path, options: argparse.Namespace) -> None:
-    """The shape's model with --blocks blocks, and the tokenizer of another one."""
+    """A random model of the shape with --blocks blocks and the tokenizer of --tokenizer."""
     import shutil
 
     width, inner, _, heads, keys, vocabulary = MODELS[shape]
@@ -230,23 +230,24 @@ def table(rows: dict) -> str:
                 cells = [f"{ms[way]:.2f} ({ratio:.2f}x)", f"{called:.1f}", f"{held / 1e9:.2f}"]
                 lines.append(f"| {key.partition(' ')[2]} {way} | " + " | ".join(cells) + " |")
     device = rows["device"]
-    return "\n".join([*lines, "", f"Microseconds of a product; {device['name']}, PyTorch {device['torch']}, bfloat16."])
+    what = "Microseconds per product (speed relative to dense)"
+    return "\n".join([*lines, "", f"{what}; {device['name']}, PyTorch {device['torch']}, bfloat16."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", nargs="*", default=KERNELS, help="OUTxIN")
-    parser.add_argument("--many", nargs="*", type=int, default=[512, 2048], help="tokens at once")
+    parser.add_argument("--many", nargs="*", type=int, default=[512, 2048], help="numbers of tokens per product")
     parser.add_argument("--decode", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--compress", nargs="*", default=[], choices=MODELS)
     parser.add_argument("--methods", nargs="*", default=["wanda", "sparsegpt", "hybrid"])
-    parser.add_argument("--blocks", type=int, default=3, help="of the model that is compressed")
+    parser.add_argument("--blocks", type=int, default=3, help="blocks of the model for --compress")
     parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer, for --compress")
-    parser.add_argument("--megabytes", type=int, default=400, help="of dense matrices that a kernel reads in turn")
+    parser.add_argument("--megabytes", type=int, default=400, help="total size of the dense matrices of a kernel")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--table", action="store_true", help="print it, measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the rows without measuring")
     options = parser.parse_args()
     if options.compress and not options.tokenizer:
         parser.error("--compress needs --tokenizer")

@@ -1,10 +1,10 @@
-"""Whether live speeds are fair: tok/s of each side in the side-by-side chat against the same model alone.
+"""Checks that live speeds are fair: tok/s of each model in the side-by-side chat against the same model alone.
 
     python tests/bench/chat_speed.py --left demo --right output/demo-0.5 --out chat_speed.json
 
-One worker process holds both models. A round is: left alone, right alone, both together, left alone, right alone; all
-answer the same prompt with the same number of tokens, end-of-text ignored. Compared are the medians over the rounds.
-Exit code 1 where a side differs by more than --within. Rounds that are in --out already are not measured again.
+One worker process holds both models. A round is: left alone, right alone, both together, left alone, right alone, with
+the same prompt and number of tokens, EOS ignored. The medians over the rounds are compared. Exit code 1 if a model
+differs by more than --within. Rounds in --out are not measured again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def speeds(talk, seats: dict, options: argparse.Namespace, *slots: str) -> dict[str, float]:
-    """Tokens per second of the sides that answer."""
+    """Tokens per second of each model."""
     from lsprism.specs import GenerateSpec
 
     spec = GenerateSpec(max_new_tokens=options.tokens, greedy=True, ignore_eos=True)
@@ -42,7 +42,7 @@ def round_of(talk, seats: dict, options: argparse.Namespace) -> dict:
 
 
 def summary(rounds: list[dict], slots: list[str]) -> dict:
-    """Medians, and together / alone."""
+    """Medians, and the ratio together / alone."""
     found = {}
     for slot in slots:
         alone = median(speed for one in rounds for speed in one["alone"][slot])
@@ -53,12 +53,12 @@ def summary(rounds: list[dict], slots: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--left", default="demo", help="model of the left side")
-    parser.add_argument("--right", required=True, help="model of the right side")
-    parser.add_argument("--prompt", default="The history of bridges begins with", help="text that both go on from")
-    parser.add_argument("--tokens", type=int, default=64, help="per answer")
+    parser.add_argument("--left", default="demo", help="left model")
+    parser.add_argument("--right", required=True, help="right model")
+    parser.add_argument("--prompt", default="The history of bridges begins with", help="prompt for both models")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per output")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--within", type=float, default=0.1, help="largest difference that passes")
+    parser.add_argument("--within", type=float, default=0.1, help="largest accepted relative difference")
     parser.add_argument("--out", type=Path, help="JSON file for the rounds")
     options = parser.parse_args()
     from lsprism.talk import Talk, Wanted
@@ -66,7 +66,7 @@ def main() -> None:
     seats = {"left": Wanted(model_id=options.left), "right": Wanted(model_id=options.right)}
     rounds = json.loads(options.out.read_text())["rounds"] if options.out and options.out.exists() else []
     talk = Talk()
-    speeds(talk, seats, options, *seats)  # loads; not counted
+    speeds(talk, seats, options, *seats)  # loads the models; not counted
     while len(rounds) < options.rounds:
         rounds.append(round_of(talk, seats, options))
         result = {"models": [options.left, options.right], "tokens": options.tokens, "rounds": rounds}

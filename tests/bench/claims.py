@@ -1,11 +1,11 @@
-"""What speed.py has measured, as sentences beside the bars that it should reach."""
+"""Compares the measurements of speed.py with their targets."""
 
 Rows = dict[str, dict]
 LARGE, DEMO = ("4096x4096", "14336x4096"), ("576x576", "192x576", "1536x576", "576x1536")
 
 
 def claims(rows: Rows) -> list[str]:
-    """A line per claim of the rows that are there."""
+    """One line per target, for the rows that have been measured."""
     lines = []
     for name, row in rows.items():
         kind, _, what = name.partition(" ")
@@ -21,7 +21,7 @@ def _of_kernels(shape: str, ways: dict) -> list[str]:
         middle, low = (ways[other][key] / ways[way][key] for key in ("us", "low_us"))
         bound = ways[other]["bytes"] / ways[way]["bytes"]
         shares = f"{ways[way]['of_bandwidth']:.0%} and {ways[other]['of_bandwidth']:.0%} of the bandwidth"
-        text = f"{shape}: {way} over {other}, of {bound:.2f}x that bytes allow, at {shares}"
+        text = f"{shape}: {way} vs. {other} (bound by bytes: {bound:.2f}x), at {shares}"
         return _line(text, middle, low, bar)
 
     best = min((way for way in ways if way.startswith("torch")), key=lambda way: ways[way]["low_us"])
@@ -38,14 +38,14 @@ def _of_decode(what: str, row: dict) -> list[str]:
     lines = []
     for name, over in row["compressed_over"].items():
         bar = next((bar for part, bar in bars.items() if name.endswith(part)), None)
-        lines.append(_line(f"{what}: decode over {name}", over["median"], over["low"], bar))
+        lines.append(_line(f"{what}: decode vs. {name}", over["median"], over["low"], bar))
     share = row["layer_bytes_of_dense"]
     lines.append(f"{_held(share <= 0.58) if '0.5' in what else ''}  {what}: layers take {share:.1%} of dense bytes")
     return lines
 
 
 def _bars(what: str) -> dict[str, float]:
-    """By how a side's name ends; a random model has but the one."""
+    """Targets by the suffix of the compared model's name; a random model has only one."""
     if what.startswith("random"):
         return {"plain float16": 1.5}
     if "0.5" in what:
@@ -55,9 +55,9 @@ def _bars(what: str) -> dict[str, float]:
 
 def _line(text: str, middle: float, low: float, bar: float | None) -> str:
     verdict = "       " if bar is None else _held(middle >= bar)
-    wanted = "" if bar is None else f", wanted {bar:.1f}x"
-    return f"{verdict}  {text}: {middle:.2f}x (quietest tenth {low:.2f}x){wanted}"
+    wanted = "" if bar is None else f", target {bar:.1f}x"
+    return f"{verdict}  {text}: {middle:.2f}x (fastest tenth {low:.2f}x){wanted}"
 
 
 def _held(good: bool) -> str:
-    return "holds  " if good else "MISSED "
+    return "reached" if good else "MISSED "

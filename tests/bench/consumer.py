@@ -1,20 +1,20 @@
-"""The demo model on the CPUs that people own: how fast it is compressed, evaluated and read, by instruction set.
+"""The demo model on consumer CPUs: speed of compression, evaluation and generation, by instruction set.
 
     python tests/bench/consumer.py --level avx2 --artifact output/demo-0.5 --out assets/results/consumer/epyc.json
 
---level limits torch and our kernels to what a CPU of that class has: avx2 (most desktops and laptops), avx512, or
-native (all that this CPU has). Parts, each kept in --out as soon as it is measured:
+--level limits PyTorch and our kernels to an instruction set: avx2 (most desktops and laptops), avx512, or native (all
+that this CPU supports). Parts, each stored in --out as soon as it is measured:
 
-    products    operations per second of the demo's products with 4,096 tokens, stored in bfloat16: computed in bfloat16
-                ("before"), in float32 after conversion ("after"), and stored in float32
+    products    operations per second of the demo's matrix products with 4,096 tokens, stored in bfloat16: computed in
+                bfloat16 ("before"), in float32 after conversion ("after"), and stored in float32
     perplexity  seconds for two windows of 2,048 tokens, stored and computed in the same three ways
-    prefill     seconds to the first token, dense and compressed, by length of the prompt
-    decode      tokens per second: compressed, dense in each dtype, and dense in our own kernels
+    prefill     seconds to the first token, dense and compressed, by prompt length
+    decode      tokens per second: compressed, dense in each dtype, and dense with our own kernels
     compress    seconds of the first blocks of hybrid at 0.5 (before and after), of a block in the sensitivity pass, and
-                what was predicted for all
-    command     seconds of a whole compression from the command line, without any cache
+                the prediction for all blocks
+    command     seconds of a whole compression from the command line, with an empty cache
 
-Ways take turns (A B A B) in one process; medians. --table prints what stands in --out as markdown.
+Variants are interleaved (A B A B) in one process; medians. --table prints the rows in --out as Markdown.
 """
 
 import argparse
@@ -44,7 +44,7 @@ WAYS = {"before": ("bfloat16", "bfloat16"), "after": ("bfloat16", "auto"), "floa
 
 
 def in_turn(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median seconds of each; the first turn warms up."""
+    """Median seconds of each variant, interleaved; the first turn warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(1 + turns):
         for name, way in ways.items():
@@ -146,7 +146,7 @@ def decode(options: argparse.Namespace) -> dict:
         turns: dict[str, list[float]] = {name: [] for name in made}
         for turn in range(1 + 3 * options.turns):
             for name, one in made.items():
-                seconds = one(9)[1:]  # the first one finds another side's cache
+                seconds = one(9)[1:]  # the first token finds the CPU caches of another model
                 if turn:
                     turns[name].append(statistics.median(seconds))
     return {name: 1 / statistics.median(of) for name, of in turns.items()}
@@ -160,7 +160,7 @@ def compress(options: argparse.Namespace) -> dict:
     found: dict = {"predicted": plan.duration.model_dump() | {"total": plan.duration.total}}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("before", "after"):
-            settings = {"compute_dtype": WAYS[name][1], "budget": "uniform", "save_path": Path(folder) / name}
+            settings = {"compute_dtype": WAYS[name][1], "allocation": "uniform", "save_path": Path(folder) / name}
             spec = ask(CompressSpec, model_id="demo", method="hybrid", sparsity=0.5, **settings)
             seconds = []
             with closing(api.compressing(spec)) as events:
@@ -174,7 +174,7 @@ def compress(options: argparse.Namespace) -> dict:
 
 
 def command(options: argparse.Namespace) -> dict:
-    """README's command line, in a process of its own with an empty home; the demo model is copied there first."""
+    """README's command line, in a separate process with an empty LSPRISM_HOME that only has the demo model."""
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "LSPRISM_HOME": home, "PYTHONPATH": str(ROOT)}
         lsprism = [sys.executable, "-m", "lsprism"]
@@ -212,7 +212,7 @@ def measure(options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
     }
     kernel = "auto" if options.level == "native" else options.level
-    assert kernel == "auto" or kernel in usable_levels(), f"this CPU has no {kernel}"
+    assert kernel == "auto" or kernel in usable_levels(), f"this CPU does not support {kernel}"
     for part in options.parts.split(","):
         print(options.level, part, flush=True)
         with using(kernel):
@@ -226,7 +226,7 @@ def read(path: Path) -> dict:
 
 
 def table(found: dict) -> str:
-    """A column for each level."""
+    """A Markdown table with a column per level."""
     lines: dict[str, dict[str, str]] = {}
 
     def add(level: str, name: str, value: str) -> None:

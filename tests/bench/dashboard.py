@@ -1,13 +1,13 @@
-"""What a person waits for at the dashboard: from `python app.py` to a usable page, to a compressed demo, and meanwhile.
+"""Latency of the dashboard: from `python app.py` to a usable page, to a compressed demo model, and in between.
 
     python tests/bench/dashboard.py --method hybrid --sparsity 0.5
 
-Starts the app with a state folder of its own, opens it in chromium, presses Start with the defaults but for --method
-and the slider, and until the run is done changes tabs, types, and moves the slider, over and over. Printed: seconds to
-the first answer, to a page that can be used, and from there to the end of the run; milliseconds, median and 95th
-percentile, until another tab is shown, until what is typed stands there, until the command follows the slider, of all
-requests by which the page looks whether something has changed (network and queueing included), and of the handler that
-answers those of the tab Compress (called here, on the same run).
+Starts the app with an empty state folder, opens it in Chromium, presses Start with the defaults except --method and the
+slider, and until the run is done changes tabs, types, and moves the slider repeatedly. Prints seconds to the first
+response, to a usable page, and from there to the end of the run; and milliseconds (median and 95th percentile) until
+another tab is shown, until typed text appears, until the command follows the slider, of all polling requests of the
+page (including network and queueing), and of the handler that serves those of the tab Compress (called here, on the
+same run).
 """
 
 import argparse
@@ -26,16 +26,16 @@ from statistics import median, quantiles
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
-PAUSE_MS = 15_000  # between rounds, since the browser takes its share of the machine
+PAUSE_MS = 15_000  # between rounds, because the browser uses CPU time too
 LOOK_MS = 1000
 TABS = ("runs", "layers", "evaluate", "chat", "compress")
 
 
 def opened(home: Path, port: int) -> tuple[subprocess.Popen, float]:
-    """The app, and the seconds until its page answers."""
+    """Start the app; return it and the seconds until its page responds."""
     began = time.monotonic()
     app = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port)],
+        [sys.executable, str(ROOT / "app.py"), "--state-dir", str(home), "--port", str(port)],
         cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     while app.poll() is None:
@@ -75,7 +75,7 @@ def slide(page, sparsity: str) -> None:
 
 
 def looker(home: Path) -> Callable[[], None]:
-    """What the page's clock asks of the tab Compress each time, for the newest run."""
+    """The polling request of the tab Compress, for the newest run."""
     from lsprism.runs import Runs
     from lsprism.ui.compress import Handlers
     from lsprism.ui.watch import Watch
@@ -93,7 +93,7 @@ def looker(home: Path) -> Callable[[], None]:
 
 
 def meanwhile(page, seconds: float, look: Callable[[], None]) -> dict[str, list[float]]:
-    """Use the page until the run on it is done, or so long."""
+    """Use the page until its run is done, for at most `seconds`."""
     times: dict[str, list[float]] = {"tab": [], "typing": [], "command": [], "handler": []}
     deadline = time.monotonic() + seconds
     turn = 0
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="hybrid")
     parser.add_argument("--sparsity", default="0.5")
-    parser.add_argument("--minutes", type=float, default=30, help="to give up after")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -161,7 +161,7 @@ def _choose(page, method: str) -> None:
 
 
 def _note(asked, looks: list[float]) -> None:
-    """How long a request took that went past the queue, in milliseconds: such are those by which a page looks."""
+    """Record the milliseconds of a request that bypassed the queue, as polling requests do."""
     if asked.method == "POST" and "/run/" in asked.url:
         looks.append(asked.timing["responseEnd"])
 

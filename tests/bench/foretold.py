@@ -1,10 +1,10 @@
-"""How near the errors of layers that `inspect` foretells come to those that a compression reaches.
+"""Accuracy of the layer errors that `inspect` predicts, against those of a real compression.
 
     python tests/bench/foretold.py --methods wanda,sparsegpt --ways runs,curves --out foretold.json
 
-For each method the model is compressed uniformly to --sparsity. `runs`: foretold from finished compressions to --known;
-`curves`: from the pass that --budget measured asks for. Figures are |foretold - reached| / reached over the
-layers; rows that stand in --out already are not measured again.
+For each method the model is compressed uniformly to --sparsity. `runs`: predictions from finished compressions to
+--known; `curves`: from the pass of --allocation error-curves. Reported: |predicted - actual| / actual over the
+layers. Rows in --out are not measured again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def settings_of(method: str, options: argparse.Namespace) -> dict:
 
 
 def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> dict:
-    """The errors foretold, site by site, and what it took to learn and to foretell them."""
+    """The predicted error of each layer, and the seconds for measuring and predicting."""
     from lsprism import api
     from lsprism.specs import CompressSpec, ask
 
@@ -43,7 +43,7 @@ def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> 
         for sparsity in options.known.split(","):
             api.compress(options.model, work / f"{way}-{sparsity}", sparsity=sparsity, **asked)
     else:
-        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, budget="measured", **asked))
+        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, allocation="error-curves", **asked))
     learnt = time.monotonic()
     plan = api.inspect(options.model, sparsity=options.sparsity, **asked)
     return {
@@ -54,7 +54,7 @@ def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> 
 
 
 def measure(spec: CompressSpec) -> None:
-    """The pass that the budgets ask for, without the compression after it."""
+    """Run only the pass that the allocation needs, without the compression."""
     from lsprism import api
 
     with closing(api.compressing(spec)) as events:
@@ -68,7 +68,7 @@ def compared(foretold: dict, reached: dict[str, float]) -> dict:
     return {
         **foretold,
         "mean_reached": fmean(reached.values()),
-        "mean_foretold": fmean(errors.values()),
+        "mean_predicted": fmean(errors.values()),
         "median_off": median(off.values()),
         "within_10_percent": sum(value <= 0.1 for value in off.values()) / len(off),
         "worst_off": off[worst],
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--methods", default="wanda,sparsegpt,hybrid")
     parser.add_argument("--ways", default="runs,curves")
-    parser.add_argument("--sparsity", type=float, default=0.5, help="that is foretold")
+    parser.add_argument("--sparsity", type=float, default=0.5, help="sparsity to predict")
     parser.add_argument("--known", default="0.4,0.6", help="sparsities of the finished runs")
     parser.add_argument("--calibration", default="embedded", help="text to calibrate on, as for compress")
     parser.add_argument("--samples", type=int, default=64)
@@ -107,8 +107,8 @@ def main() -> None:
                 options.out.write_text(json.dumps(rows, indent=2))
     for name, row in rows.items():
         print(
-            f"{name}: mean {row['mean_foretold']:.4f} foretold, {row['mean_reached']:.4f} reached; median off"
-            f" {row['median_off']:.1%}, worst {row['worst_off']:.1%} ({row['worst']}), within 10 %:"
+            f"{name}: mean {row['mean_predicted']:.4f} predicted, {row['mean_reached']:.4f} actual; median error"
+            f" {row['median_off']:.1%}, largest {row['worst_off']:.1%} ({row['worst']}), within 10 %:"
             f" {row['within_10_percent']:.0%}; inspect {row['inspect_s']:.2f} s",
             flush=True,
         )

@@ -1,10 +1,10 @@
-"""Odd model folders, settings and files by the thousand: each works or is refused in a sentence, without a traceback.
+"""Fuzzing: thousands of odd model folders, settings and files. Each works or gives a one-sentence error, no traceback.
 
     python tests/bench/fuzz.py --count 6000 --seed 0
-    python tests/bench/fuzz.py --case folder:0:123      one of them again, with its traceback
+    python tests/bench/fuzz.py --case folder:0:123      repeat one case, with its traceback
 
-Case n of a kind depends on the seed and n alone. Everything runs in one process, through the command line where there
-is a verb for it; nothing asks the network. About ten minutes.
+Case n of a kind depends only on the seed and n. Everything runs in one process, through the command line where there is
+a command for it, without network access. About ten minutes.
 """
 
 import argparse
@@ -44,11 +44,11 @@ KEYS = [
 ]  # fmt: skip
 
 
-# What is changed
+# Mutations
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The paths of all values inside a JSON document."""
+    """Paths of all values in a JSON document."""
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
@@ -56,7 +56,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def change_json(text: str, dice: random.Random) -> str:
-    """A value replaced, added or taken away somewhere, or an object of one's own keys."""
+    """Replace, add or remove a value somewhere, or repeat an object's own keys."""
     document = json.loads(text)
     path = dice.choice([*places(document)][:400])
     if not path:
@@ -75,7 +75,7 @@ def change_json(text: str, dice: random.Random) -> str:
 
 
 def change_text(content: bytes, dice: random.Random) -> bytes:
-    """Damage of any file: cut, emptied, other bytes inside, another encoding, nested deeply."""
+    """Damage any file: truncate, empty, change bytes, change the encoding, nest deeply."""
     middle = dice.randrange(len(content) + 1)
     return dice.choice([
         content[:middle], b"", b"\xff\xfe" + content, b"\xef\xbb\xbf" + content,
@@ -86,7 +86,7 @@ def change_text(content: bytes, dice: random.Random) -> bytes:
 
 
 def change_file(path: Path, dice: random.Random) -> None:
-    """One file of a folder: its JSON, its bytes, or what stands at its place."""
+    """Change one file of a folder: its JSON, its bytes, or its kind."""
     content, kind = path.read_bytes(), dice.random()
     if kind < 0.7 and path.suffix == ".json":
         with contextlib.suppress(ValueError, RecursionError):
@@ -103,7 +103,7 @@ def change_file(path: Path, dice: random.Random) -> None:
 
 
 def change_weights(path: Path, dice: random.Random) -> None:
-    """Tensors that are missing, renamed, of other shapes and dtypes, not finite, or of no use."""
+    """Make tensors missing, renamed, of other shapes or dtypes, not finite, or unexpected."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -133,23 +133,23 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def change_folder(folder: Path, dice: random.Random) -> None:
-    """One to three changes; the config is hit most often."""
+    """Apply one to three changes, most often to the config."""
     for _ in range(dice.choice([1, 1, 2, 3])):
         files = files_of(folder)
         configs = [path for path in files if path.name in ("config.json", "generation_config.json")]
         path = dice.choice(configs if configs and dice.random() < 0.5 else files)
         if path.suffix == ".safetensors" and dice.random() < 0.7:
-            with contextlib.suppress(Exception):  # an earlier change may have left no tensors
+            with contextlib.suppress(Exception):  # an earlier change may have removed all tensors
                 change_weights(path, dice)
         else:
             change_file(path, dice)
 
 
-# What is tried
+# Cases
 
 
 class Bench:
-    """Sound things to make odd ones of, and a folder for each case."""
+    """Valid models and files to mutate, and a folder for each case."""
 
     def __init__(self, root: Path) -> None:
         import conftest
@@ -174,7 +174,7 @@ class Bench:
         return folder
 
     def compression(self, place: Path, *more: str) -> list[str]:
-        """Of the first model, which is sound."""
+        """Options that compress the first model, which is valid."""
         return ["compress", "--model-id", str(self.models[0]), "--save-path", str(place), *self.least, *more]
 
     def evaluation(self, model: Path, place: Path) -> list[str]:
@@ -183,7 +183,7 @@ class Bench:
         return ["evaluate", "--model-id", str(model), "--save-path", str(place), "--resume", *asked]
 
     def fresh(self) -> Path:
-        """An empty folder; state and cache as they were."""
+        """An empty folder for a case; state and cache are reset."""
         for folder in (self.case, self.root / "state"):
             shutil.rmtree(folder, ignore_errors=True)
         self.case.mkdir()
@@ -203,7 +203,7 @@ class Bench:
 
 
 def run(words: list[str]) -> tuple[int, str]:
-    """The exit code of one command, and what it said."""
+    """Exit code and output of one command."""
     from lsprism.cli import main
 
     said = io.StringIO()
@@ -214,19 +214,19 @@ def run(words: list[str]) -> tuple[int, str]:
 def command(words: list[str]) -> str:
     """Run it; its outcome is its exit code. A refusal is a line 'error ...' with a hint below."""
     code, said = run(words)
-    if code == 130:  # somebody ends us
+    if code == 130:  # interrupted from outside
         raise KeyboardInterrupt
     lines = said.splitlines()
     if code:
         start = next((n for n, line in enumerate(lines) if line.startswith("error ")), None)
-        assert start is not None and len(lines) > start + 1, f"no sentence and hint: {said[-300:]!r}"
+        assert start is not None and len(lines) > start + 1, f"no error with a hint: {said[-300:]!r}"
     assert "Traceback" not in said, said
     assert code in (0, 1, 2), code
     return f"exit {code}"
 
 
 def expecting_refusal(work: Callable[[], Any]) -> str:
-    """For what has no verb: it may raise an error that is meant for people."""
+    """For functions without a command: they may raise an error for users."""
     from lsprism.errors import LSPrismError
 
     try:
@@ -245,7 +245,7 @@ def folder(bench: Bench, dice: random.Random) -> str:
 
 
 def artifact(bench: Bench, dice: random.Random) -> str:
-    """An artifact of ours; half of the time its manifest fits what was changed."""
+    """An artifact; half of the time its manifest is updated after the change."""
     from lsprism.artifact.manifest import MANIFEST, describe, write_json
 
     made = shutil.copytree(bench.artifact, bench.fresh() / "made")
@@ -259,7 +259,7 @@ def artifact(bench: Bench, dice: random.Random) -> str:
 
 
 def unfinished(bench: Bench, dice: random.Random) -> str:
-    """OUT.part as an odd disk may leave it."""
+    """A damaged OUT.part."""
     part = shutil.copytree(bench.artifact, bench.fresh() / "out.part")
     (part / "lsprism" / "manifest.json").unlink()
     shutil.copy(part / files_of(part)[-1].name, part / "stream.safetensors") if dice.random() < 0.5 else None
@@ -276,15 +276,16 @@ def odd_line(dice: random.Random) -> str:
     return dice.choice(["{}: {}", "{}: {}", "{}: '{}'", "{} {}", '{}: "{}"', "{}:\n  {}: {}"]).format(key, shown, shown)
 
 
-OPTIONS = ["model-id", "save-path", "sparsity", "method", "samples", "length", "seed", "pattern", "budget", "column",
-           "revision", "device", "dtype", "rank-share", "resume", "values", "effort", "heal-minutes"]  # fmt: skip
+OPTIONS = ["model-id", "save-path", "sparsity", "method", "samples", "length", "seed", "pattern", "allocation",
+           "column", "revision", "device", "dtype", "rank-share", "resume", "values", "effort",
+           "heal-minutes"]  # fmt: skip
 
 
-CONFIGURED = ("compress", "inspect", "evaluate", "study")
+CONFIGURED = ("compress", "inspect", "evaluate", "sweep")
 
 
 def settings(bench: Bench, dice: random.Random) -> str:
-    """YAML and options, of which no work comes: no such model."""
+    """YAML files and options, for a model that does not exist."""
     file = bench.fresh() / "run.yaml"
     text = "\n".join(odd_line(dice) for _ in range(dice.randrange(5))).encode("utf-8", "surrogatepass")
     file.write_bytes(change_text(text, dice) if dice.random() < 0.2 else text)
@@ -346,7 +347,7 @@ def texts(bench: Bench, dice: random.Random) -> str:
 
 
 def report(bench: Bench, dice: random.Random) -> str:
-    """A report of an evaluation, compared; or its figures, gone on with."""
+    """Compare a damaged evaluation report, or resume from damaged metrics."""
     made = shutil.copytree(bench.report, bench.fresh() / "out")
     if dice.random() < 0.3:
         change_file(dice.choice(files_of(made / "figures")), dice)
@@ -370,20 +371,20 @@ def record(bench: Bench, dice: random.Random) -> str:
     return command(["runs", action, *([] if action == "list" else [dice.choice([*runs, runs[0][:9], "x"])])])
 
 
-KINDS: dict[str, tuple[int, Callable[[Bench, random.Random], str]]] = {  # and how many of a hundred
+KINDS: dict[str, tuple[int, Callable[[Bench, random.Random], str]]] = {  # percentage, and the function
     "folder": (26, folder), "artifact": (8, artifact), "unfinished": (4, unfinished), "settings": (24, settings),
     "form": (8, form), "prompts": (8, prompts), "texts": (8, texts), "report": (7, report), "record": (7, record),
 }  # fmt: skip
 
 
 def check(bench: Bench, kind: str, seed: int, number: int) -> str:
-    """The outcome of one case; raises what must not be raised."""
+    """The outcome of one case; unexpected exceptions are not caught."""
     return KINDS[kind][1](bench, random.Random(f"{kind} {seed} {number}"))
 
 
 @contextlib.contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """TimeoutError after so many seconds of CPU, however busy the machine is."""
+    """Raise TimeoutError after this many seconds of CPU time, however busy the machine is."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {seconds} s")
@@ -397,7 +398,7 @@ def at_most(seconds: int) -> Iterator[None]:
 
 
 def sweep(bench: Bench, seed: int, count: int) -> int:
-    """All kinds in their shares; returns how many failed."""
+    """Run all kinds in their proportions; return the number of failures."""
     failed = 0
     for kind, (share, _) in KINDS.items():
         outcomes, started = Counter(), time.monotonic()
@@ -421,7 +422,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", metavar="KIND:SEED:NUMBER", help="only this one")
+    parser.add_argument("--case", metavar="KIND:SEED:NUMBER", help="run only this case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(Path(root))

@@ -1,10 +1,10 @@
-"""Microseconds per product at batch 1, and the share of the memory bandwidth that they reach.
+"""Microseconds per matrix product at batch 1, and the fraction of the memory bandwidth they reach.
 
     python tests/bench/kernels.py --threads 2
 
-Every way multiplies by matrices in turn that together exceed the cache by far, as a model's decode step does. The ways
-take turns, A B A B, in short rounds; printed is the median round, and the lowest tenth beside it, which is what a busy
-machine gives when nobody else runs. The bandwidth is that of reading one large buffer with the same threads.
+Every variant cycles through matrices that together far exceed the cache, as a decode step does. The variants are
+interleaved (A B A B) in short rounds. Printed are the median and the lowest tenth of the rounds; the latter is what a
+busy machine reaches in quiet moments. The bandwidth is measured by reading one large buffer with the same threads.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SPARSITIES = (0.3, 0.5, 0.7)
 
 @dataclass
 class Way:
-    """One way to multiply: a function per copy of the matrix, and the bytes that each reads."""
+    """One variant: a function per copy of the matrix, and the bytes that each reads."""
 
     name: str
     copies: list[Callable]
@@ -31,7 +31,7 @@ class Way:
 
 
 def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
-    """Each holds about `total` bytes of matrices; their random values are shared where that changes nothing."""
+    """All variants, each with about `total` bytes of matrices; random values are shared where that has no effect."""
     import torch
     import torch.nn.functional as F
 
@@ -66,7 +66,7 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
 
 
 def measure(all_ways: list[Way], columns: int, rounds: int, round_s: float) -> dict[str, list[float]]:
-    """Seconds per call: the median of all rounds, and the lowest tenth."""
+    """Seconds per call of each variant: median and lowest tenth of all rounds."""
     import torch
 
     x = torch.randn(1, columns)
@@ -92,7 +92,7 @@ def measure(all_ways: list[Way], columns: int, rounds: int, round_s: float) -> d
 
 
 def bandwidth(rounds: int) -> float:
-    """Bytes per second of summing up 512 MB: the best of some rounds."""
+    """Bytes per second when summing 512 MB: the best of several rounds."""
     import torch
 
     buffer = torch.ones(1 << 27)
@@ -107,12 +107,12 @@ def bandwidth(rounds: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="ROWSxCOLUMNS")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    parser.add_argument("--threads", type=int, default=0, help="0 = PyTorch's default")
     parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--round-ms", type=float, default=2.0)
-    parser.add_argument("--megabytes", type=int, default=256, help="of each way's matrices together")
-    parser.add_argument("--warm", action="store_true", help="one matrix per way: small ones stay in the cache")
-    parser.add_argument("--kernel", default="auto", help="auto, or a level of instructions")
+    parser.add_argument("--megabytes", type=int, default=256, help="total size of each variant's matrices")
+    parser.add_argument("--warm", action="store_true", help="one matrix per variant: small ones stay in the cache")
+    parser.add_argument("--kernel", default="auto", help="auto, or an instruction set")
     options = parser.parse_args()
 
     import torch

@@ -1,9 +1,9 @@
-"""llama.cpp as one side of a measurement: its files, and its tokens by turns, in a process of its own.
+"""llama.cpp as one model of a comparison: converts its files and decodes in a child process, interleaved with others.
 
     python tests/bench/llama.py convert model.Q4_1.gguf model.F16.gguf --to F16
 
-Its threads would share the machine with torch's, which wait actively for a while: so it runs in a child, which decodes
-only when it is asked to, and may be another Python (--llama-python of speed.py), one that has llama-cpp-python.
+PyTorch's threads wait actively for a while and would compete with llama.cpp's in the same process. So it runs in a
+child, which decodes only on request and may use another Python with llama-cpp-python (--llama-python of speed.py).
 """
 
 import argparse
@@ -18,7 +18,7 @@ KINDS = ("F16", "Q8_0")
 
 
 def convert(file: Path, to: Path, kind: str) -> None:
-    """The same model and metadata with matrices in `kind`; what has one dimension stays as it is."""
+    """Write the same model and metadata with matrices in `kind`; 1-D tensors are unchanged."""
     from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
     from gguf.quants import dequantize
 
@@ -35,7 +35,7 @@ def convert(file: Path, to: Path, kind: str) -> None:
 
 
 def of_llama(model, to: Path, kind: str) -> None:
-    """A LlamaForCausalLM with a vocabulary of no meaning: enough to be timed."""
+    """Write a LlamaForCausalLM with a dummy vocabulary, for timing only."""
     from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
 
     c = model.config
@@ -63,7 +63,7 @@ def of_llama(model, to: Path, kind: str) -> None:
 
 
 def _write(writer, tensors: Iterator, kind: str) -> None:
-    """`tensors`: name and float32 array of each."""
+    """`tensors`: (name, float32 array) pairs."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
@@ -78,7 +78,7 @@ def _write(writer, tensors: Iterator, kind: str) -> None:
 
 
 class Child:
-    """A model in a process of its own; None of it runs between two calls."""
+    """A model in a child process, which is idle between calls."""
 
     def __init__(self, python: str, file: Path, threads: int, prompt: int, room: int) -> None:
         command = [python, __file__, "serve", str(file), *map(str, (threads, prompt, room))]
@@ -94,7 +94,7 @@ class Child:
     def _answer(self) -> list[float]:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("llama.cpp has ended; its own message stands above.")
+            raise RuntimeError("llama.cpp has exited; see its message above.")
         return json.loads(line)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ def installed(python: str) -> bool:
 
 
 def serve(file: str, threads: int, prompt: int, room: int) -> None:
-    """Reads a number of tokens per line, decodes so many, greedily, and writes the seconds of each as JSON."""
+    """Read a number of tokens per line, decode that many greedily, and write the seconds of each as JSON."""
     import llama_cpp
     import numpy as np
 
@@ -118,7 +118,7 @@ def serve(file: str, threads: int, prompt: int, room: int) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
 
     def decode(tokens: list[int]) -> int:
-        """The likeliest token after these; no slower than its own C API: Llama.eval copies and checks more."""
+        """The most likely next token, through the C API: Llama.eval copies and checks more."""
         read = (llama_cpp.llama_token * len(tokens))(*tokens)
         if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(read, len(tokens))):
             raise RuntimeError("llama_decode failed")
@@ -142,7 +142,7 @@ def main() -> None:
         return serve(sys.argv[2], *map(int, sys.argv[3:6]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["convert"])
-    parser.add_argument("file", type=Path, help="a GGUF of any quantisation")
+    parser.add_argument("file", type=Path, help="a GGUF file of any quantization")
     parser.add_argument("to", type=Path)
     parser.add_argument("--to", dest="kind", choices=KINDS, default="F16")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Peak memory of a compression: VmHWM of a child that compresses, less that of a child that only imports.
+"""Peak memory of a compression: VmHWM of a child process, minus that of one that only imports the package.
 
     python tests/bench/memory.py --blocks 6,22 --methods wanda --out memory.json
 
-The model is a random Llama of TinyLlama's shape (1.1 B at 22 blocks) in bfloat16, made here. Beside each row stands
-what the plan expected. Rows that are in --out already are not measured again.
+The model is a random Llama of TinyLlama's shape (1.1 B at 22 blocks) in bfloat16, created here. Each row also has the
+estimate of the plan. Rows in --out are not measured again.
 """
 
 import argparse
@@ -25,7 +25,7 @@ print({HWM})
 
 
 def tinyllama(folder: Path, blocks: int, tokenizer: Path) -> None:
-    """Random weights, one block at a time, so that making the model needs little memory too."""
+    """Write random weights one block at a time, so that creating the model needs little memory too."""
     import shutil
 
     import torch
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--methods", default="wanda")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--compute-dtype", default="auto", help="dtype of products of many tokens, as for compress")
+    parser.add_argument("--compute-dtype", default="auto", help="dtype for products of many tokens, as for compress")
     parser.add_argument("--calibration", default="embedded", help="text, as for compress")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="folder for the random model")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")

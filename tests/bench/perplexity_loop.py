@@ -1,9 +1,9 @@
-"""Perplexity of a whole text, ours against an independent plain loop over model(...).loss, one row per context.
+"""Perplexity of a whole text, compared with an independent plain loop over model(...).loss, one row per context.
 
     python tests/bench/perplexity_loop.py --text TEST.parquet --contexts 2048,512 --out loop.json
 
-The loop shares nothing with ours but the model's folder: it reads the text, tokenises, cuts and sums by itself. Rows
-that stand in --out already are not measured again. Exit code 1 if a row differs by more than 0.5 %.
+The loop shares nothing with LS-PRISM except the model folder: it reads, tokenizes and splits the text and sums the loss
+by itself. Rows in --out are not measured again. Exit code 1 if a row differs by more than 0.5 %.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="a dense model")
     parser.add_argument("--text", default="embedded", help="embedded, or a .parquet or .txt file")
     parser.add_argument("--contexts", default="2048")
-    parser.add_argument("--windows", type=int, help="the first so many windows only; all by default")
+    parser.add_argument("--windows", type=int, help="number of windows; all by default")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -1,9 +1,9 @@
-"""Peak memory of a perplexity run over few windows and over many: it must not grow with the length of the text.
+"""Peak memory of perplexity over few and over many windows: it must not grow with the length of the text.
 
     python tests/bench/perplexity_memory.py --windows 10,100 --context 128 --out memory.json
 
-Each row is VmHWM of a child that loads the model and measures, less that of a child that only imports. Rows that stand
-in --out already are not measured again. Exit code 1 if the last row is more than --slack above the first.
+Each row is VmHWM of a child process that evaluates the model, minus that of one that only imports the package. Rows in
+--out are not measured again. Exit code 1 if the last row is more than --slack above the first.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--windows", default="10,100")
     parser.add_argument("--context", type=int, default=96)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--slack", type=float, default=0.05, help="share of the first row's peak that is noise")
+    parser.add_argument("--slack", type=float, default=0.05, help="accepted relative increase")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -1,19 +1,20 @@
-"""One model, compressed by several methods under one protocol: a row each, and the table of them all.
+"""One model, compressed with several methods under one protocol: one row each, and a table.
 
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
-METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a
-part of hybrid: anchors, refit (the last step) or anywhere (each row then keeps as many values as the others); a
-rank_share of 1e-9 leaves out the factors. All are calibrated on the same windows (64 x 512 by default) and evaluated
-on the same ones: --windows windows of --context tokens of the text from window --first on, and all windows of the
-embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the dense model's next-token distribution to the
-row's, mean over the same tokens. Seconds and peak memory are those of a child that compresses, the look for its budget
-included where that is not known yet; memory less that of a child that only imports.
+A row is `dense`, `rtn:BITS` (every layer rounded to the nearest value of that many bits, in groups of 64) or
+METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. +without=PART disables a part
+of hybrid: anchors (error compensation), refit (the final joint refit) or anywhere (the mask is then chosen per row
+instead of over the whole matrix); a rank_share of 1e-9 disables the low-rank factors. All rows use the same calibration
+windows (64 x 512 by default) and are evaluated on the same ones: --windows windows of --context tokens of the text,
+starting at window --first, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens. KL:
+KL(dense || row) of the next-token distributions, mean over the same tokens. Seconds and peak memory are those of a
+child process that compresses, including the sensitivity pass if it is not cached; memory is minus that of a process
+that only imports the package.
 
-Rows that stand in --out already are not measured again, and a row that was killed goes on where it was if --keep names
-a folder for the artifacts. --table prints what stands in --out as markdown and measures nothing.
+Rows in --out are not measured again, and a killed row is resumed if --keep names a folder for the artifacts. --table
+prints the rows in --out as Markdown, without measuring.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ if TYPE_CHECKING:
     from lsprism.models.load import LoadedModel
 
 ROOT = Path(__file__).parents[2]
-GROUP = 64  # neighbours in a row that share a scale and a zero
+GROUP = 64  # consecutive weights in a row that share a scale and a zero point
 IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
 COMPRESS = """
 import sys, lsprism.api
 {without}
 from lsprism.specs import CompressSpec
 spec = CompressSpec.model_validate_json(sys.argv[1])
-print(lsprism.api.report_of(lsprism.api.compressing(spec)).model_dump_json())
+print(lsprism.api.report_of(lsprism.api.compressing(spec), lsprism.CompressionReport).model_dump_json())
 """
 WITHOUT = {
     "": "",
     "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
-    "refit": "from lsprism.methods import hybrid; hybrid.POLISH = hybrid.BEST_POLISH = 0, 0",
+    "refit": "from lsprism.methods import hybrid; hybrid.REFIT = hybrid.BEST_REFIT = 0, 0",
     "anywhere": "from lsprism.methods import admm, masks; admm.keep_anywhere = masks.keep",
 }
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """weight [rows, columns], each group rounded to the nearest of 2^bits even steps between its ends."""
+    """weight [rows, columns] with each group rounded to 2^bits evenly spaced values between its minimum and maximum."""
     groups = weight.float().unflatten(1, (-1, GROUP))
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = ((high - low) / (2**bits - 1)).clamp_min(1e-12).half().float()
@@ -64,7 +65,7 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def round_to_nearest(bits: int, options: argparse.Namespace) -> dict:
-    """The dense model with the layers that we would compress rounded instead: the rival at its own bytes."""
+    """The dense model with round-to-nearest quantization of the layers that the other rows compress."""
     from lsprism import api
     from lsprism.models.anatomy import dissect
 
@@ -114,10 +115,10 @@ def compressed(row: str, options: argparse.Namespace) -> dict:
 
 
 def child(code: str, *arguments: str) -> str:
-    """The last line that it prints."""
+    """Last line of the output of a child process."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"the child ended with code {done.returncode}")
+        raise SystemExit(f"the child process ended with code {done.returncode}")
     return done.stdout.splitlines()[-1]
 
 
@@ -169,8 +170,8 @@ def measure(row: str, options: argparse.Namespace) -> dict:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown, in the order of the rows, and how they were made."""
-    heads = "row", "kept of the layers", "stored MB", "perplexity", "on the embedded text", "KL", "seconds", "peak MB"
+    """Markdown table of the rows, with their protocol."""
+    heads = "row", "layer density", "stored MB", "perplexity", "perplexity, embedded text", "KL", "seconds", "peak MB"
     protocols = {protocol(row) for row in rows.values()}
     calibrations = {row["calibration"] for row in rows.values() if "calibration" in row}
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
@@ -207,10 +208,10 @@ def main() -> None:
     parser.add_argument("--text", default="embedded", help="text to evaluate on: wikitext2, embedded or a file")
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--first", type=int, default=0, help="number of the first window, from 0")
-    parser.add_argument("--keep", type=Path, help="folder where the artifacts stay")
+    parser.add_argument("--first", type=int, default=0, help="index of the first window, from 0")
+    parser.add_argument("--keep", type=Path, help="folder to keep the artifacts in")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--table", action="store_true", help="print the rows that are there")
+    parser.add_argument("--table", action="store_true", help="print the rows without measuring")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}
     if options.table:

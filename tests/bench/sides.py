@@ -1,5 +1,5 @@
-"""The models that speed.py times side by side. A side is a function: number of tokens -> seconds of each, decoded
-greedily, one after the other, behind all that it has decoded before."""
+"""The models that speed.py compares. A side is a function: number of tokens -> seconds of each, decoded greedily, as a
+continuation of everything it has decoded before."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lsprism.models.surgery import place
 from lsprism.specs import GenerateSpec
 
 Side = Callable[[int], list[float]]
-FIRST_WORD = 100  # of the prompt: the tokens from here on
+FIRST_WORD = 100  # the prompt consists of the token ids from here on
 
 
 def prompt_of(length: int) -> torch.Tensor:
@@ -28,7 +28,7 @@ def prompt_of(length: int) -> torch.Tensor:
 
 
 def side(model: nn.Module, prompt: int) -> Side:
-    """The product's own loop."""
+    """LS-PRISM's own decode loop."""
     sampler = Sampler(GenerateSpec(greedy=True))
     logits, cache = prefill(model, prompt_of(prompt))
     token = sampler.pick(logits)
@@ -47,7 +47,7 @@ def side(model: nn.Module, prompt: int) -> Side:
 
 
 def compiled_side(model: nn.Module, prompt: int, room: int) -> Side:
-    """torch.compile over a cache of fixed size for `room` more tokens, without which it would compile anew."""
+    """torch.compile with a static cache for `room` more tokens; a growing cache would cause recompilation."""
     cache = StaticCache(config=model.config, max_cache_len=prompt + room)
     with torch.inference_mode():
         logits = model(input_ids=prompt_of(prompt), past_key_values=cache, logits_to_keep=1).logits
@@ -74,7 +74,7 @@ def load(model: str, dtype: str = "auto") -> nn.Module:
 
 
 def load_fused(model: str, dtype: str) -> nn.Module:
-    """A dense model on our kernels for dense matrices and in our blocks."""
+    """A dense model with our kernels for dense matrices and fused decoding."""
     return fused(load(model, dtype))
 
 
@@ -87,7 +87,7 @@ def fused(model: nn.Module) -> nn.Module:
 
 
 def random_llama(dtype: torch.dtype) -> nn.Module:
-    """TinyLlama's shape: 22 blocks of 2048, 5632 in the MLP, 32 heads, 4 of keys; 1.1 billion random parameters."""
+    """TinyLlama's shape: 22 blocks, hidden size 2048, MLP 5632, 32 heads, 4 key-value heads; 1.1 B parameters."""
     sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
     torch.set_default_dtype(dtype)
     with no_init_weights():
@@ -103,7 +103,7 @@ def random_llama(dtype: torch.dtype) -> nn.Module:
 
 
 def pruned(model: nn.Module, sparsity: float) -> nn.Module:
-    """Without a share of its blocks' weights, chosen at random; fused."""
+    """Prune a random fraction `sparsity` of the block weights; with fused decoding."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and name != "lm_head":
             places = torch.rand(module.weight.shape) >= sparsity
@@ -112,7 +112,7 @@ def pruned(model: nn.Module, sparsity: float) -> nn.Module:
 
 
 def layer_bytes(model: nn.Module) -> dict[str, float]:
-    """Resident bytes of the compressed layers, and their share of the same layers dense."""
+    """Resident bytes of the compressed layers, absolute and relative to the same layers dense."""
     forms = [module.form for module in model.modules() if isinstance(module, PrismLinear)]
     dense = sum(form.dense().nbytes for form in forms)
     held = sum(map(nbytes, forms))

@@ -1,17 +1,17 @@
-"""How fast sparse layers are, and where the time goes; everything by ratios within one script, A B A B.
+"""Speed of sparse layers on a CPU, and where the time goes; ratios are measured interleaved (A B A B) in one process.
 
     python tests/bench/speed.py --out speed.json --artifacts output/demo-0.5 output/demo-0.3
 
-Rows, each measured once and kept in --out; at the end what they show stands beside what they should show:
-    kernels SHAPE    microseconds of a product and the share of the memory bandwidth (see kernels.py)
-    decode ARTIFACT  tokens per second beside the model in plain torch, beside the dense model in our own fused blocks
-                     (what that brings is not sparsity's), and beside llama.cpp in F16 and Q8_0 where it is installed;
-                     the sides take turns of a few tokens
-    decode random    the same for a random Llama of TinyLlama's shape, half of its weights removed at random
-    profile ARTIFACT where a token's time goes (see token_parts.py), and the dense model's in the same blocks
-    prefill ARTIFACT milliseconds to read a prompt of 512 tokens
-    compile          the model in plain torch with and without torch.compile; what is compressed needs no compiler:
-                     its blocks are compiled already
+Rows, each measured once and stored in --out; at the end they are compared with their targets:
+    kernels SHAPE    microseconds per product and fraction of the memory bandwidth (see kernels.py)
+    decode ARTIFACT  tokens per second, compared with the model in plain PyTorch, with the dense model in our fused
+                     blocks (a gain that is not due to sparsity), and with llama.cpp in F16 and Q8_0 if installed;
+                     the models alternate every few tokens
+    decode random    the same for a random Llama of TinyLlama's shape with 50 % random sparsity
+    profile ARTIFACT time per token by part (see token_parts.py), also for the dense model in the same blocks
+    prefill ARTIFACT milliseconds to process a prompt of 512 tokens
+    compile          the model in plain PyTorch with and without torch.compile; compressed models do not need it,
+                     because their blocks are compiled already
 """
 
 import argparse
@@ -45,11 +45,11 @@ def kernels(shape: str, options: argparse.Namespace) -> dict:
 
 
 def decode(sides: dict[str, Callable], options: argparse.Namespace) -> dict:
-    """Milliseconds per token of each side, and how many times as fast the first side is as each other."""
+    """Milliseconds per token of each model, and the speed of the first one relative to each other one."""
     turns: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(1 + options.turns):  # the first one warms up
         for name, one in sides.items():
-            seconds = one(1 + options.burst)[1:]  # of each turn the first token finds another side's threads and cache
+            seconds = one(1 + options.burst)[1:]  # the first token of a turn finds threads and caches of another model
             if turn:
                 turns[name].append(statistics.median(seconds))
     first, *others = sides
@@ -99,7 +99,7 @@ def of_random(options: argparse.Namespace) -> dict:
 
 
 def _beside_llama(models: dict, write: Callable[[str, Path], None] | None, options: argparse.Namespace) -> dict:
-    """`write`: makes the file of a kind; None where there is nothing to make it of."""
+    """`write`: writes the GGUF file of a kind; None without a source for it."""
     import llama
     import sides
     import torch
@@ -186,17 +186,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifacts", nargs="*", default=[], help="compressed models of --model")
     parser.add_argument("--model", default="demo", help="the baseline")
-    parser.add_argument("--dtypes", nargs="*", default=["float16", "bfloat16"], help="of the baseline")
+    parser.add_argument("--dtypes", nargs="*", default=["float16", "bfloat16"], help="dtypes of the baseline")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
-    parser.add_argument("--gguf", type=Path, help="a GGUF of --model, of any quantisation, for llama.cpp")
-    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
+    parser.add_argument("--gguf", type=Path, help="a GGUF file of --model, of any quantization, for llama.cpp")
+    parser.add_argument("--llama-python", default=sys.executable, help="Python with llama-cpp-python")
     parser.add_argument("--shapes", nargs="*", default=SHAPES)
     parser.add_argument("--prompt", type=int, default=32, help="tokens")
-    parser.add_argument("--turns", type=int, default=20, help="of each side")
-    parser.add_argument("--burst", type=int, default=6, help="timed tokens of a turn")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
-    parser.add_argument("--rounds", type=int, default=31, help="of the kernels")
-    parser.add_argument("--megabytes", type=int, default=256, help="of matrices that a kernel reads in turn")
+    parser.add_argument("--turns", type=int, default=20, help="turns of each model")
+    parser.add_argument("--burst", type=int, default=6, help="timed tokens per turn")
+    parser.add_argument("--threads", type=int, default=0, help="0 = PyTorch's default")
+    parser.add_argument("--rounds", type=int, default=31, help="rounds of the kernel measurements")
+    parser.add_argument("--megabytes", type=int, default=256, help="total size of the matrices of a kernel")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     options = parser.parse_args()
 

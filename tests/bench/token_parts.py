@@ -1,9 +1,8 @@
-"""Where the time of one decoded token goes, in milliseconds by part, medians.
+"""Time per decoded token by part, in milliseconds (medians).
 
-Matrices are timed one by one with their own calls, in the order in which a step reads them, less what as many calls
-take that have nothing to do. Attention is what a block's second half takes longer with all tokens than with one. What
-else the compiled blocks do is the rest of their time: norms, rotary positions, activations, handing work to the
-threads. All else is counted around the calls.
+Matrix products are timed one by one in the order of a decode step, minus the overhead of empty calls. Attention is the
+difference of a block's second half with all tokens and with one. The rest of the compiled blocks' time is norms, rotary
+positions, activations, and thread synchronization. Everything else is timed around the calls.
 """
 
 import statistics
@@ -26,7 +25,7 @@ WARM_UP = 4  # tokens
 
 
 def token_parts(model: nn.Module, prompt: torch.Tensor, tokens: int) -> dict[str, float]:
-    """`model` is fused, every one of its blocks; prompt [1, n]."""
+    """`model`: all blocks fused; prompt [1, n]."""
     spent: dict[str, float] = {}
     logits, cache = prefill(model, prompt)
     sampler, block = Sampler(GenerateSpec(greedy=True)), type(model.model.layers[0])
@@ -78,7 +77,7 @@ def timed(spent: dict[str, float], part: str) -> Iterator[None]:
 
 @contextmanager
 def short_past() -> Iterator[None]:
-    """Inside, compiled blocks look at one token's key and value alone."""
+    """In this context, compiled blocks attend to one token only."""
     plain = PackedBlock.end
 
     def end(self, native, x, query, keys, values):
@@ -90,7 +89,7 @@ def short_past() -> Iterator[None]:
 
 @contextmanager
 def watched(spent: dict[str, float], methods: list[tuple[type, str]]) -> Iterator[None]:
-    """Inside, the time of these methods is added up under their names."""
+    """In this context, the time of these methods is summed by name."""
     if not methods:
         yield
         return

@@ -1,9 +1,9 @@
-"""Time of a Wanda run against the forward passes that it needs, two per block, in one process.
+"""Time of a Wanda run compared with the forward passes that it needs, two per block, in one process.
 
     python tests/bench/walk_time.py --calibration CALIBRATION.parquet --repeats 2
 
-The passes alone: every block of the dense model, run twice over the same hidden states. The whole run: what `compress`
-does from the first block to the last, shards and checkpoints included. Taken in turn, A B A B.
+Passes alone: every block of the dense model runs twice on the same hidden states. Whole run: `compress` from the first
+block to the last, including shards and checkpoints. Interleaved (A B A B).
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def passes_alone(model: str, options: argparse.Namespace) -> float:
-    """Seconds of two passes over each block."""
+    """Seconds for two forward passes of each block."""
     import torch
 
     from lsprism import api

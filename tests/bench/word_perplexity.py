@@ -1,11 +1,10 @@
-"""Word perplexity, ours against lm-eval's own on the same documents, given to it as a local task.
+"""Word perplexity compared with lm-eval's own on the same documents, which it gets as a local task.
 
     pip install 'lm-eval~=0.4.13'        # an optional extra: it adds packages and changes none of requirements.txt
     python tests/bench/word_perplexity.py --documents 3 --context 512 --out words.json
 
-A document is --paragraphs paragraphs of the text. Both sides use one model in memory, the same context and no BOS of
-the tokenizer's own (lm-eval would otherwise read it twice where there is one). Exit code 1 if they differ by more than
-1e-3 of the value.
+A document consists of --paragraphs paragraphs of the text. Both use the same model in memory, the same context, and no
+BOS added by the tokenizer (lm-eval would read it twice). Exit code 1 if they differ by more than 0.1 %.
 """
 
 import argparse
@@ -28,7 +27,7 @@ def split(text: str, options: argparse.Namespace) -> list[str]:
 
 
 def by_lm_eval(loaded, documents: list[str], context: int) -> float:
-    """By its own loop and aggregation; the task is its `wikitext` with other documents and no detokenizer."""
+    """lm-eval's own loop and aggregation; the task is its `wikitext` with other documents and no detokenizer."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -59,7 +58,7 @@ def by_lm_eval(loaded, documents: list[str], context: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--text", default="embedded", help="text to measure on: wikitext2, embedded or a file")
+    parser.add_argument("--text", default="embedded", help="text to evaluate on: wikitext2, embedded or a file")
     parser.add_argument("--documents", type=int, default=3)
     parser.add_argument("--paragraphs", type=int, default=12, help="paragraphs per document")
     parser.add_argument("--context", type=int, default=512)

@@ -1,4 +1,4 @@
-"""What a matrix may keep, divided between non-zeros and factors to the parameter."""
+"""Budgets of a matrix, divided exactly between non-zeros and low-rank factors."""
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ def test_low_rank_takes_the_highest_rank_within_the_budget(rows, columns, share)
 
 
 @given(sizes, sizes, st.floats(0.01, 0.99), st.floats(0.01, 0.9))
-def test_hybrid_keeps_exactly_what_it_may(rows, columns, share, rank_share):
+def test_hybrid_keeps_exactly_its_budget(rows, columns, share, rank_share):
     kept = round(share * rows * columns)
     spec = ask(PlanSpec, model_id="demo", rank_share=rank_share)
     budget = split("sparse_low_rank", rows, columns, kept, spec)
@@ -37,12 +37,12 @@ def test_hybrid_keeps_exactly_what_it_may(rows, columns, share, rank_share):
     assert not unclamped or abs(factors - rank_share * kept) <= (rows + columns) / 2
 
 
-def test_a_tenth_of_what_hybrid_keeps_goes_to_the_factors():
+def test_hybrid_uses_a_tenth_of_its_budget_for_factors():
     budget = split("sparse_low_rank", 576, 1536, 442_368, SPEC)
     assert budget.rank == 21 and budget.rank * (576 + 1536) / budget.kept == pytest.approx(0.1, abs=0.002)
 
 
-def test_sparse_without_a_pattern_keeps_what_it_may():
+def test_sparse_without_a_pattern_keeps_its_budget():
     assert split("sparse", 30, 40, 601, SPEC) == LayerBudget(kept=601)
 
 
@@ -56,7 +56,7 @@ def test_a_pattern_keeps_n_of_every_m_columns_and_of_the_rest(rows, columns, pat
     )
 
 
-def test_half_is_half_where_the_columns_are_whole_groups():
+def test_a_pattern_is_exact_for_whole_groups():
     assert patterned(10, 64, "2:4") == LayerBudget(kept=320, pattern=(2, 4))
     assert patterned(10, 64, "unstructured") is None
 
@@ -72,7 +72,7 @@ def test_factors_are_smaller_than_the_matrix_up_to_the_break_even_rank(rows, col
     assert smaller(rank) and not smaller(rank + 1)
 
 
-def test_uniform_gives_every_site_the_same_share():
+def test_uniform_gives_every_layer_the_same_density():
     sites = [LinearSite(name=f"s{n}", block=0, rows=n + 3, columns=7 * n + 1, bias=False) for n in range(9)]
     kept = {name: share.kept for name, share in uniform(sites, 0.7, []).items()}
     assert kept == {site.name: round(0.7 * site.rows * site.columns) for site in sites}

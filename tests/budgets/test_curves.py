@@ -1,4 +1,4 @@
-"""Error curves: right at their points, sensible between, silent where they know nothing."""
+"""Error curves: exact at their points, plausible between them, and no prediction far from them."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ POINTS = [ErrorPoint(density=d, error=e) for d, e in ((0.3, 0.5), (0.5, 0.3), (0
 
 @pytest.fixture(scope="module")
 def seen() -> Seen:
-    """600 x 48, inputs that hang together."""
+    """600 x 48, with correlated inputs."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 48, generator=generator) @ torch.randn(48, 48, generator=generator)
     stats = InputStats(48, gram=True, batches=1)
@@ -35,34 +35,34 @@ def test_a_curve_goes_through_its_points_and_falls_between():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.1, 0.9))
-def test_a_power_of_what_is_removed_is_foretold_exactly(density):
+def test_a_power_of_the_sparsity_is_predicted_exactly(density):
     points = [ErrorPoint(density=d, error=0.7 * (1 - d) ** 1.8) for d in (0.3, 0.5, 0.6, 0.8)]
     assert error_at(points, np.array([density]))[0] == pytest.approx(0.7 * (1 - density) ** 1.8)
 
 
-def test_one_point_makes_no_curve():
+def test_one_point_gives_no_curve():
     assert error_at(POINTS[:1], np.array([0.3])) is None
     assert foretold(POINTS[:1], SITE, LayerBudget(kept=3000)) is None
     assert foretold([], SITE, LayerBudget(kept=3000)) is None
 
 
-def test_far_from_the_points_nothing_is_foretold():
+def test_no_prediction_far_from_the_points():
     assert foretold(POINTS, SITE, LayerBudget(kept=5000)) == pytest.approx(0.3)
     assert foretold(POINTS, SITE, LayerBudget(kept=2100)) > 0.5
     assert foretold(POINTS, SITE, LayerBudget(kept=1900)) is None
     assert foretold(POINTS, SITE, LayerBudget(kept=9100)) is None
 
 
-def test_points_with_other_factors_do_not_count():
+def test_points_with_another_rank_are_ignored():
     joined = [ErrorPoint(density=p.density, rank_share=0.2, error=p.error / 2) for p in POINTS]
     assert foretold([*POINTS, *joined], SITE, LayerBudget(kept=5000, rank=5)) == pytest.approx(0.15)
     assert foretold([*POINTS, *joined], SITE, LayerBudget(kept=5000)) == pytest.approx(0.3)
     assert foretold(joined, SITE, LayerBudget(kept=5000)) is None
-    assert foretold(joined, SITE, LayerBudget(kept=5000, rank=6)) == pytest.approx(0.15), "within a rank's rounding"
+    assert foretold(joined, SITE, LayerBudget(kept=5000, rank=6)) == pytest.approx(0.15), "within rank rounding"
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_some_rows_tell_the_error_of_all(method, seen):
+def test_a_subset_of_rows_estimates_the_error_of_all(method, seen):
     assert len(seen.weight) > ROWS
     curve = next(errors_of([seen], ask(PlanSpec, model_id="demo", method=method))).curve
     assert [round(point.density, 2) for point in curve] == list(DENSITIES)
@@ -73,10 +73,10 @@ def test_some_rows_tell_the_error_of_all(method, seen):
         )
 
 
-def test_a_joined_method_is_measured_with_factors_and_without(seen):
+def test_hybrid_is_measured_with_and_without_factors(seen):
     spec = ask(PlanSpec, model_id="demo", method="hybrid", rank_share=0.2)
     curve = next(errors_of([seen], spec)).curve
     assert {point.rank_share for point in curve} == {0.0, 0.2}
     for share in (0.0, 0.2):
         errors = [point.error for point in curve if point.rank_share == share]
-        assert errors == sorted(errors), "the densest comes first"
+        assert errors == sorted(errors), "in order of decreasing density"

@@ -1,4 +1,4 @@
-"""Every rule keeps the same in total, whatever the model; and each goes by what it says it goes by."""
+"""Allocation rules: all keep the same total for any model, and each follows its definition."""
 
 from itertools import product
 from typing import get_args
@@ -34,13 +34,13 @@ def site(block: int, rows: int = 100, columns: int = 100, name: str = "") -> Lin
 
 
 def curve(scale: float, share: float = 0.0) -> list[ErrorPoint]:
-    """The error falls from `scale` to nothing."""
+    """An error curve from `scale` to zero."""
     return [ErrorPoint(density=d, rank_share=share, error=scale * (1 - d) ** 1.5) for d in (0.15, 0.4, 0.7, 0.9)]
 
 
 @st.composite
 def models(draw) -> tuple[list[LinearSite], list[SiteTraits]]:
-    """1 to 6 blocks of the same layers, and traits of each that are anything."""
+    """1 to 6 blocks with the same layers, and arbitrary measurements of each layer."""
     shapes = draw(st.lists(st.tuples(sizes, sizes), min_size=4, max_size=7))
     sites = [site(b, *shape, f"{b}.{n}") for b in range(draw(st.integers(1, 6))) for n, shape in enumerate(shapes)]
     traits = []
@@ -64,13 +64,13 @@ def models(draw) -> tuple[list[LinearSite], list[SiteTraits]]:
 @pytest.mark.parametrize("method", ["wanda", "hybrid", "svd"])
 @settings(max_examples=8, deadline=None)
 @given(models(), densities)
-def test_every_rule_keeps_the_same_in_total_to_a_thousandth(rule, method, model, density):
+def test_every_rule_keeps_the_total_within_a_thousandth(rule, method, model, density):
     sites, traits = model
-    spec = ask(PlanSpec, model_id="demo", method=method, budget=rule, sparsity=1 - density)
+    spec = ask(PlanSpec, model_id="demo", method=method, allocation=rule, sparsity=1 - density)
     budgets = allot(spec, sites, traits)
     wanted = density * sum(s.parameters for s in sites)
     within = 0.001 * wanted + len(sites)
-    if method == "svd":  # in a model of a few layers one rank is more than a thousandth
+    if method == "svd":  # in a model with few layers, one rank is more than a thousandth
         within = max(within, max(s.rows + s.columns for s in sites))
     assert abs(sum(budget.kept for budget in budgets.values()) - wanted) <= within
     for each in sites:
@@ -80,19 +80,19 @@ def test_every_rule_keeps_the_same_in_total_to_a_thousandth(rule, method, model,
         assert method != "wanda" or budget.rank == 0
 
 
-def test_on_a_real_models_shapes_even_ranks_meet_a_thousandth():
+def test_ranks_of_a_real_model_meet_the_total_within_a_thousandth():
     shapes = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
     sites = [site(block, *shape, f"{block}.{n}") for block in range(30) for n, shape in enumerate(shapes)]
     traits = [SiteTraits(name=s.name, outlier_share=0.01 * s.block, effective_rank=99 + s.block) for s in sites]
     for rule, sparsity in product(("uniform", "owl", "atp", "spectrum"), (0.3, 0.5, 0.7)):
-        spec = ask(PlanSpec, model_id="demo", method="svd", budget=rule, sparsity=sparsity)
+        spec = ask(PlanSpec, model_id="demo", method="svd", allocation=rule, sparsity=sparsity)
         kept = sum(budget.kept for budget in allot(spec, sites, traits).values())
         assert kept == pytest.approx((1 - sparsity) * sum(s.parameters for s in sites), rel=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=20), densities)
-def test_the_sum_is_met_to_the_parameter_and_every_site_stays_within_bounds(wishes, density):
+def test_the_total_is_exact_and_every_layer_is_within_bounds(wishes, density):
     sites = [site(0, n + 20, 37, str(n)) for n in range(len(wishes))]
     for shares in (raised(sites, wishes, density), scaled(sites, np.exp(wishes).tolist(), density)):
         assert sum(share.kept for share in shares.values()) == total_kept(sites, density)
@@ -101,19 +101,19 @@ def test_the_sum_is_met_to_the_parameter_and_every_site_stays_within_bounds(wish
     assert bounds(0.5) == (LOWEST, HIGHEST)
 
 
-def test_what_is_not_known_yet_is_shared_alike():
+def test_missing_measurements_give_uniform():
     sites = [site(0), site(1)]
     for rule in (name for name, rule in BUDGETS.items() if rule.learns):
-        spec = ask(PlanSpec, model_id="demo", method="wanda", budget=rule)
+        spec = ask(PlanSpec, model_id="demo", method="wanda", allocation=rule)
         assert {budget.kept for budget in allot(spec, sites).values()} == {5000}
 
 
-def test_owl_gives_the_block_with_the_most_outliers_two_lambda_more_than_the_one_with_the_fewest():
+def test_owl_spreads_densities_of_blocks_by_two_lambda():
     sites = [site(0, name="a"), site(0, 300, 100, "b"), site(1, name="c"), site(2, name="d")]
     shares = [0.0, 0.04, 0.01, 0.02]  # of block 0: 0.03
     traits = [SiteTraits(name=s.name, outlier_share=share) for s, share in zip(sites, shares, strict=True)]
     kept = {s.name: owl(sites, 0.5, traits)[s.name].kept / s.parameters for s in sites}
-    assert kept["a"] == pytest.approx(kept["b"], abs=1e-4), "a block's layers keep alike"
+    assert kept["a"] == pytest.approx(kept["b"], abs=1e-4), "layers of a block have the same density"
     assert kept["a"] - kept["c"] == pytest.approx(2 * LAMBDA, abs=1e-3)
     assert kept["d"] - kept["c"] == pytest.approx(LAMBDA, abs=1e-3)
 
@@ -125,7 +125,7 @@ def test_an_outlier_is_above_five_times_the_mean_of_its_block():
     stats.add(torch.eye(10))  # every feature has norm 1
     found = list(outliers([Seen(site(0, 4, 10, "loud"), loud, stats), Seen(site(0, 4, 10, "quiet"), quiet, stats)]))
     assert [traits.outlier_share for traits in found] == [1 / 40, 0.0]
-    stats.add(300.0 * torch.eye(10)[1:2])  # now column 1 is louder than that weight
+    stats.add(300.0 * torch.eye(10)[1:2])  # now column 1 exceeds that weight
     assert next(outliers([Seen(site(0, 4, 10, "loud"), loud, stats)])).outlier_share == 4 / 40
 
 
@@ -133,7 +133,7 @@ def test_a_block_without_layers_has_no_outliers():
     assert list(outliers([])) == []
 
 
-def test_atp_falls_in_equal_steps_from_the_first_block_to_the_last():
+def test_atp_decreases_linearly_with_depth():
     sites = [site(block) for block in range(5)]
     kept = [share.kept for share in atp(sites, 0.4, []).values()]
     assert kept[0] - kept[-1] == pytest.approx(SPAN * 0.4 * 10_000, abs=2)
@@ -141,13 +141,13 @@ def test_atp_falls_in_equal_steps_from_the_first_block_to_the_last():
     assert atp([site(0)], 0.4, [])["0"].kept == 4000
 
 
-def test_the_effective_rank_is_that_of_equal_values():
+def test_the_effective_rank_of_equal_values_is_their_number():
     assert effective_rank(torch.tensor([3.0, 3, 3, 0])) == pytest.approx(3)
     assert effective_rank(torch.tensor([9.0, 0, 0])) == pytest.approx(1) == effective_rank(torch.zeros(3))
 
 
 @pytest.mark.parametrize("rule", [spectrum, kmif])
-def test_twice_the_rank_keeps_twice_as_much(rule):
+def test_twice_the_rank_has_twice_the_density(rule):
     sites = [site(n) for n in range(3)]
     ranks = (10, 20, 15)
     traits = [SiteTraits(name=s.name, effective_rank=n, dominant_rank=n) for s, n in zip(sites, ranks, strict=True)]
@@ -168,7 +168,7 @@ def test_kmif_counts_the_dominant_cluster_and_the_outliers():
 
 
 def test_kmif_stays_between_one_rank_and_nine_tenths_of_the_break_even_rank():
-    rising = torch.linspace(100, 90, 64)  # nearly all are one cluster
+    rising = torch.linspace(100, 90, 64)  # nearly all in one cluster
     assert dominant_rank(rising, 64, 64) <= int(0.9 * 32)
     assert dominant_rank(torch.cat([torch.full((40,), 9.0), torch.full((24,), 1e-9)]), 64, 64) == int(0.9 * 32)
     assert dominant_rank(torch.zeros(8), 8, 8) == 1
@@ -177,7 +177,7 @@ def test_kmif_stays_between_one_rank_and_nine_tenths_of_the_break_even_rank():
 
 
 def loss(sites, traits, shares) -> float:
-    """Sum of squared errors at what is kept, each for as much as its site is large."""
+    """Sum of squared errors at the kept densities, weighted by the sizes of the layers."""
     found = 0.0
     for each, seen in zip(sites, traits, strict=True):
         share = shares[each.name]
@@ -186,7 +186,7 @@ def loss(sites, traits, shares) -> float:
     return found
 
 
-def test_measured_is_as_good_as_the_best_of_all_divisions():
+def test_error_curves_find_the_optimal_allocation():
     sites = [site(0), site(1, 200, 100), site(2)]
     traits = [
         SiteTraits(name=s.name, curve=curve(c), harm=s.parameters * (c * 0.5**1.5) ** 2)
@@ -206,20 +206,20 @@ def test_measured_is_as_good_as_the_best_of_all_divisions():
     assert shares["0"].kept > 5000 > shares["2"].kept
 
 
-def test_measured_gives_factors_to_those_whom_they_serve():
+def test_error_curves_use_factors_where_they_reduce_the_error():
     sites = [site(0), site(1)]
     traits = [
         SiteTraits(name="0", curve=curve(0.5) + curve(0.3, share=0.1)),
         SiteTraits(name="1", curve=curve(0.3) + curve(0.5, share=0.1)),
     ]
     assert {name: share.rank_share for name, share in measured(sites, 0.5, traits).items()} == {"0": 0.1, "1": 0.0}
-    spec = ask(PlanSpec, model_id="demo", method="hybrid", budget="measured")
+    spec = ask(PlanSpec, model_id="demo", method="hybrid", allocation="error-curves")
     budgets = allot(spec, sites, traits)
     assert (budgets["0"].rank, budgets["1"].rank) == (round(0.1 * budgets["0"].kept / 200), 0)
 
 
 @pytest.mark.parametrize("rule", [harm, measured])
-def test_more_is_kept_where_less_would_do_more_harm(rule):
+def test_sensitive_layers_keep_more(rule):
     sites = [site(0), site(1), site(2)]
     harms = (3.0, 1.0, 0.1)
     traits = [SiteTraits(name=s.name, curve=curve(0.5), harm=harm) for s, harm in zip(sites, harms, strict=True)]
@@ -227,7 +227,7 @@ def test_more_is_kept_where_less_would_do_more_harm(rule):
     assert kept[0] > kept[1] > kept[2] >= (0.5 - REACH) * 10_000
 
 
-def test_by_harm_the_sum_of_harms_is_the_least():
+def test_sensitivity_minimizes_the_sum_of_changes():
     sites = [site(0), site(1, 200, 100), site(2)]
     harms = np.array([2.0, 1.5, 0.6])
     traits = [SiteTraits(name=s.name, harm=h) for s, h in zip(sites, harms, strict=True)]
@@ -240,26 +240,26 @@ def test_by_harm_the_sum_of_harms_is_the_least():
     assert found <= of_all.min() * 1.0001 < 0.98 * sum(harms * 0.4**POWER)
 
 
-def test_the_harm_of_a_layer_is_what_is_usual_at_its_size_or_at_least_a_share_of_that():
+def test_unknown_sensitivities_are_the_median_and_small_ones_are_limited():
     sites = [site(0), site(1), site(2, rows=200)]
     traits = [SiteTraits(name=s.name, harm=harm) for s, harm in zip(sites, (3.0, 1e-9, 0.0), strict=True)]
-    usual = 1.5e-4  # the median of those that are known, for each parameter
+    usual = 1.5e-4  # the median of the known ones, per parameter
     assert known_harms(sites, traits) == pytest.approx([3.0, FLOOR * usual * 10_000, usual * 20_000])
     unknown = [SiteTraits(name=s.name) for s in sites]
     assert known_harms(sites, unknown) == pytest.approx([10_000, 10_000, 20_000]), "by their sizes"
 
 
-def test_without_harms_all_keep_alike():
+def test_without_sensitivities_the_allocation_is_uniform():
     sites = [site(0), site(1, 50, 100), site(2, rows=200)]
     shares = harm(sites, 0.3, [SiteTraits(name=s.name) for s in sites])
     assert [share.kept for share in shares.values()] == [3000, 1500, 6000]
 
 
-def test_harm_is_asked_by_a_fast_method():
+def test_sensitivity_is_measured_with_a_fast_proxy():
     asked = {name: asked_of(ask(PlanSpec, model_id="demo", method=name)) for name in get_args(MethodName)}
     assert asked == {name: name for name in asked} | dict.fromkeys(("hybrid", "oats", "sparsegpt"), "wanda")
 
 
-def test_measured_copes_with_a_layer_of_which_nothing_is_known():
+def test_error_curves_support_a_layer_without_points():
     shares = measured([site(0), site(1)], 0.5, [SiteTraits(name="0"), SiteTraits(name="1", curve=curve(0.2))])
     assert sum(share.kept for share in shares.values()) == 10_000

@@ -33,11 +33,11 @@ def write_jsonl(path: Path, *lines: str) -> Path:
 def refusal(source: object, **options: str) -> CorpusError:
     with pytest.raises(CorpusError) as caught:
         read_text(str(source), **options)
-    assert caught.value.hint, "every refusal names a next step"
+    assert caught.value.hint, "every error names a next step"
     return caught.value
 
 
-# What the embedded texts promise
+# Embedded texts
 
 
 def test_embedded_texts_are_long_enough():
@@ -57,7 +57,7 @@ def test_embedded_texts_share_no_sentence():
     assert not calibration & evaluation
 
 
-def test_what_is_embedded_for_calibration_is_never_another_split():
+def test_the_embedded_calibration_text_is_only_the_train_split():
     assert read_text("embedded", split="validation") == read_text("embedded", split="test") != read_text("embedded")
 
 
@@ -72,29 +72,29 @@ def test_three_formats_give_the_same_text(tmp_path):
         assert read_text(str(tmp_path / name)) == Corpus(name, JOINED)
 
 
-def test_column_is_chosen_and_missing_values_are_left_out(tmp_path):
+def test_the_column_is_selected_and_missing_values_are_skipped(tmp_path):
     write_jsonl(tmp_path / "b.jsonl", '{"text": "no", "body": "a"}', "", '{"body": null}', '{"body": "b"}')
     write_parquet(tmp_path / "c.parquet", text=["no"] * 3, body=["a", None, "b"])
     assert read_text(str(tmp_path / "b.jsonl"), "body").text == "a\n\nb"
     assert read_text(str(tmp_path / "c.parquet"), "body").text == "a\n\nb"
 
 
-def test_endings_in_capitals_marks_and_the_home_folder(tmp_path, monkeypatch):
+def test_uppercase_suffixes_byte_order_marks_and_the_home_folder(tmp_path, monkeypatch):
     (tmp_path / "A.TXT").write_text("\ufeffone", encoding="utf-8")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_text("~/A.TXT") == Corpus("A.TXT", "one")
 
 
-def test_half_a_character_becomes_a_question_mark(tmp_path):
+def test_an_unpaired_surrogate_becomes_a_question_mark(tmp_path):
     text = read_text(str(write_jsonl(tmp_path / "a.jsonl", r'{"text": "ok \ud83d\ude00 cut \ud83d"}'))).text
     assert text == "ok \U0001f600 cut ?"
 
 
-# Refusals
+# Errors
 
 
 def test_no_file(tmp_path):
-    assert "no file" in refusal(tmp_path / "gone.txt").message
+    assert "not found" in refusal(tmp_path / "gone.txt").message
     assert "wikitexd2" in refusal("wikitexd2").message
     assert "cannot be read" in refusal("x" * 5000).message
     assert "~nobody-here" in refusal("~nobody-here/a.txt").message
@@ -104,7 +104,7 @@ def test_folder(tmp_path):
     assert str(tmp_path) in refusal(tmp_path).message
 
 
-def test_unknown_ending(tmp_path):
+def test_unknown_suffix(tmp_path):
     (tmp_path / "a.csv").write_text("text\none\n")
     error = refusal(tmp_path / "a.csv")
     assert "'.csv'" in error.message and ".parquet" in error.hint
@@ -123,7 +123,7 @@ def test_broken_jsonl_line_is_named(tmp_path, line):
     assert "line 3" in refusal(write_jsonl(tmp_path / "a.jsonl", '{"text": "one"}', "", line)).message
 
 
-def test_missing_column_names_those_there_are(tmp_path):
+def test_a_missing_column_lists_the_existing_ones(tmp_path):
     jsonl = write_jsonl(tmp_path / "a.jsonl", '{"text": "one"}', '{"body": "two", "id": 2}')
     table = write_parquet(tmp_path / "b.parquet", body=["two"], id=[2])
     for error in (refusal(jsonl), refusal(table)):
@@ -136,7 +136,7 @@ def test_column_without_text(tmp_path):
     table = write_parquet(tmp_path / "b.parquet", text=[1, 2])
     assert "line 2" in refusal(jsonl).message
     for error in (refusal(jsonl), refusal(table)):
-        assert "holds int, not text" in error.message
+        assert "contains int, not text" in error.message
 
 
 def test_not_utf8(tmp_path):
@@ -155,7 +155,7 @@ def test_damaged_parquet(tmp_path):
     (tmp_path / "torn.parquet").write_bytes(whole[:4] + bytes(len(whole) - 12) + whole[-8:])
     (tmp_path / "empty.parquet").write_bytes(b"")
     for name in ("cut", "torn", "empty"):
-        assert "not a whole parquet file" in refusal(tmp_path / f"{name}.parquet").message
+        assert "not a complete parquet file" in refusal(tmp_path / f"{name}.parquet").message
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_wikitext2_joins_rows_by_blank_lines(monkeypatch, split):
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_hub_failure_points_to_text_at_hand(monkeypatch, failure):
+def test_a_hub_error_suggests_local_text(monkeypatch, failure):
     def load_dataset(*_, **__):
         raise failure
 
@@ -212,7 +212,7 @@ def test_hub_failure_points_to_text_at_hand(monkeypatch, failure):
 # Windows
 
 
-def test_tokenize_is_the_tokenizers_own_default_and_silent(tiny_folder, text_file, caplog):
+def test_tokenize_is_the_tokenizers_default_and_does_not_warn(tiny_folder, text_file, caplog):
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     tokenizer.model_max_length = 16
     text = text_file.read_text()
@@ -221,7 +221,7 @@ def test_tokenize_is_the_tokenizers_own_default_and_silent(tiny_folder, text_fil
     assert not caplog.records
 
 
-def test_windows_are_decided_by_the_seed():
+def test_windows_depend_on_the_seed():
     tokens = torch.arange(10_000)
     global_state = torch.get_rng_state()
     first = windows(tokens, 32, 64, seed=5)
@@ -233,7 +233,7 @@ def test_windows_are_decided_by_the_seed():
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
-def test_windows_are_pieces_of_the_text_spread_over_all_of_it():
+def test_windows_are_spread_over_the_whole_text():
     tokens = torch.arange(1_000) * 7
     found = windows(tokens, 4_000, 10, seed=0)
     assert found.shape == (4_000, 10) and found.dtype == torch.int64
@@ -261,11 +261,7 @@ def test_too_few_tokens_are_counted():
         assert f"{option} of at most 7" in caught.value.hint
 
 
-def test_assets_lie_in_the_repository():
-    assert corpus.ASSETS.is_dir() and corpus.ASSETS.name == "assets"
-
-
-# Which names are files
+# File or dataset names
 
 
 @pytest.mark.parametrize(
@@ -281,21 +277,21 @@ def test_a_dot_does_not_make_a_dataset_a_file(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a/b.txt", "./a", "../a", "a/b/c", "/a", "x.JSONL", "a/b:c.parquet", "words", "~x"])
-def test_what_can_be_nothing_else_is_a_file(name):
+def test_names_that_cannot_be_datasets_are_files(name):
     assert corpus.is_file_name(name)
     refusal(name)
 
 
-def test_a_file_that_exists_is_meant_before_a_dataset(tmp_path, monkeypatch):
+def test_an_existing_file_takes_precedence_over_a_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "name").touch()
     assert corpus.is_file_name("org/name")
-    assert "is not read as text" in refusal("org/name").message
+    assert "unsupported suffix" in refusal("org/name").message
 
 
 @pytest.mark.parametrize("name", ["auto", "wikitext2", "embedded", "self"])
-def test_words_for_a_text_are_no_files(name, tmp_path, monkeypatch):
+def test_source_names_are_not_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).touch()
     assert not corpus.is_file_name(name)

@@ -1,4 +1,4 @@
-"""Harm: what a weight in a site's place does to the hidden states behind its block, every token alike."""
+"""Sensitivity: the change of a block's output when a layer's weight is replaced, with equal weight for every token."""
 
 import pytest
 import torch
@@ -33,13 +33,13 @@ def walk(*batches: torch.Tensor) -> Walk:
 
 
 def harm_of(on: Walk, block: nn.Module) -> Harm:
-    """Ready to be asked."""
+    """A measurement with its reference output."""
     harm = Harm(on, 0, block)
     harm.expect(on.calls[0][0].run(block, on.hidden[0].clone()).detach())
     return harm
 
 
-def test_its_own_weight_does_no_harm(block):
+def test_the_original_weight_changes_nothing(block):
     assert harm_of(walk(torch.randn(2, 3, WIDTH)), block).of(block.site, block.site.weight.data.clone()) == 0
 
 
@@ -50,7 +50,7 @@ def test_it_is_the_mean_over_tokens_of_the_squared_relative_change(block):
     assert harm_of(walk(hidden, torch.randn(2, 3, WIDTH)), block).of(block.site, weight) == pytest.approx(expected)
 
 
-def test_a_token_of_huge_scale_counts_as_any_other(block):
+def test_a_token_of_huge_scale_has_the_same_weight(block):
     hidden, weight = torch.randn(1, 8, WIDTH), torch.randn(WIDTH, WIDTH)
     huge = hidden * torch.tensor([1e3] + [1.0] * 7).view(1, 8, 1)
     assert harm_of(walk(huge), block).of(block.site, weight) == pytest.approx(
@@ -58,7 +58,7 @@ def test_a_token_of_huge_scale_counts_as_any_other(block):
     )
 
 
-def test_the_block_and_the_walk_stay_as_they_were(block):
+def test_the_block_and_the_walk_are_unchanged(block):
     hidden = torch.randn(2, 3, WIDTH)
     on, own, wanted = walk(hidden.clone()), block.site.weight.data.clone(), block(hidden)
     harm_of(on, block).of(block.site, torch.zeros(WIDTH, WIDTH))
@@ -67,20 +67,20 @@ def test_the_block_and_the_walk_stay_as_they_were(block):
     assert torch.equal(on.hidden[0], wanted)
 
 
-def test_the_weight_is_put_back_though_the_block_fails(block):
+def test_the_weight_is_restored_if_the_block_fails(block):
     harm, own = harm_of(walk(torch.randn(1, 2, WIDTH)), block), block.site.weight.data.clone()
     with pytest.raises(RuntimeError):
         harm.of(block.site, torch.zeros(WIDTH, WIDTH + 1))
     assert torch.equal(block.site.weight, own)
 
 
-def test_hidden_states_that_overflow_tell_nothing(block):
+def test_overflowing_hidden_states_give_zero(block):
     harm = harm_of(walk(torch.randn(1, 2, WIDTH)), block)
     assert harm.of(block.site, torch.full((WIDTH, WIDTH), torch.inf)) == 0
 
 
 class Chain(nn.Module):
-    """y = x + B relu(A x), with a wide layer between."""
+    """y = x + B relu(A x), with a wide intermediate layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Chain(nn.Module):
         return hidden + self.second(self.first(hidden).relu())
 
 
-def test_answers_of_finished_layers_are_computed_once_and_change_nothing():
+def test_outputs_of_finished_layers_are_computed_once():
     torch.manual_seed(0)
     block, calls = Chain(), []
     block.first.register_forward_hook(lambda *_: calls.append(1))

@@ -1,4 +1,4 @@
-"""Any dataset of the hub: streamed, by its text column, with one sentence where it cannot be had."""
+"""Hub datasets: streamed, by their text column, with a one-sentence error if they are not available."""
 
 import time
 
@@ -14,7 +14,7 @@ ROWS = [{"body": "first text", "n": 1}, {"body": "second text", "n": 2}, {"body"
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that holds ROWS and remembers how it was asked."""
+    """A fake Hub with ROWS that records the requests."""
     asked = []
 
     def load_dataset(path, config=None, *, split, streaming=False):
@@ -42,41 +42,41 @@ def test_no_more_rows_are_read_than_needed(hub, monkeypatch):
     assert read_text("someone/texts", column="body").text == "first text\n\nsecond text"
 
 
-def test_a_missing_column_names_those_there_are(hub):
+def test_a_missing_column_lists_the_existing_ones(hub):
     with pytest.raises(CorpusError, match="no column 'text'.*body, n"):
         read_text("someone/texts")
 
 
 def test_a_column_that_is_not_text_is_refused(hub):
-    with pytest.raises(CorpusError, match="holds int, not text"):
+    with pytest.raises(CorpusError, match="contains int, not text"):
         read_text("someone/texts", column="n")
 
 
 @pytest.mark.parametrize(
     "error", [ConnectionError("no network"), ValueError("no such config"), FileNotFoundError("not found")]
 )
-def test_what_the_hub_refuses_is_one_sentence_with_the_next_step(monkeypatch, error):
+def test_a_hub_error_is_one_sentence_with_a_next_step(monkeypatch, error):
     def load_dataset(*_, **__):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(CorpusError, match=f"someone/texts could not be had.*{error}.*embedded"):
+    with pytest.raises(CorpusError, match=f"someone/texts could not be downloaded.*{error}.*embedded"):
         read_text("someone/texts")
 
 
-def test_a_path_with_an_ending_is_never_taken_for_a_dataset(hub, tmp_path):
-    with pytest.raises(CorpusError, match="There is no file"):
+def test_a_path_with_a_known_suffix_is_not_a_dataset(hub, tmp_path):
+    with pytest.raises(CorpusError, match="^File .* not found"):
         read_text("folder/missing.txt")
     assert not hub
 
 
-def test_rows_without_a_text_are_left_out(hub, monkeypatch):
+def test_rows_without_text_are_skipped(hub, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"text": "one"}, {"text": None}, {"text": "two"}])
     assert read_text("someone/texts").text == "one\n\ntwo"
 
 
-def test_without_a_network_the_library_looks_into_its_cache_alone_and_does_not_stall(monkeypatch, tmp_path):
-    """The real library against a port that nobody listens on."""
+def test_without_network_only_the_cache_is_used_at_once(monkeypatch, tmp_path):
+    """The real library with an endpoint where no server listens."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
@@ -88,7 +88,7 @@ def test_without_a_network_the_library_looks_into_its_cache_alone_and_does_not_s
     assert datasets.config.HF_HUB_OFFLINE is False
 
 
-def test_a_hub_that_answers_is_asked(hub, monkeypatch):
+def test_a_reachable_hub_is_used(hub, monkeypatch):
     asked_offline = []
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_text, "_hub_answers", lambda endpoint: endpoint.startswith("https://"))

@@ -1,4 +1,4 @@
-"""What is known of a model is found again, and only for that very model, text and settings."""
+"""Cached measurements are found again, only for the same model, text and settings."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def path_of(folder: Path, settings: dict | None = None, **calibration) -> Path:
     return known(source, "owl", settings or {}, CalibrationSpec(**calibration)).path
 
 
-def test_what_is_written_is_read_to_the_last_bit(tmp_path):
+def test_values_are_read_exactly_as_written(tmp_path):
     kept = Known(tmp_path / "new" / "traits.json")
     assert kept.read() == []
     kept.write(TRAITS)
@@ -34,12 +34,12 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[{", b'{"a": 1}', b'[{"name": 5}]', b"\xff"])
-def test_a_damaged_file_is_one_that_is_not_there(tmp_path, content):
+def test_a_damaged_file_counts_as_missing(tmp_path, content):
     (tmp_path / "traits.json").write_bytes(content)
     assert Known(tmp_path / "traits.json").read() == []
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
     Known(tmp_path / "file" / "traits.json").write(TRAITS)
     Known(None).write(TRAITS)
@@ -70,21 +70,21 @@ def test_the_name_depends_on_settings_and_text(model, tmp_path):
 
 def test_the_name_depends_on_the_weights_and_the_config(model, tmp_path):
     before = path_of(model)
-    same = shutil.copytree(model, tmp_path / "same")  # with the times of its files
-    assert path_of(same) == before, "the place does not matter"
+    same = shutil.copytree(model, tmp_path / "same")  # preserves modification times
+    assert path_of(same) == before, "the folder does not matter"
     weights = same / "model.safetensors"
     stamp = weights.stat()
     tensors = load_file(weights)
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, weights, {"format": "pt"})
     os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert path_of(same) != before, "by the end of the file, where size and time are alike"
+    assert path_of(same) != before, "detected by the end of the file, with equal size and time"
     other = shutil.copytree(model, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text() + " ")
     assert path_of(other) != before
 
 
-def test_of_a_model_without_weights_nothing_is_known(model):
+def test_a_model_without_weights_has_no_cache_file(model):
     source = ModelSource(model_id="m", kind="hub", folder=model, base_model="m", config_only=True)
     assert known(source, "owl", {}).path is None
     (model / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""The model writes its own calibration text."""
+"""Self-generated calibration text."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def model(tiny_folder):
     return AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
 
 
-def test_windows_have_the_asked_shape_and_are_the_seeds_own(model):
+def test_windows_have_the_requested_shape_and_depend_on_the_seed(model):
     first = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
     torch.manual_seed(99)
     again = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
@@ -22,20 +22,20 @@ def test_windows_have_the_asked_shape_and_are_the_seeds_own(model):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_no_text_ends_early_or_holds_a_special_token(model):
+def test_texts_neither_end_early_nor_contain_special_tokens(model):
     texts = own_windows(model, CalibrationSpec(samples=16, length=24, seed=0), [1, 2])
     assert not torch.isin(texts, torch.tensor([1, 2])).any()
 
 
 def test_texts_follow_the_models_distribution(model):
-    """The model finds its own samples likelier than random tokens."""
+    """The model assigns its own samples a higher likelihood than random tokens."""
     own = own_windows(model, CalibrationSpec(samples=32, length=24, seed=0), [])
     chance = torch.randint(model.config.vocab_size, own.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert model(own, labels=own).loss < model(chance, labels=chance).loss - 0.1
 
 
-def test_the_global_random_state_is_left_alone(model):
+def test_the_global_random_state_is_unchanged(model):
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
@@ -56,7 +56,7 @@ def test_the_global_random_state_is_left_alone(model):
     ],
     ids=lambda settings: next(iter(settings)),
 )
-def test_the_models_own_settings_of_generation_do_not_matter(model, monkeypatch, settings):
+def test_the_models_generation_config_is_ignored(model, monkeypatch, settings):
     asked = CalibrationSpec(samples=4, length=24)
     wanted = own_windows(model, asked, [1, 2])
     own = GenerationConfig(eos_token_id=2, **settings)

@@ -1,4 +1,4 @@
-"""A part whose weights change no more is run once a batch, and nobody sees a difference."""
+"""Submodules with final weights run once per batch, without changing the result."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def passes(recall: Recall, batches: list[Tensor], times: int) -> list[list[Tenso
 
 
 @pytest.mark.parametrize("done, runs", [(SITES[:1], 6), (SITES[:2], 2), ([], 6)])
-def test_finished_parts_run_once_a_batch(done, runs):
+def test_finished_parts_run_once_per_batch(done, runs):
     block, batches = Block(), list(torch.randn(2, 3, 4))
     recall = Recall(block)
     recall.finish(done, SITES)
@@ -47,7 +47,7 @@ def test_finished_parts_run_once_a_batch(done, runs):
         assert torch.equal(a, b) and torch.equal(a, c) and torch.equal(a, block.forward(x.clone()))
 
 
-def test_weights_outside_of_it_may_change_between_passes():
+def test_weights_of_other_parts_may_change_between_passes():
     block, x = Block(), torch.randn(1, 4)
     recall = Recall(block)
     recall.finish(SITES[:2], SITES)
@@ -56,7 +56,7 @@ def test_weights_outside_of_it_may_change_between_passes():
     assert torch.equal(passes(recall, [x], 1)[0][0], block.last.bias.expand(1, 4))
 
 
-def test_what_is_called_twice_is_run_each_time():
+def test_a_part_that_is_called_twice_runs_each_time():
     block, x = Block(times=2), torch.randn(3, 4)
     recall = Recall(block)
     recall.finish(SITES[:2], SITES)
@@ -64,7 +64,7 @@ def test_what_is_called_twice_is_run_each_time():
     assert block.attention.runs == 4 and torch.equal(first[0], second[0])
 
 
-def test_an_answer_larger_than_the_hidden_states_is_not_kept():
+def test_outputs_larger_than_the_hidden_states_are_not_cached():
     block, x = Block(), torch.randn(3, 4)
     inner = block.attention.forward
     block.attention.forward = lambda x: (inner(x)[0], torch.zeros(100))
@@ -74,7 +74,7 @@ def test_an_answer_larger_than_the_hidden_states_is_not_kept():
     assert block.attention.runs == 2
 
 
-def test_forgetting_gives_the_block_back():
+def test_forget_restores_the_block():
     block, x = Block(), torch.randn(3, 4)
     recall = Recall(block)
     recall.finish(SITES[:2], SITES)

@@ -1,4 +1,4 @@
-"""The walk hands every block what the model would, one block at a time, or refuses a model it cannot walk."""
+"""The walk passes the model's own arguments to every block, one block at a time, or refuses the model."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ WIDTH = 4
 
 
 class Block(nn.Module):
-    """y = x + W x, and whatever `answer` makes of it."""
+    """y = answer(x + W x)."""
 
     answer = staticmethod(lambda y: y)
 
@@ -74,7 +74,7 @@ def walk_through(model) -> walking.Walk:
 
 
 def own(model) -> torch.Tensor:
-    """The hidden states after the last block, by plain composition."""
+    """The hidden states after the last block, by calling all blocks in sequence."""
     hidden = model.embedding(TOKENS)
     for number, block in enumerate(model.blocks):
         hidden = model.step(number, block, hidden)
@@ -83,7 +83,7 @@ def own(model) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_batches_go_through_all_blocks_as_through_the_model():
+def test_the_walk_gives_the_hidden_states_of_the_model():
     model = Model()
     walk = walk_through(model)
     assert [len(hidden) for hidden in walk.hidden] == [2, 2, 1]
@@ -92,7 +92,7 @@ def test_batches_go_through_all_blocks_as_through_the_model():
 
 @torch.no_grad()
 @pytest.mark.parametrize("wrap", [lambda y: (y,), lambda y: (y, None), lambda y: [y]], ids=["1", "2", "list"])
-def test_blocks_may_answer_with_more_than_a_tensor(wrap):
+def test_blocks_may_return_more_than_a_tensor(wrap):
     class Wrapped(Block):
         answer = staticmethod(wrap)
 
@@ -107,7 +107,7 @@ def test_blocks_may_answer_with_more_than_a_tensor(wrap):
 
 
 @torch.no_grad()
-def test_hidden_states_may_be_handed_by_name():
+def test_hidden_states_may_be_passed_by_keyword():
     class Named(Model):
         def step(self, number, block, hidden):
             return block(mask=None, hidden_states=hidden)
@@ -117,7 +117,7 @@ def test_hidden_states_may_be_handed_by_name():
     torch.testing.assert_close(torch.cat(walk_through(model).hidden), own(model))
 
 
-def test_each_block_keeps_its_own_arguments_and_equal_ones_are_held_once():
+def test_equal_arguments_of_batches_are_stored_once():
     model = Model()
     walk = capture(model, model.blocks, TOKENS, CPU)
     for number, calls in enumerate(walk.calls):
@@ -127,7 +127,7 @@ def test_each_block_keeps_its_own_arguments_and_equal_ones_are_held_once():
         assert [call.kwargs for call in calls] == [{"scale": number}] * 3
 
 
-def test_arguments_that_differ_between_batches_are_kept_apart():
+def test_different_arguments_of_batches_are_stored_separately():
     class Differing(Model):
         def step(self, number, block, hidden):
             return block(hidden, hidden.mean(-1), pair=(hidden.sum(-1), number))
@@ -141,7 +141,7 @@ def test_arguments_that_differ_between_batches_are_kept_apart():
 
 
 @torch.no_grad()
-def test_a_block_that_works_in_place_spoils_nothing():
+def test_a_block_may_modify_its_input_in_place():
     class InPlace(Block):
         def forward(self, hidden_states, mask=None, **others):
             return hidden_states.add_(self.linear(hidden_states))
@@ -159,7 +159,7 @@ def test_a_block_that_works_in_place_spoils_nothing():
     torch.testing.assert_close(stats["linear"].gram, x.T @ x)
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_unchanged_afterwards():
     model = Model()
     capture(model, model.blocks, TOKENS, CPU)
     assert not any("forward" in vars(block) for block in model.blocks)
@@ -167,7 +167,7 @@ def test_the_model_is_left_as_it_was():
 
 
 @torch.no_grad()
-def test_a_site_that_no_token_reaches_is_measured_by_its_weights():
+def test_a_layer_without_tokens_is_measured_by_its_weights():
     model = Model()
     block = model.blocks[0]
     block.expert = nn.Linear(WIDTH, 2)
@@ -177,7 +177,7 @@ def test_a_site_that_no_token_reaches_is_measured_by_its_weights():
     assert torch.equal(stats["expert"].gram, torch.eye(WIDTH)) and torch.equal(stats["expert"].norms, torch.ones(WIDTH))
 
 
-def test_not_a_number_is_named_with_its_block():
+def test_nan_is_reported_with_its_block():
     model = Model()
     walk = capture(model, model.blocks, TOKENS, CPU)
     model.blocks[1].linear.weight.data[0, 0] = float("inf")
@@ -186,7 +186,7 @@ def test_not_a_number_is_named_with_its_block():
         list(walk.propagate(1, model.blocks[1]))
 
 
-# --- what cannot be walked --------------------------------------------------------------------------------------------
+# --- unsupported models -----------------------------------------------------------------------------------------------
 
 
 def refused(step=None, forward=None) -> str:
@@ -199,11 +199,11 @@ def refused(step=None, forward=None) -> str:
     return error.value.message
 
 
-def test_work_between_the_blocks_is_refused():
+def test_computation_between_the_blocks_is_refused():
     assert "changes the hidden states" in refused(lambda self, number, block, hidden: block(hidden) * 2)
 
 
-def test_blocks_that_are_left_out_are_refused():
+def test_skipped_blocks_are_refused():
     message = refused(lambda self, number, block, hidden: block(hidden) if number < 2 else hidden)
     assert "runs only 2 of its 3 blocks" in message
 
@@ -212,7 +212,7 @@ def test_blocks_out_of_order_are_refused():
     assert "in order" in refused(lambda self, number, block, hidden: self.blocks[2 - number](hidden))
 
 
-def test_going_round_twice_is_refused():
+def test_running_the_blocks_twice_is_refused():
     def forward(self, input_ids, use_cache):
         hidden = self.embedding(input_ids)
         for block in [*self.blocks, *self.blocks]:
@@ -228,10 +228,10 @@ def test_going_round_twice_is_refused():
 
 
 def test_blocks_without_hidden_states_are_refused():
-    assert "no hidden states" in refused(lambda self, number, block, hidden: block(x=hidden))
+    assert "not pass hidden states" in refused(lambda self, number, block, hidden: block(x=hidden))
 
 
-def test_results_handed_from_block_to_block_are_refused():
+def test_results_passed_between_blocks_are_refused():
     class Pair(Block):
         answer = staticmethod(lambda y: (y, y.sum()))
 
@@ -244,11 +244,11 @@ def test_results_handed_from_block_to_block_are_refused():
             return hidden
 
     model = Chained()
-    with pytest.raises(SourceError, match="hands results of one block to another"):
+    with pytest.raises(SourceError, match="passes results of one block to another"):
         capture(model, model.blocks, TOKENS, CPU)
 
 
-def test_a_mapping_that_waits_to_be_filled_makes_a_walk_stateful():
+def test_an_empty_shared_mapping_makes_a_walk_stateful():
     class Shared(Model):
         def forward(self, input_ids, use_cache):
             self.shared = {}
@@ -263,7 +263,7 @@ def test_a_mapping_that_waits_to_be_filled_makes_a_walk_stateful():
     assert not capture(model, model.blocks, TOKENS, CPU).stateful
 
 
-def test_a_call_puts_hidden_states_where_they_were():
+def test_a_call_passes_hidden_states_as_the_model_does():
     hidden = torch.ones(1)
     assert Call((2,), {"c": 3}, None).answer(lambda *a, **k: (a, k), hidden) == ((hidden, 2), {"c": 3})
     assert Call((), {"c": 3}, "x").answer(lambda *a, **k: (a, k), hidden) == ((), {"x": hidden, "c": 3})
@@ -271,7 +271,7 @@ def test_a_call_puts_hidden_states_where_they_were():
 
 
 @torch.no_grad()
-def test_the_dense_model_is_walked_beside_the_other():
+def test_the_dense_model_is_tracked_separately():
     model = Model()
     walk = capture(model, model.blocks, TOKENS, CPU)
     walk.keep_dense()
@@ -287,11 +287,11 @@ def test_the_dense_model_is_walked_beside_the_other():
     assert torch.equal(walk.dense[-1], streams[-1] + 1) and torch.equal(walk.hidden[0], streams[0] + 1)
 
 
-def test_a_model_whose_blocks_share_results_has_no_dense_walk_beside_it():
-    with pytest.raises(SourceError, match="cannot learn"):
+def test_the_dense_model_cannot_be_tracked_if_blocks_share_state():
+    with pytest.raises(SourceError, match="share state"):
         walking.Walk(CPU, stateful=True).keep_dense()
 
 
-def test_fewer_tokens_may_go_through_at_once():
+def test_the_batch_size_can_be_reduced():
     model = Model()
     assert [len(hidden) for hidden in capture(model, model.blocks, TOKENS, CPU, TOKENS.shape[1]).hidden] == [1] * 5

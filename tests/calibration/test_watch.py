@@ -1,4 +1,4 @@
-"""Hooks measure what flows into the sites while the `with` lasts, and share what sites share."""
+"""Hooks collect layer inputs inside the `with`; layers with the same input share their statistics."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ WIDTH = 6
 
 
 class Attention(nn.Module):
-    """Two projections of the same tensor, a third of its result."""
+    """Two projections of the same tensor, and a third one of their result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def sites(block) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def test_sites_that_are_handed_one_tensor_share_its_statistics(block):
+def test_layers_with_the_same_input_share_statistics(block):
     stats, batches = {}, torch.randn(3, 2, 5, WIDTH)
     with watching(sites(block), stats, gram=True, batches=3) as watch:
         for x in batches:
@@ -47,7 +47,7 @@ def test_sites_that_are_handed_one_tensor_share_its_statistics(block):
 
 
 @torch.no_grad()
-def test_a_tensor_changed_in_place_is_another(block):
+def test_a_tensor_modified_in_place_is_a_different_input(block):
     stats, x = {}, torch.ones(4, WIDTH)
     with watching(sites(block), stats, gram=True, batches=1):
         block.q(x)
@@ -57,7 +57,7 @@ def test_a_tensor_changed_in_place_is_another(block):
 
 
 @torch.no_grad()
-def test_inputs_may_come_by_name(block):
+def test_inputs_may_be_passed_by_keyword(block):
     stats, x = {}, torch.randn(3, WIDTH)
     with watching(sites(block), stats, gram=False, batches=1):
         block.q(input=x)
@@ -66,7 +66,7 @@ def test_inputs_may_come_by_name(block):
 
 
 @torch.no_grad()
-def test_hooks_are_gone_after_the_with_even_after_an_error(block):
+def test_hooks_are_removed_even_after_an_error(block):
     stats = {}
     with pytest.raises(ZeroDivisionError), watching(sites(block), stats, gram=False, batches=1):
         raise ZeroDivisionError
@@ -75,7 +75,7 @@ def test_hooks_are_gone_after_the_with_even_after_an_error(block):
 
 
 @torch.no_grad()
-def test_no_tensor_of_a_batch_is_held_once_it_is_forgotten(block):
+def test_no_reference_to_a_batch_is_kept_after_forget(block):
     import weakref
 
     stats, x = {}, torch.randn(2, WIDTH)

@@ -51,7 +51,7 @@ def test_every_point_leads_to_its_run():
 def test_what_was_measured_another_way_is_hollow_and_said():
     other = changed(report("svd", 0.3, 40.0), "compressed", likelihood=likelihood(40.0, context=512))
     html = board(points([LINKS[0], (other, "?run=two")]))
-    assert html.count('fill="none"') == 1 and "1 hollow" in html
+    assert html.count('fill="none"') == 1 and "Hollow points (1)" in html
 
 
 def test_a_flagged_figure_carries_its_mark():

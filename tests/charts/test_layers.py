@@ -6,7 +6,6 @@ import pytest
 from run_views import layer, layers
 
 from lsprism.charts.layers import MEASURES, block_bars, grid, heat_map, projection, to_csv
-from lsprism.charts.units import amount, duration, size
 
 
 def test_the_grid_has_a_row_per_projection_and_a_hole_where_no_layer_is():
@@ -43,9 +42,3 @@ def test_csv_holds_every_layer():
 
 def test_no_layers_make_an_empty_chart():
     assert len(block_bars([], "error").data[0].x) == 0 and grid([], "error").blocks == 0
-
-
-def test_numbers_read_well():
-    assert [size(n) for n in (0, 999, 1000, 165_611_940, 14_960_000_000)] == ["0 B", "999 B", "1 kB", "166 MB", "15 GB"]
-    assert [duration(n) for n in (9, 130, 3900)] == ["9 s", "2 min 10 s", "1 h 05 min"]
-    assert [amount(n) for n in (512, 81_400_000, 8.03e9)] == ["512", "81.4 million", "8.03 billion"]

@@ -48,18 +48,18 @@ def test_a_doubt_is_said_beside_the_table():
 
 
 def test_an_empty_answer_is_named():
-    assert "no answer" in shown(page("A study", [report(tasks=[task(0.0, " ")])]))
+    assert "empty output" in shown(page("A study", [report(tasks=[task(0.0, " ")])]))
 
 
 def test_the_advice_comes_with_its_rule():
     html = shown(page("A study", [report()], Advice(rule="The rule.", choice="wanda 0.5", reason="Because.")))
-    assert "Take wanda 0.5: Because." in html and "The rule." in html
+    assert "Recommended: wanda 0.5. Because." in html and "The rule." in html
 
 
 def test_charts_show_what_there_is_and_hatch_what_is_doubted():
     titles = [figure.layout.title.text for figure in charts(comparison([report()]))]
-    assert titles[0].startswith("Size against quality")
-    assert {"Perplexity", "KL", "Tok/s", "Speed-up", "Answers against the baseline's"} <= set(titles)
+    assert titles[0].startswith("Size and quality")
+    assert {"Perplexity", "KL", "Tok/s", "Speedup", "Text similarity to the baseline"} <= set(titles)
     bare = report(baseline=None, agreement=None, speedups=[], tasks=[])
     assert [figure.layout.title.text for figure in charts(comparison([bare]))] == ["Perplexity", "Stored MB", "Tok/s"]
     figures = charts(comparison([report(flags=[FLAG])]))

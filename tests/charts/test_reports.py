@@ -21,7 +21,7 @@ def report(tmp_path) -> Path:
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", "[" * 5000, '{"a":' * 5000, '{"reports": 3}', "\ufeff{}"])
 def test_what_is_no_report_is_named(report, content):
     report.write_text(content, encoding="utf-8")
-    with pytest.raises(DamagedError, match=r"report.json' is no report of LS-PRISM: .+\.$") as refusal:
+    with pytest.raises(DamagedError, match=r"report.json' is not an LS-PRISM report: .+\.$") as refusal:
         compare([report])
     assert refusal.value.hint and "\n" not in refusal.value.message
 
@@ -32,11 +32,11 @@ def test_figures_that_cannot_be_shown_are_damage_too(report, part, value):
     for one in content.get("reports", [content]):
         one["compressed"]["sizes"][part] = value
     report.write_text(json.dumps(content))
-    with pytest.raises(DamagedError, match="is no report of LS-PRISM"):
+    with pytest.raises(DamagedError, match="is not an LS-PRISM report"):
         compare([report.parent])
 
 
 @pytest.mark.parametrize("name", ["nothing", "n" * 300, "~no-such-user/x", "a\0b"])
 def test_what_is_not_there_is_named(tmp_path, name):
-    with pytest.raises(SpecError, match="There is no report in"):
+    with pytest.raises(SpecError, match="No report found in"):
         compare([tmp_path / name])

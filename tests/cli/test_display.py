@@ -1,11 +1,12 @@
 """Events on standard error, with and without a terminal; reports as tables."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from lsprism.cli import display, show
+from lsprism.cli import display
 from lsprism.cli.display import Display, remaining, worst
 from lsprism.events import BlockDone, Notice, Progress, Stage
 from lsprism.reports import LayerReport
@@ -74,7 +75,7 @@ def test_before_a_block_is_timed_the_bar_says_so(monkeypatch):
     with Display() as view:
         view.show(Stage(name="compress"))
         view.show(Progress(step="measure", block=1, of=30, fraction=0.01, elapsed_s=1))
-        assert "time left: after this one" in view.bar.tasks[0].fields["state"]
+        assert "estimating time left" in view.bar.tasks[0].fields["state"]
 
 
 def test_a_new_stage_has_no_share_yet(monkeypatch):
@@ -100,8 +101,41 @@ def test_worst_names_the_layer_with_the_largest_error():
     assert worst(BlockDone(block=1, of=1, layers=[], seconds=1)) == ""
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.35 MB"), (5e12, "5000.00 GB")]
-)
-def test_size(count, text):
-    assert show.size(count) == text
+def lines_after(seconds: float, monkeypatch, *events) -> list[str]:
+    """What is printed without a terminal within `seconds` after these events."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=False, highlight=False, markup=False, color_system=None)
+    for name, value in (("errors", console), ("FIRST_S", 0.05), ("QUIET_S", 0.15), ("TICK_S", 0.01)):
+        monkeypatch.setattr(display, name, value)
+    with Display() as view:
+        for event in events:
+            view.show(event)
+        time.sleep(seconds)
+    return out.getvalue().splitlines()
+
+
+def test_without_a_terminal_a_long_block_is_no_silence(monkeypatch):
+    progress = Progress(step="measure", block=2, of=30, fraction=0.05, elapsed_s=9, eta_s=65.4)
+    lines = lines_after(0.5, monkeypatch, Stage(name="measure", detail="30 blocks"), progress)
+    assert lines[0] == "measure  30 blocks"
+    assert 3 <= len(lines[1:]) <= 4, "the first after FIRST_S, and one every QUIET_S"
+    assert set(lines[1:]) == {"  measure block 2/30  5%  1 min 05 s left"}
+
+
+def test_without_a_terminal_a_stage_without_progress_is_no_silence(monkeypatch):
+    lines = lines_after(0.3, monkeypatch, Stage(name="upload", detail="me/copy"))
+    assert lines[:2] == ["upload  me/copy", "  upload: 0 s so far"]
+
+
+def test_the_remaining_time_passes_though_nothing_happens(monkeypatch):
+    progress = Progress(step="spectra", block=1, of=4, fraction=0.2, elapsed_s=9, eta_s=0.1)
+    lines = lines_after(0.4, monkeypatch, Stage(name="spectra"), progress)
+    assert lines[1] == "  spectra 1/4  20%  0 s left" and lines[-1] == "  spectra 1/4  20%", "then it is not known"
+
+
+def test_a_closed_display_prints_nothing_more(monkeypatch):
+    lines_after(0.1, monkeypatch, Stage(name="upload"))
+    out = io.StringIO()
+    monkeypatch.setattr(display, "errors", Console(file=out))
+    time.sleep(0.3)
+    assert out.getvalue() == ""

@@ -124,7 +124,7 @@ def test_weights_for_another_config_are_told_before_the_first_block(failed, tiny
 )
 def test_a_site_with_broken_weights_is_named(failed, tiny_folder, tmp_path, words):
     model = spoilt(tiny_folder, tmp_path / "model", broken_weight)
-    assert f"error {SITE} holds weights that are not finite numbers." == failed(words[0], model, *words[1:], code=1)
+    assert f"error The weight of {SITE} contains NaN or Inf." == failed(words[0], model, *words[1:], code=1)
 
 
 def test_a_full_disk_is_told(failed, tiny_folder, monkeypatch):
@@ -173,4 +173,4 @@ def test_an_artifact_that_lacks_a_shard_names_it(artifact, tmp_path, capsys):
     shard = "model-00002-of-00003.safetensors"
     model = spoilt(artifact, tmp_path / "spoilt", lambda folder: (folder / shard).unlink())
     assert main(["generate", "--model-id", str(model), "--prompt", "the river"]) == 2  # refused before it is loaded
-    assert f"lacks the weights {shard}." in capsys.readouterr().err
+    assert f"lacks the file {shard}." in capsys.readouterr().err

@@ -65,12 +65,13 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("evaluate", "--model-id", "demo", "--prompt-lengths", "0"), "--prompt-lengths: input should be"),
         (("evaluate", "--model-id", "demo", "--repetitions", "2"), "--repetitions: input should be"),
         (("benchmark", "--model-id", "demo"), "--task"),
-        (("benchmark", "--model-id", "demo", "--task", "poetry"), "There is no task 'poetry'"),
+        (("benchmark", "--model-id", "demo", "--task", "poetry"), "Unknown task 'poetry'"),
         (("study", "--model-id", "demo", "--sparsities", "0.3,1"), "--sparsities: input should be less than 1"),
-        (("study", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
-        (("compare", "./nowhere"), "There is no report in 'nowhere'"),
-        (("compare", "x", "--format", "pdf"), "--format 'pdf' is unknown"),
-        (("compare", "x", "--figures", "beauty"), "There is no figure 'beauty'"),
+        (("sweep", "--model-id", "demo", "--sparsities", ""), "--sparsities"),
+        (("sweep", "--model-id", "./nowhere"), "does not exist"),
+        (("compare", "./nowhere"), "No report found in 'nowhere'"),
+        (("compare", "x", "--format", "pdf"), "Unknown --format 'pdf'"),
+        (("compare", "x", "--figures", "beauty"), "Unknown metric 'beauty'"),
     ],
 )
 def test_the_impossible_is_refused_in_one_sentence_and_exit_2(run, tmp_path, monkeypatch, words, says):
@@ -92,7 +93,7 @@ def test_a_judge_that_is_not_installed_is_refused_with_the_command(run, tiny_fol
 def test_without_a_hub_wikitext_is_refused_with_the_next_step(run, tiny_folder, tmp_path):
     code, _, err = run("evaluate", "--model-id", tiny_folder, "--dataset", "wikitext2", "--save-path", tmp_path / "e")
     assert code == 2
-    assert "could not be had from the Hugging Face hub" in " ".join(err.split())
+    assert "could not be downloaded from the Hugging Face Hub" in " ".join(err.split())
     assert not (tmp_path / "e").exists()
 
 
@@ -121,5 +122,5 @@ def test_the_default_folder_is_named_after_the_model(run, tiny_folder, text_file
     assert run("evaluate", *words)[0] == 0
     assert (tmp_path / "output" / f"{tiny_folder.name}-evaluation" / "report.json").is_file()
     code, _, err = run("evaluate", *words)
-    assert code == 2 and "--resume goes on with it" in err
+    assert code == 2 and "--resume to continue" in err
     assert run("evaluate", *words, "--force")[0] == 0

@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 
-from lsprism.cli.options import Parser, add_options, asked, dashed, given, options_of, read_config
+from lsprism.cli.options import Parser, add_options, asked, dashed, given, options_of
 from lsprism.errors import SpecError
+from lsprism.runs.yaml_options import read_options
 from lsprism.specs import CompressSpec, DtypeName, MethodName, PatternName
 
 OPTIONS = options_of(CompressSpec)
@@ -29,6 +30,10 @@ def config(folder: Path, text: str) -> Path:
     path = folder / "run.yaml"
     path.write_text(text)
     return path
+
+
+def read_config(path: Path, names: list[str]) -> dict[str, str]:
+    return read_options(path, names, f"--config {path}")
 
 
 def test_every_field_is_an_option_once():

@@ -73,28 +73,28 @@ CASES = {
     "sparsity abc": ("--sparsity abc", "--sparsity: .*number.*got 'abc'"),
     "method": ("--method magic", "--method: .*'wanda'.*got 'magic'"),
     "pattern": ("--pattern 3:4", "--pattern: .*'2:4'.*got '3:4'"),
-    "pattern and sparsity": ("--method wanda --pattern 2:4 --sparsity 0.6", "Pattern 2:4 fits sparsity 0.5 only"),
-    "pattern and method": ("--method oats --pattern 2:4", "Pattern 2:4 fits the methods .*wanda.*, not oats"),
+    "pattern and sparsity": ("--method wanda --pattern 2:4 --sparsity 0.6", "--pattern 2:4 requires --sparsity 0.5"),
+    "pattern and method": ("--method oats --pattern 2:4", "--pattern 2:4 requires --method .*wanda.*, not oats"),
     "device": ("--device tpu", "--device: .*got 'tpu'"),
     "device not here": ("--device cuda:7", "--device cuda:7: this PyTorch sees"),
     "dtype": ("--dtype int8", "--dtype: .*'bfloat16'.*got 'int8'"),
     "samples": ("--samples 0", "--samples: .*got '0'"),
     "no model": ("--model-id {home}/nothing", "nothing' does not exist"),
     "model is a file": ("--model-id {home}/file", "file' is a file"),
-    "no config": ("--model-id {home}/no-config", "no-config holds no config.json"),
-    "no tokenizer": ("--model-id {home}/no-tokenizer", "no-tokenizer holds no tokenizer"),
+    "no config": ("--model-id {home}/no-config", "no-config has no config.json"),
+    "no tokenizer": ("--model-id {home}/no-tokenizer", "no-tokenizer has no tokenizer"),
     "encoder": ("--model-id {home}/encoder", "BertModel. is not a causal language model"),
-    "artifact again": ("--model-id {home}/artifact", "artifact is compressed already"),
+    "artifact again": ("--model-id {home}/artifact", "artifact is already compressed"),
     "revision of a folder": ("--revision v1", "is local and has no revision 'v1'"),
     "name of nothing": ("--model-id a/b/c", "'a/b/c'"),
-    "no text": ("--calibration {home}/nothing.txt", "There is no file .*nothing.txt"),
-    "empty text": ("--calibration {home}/empty.txt", "empty.txt' holds no text"),
+    "no text": ("--calibration {home}/nothing.txt", "File .*nothing.txt' not found"),
+    "empty text": ("--calibration {home}/empty.txt", "empty.txt' contains no text"),
     "short text": ("--calibration {home}/short.txt", "The text has 2 tokens, too few for one window of 16"),
     "no column": ("--calibration {home}/rows.jsonl", "has no column 'text'"),
     "target is not ours": ("--save-path {home}/mine", "mine exists and is not an artifact of LS-PRISM"),
     "target is not ours, forced": ("--save-path {home}/mine --force", "mine exists and is not an artifact"),
     "target is an artifact": ("--save-path {home}/artifact", "artifact already holds an artifact"),
-    "target of another recipe": ("--save-path {home}/artifact --resume", "already holds an artifact, made with "),
+    "target of another recipe": ("--save-path {home}/artifact --resume", "already holds an artifact made with "),
     "target below a file": ("--save-path {home}/file/out", "file is a file"),
     "unknown option": ("--sparsty 0.5", "compress has no option --sparsty"),
     "unknown option with a value": ("--frobnicate=1", "compress has no option --frobnicate"),
@@ -142,7 +142,9 @@ def test_cheap_checks_come_before_a_model_is_looked_for(refused, monkeypatch):
 
 def test_a_verb_that_does_not_exist_is_refused_with_those_that_do(capsys):
     assert main(["shrink"]) == 2
-    assert "invalid choice: 'shrink' (choose from 'compress', 'inspect'" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error Unknown command 'shrink'.\nSee python -m lsprism --help.\n"
+    assert main(["evalute"]) == 2
+    assert "Did you mean evaluate?" in capsys.readouterr().err
 
 
 def test_without_a_model_there_is_nothing_to_do(capsys):
@@ -173,9 +175,9 @@ def test_generate_refuses_too(tiny_folder, capsys, words, says):
     [
         ("--model-id {home}/encoder", "is not a causal language model"),
         ("--model-id {home}/nothing", "does not exist"),
-        ("--model-id {home}/no-config", "holds no config.json"),
+        ("--model-id {home}/no-config", "has no config.json"),
         ("--revision v1", "has no revision 'v1'"),
-        ("--model-id {home}/artifact", "is compressed already"),
+        ("--model-id {home}/artifact", "is already compressed"),
     ],
 )
 def test_every_verb_refuses_what_is_no_model_for_it(home, tiny_folder, tmp_path, capsys, verb, words, says):
@@ -190,9 +192,9 @@ def test_every_verb_refuses_what_is_no_model_for_it(home, tiny_folder, tmp_path,
 
 def test_export_to_what_exists_is_refused(home, tiny_folder, capsys):
     assert main(["export", "--model-id", str(tiny_folder), "--save-path", str(home / "mine")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main(["export", "--model-id", str(tiny_folder), "--save-path", "x", "--public"]) == 2
-    assert "--push-to-hub is missing" in capsys.readouterr().err
+    assert "--public requires --push-to-hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["generate --prompt the", "evaluate", "benchmark --task logic"])

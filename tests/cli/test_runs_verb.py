@@ -42,7 +42,7 @@ def made(runs: Runs, **changes) -> Run:
 
 def test_the_list_names_every_run_with_its_state_and_result(runs, say):
     code, out, err = say()
-    assert (code, out, err) == (0, "", f"There are no runs in {runs.folder}.\n")
+    assert (code, out, err) == (0, "", f"No runs in {runs.folder}.\n")
     one, other = made(runs), made(runs, state="failed")
     code, out, _ = say("list")
     assert code == 0
@@ -77,9 +77,9 @@ def test_a_name_may_be_shortened_as_long_as_it_is_clear(runs, say):
     assert json.loads(say("show", one.id[:-1], "--json")[1])["id"] == one.id
     code, _, err = say("show", one.id[:8])
     assert code == 2
-    assert "begins 2 names" in err
+    assert "matches 2 runs" in err
     assert say("show", "2000")[0] == 2
-    assert "takes the name of a run" in say("stop")[2]
+    assert "requires a run id" in say("stop")[2]
 
 
 def test_the_log_of_a_run_from_the_terminal_is_what_its_events_say(runs, say):
@@ -110,7 +110,7 @@ def test_delete_takes_the_run_and_says_what_stays(runs, say):
     (run.artifact / "lsprism" / "manifest.json").write_text("{}")
     code, out, err = say("delete", run.id)
     assert (code, out) == (0, "")
-    assert err == f"Run {run.id} is deleted.\nIts artifact stays at {run.artifact}.\n"
+    assert err == f"Deleted run {run.id}.\nIts artifact remains at {run.artifact}.\n"
     run = made(runs)
     assert json.loads(say("delete", run.id, "--artifact", "out", "--json")[1]) == {"id": run.id, "deleted": True}
     assert not run.artifact.exists()
@@ -119,10 +119,10 @@ def test_delete_takes_the_run_and_says_what_stays(runs, say):
 def test_what_makes_no_sense_is_refused(runs, say):
     run = made(runs)
     for words, says in (
-        (("stop", run.id), "nothing to stop"),
+        (("stop", run.id), "Only a queued or running run can be stopped"),
         (("resume", run.id), "is done"),
         (("shrink",), "invalid choice"),
-        (("show", run.id, "--artifact", "out"), "--artifact says what to delete"),
+        (("show", run.id, "--artifact", "out"), "--artifact requires the action delete"),
         (("delete", run.id, "--artifact", "elsewhere"), "not at"),
     ):
         code, out, err = say(*words)

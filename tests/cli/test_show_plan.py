@@ -31,7 +31,7 @@ def plan(
         source=ModelSource(model_id="m", kind="folder", folder="m", base_model="m"),
         method="wanda",
         sparsity=0.5,
-        budget="owl",
+        allocation="owl",
         dtype="bfloat16",
         device="cpu",
         sites=sites,
@@ -52,27 +52,27 @@ def said(report: Plan) -> str:
 
 def test_known_errors_stand_in_a_column_and_their_mean_among_the_totals():
     text = said(plan([0.1, 0.2]))
-    assert "expected error" in text and "mean relative output error of a layer 15.0%" in text
-    assert "two sparsities" not in text
+    assert "predicted error" in text and "mean predicted output error of a layer 15.0%" in text
+    assert "two nearby sparsities" not in text
 
 
 @pytest.mark.parametrize("errors", [[None, None], [0.1, None]])
 def test_where_an_error_is_not_known_one_sentence_says_how_to_get_it(errors):
     text = said(plan(errors, notes=["Shown alike."]))
-    assert text.count("two sparsities near this one") == 1 and "Shown alike." in text
-    assert "mean relative output error" not in text
-    assert ("expected error" in text) == (errors[0] is not None)
+    assert text.count("two nearby sparsities") == 1 and "Shown alike." in text
+    assert "mean predicted output error" not in text
+    assert ("predicted error" in text) == (errors[0] is not None)
 
 
 def test_of_a_pattern_no_error_is_promised():
-    assert "two sparsities" not in said(plan([None], pattern=(2, 4)))
+    assert "two nearby sparsities" not in said(plan([None], pattern=(2, 4)))
 
 
 def test_layers_with_shares_of_their_own_are_one_row_of_means_and_the_budget_is_named():
     text = said(plan([0.1, 0.2], kept=(60, 141)))
     assert text.count("20 x 10") == 1 and " 100 " in text  # 100.5, to the even one
-    assert "layers keep different shares (budget owl), so these are means" in text
-    assert "budget owl" not in said(plan([0.1, 0.2]))
+    assert "means over the blocks, as sparsity differs by layer (allocation owl)" in text
+    assert "allocation owl" not in said(plan([0.1, 0.2]))
 
 
 @pytest.mark.parametrize(("healing", "total"), [(0, 19), (100, 104)])

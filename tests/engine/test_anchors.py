@@ -1,4 +1,4 @@
-"""Sites after each other, each beside the dense model's: what that is worth, and that nothing else depends on it."""
+"""Error compensation: layers in order of execution, paired with the dense model; its benefit and its bookkeeping."""
 
 from pathlib import Path
 
@@ -32,26 +32,26 @@ def made(model, text_file, tmp_path_factory) -> Path:
     return out
 
 
-def test_anchors_bring_the_model_nearer_to_the_dense_one(model, text_file, made, tmp_path, monkeypatch):
+def test_compensation_reduces_the_distance_to_the_dense_model(model, text_file, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Hybrid, "anchor", 0.0)
     done(asked(model, text_file, tmp_path / "out", **SIZE))
     assert distance(model, made) < 0.97 * distance(model, tmp_path / "out")
 
 
-def test_stopped_it_goes_on_with_both_streams(model, text_file, made, tmp_path):
+def test_a_resumed_run_restores_both_streams(model, text_file, made, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", **SIZE)
     stopped_after(spec, 2)
     done(spec.model_copy(update={"resume": True}))
     assert digests(tmp_path / "out") == digests(made)
 
 
-def test_what_is_recalled_changes_no_byte(model, text_file, made, tmp_path, monkeypatch):
+def test_cached_outputs_change_no_byte(model, text_file, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Recall, "finish", lambda *_: None)
     done(asked(model, text_file, tmp_path / "out", **SIZE))
     assert digests(tmp_path / "out") == digests(made)
 
 
-def test_nothing_recalled_outlives_its_block(model, text_file, tmp_path, monkeypatch):
+def test_cached_outputs_are_dropped_with_their_block(model, text_file, tmp_path, monkeypatch):
     made, before = [], Recall.__init__
     monkeypatch.setattr(Recall, "__init__", lambda self, block: (made.append(self), before(self, block))[1])
     for event in api.compressing(asked(model, text_file, tmp_path / "out", **SIZE)):
@@ -61,7 +61,7 @@ def test_nothing_recalled_outlives_its_block(model, text_file, tmp_path, monkeyp
 
 
 @torch.no_grad()
-def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached(model):
+def test_layers_are_grouped_by_input_in_order_of_execution(model):
     loaded = api.load(str(model), device="cpu").model
     walk = capture(loaded, loaded.model.layers, torch.arange(3, 19).repeat(4, 1), torch.device("cpu"))
     block = loaded.model.layers[0]
@@ -83,7 +83,7 @@ def test_sites_are_grouped_by_their_input_in_the_order_in_which_they_are_reached
     assert torch.equal(walk.dense[0], walk.calls[0][0].run(block, before[1])) and torch.equal(walk.hidden[0], before[0])
 
 
-def test_nothing_is_run_after_the_site_that_is_looked_at():
+def test_the_forward_stops_at_the_measured_layer():
     first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     ran, x = [], torch.ones(2, 4)
     second.register_forward_pre_hook(lambda *_: ran.append("second"))

@@ -1,4 +1,4 @@
-"""The compute dtype decides bytes: it stands in the recipe, and a resumed run computes as it began."""
+"""The compute dtype affects the result: it is part of the recipe, and a resumed run keeps it."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def slow_bfloat16(monkeypatch):
-    """A CPU without bfloat16 instructions, whatever this one has."""
+    """Simulate a CPU without bfloat16 instructions."""
     rates = {torch.bfloat16: 1e9, torch.float16: 1e9, torch.float32: 9e9}
     monkeypatch.setattr(compute_dtype, "measure_rates", lambda storage: rates)
 
@@ -45,7 +45,7 @@ def test_auto_is_resolved_in_the_recipe_and_decides_the_bytes(model, text_file, 
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "before it was recorded"])
-def test_a_run_begun_elsewhere_goes_on_in_its_own_dtype(model, text_file, tmp_path, recorded):
+def test_a_run_resumed_on_another_machine_keeps_its_dtype(model, text_file, tmp_path, recorded):
     done(asked(model, text_file, tmp_path / "whole", compute_dtype="bfloat16"))
     stopped_after(asked(model, text_file, tmp_path / "out", compute_dtype="bfloat16"), 1)
     if not recorded:
@@ -65,7 +65,7 @@ def test_another_dtype_on_resume_is_refused(model, text_file, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"reconstruct_steps": 2}, {"heal_steps": 2}], ids=["reconstruct", "heal"])
-def test_what_learns_computes_so_too(model, text_file, tmp_path, settings):
+def test_training_uses_the_compute_dtype(model, text_file, tmp_path, settings):
     found = []
     for name in ("float32", "bfloat16"):
         done(asked(model, text_file, tmp_path / name, compute_dtype=name, **settings))

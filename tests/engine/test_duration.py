@@ -1,4 +1,4 @@
-"""Predicted time of a compression: what makes the work larger makes the prediction larger, by as much."""
+"""Predicted duration of a compression: it is proportional to the work."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_a_slower_compute_dtype_and_a_slower_method_take_longer(model):
     assert times == sorted(times) and predict(model, effort="best").blocks > times[-1]
 
 
-def test_only_a_rule_that_measures_the_model_takes_time_before(model):
-    assert predict(model, method="wanda", budget="uniform").sensitivity == 0
-    found = predict(model, method="hybrid", budget="harm")
+def test_only_rules_with_measurements_take_time_before_the_run(model):
+    assert predict(model, method="wanda", allocation="uniform").sensitivity == 0
+    found = predict(model, method="hybrid", allocation="sensitivity")
     assert 0 < found.sensitivity < found.blocks and found.total == found.sensitivity + found.blocks

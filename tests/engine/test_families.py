@@ -1,4 +1,4 @@
-"""Any decoder: blocks, sites, masks, positions and names of every family here are found without knowing the family."""
+"""Any decoder architecture: blocks, layers, masks, positions and names are found without architecture-specific code."""
 
 import json
 from functools import cache
@@ -29,7 +29,7 @@ from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
 
 pytestmark = pytest.mark.slow
-LENGTH, SLIDING = 32, 8  # tokens a window; a window of attention that is shorter
+LENGTH, SLIDING = 32, 8  # tokens per window; a shorter attention window
 COMMON = dict(
     vocab_size=len(WORDS), hidden_size=32, num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=64,
     bos_token_id=1, eos_token_id=2, pad_token_id=2,
@@ -37,7 +37,7 @@ COMMON = dict(
 GATED = dict(num_key_value_heads=2, intermediate_size=48)
 MIXED = dict(sliding_window=SLIDING, layer_types=["sliding_attention", "full_attention"])
 MOE = GATED | dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
-# Family -> what its config says beyond COMMON, and what sets it apart.
+# Architecture -> its config beyond COMMON, and its special features.
 FAMILIES = {
     "llama": GATED,
     "llama-biased": GATED | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
@@ -79,14 +79,14 @@ FAMILIES = {
     ),
 }  # fmt: skip
 
-# Every family by a method of each form, and by all methods those that people have on their disks.
+# Every architecture with a method of each format, and the most common ones with all methods.
 FEW = ("llama", "llama-biased", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "gpt2", "opt", "gpt_neox")
 PAIRS = [(family, method) for family in FAMILIES for method in (METHODS if family in FEW else ("hybrid", "svd"))]
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
-    """Family -> folder of a random float32 model, made once."""
+    """Architecture -> folder of a random float32 model, made once."""
 
     @cache
     def make(family: str) -> Path:
@@ -106,13 +106,13 @@ def folder_of(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dense_of(folder_of):
-    """Family -> the model as transformers itself loads it."""
+    """Architecture -> the model as loaded by transformers."""
     return lambda family: AutoModelForCausalLM.from_pretrained(folder_of(family), dtype=torch.float32).eval()
 
 
 @pytest.fixture
 def compress(folder_of, text_file, tmp_path):
-    """Family, method, sparsity -> folder of the artifact."""
+    """Architecture, method, sparsity -> folder of the artifact."""
 
     def make(family: str, method: str, sparsity: float) -> Path:
         calibration = dict(source=str(text_file), samples=6, length=LENGTH)
@@ -140,7 +140,7 @@ def stored(folder: Path) -> dict[str, Tensor]:
 
 
 def forms_of(artifact: Path) -> dict[str, Form]:
-    """Name of a packed site -> its form, put together from the files by the words of the format."""
+    """Name of a packed layer -> its weight, read from the files as the format specifies."""
     tensors, forms = stored(artifact), {}
     columns = {plan.site.name: plan.site.columns for plan in plan_of(artifact).sites}
     for name, entry in json.loads((artifact / "config.json").read_text())["quantization_config"]["modules"].items():
@@ -156,8 +156,8 @@ def forms_of(artifact: Path) -> dict[str, Form]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_walk_sees_what_the_model_sees(family, folder_of, dense_of, monkeypatch):
-    """Hidden states after the last block and the statistics of every site are those of the model's own forward, bit for
-    bit: wrong masks, positions, names or dtypes would show here."""
+    """Hidden states after the last block and the statistics of every layer equal those of the model's own forward, bit
+    for bit: this detects wrong masks, positions, names or dtypes."""
     monkeypatch.setattr(walking, "BATCH_TOKENS", 2 * LENGTH)
     tokens = torch.randint(3, len(WORDS), (5, LENGTH), generator=torch.Generator().manual_seed(3))
     made = draft(
@@ -202,7 +202,7 @@ def _is(output) -> bool:
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_an_artifact_loads_as_the_model_with_its_forms_in_place(family, method, compress, dense_of):
+def test_an_artifact_loads_with_its_packed_weights(family, method, compress, dense_of):
     out = compress(family, method, 0.5)
     loaded, model, forms = AutoModelForCausalLM.from_pretrained(out).eval(), dense_of(family), forms_of(out)
     assert forms and forms.keys() == {name for name, part in loaded.named_modules() if isinstance(part, PrismLinear)}
@@ -220,15 +220,15 @@ def test_an_artifact_loads_as_the_model_with_its_forms_in_place(family, method, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_where_everything_is_kept_it_answers_as_before(family, compress, dense_of):
-    """Through files, where nothing is worth packing, and packed in place, where every bit of every bitmap is set."""
+def test_logits_are_unchanged_if_everything_is_kept(family, compress, dense_of):
+    """From files, where all layers stay dense, and packed in place, where every bit of every bitmap is set."""
     model = dense_of(family)
     before = logits_of(model)
     out = compress(family, "svd" if family in FEW else "wanda", 1e-9)
     assert not forms_of(out)
     loaded, state = AutoModelForCausalLM.from_pretrained(out).eval(), model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
-    torch.testing.assert_close(logits_of(loaded), before, atol=1e-5, rtol=1e-5)  # files are not aligned as memory is
+    torch.testing.assert_close(logits_of(loaded), before, atol=1e-5, rtol=1e-5)  # different alignment
     for site in (plan.site for plan in plan_of(out).sites):
         weight = weight_of(model, site)
         form = Sparse.pack(weight, torch.ones_like(weight, dtype=torch.bool))
@@ -237,16 +237,16 @@ def test_where_everything_is_kept_it_answers_as_before(family, compress, dense_o
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_would_be_larger_compressed_stays_as_it_was(folder_of, method):
+def test_layers_that_would_grow_stay_dense(folder_of, method):
     plans = lsprism.inspect(folder_of("llama"), method=method, sparsity=0.01, dtype="float32").sites
     dense = {plan.form == "dense" for plan in plans}
     assert dense == {not method.startswith("svd")}, "factors within a budget are always smaller"
     kept = lsprism.inspect(folder_of("llama"), method=method, sparsity=1e-9, dtype="float32").sites
-    assert {(plan.form, plan.note) for plan in kept} == {("dense", "stays as it is: the budget keeps all of it")}
+    assert {(plan.form, plan.note) for plan in kept} == {("dense", "stays dense: the budget covers all parameters")}
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"])
-def test_experts_in_one_tensor_are_listed_and_go_along_unchanged(family, compress, dense_of):
+def test_fused_experts_are_listed_and_unchanged(family, compress, dense_of):
     out = compress(family, "wanda", 0.5)
     alone = [part for part in plan_of(out).left_alone if ".experts." in part.name and "3-D" in part.reason]
     state, loaded = dense_of(family).state_dict(), AutoModelForCausalLM.from_pretrained(out).state_dict()
@@ -255,8 +255,8 @@ def test_experts_in_one_tensor_are_listed_and_go_along_unchanged(family, compres
     assert all(torch.equal(loaded[name], state[name]) for name in experts)
 
 
-def test_a_structure_that_cannot_be_walked_is_refused(tmp_path, text_file):
-    config = AutoConfig.for_model("hrm_text", **COMMON | GATED | dict(head_dim=8))  # goes round its blocks
+def test_an_unsupported_structure_is_refused(tmp_path, text_file):
+    config = AutoConfig.for_model("hrm_text", **COMMON | GATED | dict(head_dim=8))  # runs its blocks in a loop
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "loop")
     make_tokenizer().save_pretrained(tmp_path / "loop")
     with pytest.raises(SourceError, match="once each and in order"):
@@ -265,7 +265,7 @@ def test_a_structure_that_cannot_be_walked_is_refused(tmp_path, text_file):
         )
 
 
-# --- the real thing ---------------------------------------------------------------------------------------------------
+# --- a real architecture ----------------------------------------------------------------------------------------------
 
 
 def write_llama_31(folder: Path) -> None:
@@ -283,7 +283,7 @@ def write_llama_31(folder: Path) -> None:
     shapes = stored_shapes(skeleton(folder, torch.bfloat16))
     for name in shapes:
         files.setdefault(".".join(name.split(".")[:3]) + ".safetensors", []).append(name)
-    for file, names in files.items():  # a pool of an odd length, so that rows differ
+    for file, names in files.items():  # a pool of odd length, so that rows differ
         parts = {n: pool.repeat(-(-shapes[n].numel() // len(pool)))[: shapes[n].numel()] for n in names}
         save_file({n: part.reshape(shapes[n]).contiguous() for n, part in parts.items()}, folder / file)
     index = {"weight_map": {name: file for file, names in files.items() for name in names}}
@@ -305,6 +305,6 @@ def test_llama_31_8b_cut_to_two_blocks(tmp_path, text_file):
     assert (kept != 0).sum(dim=1).max() <= 14336 // 2
     assert torch.equal(kept[kept != 0], weight[kept != 0])
     del kept, weight
-    made = lsprism.load(out, device="cpu")  # and it answers, packed as it is
+    made = lsprism.load(out, device="cpu")  # generates with packed weights
     assert logits_of(made.model).isfinite().all()
     assert sum(isinstance(part, PrismLinear) for part in made.model.modules()) == 14

@@ -1,4 +1,4 @@
-"""What goes wrong while working: one sentence that names it, the source untouched, the target absent or resumable."""
+"""Errors during a run: one sentence that names the cause, an unchanged source, and an absent or resumable target."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(model, text_file, tmp_path_factory) -> dict[str, str]:
-    """What an undisturbed run of wanda makes."""
+    """The files of an undisturbed run of wanda."""
     out = tmp_path_factory.mktemp("whole") / "out"
     done(asked(model, text_file, out, method="wanda"))
     return digests(out)
@@ -67,52 +67,52 @@ def assert_fails(error: type[WorkError], match: str, model: Path, text: Path, ou
     ("method", "bad"),
     [(method, float("nan")) for method in sorted(METHODS)] + [("hybrid", float("inf")), ("hybrid", float("-inf"))],
 )
-def test_weights_that_are_not_finite_are_named_by_their_site(model, text_file, tmp_path, method, bad):
+def test_nan_weights_are_reported_with_their_layer(model, text_file, tmp_path, method, bad):
     name = f"{LAYER}.mlp.up_proj"
     broken = altered(model, tmp_path / "broken", lambda tensors: tensors[f"{name}.weight"].view(-1)[7:8].fill_(bad))
-    assert_fails(NumericError, f"^{name} holds weights", broken, text_file, tmp_path / "out", method=method)
+    assert_fails(NumericError, f"^The weight of {name} contains", broken, text_file, tmp_path / "out", method=method)
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"])
-def test_weights_outside_the_blocks_that_are_not_finite_are_named(model, text_file, tmp_path, name):
+def test_nan_weights_outside_the_blocks_are_reported(model, text_file, tmp_path, name):
     broken = altered(model, tmp_path / "broken", lambda tensors: tensors[name].view(-1)[3:4].fill_(float("nan")))
-    assert_fails(NumericError, f"^{name} holds numbers", broken, text_file, tmp_path / "out")
+    assert_fails(NumericError, f"^{name} contains NaN", broken, text_file, tmp_path / "out")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_inputs_that_are_not_finite_are_named_by_the_site_that_is_handed_them(model, text_file, tmp_path, method):
+def test_nan_inputs_are_reported_with_their_layer(model, text_file, tmp_path, method):
     norm = f"{LAYER}.input_layernorm.weight"
     broken = altered(model, tmp_path / "broken", lambda tensors: tensors[norm][5:6].fill_(float("nan")))
     site = f"{LAYER}.self_attn.q_proj"
-    assert_fails(NumericError, f"^{site} is handed", broken, text_file, tmp_path / "out", method=method)
+    assert_fails(NumericError, f"^{site} received", broken, text_file, tmp_path / "out", method=method)
 
 
-def test_hidden_states_that_overflow_are_told(model, text_file, tmp_path):
+def test_overflowing_hidden_states_are_reported(model, text_file, tmp_path):
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors[f"{LAYER}.mlp.down_proj.weight"].fill_(6e4)
 
     large = altered(model, tmp_path / "large", change)
     error = assert_fails(
-        NumericError, "not finite", large, text_file, tmp_path / "out", method="wanda", dtype="float16"
+        NumericError, "NaN or Inf", large, text_file, tmp_path / "out", method="wanda", dtype="float16"
     )
     assert "float32" in error.hint
 
 
 @pytest.mark.parametrize(
     ("method", "library", "error"),
-    [("svd", "torch", torch.linalg.LinAlgError), ("hybrid", "scipy", scipy.linalg.LinAlgError)],  # of few vectors
+    [("svd", "torch", torch.linalg.LinAlgError), ("hybrid", "scipy", scipy.linalg.LinAlgError)],
 )
-def test_a_factorisation_that_does_not_converge_is_named_by_its_site(
+def test_a_failed_factorization_is_reported_with_its_layer(
     model, text_file, tmp_path, monkeypatch, method, library, error
 ):
     monkeypatch.setattr(f"{library}.linalg.eigh", Mock(side_effect=error("eigh: The algorithm failed to converge.")))
-    match = "^model.layers.0.self_attn.q_proj cannot be factorised: .*converge[.]"
+    match = "^model.layers.0.self_attn.q_proj cannot be factorized: .*converge[.]"
     assert_fails(NumericError, match, model, text_file, tmp_path / "out", method=method, device="cpu")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("case", ["dead feature", "all dead", "singular", "fewer tokens than columns"])
-def test_poor_statistics_are_no_fault(model, text_file, tmp_path, method, case):
+def test_poor_statistics_are_not_an_error(model, text_file, tmp_path, method, case):
     def change(tensors: dict[str, torch.Tensor]) -> None:
         norm = tensors[f"{LAYER}.input_layernorm.weight"]
         if case == "dead feature":
@@ -133,7 +133,7 @@ def test_poor_statistics_are_no_fault(model, text_file, tmp_path, method, case):
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 RUST_FULL = SafetensorError("I/O error: No space left on device (os error 28)")
-# The functions that write, by the names by which the code reaches them.
+# The functions that write files.
 WRITERS = [
     ("lsprism.artifact.shards.save_file", shards.save_file, RUST_FULL),
     ("lsprism.artifact.shards.save_file", shards.save_file, FULL),
@@ -144,7 +144,7 @@ WRITERS = [
 
 
 class Writer:
-    """A function that writes, and raises `error` at its call number `fails_at` (from 1; 0: never)."""
+    """Wraps a function that writes; raises `error` at call number `fails_at` (from 1; 0: never)."""
 
     def __init__(self, function: Callable, error: Exception, fails_at: int = 0) -> None:
         self.function, self.error, self.fails_at, self.calls = function, error, fails_at, 0
@@ -156,9 +156,9 @@ class Writer:
         return self.function(*args, **kwargs)
 
 
-@pytest.mark.slow  # a run for every write
+@pytest.mark.slow  # one run per write
 @pytest.mark.parametrize(("name", "function", "error"), WRITERS)
-def test_a_disk_that_is_full_at_any_write_is_told_and_the_run_goes_on_with_resume(
+def test_a_full_disk_at_any_write_is_reported_and_the_run_resumes(
     model, text_file, tmp_path, whole, monkeypatch, name, function, error
 ):
     def run(spec, writer: Writer) -> None:
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_at_any_write_is_told_and_the_run_goes_on_with_resum
             patch.setattr(name, lambda *args, **kwargs: writer(*args, **kwargs))
             done(spec)
 
-    monkeypatch.setattr(Known, "write", lambda *_: None)  # a cache that cannot be written stops nothing
+    monkeypatch.setattr(Known, "write", lambda *_: None)  # errors of the cache are ignored
     counting = Writer(function, error)
     run(asked(model, text_file, tmp_path / "counted", method="wanda"), counting)
     assert counting.calls >= 3
@@ -184,14 +184,14 @@ def test_a_disk_that_is_full_at_any_write_is_told_and_the_run_goes_on_with_resum
         assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_a_write_that_is_refused_for_another_reason_names_it(model, text_file, tmp_path, monkeypatch):
+def test_other_write_errors_are_reported_with_their_cause(model, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(WRITERS[0][0], Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
     assert_fails(DiskError, "cannot be written: Read-only file system[.]", model, text_file, tmp_path / "out")
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 256 kB."""
+    """A file system of 256 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -204,10 +204,10 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="this system has no mount command")
-def test_a_disk_that_is_really_full_is_told_and_the_run_goes_on_once_there_is_room(
+def test_a_really_full_disk_is_reported_and_the_run_resumes_with_space(
     model, text_file, small_disk, monkeypatch, whole
 ):
-    monkeypatch.setattr(api, "_check_resources", lambda *_: None)  # which would refuse it beforehand
+    monkeypatch.setattr(api, "_check_resources", lambda *_: None)  # would refuse the run before it starts
     ballast = small_disk / "ballast"
     spec = asked(model, text_file, small_disk / "out", method="wanda")
     stopped_after(spec, 1)
@@ -229,9 +229,9 @@ def test_a_target_below_a_file_is_refused_before_anything_starts(model, text_fil
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_memory_that_runs_out_while_working_is_told(model, text_file, tmp_path, monkeypatch):
+def test_running_out_of_memory_is_reported(model, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "lsprism.engine.run.compress_site", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
     )
-    error = assert_fails(WorkError, "^The memory ran out", model, text_file, tmp_path / "out")
+    error = assert_fails(WorkError, "^Out of memory", model, text_file, tmp_path / "out")
     assert "--resume" in error.hint

@@ -1,4 +1,4 @@
-"""On the real demo model: the errors that `inspect` foretells are those that a compression reaches."""
+"""Errors that `inspect` predicts for the real demo model, compared with those of a run."""
 
 import time
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CALIBRATION = {"source": "embedded", "samples": 8, "length": 128}
 
 
-def test_errors_between_two_runs_are_foretold_to_a_tenth_in_a_moment(tmp_path):
+def test_errors_between_two_runs_are_predicted_within_ten_percent(tmp_path):
     asked = {"method": "wanda", "calibration": CALIBRATION}
     for sparsity in (0.4, 0.6):
         api.compress("demo", tmp_path / str(sparsity), sparsity=sparsity, **asked)

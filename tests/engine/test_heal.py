@@ -1,4 +1,4 @@
-"""A whole model that learns the dense one's answers: it helps, and it is there whole or not at all."""
+"""Healing (distillation): it reduces the divergence, and its result is written completely or not at all."""
 
 import os
 from contextlib import closing
@@ -26,7 +26,7 @@ STEPS = {"heal_steps": 12}
 
 @pytest.fixture(scope="module", autouse=True)
 def brisk():
-    """Tiny models of random weights want longer steps."""
+    """Tiny models with random weights need a higher learning rate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(healing, "RATE", 0.02)
         yield
@@ -56,16 +56,16 @@ def divergence(model: Path, artifact: Path) -> float:
 
 
 @pytest.mark.slow
-def test_it_answers_more_like_the_dense_model(model, text_file, healed, tmp_path):
+def test_healing_reduces_the_divergence(model, text_file, healed, tmp_path):
     done(asked(model, text_file, tmp_path / "plain", **SIZE))
     assert divergence(model, healed) < 0.9 * divergence(model, tmp_path / "plain")
     for name, layer in _layers(tmp_path / "plain").items():
         assert torch.equal(layer.bitmap, _layers(healed)[name].bitmap)
     same = {name for name, digest in digests(healed).items() if digest == digests(tmp_path / "plain")[name]}
-    assert same == {min(digests(healed))}  # what lies outside the blocks
+    assert same == {min(digests(healed))}  # the tensors outside the blocks
 
 
-def test_its_gradient_is_that_of_the_divergence():
+def test_the_gradient_is_that_of_the_divergence():
     logits, wanted = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3, 7)
     pair = logits.log_softmax(-1), wanted.log_softmax(-1)
     (torch.nn.functional.kl_div(*pair, log_target=True, reduction="sum") / 6).backward()
@@ -73,7 +73,7 @@ def test_its_gradient_is_that_of_the_divergence():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_it_learns_from_is_the_dense_models_own_answer(text_file, tmp_path, monkeypatch, tied):
+def test_the_target_is_the_dense_models_logits(text_file, tmp_path, monkeypatch, tied):
     model, seen = make_model(tmp_path / "tiny", blocks=BLOCKS, tied=tied), []
     monkeypatch.setattr(
         healing, "gradient", lambda found, wanted: seen.append(wanted.cpu().float().log_softmax(-1)) or found * 0
@@ -87,9 +87,9 @@ def test_what_it_learns_from_is_the_dense_models_own_answer(text_file, tmp_path,
     assert all(any(torch.allclose(wanted[0], own, atol=0.05) for own in dense) for wanted in seen) and seen
 
 
-@pytest.mark.slow  # several whole runs
+@pytest.mark.slow  # several complete runs
 @pytest.mark.parametrize("moment", ["learning", "before the first move", "amid the moves"])
-def test_stopped_anywhere_it_ends_with_the_same_bytes(model, text_file, healed, tmp_path, monkeypatch, moment):
+def test_a_run_stopped_anywhere_ends_with_the_same_bytes(model, text_file, healed, tmp_path, monkeypatch, moment):
     spec = asked(model, text_file, tmp_path / "out", **STEPS, **SIZE)
     if moment == "learning":
         with closing(api.compressing(spec)) as events:
@@ -113,7 +113,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(model, text_file, healed, 
 
 
 @pytest.mark.slow
-def test_resumed_after_the_blocks_it_heals_what_lies_on_disk(model, text_file, healed, tmp_path):
+def test_a_run_resumed_after_the_blocks_heals_the_written_shards(model, text_file, healed, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", **STEPS, **SIZE)
     stopped_after(spec, BLOCKS)
     done(spec.model_copy(update={"resume": True}))
@@ -125,7 +125,7 @@ def _layers(artifact: Path) -> dict[str, PrismLinear]:
 
 
 @pytest.mark.parametrize("method", ["svd", "hybrid"])
-def test_whole_numbers_learn_too_and_stay_whole(model, text_file, tmp_path, method):
+def test_int8_values_are_trained_and_stay_int8(model, text_file, tmp_path, method):
     size = {**SIZE, "method": method, "values": "int8"}
     done(asked(model, text_file, tmp_path / "out", reconstruct_steps=2, heal_steps=2, **size))
     layers = [part for part in api.load(str(tmp_path / "out")).model.modules() if isinstance(part, PrismLinear)]

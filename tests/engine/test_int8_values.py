@@ -1,4 +1,4 @@
-"""--values int8 with every method: what is planned is what lies there, and it loads again exactly as it was made."""
+"""--values int8 with every method: the plan matches the files, and the artifact loads without further loss."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_planned_bytes_are_those_on_disk_and_in_memory(made):
     assert found.resident_bytes == plan.resident_bytes
     assert found.kept_parameters == report.kept_parameters
     floats = api.planning(spec.model_copy(update={"values": "float"}))
-    assert report.layer_stored_bytes < 0.75 * floats.layer_stored_bytes  # scales count for much in tiny matrices
+    assert report.layer_stored_bytes < 0.75 * floats.layer_stored_bytes  # scales are a large part of tiny matrices
     assert all(0 < layer.error < 1 for layer in report.layers)
 
 
@@ -61,7 +61,7 @@ def test_it_loads_again_exactly(made, tmp_path):
     assert {module.weight.dtype for module in layers} == {torch.int8}
 
 
-def test_the_dense_copy_says_the_same(made, tmp_path):
+def test_the_dense_copy_has_the_same_logits(made, tmp_path):
     _, out, _ = made
     api.export(out, tmp_path / "dense")
     dense, packed = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "dense", out))
@@ -77,7 +77,7 @@ def test_singular_values_are_those_of_the_rounded_matrix(made, tiny_folder):
     assert kept.values == "int8" and first.name == report.layers[0].name and first.kept_energy > 0
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(tiny_folder, text_file, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bytes(tiny_folder, text_file, tmp_path):
     whole, parts = (asked(tiny_folder, text_file, tmp_path / name, values="int8") for name in ("whole", "parts"))
     done(whole)
     stopped_after(parts, 1)
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tiny_folder, text_file, tmp_pat
     assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
 
 
-def test_an_entry_of_unknown_values_is_refused(tiny_folder, text_file, tmp_path):
+def test_unknown_value_types_are_refused(tiny_folder, text_file, tmp_path):
     out = tmp_path / "out"
     done(asked(tiny_folder, text_file, out, method="wanda", values="int8"))
     config = json.loads((out / "config.json").read_text())

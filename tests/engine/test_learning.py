@@ -1,4 +1,4 @@
-"""A layer that learns is the compressed layer, and is again afterwards: same places, same form, same dtype."""
+"""Trainable layers equal the compressed layers and are packed again afterwards: same mask, format and dtype."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ every_form = pytest.mark.parametrize("kind", ["sparse", "low_rank", "sparse_low_
 
 
 @every_form
-def test_a_learner_stands_for_the_same_matrix_and_gives_the_same_form_back(kind):
+def test_a_trainable_layer_packs_to_the_same_weight(kind):
     form, bias, x = form_of(kind), nn.Parameter(random(6, seed=3), requires_grad=False), random(4, 10, seed=4)
     learner = Learner(form, bias)
     assert torch.equal(learner.weight.to(torch.bfloat16), form.dense())
@@ -34,7 +34,7 @@ def test_a_learner_stands_for_the_same_matrix_and_gives_the_same_form_back(kind)
 
 
 @every_form
-def test_learning_moves_what_is_kept_and_no_zero(kind):
+def test_training_changes_kept_values_but_no_zeros(kind):
     form = form_of(kind)
     root = nn.ModuleDict({"layer": PrismLinear(form), "left alone": nn.Linear(10, 6)})
     wanted, x = random(32, 6, seed=5).float(), random(32, 10, seed=6)
@@ -66,7 +66,7 @@ def test_without_a_rate_nothing_changes():
     assert all(torch.equal(tensor, root["layer"].form.tensors()[name]) for name, tensor in form.tensors().items())
 
 
-def test_layers_are_put_back_when_the_learning_is_broken_off():
+def test_layers_are_restored_when_training_is_interrupted():
     root = nn.ModuleDict({"layer": PrismLinear(form_of("sparse"))})
     with pytest.raises(KeyboardInterrupt), learning(root):
         raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def test_layers_are_put_back_when_the_learning_is_broken_off():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 100])
-def test_the_rate_rises_then_falls_and_is_never_nothing(steps):
+def test_the_rate_rises_then_falls_and_stays_positive(steps):
     shares = [share_of_rate(step, steps) for step in range(steps)]
     top = shares.index(max(shares))
     assert max(shares) == 1 and min(shares) > 0 and top <= steps / 10

@@ -1,4 +1,4 @@
-"""A sparsity at which matrices keep nothing works, is said before, and whatever fails at the end loses no report."""
+"""Layers without any kept weights work and are announced; errors after publishing do not lose the report."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_int8_and_a_dense_copy_of_nothing_work(tiny_folder, text_file, tmp_path)
     assert copy.model.layers[0].mlp.up_proj.weight.count_nonzero() == 0
 
 
-def test_what_was_reached_is_remembered_for_the_estimate(tiny_folder, text_file, tmp_path, monkeypatch):
+def test_errors_are_stored_for_predictions(tiny_folder, text_file, tmp_path, monkeypatch):
     monkeypatch.setenv("LSPRISM_TRAITS", str(tmp_path / "traits"))
     for sparsity in (0.99999, 0.98):
         compress(tiny_folder, text_file, tmp_path / f"{sparsity}", method="wanda", sparsity=sparsity)
@@ -45,14 +45,12 @@ def test_what_was_reached_is_remembered_for_the_estimate(tiny_folder, text_file,
     assert plan.mean_error == pytest.approx(1.0, abs=1e-3)
 
 
-def test_it_is_said_before_anything_is_touched(tiny_folder, capsys):
+def test_inspect_announces_layers_without_weights(tiny_folder, capsys):
     assert main(["inspect", "--model-id", str(tiny_folder), "--sparsity", "0.99999"]) == 0
-    assert "mlp.up_proj keeps none of its weights at sparsity 0.99999." in capsys.readouterr().out
+    assert "mlp.up_proj keeps no weights at sparsity 0.99999." in capsys.readouterr().out
 
 
-def test_a_failure_after_publishing_is_a_notice_and_the_report_is_given(
-    tiny_folder, text_file, tmp_path, monkeypatch, capsys
-):
+def test_an_error_after_publishing_is_a_notice(tiny_folder, text_file, tmp_path, monkeypatch, capsys):
     def remember(*_):
         raise ZeroDivisionError("division by zero")
 

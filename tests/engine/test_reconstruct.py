@@ -1,4 +1,4 @@
-"""Blocks that learn to answer as before: it helps, it is repeatable, and it survives a stop."""
+"""Block-wise reconstruction: it reduces the error, is deterministic, and can be interrupted."""
 
 import json
 from contextlib import closing
@@ -16,12 +16,12 @@ from lsprism.specs import CompressSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIZE = {"samples": 64, "length": 32, "method": "wanda"}  # two batches: one to learn from, one to watch
+SIZE = {"samples": 64, "length": 32, "method": "wanda"}  # two batches: one for training, one for validation
 
 
 @pytest.fixture(scope="module", autouse=True)
 def brisk():
-    """Tiny models of random weights want longer steps."""
+    """Tiny models with random weights need a higher learning rate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconstruct, "RATE", 0.02)
         yield
@@ -48,13 +48,13 @@ def stopped_while_learning(spec: CompressSpec, block: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_model_comes_nearer_to_the_dense_one(model, text_file, learnt, tmp_path):
+def test_reconstruction_reduces_the_distance_to_the_dense_model(model, text_file, learnt, tmp_path):
     done(asked(model, text_file, tmp_path / "plain", **SIZE))
     assert distance(model, learnt) < 0.9 * distance(model, tmp_path / "plain")
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_a_block_it_ends_with_the_same_bytes(model, text_file, learnt, tmp_path):
+def test_a_run_stopped_within_a_block_ends_with_the_same_bytes(model, text_file, learnt, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE)
     stopped_while_learning(spec, 2)
     events = done(spec.model_copy(update={"resume": True}))
@@ -62,7 +62,7 @@ def test_stopped_in_the_middle_of_a_block_it_ends_with_the_same_bytes(model, tex
     assert digests(tmp_path / "out") == digests(learnt)
 
 
-def test_values_that_serve_worse_are_not_taken(model, text_file, tmp_path, monkeypatch):
+def test_values_with_a_higher_loss_are_discarded(model, text_file, tmp_path, monkeypatch):
     done(asked(model, text_file, tmp_path / "plain", **SIZE))
     monkeypatch.setattr(reconstruct, "RATE", 1e6)
     done(asked(model, text_file, tmp_path / "wild", reconstruct_steps=8, **SIZE))
@@ -71,7 +71,7 @@ def test_values_that_serve_worse_are_not_taken(model, text_file, tmp_path, monke
 
 @pytest.mark.slow
 def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, learnt, tmp_path, monkeypatch):
-    """0.9 s for 3 blocks, and a step takes 10 ms: 30 steps. A resumed run asks no clock again."""
+    """0.9 s for 3 blocks and 10 ms per step: 30 steps. A resumed run does not measure again."""
     monkeypatch.setattr(timing, "_fastest", lambda try_one: 0.01)
     spec = asked(model, text_file, tmp_path / "out", reconstruct_minutes=0.015, **SIZE)
     stopped_while_learning(spec, 2)
@@ -97,7 +97,7 @@ def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monke
     assert digests(tmp_path / "out") == digests(learnt)
 
 
-def test_the_plan_counts_what_learning_takes(model):
+def test_the_memory_estimate_includes_reconstruction(model):
     def memory(**settings):
         return api.inspect(str(model), method="wanda", **settings).memory
 

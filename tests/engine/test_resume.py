@@ -1,4 +1,4 @@
-"""A stopped or killed run goes on and ends with the very bytes of an uninterrupted one."""
+"""A resumed run produces the same bytes as an uninterrupted one."""
 
 import json
 import os
@@ -43,19 +43,19 @@ def resumed(spec, **changes):
 
 
 @pytest.mark.parametrize("method", ["wanda", "hybrid"])
-def test_stopped_after_every_block_it_ends_with_the_same_bytes(model, text_file, tmp_path, whole, method):
+def test_a_run_stopped_after_every_block_ends_with_the_same_bytes(model, text_file, tmp_path, whole, method):
     spec = asked(model, text_file, tmp_path / "out", method=method)
     stopped_after(spec, 1)
     spec = spec.model_copy(update={"resume": True})
     for block in range(2, BLOCKS + 1):
         stopped_after(spec, block)
     events = done(spec)
-    assert f"Going on after block {BLOCKS} of {BLOCKS}." in notices(events)
+    assert f"Resuming after block {BLOCKS} of {BLOCKS}." in notices(events)
     assert len(events[-1].report.layers) == BLOCKS * 7
     assert digests(tmp_path / "out") == whole[method]
 
 
-def test_only_the_blocks_that_are_missing_are_worked_on(model, text_file, tmp_path):
+def test_only_missing_blocks_are_compressed(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 4)
     events = resumed(spec)
@@ -63,12 +63,12 @@ def test_only_the_blocks_that_are_missing_are_worked_on(model, text_file, tmp_pa
     steps = [event for event in events if isinstance(event, Progress)]
     assert steps[0].block == 5
     assert 4 / 6 <= steps[0].fraction < 5 / 6
-    assert steps[0].eta_s > 0, "predicted, since no block has been timed in this session"
+    assert steps[0].eta_s > 0, "predicted, because no block has been timed since the start"
 
 
 @pytest.mark.slow
-def test_stopped_at_random_events_it_ends_with_the_same_bytes(model, text_file, tmp_path, whole):
-    spec = asked(model, text_file, tmp_path / "out", method="hybrid", resume=True)  # with nothing there: fresh
+def test_a_run_stopped_at_random_events_ends_with_the_same_bytes(model, text_file, tmp_path, whole):
+    spec = asked(model, text_file, tmp_path / "out", method="hybrid", resume=True)  # starts from scratch
     steps, last = random.Random(0), None
     while not isinstance(last, Finished):
         with closing(api.compressing(spec)) as events:
@@ -76,19 +76,19 @@ def test_stopped_at_random_events_it_ends_with_the_same_bytes(model, text_file, 
     assert digests(tmp_path / "out") == whole["hybrid"]
 
 
-def test_work_of_earlier_sessions_counts_in_the_time(model, text_file, tmp_path):
+def test_the_time_includes_work_before_the_interruption(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 5)
     path = tmp_path / "out.part" / "stream.safetensors"
     content = path.read_bytes()
     start = content.index(b'"seconds":"') + len(b'"seconds":"')
     end = content.index(b'"', start)
-    path.write_bytes(content[:start] + b"1000".ljust(end - start, b"0") + content[end:])  # of any number, a large one
+    path.write_bytes(content[:start] + b"1000".ljust(end - start, b"0") + content[end:])
     assert resumed(spec)[-1].report.seconds > 1000
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "no notes", "noise"])
-def test_a_checkpoint_that_cannot_be_read_is_told_and_the_work_begun_anew(model, text_file, tmp_path, whole, damage):
+def test_an_unreadable_checkpoint_is_reported_and_the_run_starts_over(model, text_file, tmp_path, whole, damage):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 4)
     path = tmp_path / "out.part" / "stream.safetensors"
@@ -101,12 +101,12 @@ def test_a_checkpoint_that_cannot_be_read_is_told_and_the_work_begun_anew(model,
     }
     path.write_bytes(damaged[damage])
     events = resumed(spec)
-    assert "The checkpoint cannot be read: starting again at the first block." in notices(events)
+    assert "The checkpoint cannot be read: starting over at the first block." in notices(events)
     assert digests(tmp_path / "out") == whole["wanda"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "another's"])
-def test_a_finished_shard_that_is_not_whole_is_made_again(model, text_file, tmp_path, whole, damage):
+def test_an_incomplete_shard_is_written_again(model, text_file, tmp_path, whole, damage):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 4)
     shards = sorted((tmp_path / "out.part").glob("model-*.safetensors"))
@@ -117,7 +117,7 @@ def test_a_finished_shard_that_is_not_whole_is_made_again(model, text_file, tmp_
     else:
         shards[1].write_bytes(shards[0].read_bytes())
     events = resumed(spec)
-    assert f"{shards[1].name} is missing or damaged: starting again at the first block." in notices(events)
+    assert f"{shards[1].name} is missing or damaged: starting over at the first block." in notices(events)
     assert digests(tmp_path / "out") == whole["wanda"]
 
 
@@ -130,21 +130,21 @@ def test_a_finished_shard_that_is_not_whole_is_made_again(model, text_file, tmp_
         ({"dtype": "float32"}, "dtype bfloat16, not float32"),
     ],
 )
-def test_another_recipe_is_refused_and_the_setting_named(model, text_file, tmp_path, whole, change, named):
+def test_a_different_recipe_is_refused_and_the_setting_named(model, text_file, tmp_path, whole, change, named):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 2)
-    with pytest.raises(TargetError, match=f"was begun with {named}[.]"):
+    with pytest.raises(TargetError, match=f"was started with different settings: {named}[.]"):
         resumed(spec, **change)
-    resumed(spec)  # the refusal did no harm
+    resumed(spec)  # the refusal changed nothing
     assert digests(tmp_path / "out") == whole["wanda"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("samples", 9), ("length", 16)])
-def test_another_calibration_is_refused_and_named(model, text_file, tmp_path, name, value):
+def test_a_different_calibration_is_refused_and_named(model, text_file, tmp_path, name, value):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     stopped_after(spec, 1)
     before = getattr(spec.calibration, name)
-    with pytest.raises(TargetError, match=f"was begun with {name} {before}, not {value}[.]"):
+    with pytest.raises(TargetError, match=f"with different settings: {name} {before}, not {value}[.]"):
         done(asked(model, text_file, tmp_path / "out", method="wanda", resume=True, **{name: value}))
 
 
@@ -154,11 +154,11 @@ def test_a_changed_calibration_text_is_refused_and_named(model, text_file, tmp_p
     spec = asked(model, text, tmp_path / "out", method="wanda")
     stopped_after(spec, 1)
     text.write_text(" ".join(reversed(text_file.read_text().split())))
-    with pytest.raises(TargetError, match="was begun with another calibration[.]"):
+    with pytest.raises(TargetError, match="was started with different settings: other calibration data[.]"):
         resumed(spec)
 
 
-def test_an_unfinished_run_wants_resume_or_force(model, text_file, tmp_path, whole):
+def test_an_unfinished_run_requires_resume_or_force(model, text_file, tmp_path, whole):
     spec = asked(model, text_file, tmp_path / "out", method="wanda", sparsity=0.7)
     stopped_after(spec, 3)
     with pytest.raises(TargetError, match="holds an unfinished run") as refused:
@@ -182,11 +182,11 @@ def test_resume_of_a_finished_artifact_says_so_and_changes_nothing(model, text_f
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_resume_of_an_artifact_of_another_recipe_is_refused(model, text_file, tmp_path):
+def test_resume_of_an_artifact_with_a_different_recipe_is_refused(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     done(spec)
     before = digests(tmp_path / "out")
-    with pytest.raises(TargetError, match="already holds an artifact, made with sparsity 0.5, not 0.4[.]"):
+    with pytest.raises(TargetError, match="artifact made with different settings: sparsity 0.5, not 0.4[.]"):
         resumed(spec, sparsity=0.4)
     with pytest.raises(TargetError, match="already holds an artifact[.]"):
         done(spec)
@@ -194,7 +194,7 @@ def test_resume_of_an_artifact_of_another_recipe_is_refused(model, text_file, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_resume_of_a_damaged_artifact_does_not_call_it_complete(model, text_file, tmp_path):
+def test_resume_of_a_damaged_artifact_is_refused(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     done(spec)
     shard = next((tmp_path / "out").glob("model-*.safetensors"))
@@ -203,7 +203,7 @@ def test_resume_of_a_damaged_artifact_does_not_call_it_complete(model, text_file
         resumed(spec)
 
 
-def test_a_forced_run_that_was_stopped_is_resumed_by_the_same_command_with_resume(model, text_file, tmp_path):
+def test_a_stopped_forced_run_is_resumed_with_force_and_resume(model, text_file, tmp_path):
     done(asked(model, text_file, tmp_path / "out", method="wanda", sparsity=0.7))
     forced = asked(model, text_file, tmp_path / "out", method="wanda", force=True)
     stopped_after(forced, 4)
@@ -218,8 +218,8 @@ def test_a_forced_run_that_was_stopped_is_resumed_by_the_same_command_with_resum
     [(60, 10, {}), (6, 4, {"reconstruct_steps": 20, "heal_steps": 10})],
     ids=["compressing", "learning"],
 )
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(blocks, times, learning, text_file, tmp_path):
-    """kill -9 of the real command, again and again, until no kill comes any more."""
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(blocks, times, learning, text_file, tmp_path):
+    """Kill the real command with SIGKILL repeatedly, then let it finish."""
     model = make_model(tmp_path / "deep", blocks=blocks)
     spec = asked(model, text_file, tmp_path / "whole", method="hybrid", samples=32, length=64, **learning)
     started = time.monotonic()
@@ -235,7 +235,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(blocks, times, lea
             process.kill()
             kills += process.wait() == -9
         assert not out.exists() or process.returncode == 0
-    assert kills >= times - 2, "the runs were over before they could be killed"
+    assert kills >= times - 2, "the runs ended before they could be killed"
     assert subprocess.run(_command(spec, out), cwd=ROOT, env=_environment(), capture_output=True).returncode == 0
     assert digests(out) == digests(tmp_path / "whole")
     assert json.loads((out / "lsprism/report.json").read_text())["layers"][-1]["block"] == blocks - 1
@@ -264,8 +264,8 @@ def _environment() -> dict[str, str]:
 
 
 def _wait_for_work(process: subprocess.Popen, out: Path) -> None:
-    """Until the process holds its lock anew: most of its life before that is spent importing libraries."""
+    """Wait until the process holds its lock; before that it is mostly importing libraries."""
     lock = out.with_name("out.lock")
-    lock.unlink(missing_ok=True)  # left by the kill before
+    lock.unlink(missing_ok=True)  # left by the previous kill
     while process.poll() is None and not lock.exists():
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""A whole compression of a tiny model: its events, its bytes, its place."""
+"""A complete compression of a tiny model: its events, files and target folder."""
 
 import json
 import subprocess
@@ -27,27 +27,27 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(model, text_file, tmp_path_factory):
-    """One finished run: its events, its folder, and the source's digests from before it."""
+    """One finished run: its events, its folder, and the digests of the source before it."""
     out, before = tmp_path_factory.mktemp("made") / "out", digests(model)
     return done(asked(model, text_file, out, method="hybrid")), out, before
 
 
-def test_the_events_tell_the_stages_in_order_and_end_with_the_report(made):
+def test_events_contain_the_stages_in_order_and_end_with_the_report(made):
     events, out, _ = made
     assert [e.name for e in events if isinstance(e, Stage)] == ["prepare", "measure", "calibrate", "compress", "write"]
     assert isinstance(events[-1], Finished)
     assert events[-1].report.save_path == out
 
 
-def test_every_block_is_told_once_in_order_with_all_its_layers(made):
+def test_every_block_is_reported_once_in_order_with_all_layers(made):
     blocks = [event for event in made[0] if isinstance(event, BlockDone)]
     assert [(b.block, b.of, len(b.layers)) for b in blocks] == [(n, BLOCKS, 7) for n in (1, 2, 3)]
     assert [layer.block for b in blocks for layer in b.layers] == [n for n in range(BLOCKS) for _ in range(7)]
 
 
-def test_fractions_rise_from_0_to_1_and_the_time_left_is_known_from_the_start(made):
+def test_progress_rises_from_0_to_1_with_time_left_from_the_start(made):
     begins = next(n for n, event in enumerate(made[0]) if isinstance(event, Stage) and event.name == "calibrate")
-    for events in (made[0][:begins], made[0][begins:]):  # a look at the model for the budgets, and the work
+    for events in (made[0][:begins], made[0][begins:]):  # the sensitivity pass, and the compression
         steps = [event for event in events if isinstance(event, Progress)]
         fractions = [step.fraction for step in steps]
         assert fractions == sorted(fractions)
@@ -56,7 +56,7 @@ def test_fractions_rise_from_0_to_1_and_the_time_left_is_known_from_the_start(ma
         assert all(step.eta_s is not None for step in steps)
 
 
-def test_the_report_counts_what_lies_on_disk(made):
+def test_the_report_matches_the_files(made):
     events, out, _ = made
     report = events[-1].report
     assert report.stored_bytes == sum(path.stat().st_size for path in out.glob("*.safetensors"))
@@ -65,7 +65,7 @@ def test_the_report_counts_what_lies_on_disk(made):
     assert report.layer_stored_bytes == packed - other
 
 
-def test_the_plan_foretold_the_stored_bytes(made, model, text_file):
+def test_the_plan_predicts_the_stored_bytes(made, model, text_file):
     events, out, _ = made
     calibration = {"source": str(text_file), "samples": 8, "length": 32}
     assert (
@@ -73,7 +73,7 @@ def test_the_plan_foretold_the_stored_bytes(made, model, text_file):
     )
 
 
-def test_the_source_is_untouched_and_nothing_is_left_beside_the_target(made, model):
+def test_the_source_is_unchanged_and_no_temporary_files_are_left(made, model):
     _, out, before = made
     assert digests(model) == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -89,12 +89,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made, model,
     assert digests(tmp_path / "other") != digests(out)
 
 
-def test_folders_above_the_target_are_made(model, text_file, tmp_path):
+def test_parent_folders_of_the_target_are_created(model, text_file, tmp_path):
     done(asked(model, text_file, tmp_path / "a" / "b" / "out", method="wanda"))
     assert (tmp_path / "a" / "b" / "out" / "config.json").is_file()
 
 
-def test_a_second_run_into_the_target_is_refused_while_the_first_lives(model, text_file, tmp_path):
+def test_a_second_run_into_the_target_is_refused_during_the_first(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
     with closing(api.compressing(spec)) as first:
         while not isinstance(next(first), Progress):
@@ -102,7 +102,7 @@ def test_a_second_run_into_the_target_is_refused_while_the_first_lives(model, te
         for second in (spec, spec.model_copy(update={"resume": True}), spec.model_copy(update={"force": True})):
             with pytest.raises(TargetError, match="Another run is writing"):
                 done(second)
-        assert isinstance(list(first)[-1], Finished)  # and is not disturbed
+        assert isinstance(list(first)[-1], Finished)  # the first run is not affected
     assert not (tmp_path / "out.lock").exists()
 
 
@@ -131,7 +131,7 @@ def test_a_closed_iterator_leaves_an_unfinished_run_and_no_target(model, text_fi
     assert [path.name for path in tmp_path.iterdir()] == ["out.part"]
 
 
-def test_force_replaces_an_artifact_but_only_once_the_new_one_is_whole(model, text_file, tmp_path):
+def test_force_replaces_an_artifact_only_once_the_new_one_is_complete(model, text_file, tmp_path):
     done(asked(model, text_file, tmp_path / "out", method="wanda"))
     old = digests(tmp_path / "out")
     again = asked(model, text_file, tmp_path / "out", method="wanda", sparsity=0.6, force=True)

@@ -1,4 +1,4 @@
-"""The numbers of a survey are those of the model's own forward, site by site; what is broken is named."""
+"""Input statistics equal those of the model's own forward, per layer; broken weights are reported."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ SHAPE = {"samples": 6, "length": 24}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """Feature 5 of the second block's attention is dead, feature 3 is a thousand times louder than it was."""
+    """Feature 5 of the second block's attention is always zero, feature 3 is scaled by a thousand."""
     folder = make_model(tmp_path_factory.mktemp("models") / "tiny", dtype=torch.float32)
     tensors = load_file(folder / "model.safetensors")
     tensors[NORM][5], tensors[NORM][3] = 0, 1000
@@ -44,7 +44,7 @@ def report(model, text_file) -> StatsReport:
 
 
 def own_inputs(model: Path, text: Path) -> dict[str, torch.Tensor]:
-    """Site -> what flows into it [tokens, columns] while transformers itself reads the same tokens."""
+    """Layer -> its inputs [tokens, columns] in a forward pass of transformers over the same tokens."""
     loaded, seen = AutoModelForCausalLM.from_pretrained(model).eval(), {}
     for name, part in loaded.model.layers.named_modules(prefix="model.layers"):
         if isinstance(part, nn.Linear):
@@ -56,7 +56,7 @@ def own_inputs(model: Path, text: Path) -> dict[str, torch.Tensor]:
     return seen
 
 
-def test_every_figure_is_that_of_the_models_own_forward(model, text_file, report):
+def test_every_statistic_is_that_of_the_models_own_forward(model, text_file, report):
     seen = own_inputs(model, text_file)
     assert [site.name for site in report.sites] == list(seen)
     for site in report.sites:
@@ -70,7 +70,7 @@ def test_every_figure_is_that_of_the_models_own_forward(model, text_file, report
         assert site.dead == (norms == 0).sum().item()
 
 
-def test_a_loud_feature_is_an_outlier_and_a_silent_one_is_dead(report):
+def test_a_large_feature_is_an_outlier_and_a_zero_one_is_dead(report):
     sites = {site.name: site for site in report.sites}
     query = sites["model.layers.1.self_attn.q_proj"]
     assert (query.dead, query.outlier_share) == (1, 1 / 32)
@@ -78,12 +78,12 @@ def test_a_loud_feature_is_an_outlier_and_a_silent_one_is_dead(report):
     assert sites["model.layers.0.self_attn.q_proj"].outlier_share == 0
 
 
-def test_the_report_says_what_was_read(model, text_file, report):
+def test_the_report_names_the_calibration(model, text_file, report):
     assert (report.model_id, report.calibration) == (str(model), text_file.name)
     assert (report.samples, report.length) == (6, 24)
 
 
-def test_the_events_tell_how_far_it_is_and_the_source_stays(model, text_file):
+def test_events_show_progress_and_the_source_is_unchanged(model, text_file):
     before = digests(model)
     events = survey_of(model, text_file)
     assert [type(event) for event in events if not isinstance(event, Progress)] == [Stage, Finished]
@@ -92,27 +92,27 @@ def test_the_events_tell_how_far_it_is_and_the_source_stays(model, text_file):
     assert digests(model) == before
 
 
-def test_inputs_that_come_by_name_are_measured():
+def test_inputs_passed_by_keyword_are_measured():
     layer, meter = nn.Linear(4, 2), _Meter(4)
     layer.register_forward_pre_hook(meter.hook, with_kwargs=True)
     layer(input=torch.ones(3, 4))
     assert (meter.tokens, meter.result("x", 0).mean) == (3, 1.0)
 
 
-def test_broken_weights_are_named_by_their_site(model, text_file, tmp_path):
+def test_nan_weights_are_reported_with_their_layer(model, text_file, tmp_path):
     broken = shutil.copytree(model, tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
     name = "model.layers.1.mlp.up_proj"
     tensors[f"{name}.weight"][0, 0] = float("nan")
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(NumericError, match=f"^{name} holds weights that are not finite"):
+    with pytest.raises(NumericError, match=f"^The weight of {name} contains NaN or Inf"):
         survey_of(broken, text_file)
 
 
 def test_an_artifact_is_refused_with_the_reason(model, text_file, tmp_path):
     calibration = {"source": str(text_file), **SHAPE}
     api.compress(model, tmp_path / "out", method="wanda", calibration=calibration)
-    with pytest.raises(SourceError, match="compressed already: the weights .* are gone[.] .* made of, tiny,"):
+    with pytest.raises(SourceError, match="already compressed and cannot be compressed again[.] .* base model, tiny,"):
         survey_of(tmp_path / "out", text_file)
-    with pytest.raises(SourceError, match="compressed already"):
+    with pytest.raises(SourceError, match="already compressed"):
         api.inspect(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Tiny compressions for the tests of this room."""
+"""Tiny compressions for the tests in this folder."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from lsprism.specs import CompressSpec, ask
 
 
 def asked(model: Path, text: Path, out: Path, **settings: Any) -> CompressSpec:
-    """8 windows of 32 tokens; `seed`, `samples` and `length` are those of the calibration."""
+    """8 windows of 32 tokens; `seed`, `samples` and `length` configure the calibration."""
     calibration = {"source": str(text), "samples": 8, "length": 32}
     calibration |= {name: settings.pop(name) for name in ("seed", "samples", "length") if name in settings}
     return ask(CompressSpec, model_id=str(model), save_path=out, calibration=calibration, **settings)
@@ -25,7 +25,7 @@ def done(spec: CompressSpec) -> list[Event]:
 
 
 def stopped_after(spec: CompressSpec, blocks: int) -> None:
-    """Run until `blocks` blocks are done, then close the iterator, as the stop button does."""
+    """Run until `blocks` blocks are done, then close the iterator, like the Stop button."""
     with closing(api.compressing(spec)) as events:
         for event in events:
             if isinstance(event, BlockDone) and event.block == blocks:
@@ -38,7 +38,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def distance(model: Path, artifact: Path) -> float:
-    """Of the last hidden states from the dense model's, relative, on tokens of its own."""
+    """Relative distance of the last hidden states to those of the dense model, on other tokens."""
     tokens = torch.randint(3, 20, (16, 32), generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         dense, found = (

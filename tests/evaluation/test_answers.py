@@ -1,4 +1,4 @@
-"""Answers are greedy, by the chat template where there is one, each within its budget."""
+"""Outputs are greedy, use the chat template if there is one, and respect the token limit."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def loaded(tiny_folder):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     model.generation_config.eos_token_id = None
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    tokenizer.eos_token = None  # so that only the budget ends an answer
+    tokenizer.eos_token = None  # so that only the token limit ends an output
     return SimpleNamespace(model=model, tokenizer=tokenizer)
 
 
@@ -44,13 +44,13 @@ def test_chat_template_is_used_where_there_is_one(loaded):
         assert found.reason == "length"
 
 
-def test_without_template_the_model_goes_on_from_the_prompt(loaded):
+def test_without_template_the_model_continues_the_prompt(loaded):
     loaded.tokenizer.chat_template = None
     ids = loaded.tokenizer(PROMPTS[0].prompt)["input_ids"]
     assert next(answer(loaded, PROMPTS)).tokens == by_transformers(loaded, ids, 6)
 
 
-def test_one_budget_for_all_replaces_their_own(loaded):
+def test_a_common_token_limit_replaces_those_of_the_prompts(loaded):
     assert [len(found.tokens) for found in answer(loaded, PROMPTS)] == [6, 3]
     assert [len(found.tokens) for found in answer(loaded, PROMPTS, max_new_tokens=4)] == [4, 4]
 
@@ -62,7 +62,7 @@ def test_end_token_counts_and_is_not_shown(loaded):
     assert (found.tokens, found.text, found.reason) == ((first,), "", "eos")
 
 
-def test_prompt_without_room_is_named_before_anything_is_generated(loaded, monkeypatch):
+def test_a_prompt_that_is_too_long_is_named_before_anything_is_generated(loaded, monkeypatch):
     monkeypatch.setattr(loaded.model, "forward", lambda *_, **__: pytest.fail("generated"))
     long = TaskPrompt(id="long-one", prompt="river " * 300)
     with pytest.raises(SpecError, match="Prompt long-one: .* context of 256.*Shorten"):
@@ -70,7 +70,7 @@ def test_prompt_without_room_is_named_before_anything_is_generated(loaded, monke
 
 
 @pytest.mark.slow
-def test_demo_model_against_itself_is_one_in_every_measure():
+def test_demo_model_against_itself_scores_one_in_every_metric():
     model = load(resolve("demo"), dtype="float32")
     task = load_task("extraction", 2)
     first, second = (list(answer(model, task.prompts, max_new_tokens=8)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What the model reads begins as its tokenizer begins a text: every window, of whatever is measured."""
+"""Every input of a model starts with the tokens that its tokenizer adds before a text, for all metrics."""
 
 import json
 
@@ -30,7 +30,7 @@ CONTEXT = 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_begun(tmp_path_factory.mktemp("begun") / "tiny", dtype=torch.float32)
+    return make_begun(tmp_path_factory.mktemp("bos") / "tiny", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def corpus(text_file):
 
 @pytest.fixture
 def read(loaded):
-    """Every text that the model reads from its beginning, as ids."""
+    """Records the token ids of every input that the model reads from the start."""
     seen = []
 
     def note(module, args, kwargs) -> None:
@@ -66,11 +66,11 @@ def begin_once(texts) -> bool:
     ("single", "start"),
     [("<s> $A", [BOS]), ("$A </s>", []), ("<s> $A </s>", [BOS]), ("<s> a $A", [BOS, 3]), ("$A", [])],
 )
-def test_a_tokenizers_way_to_begin_a_text_is_found(single, start):
+def test_the_tokens_before_a_text_are_found(single, start):
     assert opening(wrapping(single)) == start
 
 
-def test_every_window_of_the_calibration_begins_with_bos(loaded, corpus):
+def test_every_calibration_window_starts_with_bos(loaded, corpus):
     tokens, start = tokens_to_cut(loaded.tokenizer, corpus.text, "each")
     cut = windows(tokens, 20, CONTEXT, 0, start)
     assert cut.shape == (20, CONTEXT) and begin_once(cut.tolist())
@@ -78,14 +78,14 @@ def test_every_window_of_the_calibration_begins_with_bos(loaded, corpus):
     assert plain.tolist() == loaded.tokenizer(corpus.text)["input_ids"] and not len(nothing)
 
 
-def test_windows_go_on_where_the_one_before_ended(loaded, corpus):
+def test_windows_are_consecutive(loaded, corpus):
     cut = windows_of(loaded.tokenizer, corpus, CONTEXT)
     ids = loaded.tokenizer(corpus.text, add_special_tokens=False)["input_ids"]
     assert cut.tokens[:, 1:].flatten().tolist() == ids[: cut.tokens[:, 1:].numel()]
     assert begin_once(cut.tokens.tolist()) and cut.bos and cut.predicted == len(cut.tokens) * (CONTEXT - 1)
 
 
-def test_two_tokens_at_the_beginning_are_given_and_not_predicted(loaded, corpus):
+def test_two_start_tokens_are_not_predicted(loaded, corpus):
     cut = windows_of(wrapping("<s> a $A"), corpus, CONTEXT)
     assert cut.tokens[:, :2].tolist() == [[BOS, 3]] * len(cut.tokens)
     assert cut.predicted == len(cut.tokens) * (CONTEXT - 2)
@@ -96,8 +96,8 @@ def test_two_tokens_at_the_beginning_are_given_and_not_predicted(loaded, corpus)
     assert figure.nll == pytest.approx(wanted.item(), rel=1e-5) and figure.tokens == cut.predicted
 
 
-def test_a_text_that_holds_bos_itself_does_not_begin_twice(loaded, corpus):
-    assert begin_once(windows_of(loaded.tokenizer, Corpus("begun", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
+def test_a_text_that_contains_bos_does_not_get_another_one(loaded, corpus):
+    assert begin_once(windows_of(loaded.tokenizer, Corpus("with BOS", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
 
 
 def test_perplexity_and_agreement_read_bos_in_every_window_and_say_so(loaded, corpus, read):
@@ -110,7 +110,7 @@ def test_perplexity_and_agreement_read_bos_in_every_window_and_say_so(loaded, co
         assert "tokenized once with BOS before each window" in figure.protocol()
 
 
-def test_first_is_the_papers_way(loaded, corpus):
+def test_bos_first_is_the_convention_of_papers(loaded, corpus):
     cut = windows_of(loaded.tokenizer, corpus, CONTEXT, "first")
     assert [row.count(BOS) for row in cut.tokens.tolist()] == [1] + [0] * (len(cut.tokens) - 1)
     figure = perplexity.perplexity(loaded.model, cut)
@@ -128,7 +128,7 @@ def test_word_perplexity_reads_bos_in_every_window_and_says_so(loaded, corpus, r
     assert not begin_once(read) and "BOS before the first" in figure.protocol()
 
 
-def test_timed_prompts_and_chat_begin_with_bos(loaded, corpus, read):
+def test_timed_prompts_and_chat_start_with_bos(loaded, corpus, read):
     tokens = torch.cat(tokens_to_cut(loaded.tokenizer, corpus.text, "each")[::-1])
     finished(profile.measuring([loaded], tokens, profile.SpeedSettings((8,), 2, 3)))
     assert begin_once(read)
@@ -143,7 +143,7 @@ def test_timed_prompts_and_chat_begin_with_bos(loaded, corpus, read):
     assert begin_once(encode(loaded.tokenizer, talk).tolist())
 
 
-def test_text_of_the_models_own_begins_with_bos(loaded):
+def test_self_generated_text_starts_with_bos(loaded):
     texts = own_windows(loaded.model, CalibrationSpec(samples=4, length=12), [0, BOS, 2], [BOS])
     assert texts.shape == (4, 12) and begin_once(texts.tolist())
 
@@ -171,7 +171,7 @@ def test_a_tokenizer_that_adds_nothing_reads_the_same_either_way(tiny_folder, te
 
 @pytest.fixture
 def old_run(folder, text_file, tmp_path):
-    """A stopped run of a version whose recipes do not say where BOS stands: it stood before the text alone."""
+    """A stopped run of a version whose recipes do not record the BOS placement: before the text only."""
     calibration = {"source": str(text_file), "samples": 4, "length": 16, "bos": "first"}
     spec = ask(CompressSpec, model_id=folder, save_path=tmp_path / "out", method="wanda", calibration=calibration)
     events = api.compressing(spec)
@@ -184,14 +184,14 @@ def old_run(folder, text_file, tmp_path):
     return spec
 
 
-def test_a_run_of_an_older_version_goes_on_as_it_began(old_run, folder, text_file):
+def test_a_run_of_an_older_version_keeps_its_bos_placement(old_run, folder, text_file):
     asked = old_run.model_dump() | {"resume": True, "calibration": old_run.calibration.model_dump(exclude={"bos"})}
     events = list(api.compressing(ask(CompressSpec, **asked)))
     assert [event.block for event in events if isinstance(event, BlockDone)] == [2]
     assert recipe_of(old_run.save_path)["calibration"].get("bos", "first") == "first"
 
 
-def test_bos_elsewhere_than_the_run_began_is_refused(old_run):
+def test_resuming_with_another_bos_placement_is_an_error(old_run):
     asked = old_run.model_dump() | {"resume": True}
     asked["calibration"]["bos"] = "each"
     with pytest.raises(TargetError, match="bos first, not each"):
@@ -206,7 +206,7 @@ def test_a_study_takes_one_option_for_both():
     assert said["calibration"]["bos"] == said["measuring"]["bos"] == "first"
 
 
-def test_an_evaluation_keeps_the_two_ways_apart(folder, text_file, tmp_path):
+def test_an_evaluation_caches_both_placements_separately(folder, text_file, tmp_path):
     settings = {"measures": "perplexity", "dataset": str(text_file), "context": 16, "windows": 2}
     found = {}
     for bos in ("each", "first"):

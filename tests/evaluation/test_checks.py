@@ -1,4 +1,4 @@
-"""When an answer is right."""
+"""Checks of the correctness of outputs."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -45,7 +45,7 @@ def test_number_is_the_last_one(answer, right):
         ("9" * 400, float("1e308")),
     ],
 )
-def test_number_as_people_write_it(answer, value):
+def test_number_formats(answer, value):
     assert holds(answer, kind="number", value=value) is (value < 1e300)
 
 
@@ -121,6 +121,6 @@ def test_all_checks_must_hold_and_none_means_unknown():
         {"kind": "choice", "options": ["yes"], "right": "no"},
     ],
 )
-def test_wrong_checks_are_refused(check):
+def test_invalid_checks_are_errors(check):
     with pytest.raises(ValidationError):
         READ(check)

@@ -1,4 +1,4 @@
-"""What a model has no room for is left out with a note, before any work."""
+"""Prompts that exceed a model's context are left out with a note, before any work."""
 
 import json
 
@@ -28,7 +28,7 @@ def source(tiny_folder):
 
 @pytest.fixture(scope="module")
 def beyond(tmp_path_factory):
-    """A model whose tokenizer knows a word that the embedding has no row for."""
+    """A model whose tokenizer has a token beyond the rows of the embedding."""
     folder = make_model(tmp_path_factory.mktemp("models") / "beyond")
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -36,7 +36,7 @@ def beyond(tmp_path_factory):
     return resolve(str(folder))
 
 
-def test_what_fits_is_left_as_it_is(source):
+def test_prompts_that_fit_are_unchanged(source):
     asked, tasks = MeasureSpec(prompt_lengths=(8, 32)), [task("a", "a river"), task("b", "the stone")]
     found = fitting(asked, tasks, [source, source])
     assert (found.asked, found.tasks, found.notes) == (asked, tasks, [])
@@ -46,20 +46,20 @@ def test_a_prompt_that_is_too_long_is_left_out_with_a_note(source):
     found = fitting(MeasureSpec(measures="text"), [task("a", "a river", LONG, "the stone")], [source])
     assert [prompt.id for prompt in found.tasks[0].prompts] == ["a-0", "a-2"]
     assert "subset" in found.tasks[0].label
-    assert "1 of 3 prompts are left out (a-1)" in found.notes[0] and "256" in found.notes[0]
+    assert "1 of 3 prompts were left out (a-1)" in found.notes[0] and "256" in found.notes[0]
 
 
-def test_a_token_beyond_the_embedding_of_one_side_leaves_its_prompt_out(source, beyond):
+def test_a_prompt_with_a_token_beyond_one_models_embedding_is_left_out(source, beyond):
     found = fitting(MeasureSpec(measures="text"), [task("a", "a river", "a [PAD]")], [source, beyond])
     assert [prompt.id for prompt in found.tasks[0].prompts] == ["a-0"] and "Token 24" in found.notes[0]
 
 
-def test_a_task_without_a_prompt_left_goes_and_nothing_at_all_is_refused(source):
+def test_an_empty_task_is_removed_and_nothing_left_is_an_error(source):
     found = fitting(MeasureSpec(measures="text"), [task("a", LONG), task("b", "a river")], [source])
     assert [one.name for one in found.tasks] == ["b"]
     found = fitting(MeasureSpec(measures="text,perplexity"), [task("a", LONG)], [source])
     assert found.asked.measures == ("perplexity",)
-    with pytest.raises(SpecError, match="Nothing is left to measure. a: 1 of 1 prompts"):
+    with pytest.raises(SpecError, match="Nothing is left to evaluate. a: 1 of 1 prompts"):
         fitting(MeasureSpec(measures="text"), [task("a", LONG)], [source])
 
 
@@ -67,13 +67,13 @@ def test_a_task_without_a_prompt_left_goes_and_nothing_at_all_is_refused(source)
     ("lengths", "new", "left"),
     [((32, 256, 1024), 64, (32,)), ((1024, 32), 64, (32,)), ((32, 256), 250, None), ((192,), 64, (192,))],
 )
-def test_timed_prompts_leave_room_for_their_answer(source, lengths, new, left):
+def test_timed_prompts_leave_room_for_new_tokens(source, lengths, new, left):
     found = fitting(MeasureSpec(measures="speed,sizes", prompt_lengths=lengths, new_tokens=new), [], [source])
     assert found.asked.prompt_lengths == (left or lengths) and ("speed" in found.asked.measures) == bool(left)
     assert bool(found.notes) == (left != lengths)
 
 
-def test_an_evaluation_goes_on_without_the_prompt_and_says_so_first(tiny_folder, text_file, tmp_path):
+def test_an_evaluation_runs_without_the_prompt_and_notes_it_first(tiny_folder, text_file, tmp_path):
     prompts = [{"prompt": LONG}, {"prompt": "a river", "max_new_tokens": 2}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     asked = {"measures": "perplexity,text", "dataset": str(text_file), "context": 16, "windows": 1}

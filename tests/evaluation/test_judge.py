@@ -1,4 +1,4 @@
-"""The judges: where the embedded one lies, what is said when one cannot be had, and that loading is silent."""
+"""Encoders for text similarity: the installed one, errors if one is not available, silent loading."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from lsprism.evaluation import judge as room
 from lsprism.evaluation.judge import EMBEDDED, embedded_folder, sentence_judge, token_judge
 
 
-def test_embedded_judge_is_in_its_package():
+def test_the_installed_encoder_is_found():
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in embedded_folder().iterdir()}
 
 
@@ -30,26 +30,26 @@ def test_missing_package_or_folder_names_the_command(monkeypatch, package, messa
         load()
 
 
-def test_damaged_weights_are_a_sentence(monkeypatch, tmp_path):
+def test_damaged_weights_are_an_error_with_one_sentence(monkeypatch, tmp_path):
     folder = shutil.copytree(embedded_folder(), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     with (embedded_folder() / "model.safetensors").open("rb") as whole:
         (folder / "model.safetensors").write_bytes(whole.read(100_000))
     monkeypatch.setattr(room, "embedded_folder", lambda: folder)
-    with pytest.raises(SourceError, match="judge all-MiniLM-L6-v2 cannot be loaded"):
+    with pytest.raises(SourceError, match="encoder all-MiniLM-L6-v2 cannot be loaded"):
         token_judge.__wrapped__(EMBEDDED, "cpu")
 
 
-def test_judge_of_the_hub_without_hub_points_to_the_embedded_one():
-    with pytest.raises(SourceError, match="roberta-large.*Use the judge all-MiniLM-L6-v2"):
+def test_without_network_the_hint_names_the_installed_encoder():
+    with pytest.raises(SourceError, match="roberta-large.*Use --judge all-MiniLM-L6-v2"):
         token_judge("roberta-large", "cpu")
 
 
-def test_unknown_judge_is_refused():
-    with pytest.raises(SpecError, match="no judge 'gpt'.*all-MiniLM-L6-v2, roberta-large"):
+def test_an_unknown_encoder_is_an_error():
+    with pytest.raises(SpecError, match="--judge 'gpt' is unknown.*all-MiniLM-L6-v2, roberta-large"):
         token_judge("gpt", "cpu")
 
 
-def test_loads_once_in_silence_and_leaves_logging_as_it_was(capfd):
+def test_an_encoder_is_loaded_once_and_silently(capfd):
     before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     first = token_judge.__wrapped__(EMBEDDED, "cpu")
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""A figure is measured once for each thing that it depends on, in memory and across processes."""
+"""A metric is computed once for each key, in memory and across processes."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ KEY = {"measure": "sizes", "model": "abc", "context": 8}
 
 
 class Measure:
-    """Counts how often it is run."""
+    """Counts how often it runs."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -27,7 +27,7 @@ class Measure:
         return FIGURE
 
 
-def test_the_second_time_nothing_is_measured_and_the_figure_is_the_same(tmp_path):
+def test_the_second_time_the_cached_result_is_returned(tmp_path):
     measure = Measure()
     ledger = Ledger(tmp_path)
     assert finished(ledger.once(SizeFigure, KEY, measure)) == FIGURE
@@ -37,14 +37,14 @@ def test_the_second_time_nothing_is_measured_and_the_figure_is_the_same(tmp_path
 
 
 @pytest.mark.parametrize("change", [{"model": "abd"}, {"context": 9}, {"measure": "other"}, {"windows": 4}])
-def test_anything_that_it_depends_on_makes_it_another_figure(tmp_path, change):
+def test_another_key_is_another_result(tmp_path, change):
     measure, ledger = Measure(), Ledger(tmp_path)
     finished(ledger.once(SizeFigure, KEY, measure))
     finished(ledger.once(SizeFigure, {**KEY, **change}, measure))
     assert measure.runs == 2
 
 
-def test_lists_are_kept_too(tmp_path):
+def test_lists_are_cached_too(tmp_path):
     def measure():
         yield from ()
         return [FIGURE, FIGURE]
@@ -54,7 +54,7 @@ def test_lists_are_kept_too(tmp_path):
     assert again == [FIGURE, FIGURE]
 
 
-def test_a_file_of_another_shape_is_measured_again(tmp_path):
+def test_a_file_with_another_structure_is_computed_again(tmp_path):
     measure = Measure()
     finished(Ledger(tmp_path).once(SizeFigure, KEY, measure))
     (path,) = tmp_path.iterdir()
@@ -63,14 +63,14 @@ def test_a_file_of_another_shape_is_measured_again(tmp_path):
     assert measure.runs == 2
 
 
-def test_a_stopped_measure_leaves_nothing(tmp_path):
+def test_an_interrupted_metric_is_not_cached(tmp_path):
     steps = Ledger(tmp_path).once(SizeFigure, KEY, Measure())
     next(steps)
     steps.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said_plainly(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_with_one_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -80,7 +80,7 @@ def test_a_full_disk_is_said_plainly(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"[" * 5000])
-def test_a_damaged_figure_is_measured_again(tmp_path, content):
+def test_a_damaged_file_is_computed_again(tmp_path, content):
     measure = Measure()
     finished(Ledger(tmp_path).once(SizeFigure, KEY, measure))
     (path,) = tmp_path.iterdir()

@@ -1,4 +1,4 @@
-"""Peak memory of a model at work: read in a process of its own, less that of one that only imports."""
+"""Peak memory during generation: measured in a separate process, minus import overhead."""
 
 import subprocess
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def figure(prompt_tokens: int = 8, dtype: str = "bfloat16", device: str = "cpu")
 
 @pytest.fixture
 def children(monkeypatch):
-    """Stands for the processes: what they are started with, and the peak that they print."""
+    """Fake child processes: records their commands and prints a given peak."""
     started, said = [], {"idle": "300", "work": "noise\n1000", "code": 0, "stderr": ""}
 
     def scripted(command, **settings):
@@ -42,42 +42,42 @@ def children(monkeypatch):
     room._idle.cache_clear()
 
 
-def test_the_idle_process_is_taken_off(children, tiny_folder):
+def test_the_memory_of_an_idle_process_is_subtracted(children, tiny_folder):
     started, _ = children
     found = with_peak_memory(figure(), resolve(str(tiny_folder)))
     assert found.peak_memory_bytes == 700
     assert found == figure().model_copy(update={"peak_memory_bytes": 700})
     with_peak_memory(figure(), resolve(str(tiny_folder)))
-    assert [bool(arguments) for arguments in started] == [True, False, True]  # an idle one is measured once
+    assert [bool(arguments) for arguments in started] == [True, False, True]  # the idle process is measured once
     work = Work.model_validate_json(started[0][0])
     assert (work.prompt_tokens, work.new_tokens, work.dtype, work.device) == (8, 4, "bfloat16", "cpu")
     assert work.source == resolve(str(tiny_folder))
 
 
-def test_a_devices_memory_stands_for_itself(children, tiny_folder):
+def test_nothing_is_subtracted_from_device_memory(children, tiny_folder):
     assert with_peak_memory(figure(device="cuda:0"), resolve(str(tiny_folder))).peak_memory_bytes == 1000
 
 
-def test_a_system_that_does_not_tell_gives_none(children, tiny_folder):
+def test_without_a_value_from_the_system_it_is_none(children, tiny_folder):
     children[1]["work"] = "0"
     assert with_peak_memory(figure(), resolve(str(tiny_folder))).peak_memory_bytes is None
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1, "ValueError: broken"), (-9, "most likely for memory")])
-def test_a_process_that_fails_is_an_error_with_its_reason(children, tiny_folder, code, reason):
+@pytest.mark.parametrize(("code", "reason"), [(1, "ValueError: broken"), (-9, "probably out of memory")])
+def test_a_failed_process_is_an_error_with_its_reason(children, tiny_folder, code, reason):
     children[1].update(code=code, stderr="Traceback\nValueError: broken\n")
     with pytest.raises(WorkError, match=reason):
         with_peak_memory(figure(), resolve(str(tiny_folder)))
 
 
-def test_the_work_is_done_and_the_peak_of_this_process_read(tiny_folder):
+def test_the_peak_of_this_process_is_read_after_generation(tiny_folder):
     work = Work(source=resolve(str(tiny_folder)), device="cpu", dtype="float32", prompt_tokens=200, new_tokens=3)
     assert peak_of(work) > 2**26
 
 
 @pytest.mark.slow
-def test_real_processes_see_the_weights(tmp_path):
-    """float32 weights take at least twice the memory of the same in bfloat16: 135 M parameters are 269 MB or 538 MB."""
+def test_real_processes_measure_the_weights(tmp_path):
+    """float32 weights take twice the memory of bfloat16: 135 M parameters are 538 MB or 269 MB."""
     demo = resolve("demo")
     short, long = (with_peak_memory(figure(dtype=dtype), demo).peak_memory_bytes for dtype in ("bfloat16", "float32"))
     assert 269e6 < short < 269e6 * 3

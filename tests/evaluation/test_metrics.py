@@ -1,4 +1,4 @@
-"""Our metrics: a text against itself is one by computation, an empty one nought; neither hub nor disk is used."""
+"""Text metrics: a text scores 1 against itself and an empty one 0; neither Hub nor disk is used."""
 
 import logging
 import socket
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = [
     "The river runs under the old stone bridge.",
-    "Two plus two is four; nobody doubts it.",
+    "Two plus two is four; everyone agrees.",
     "Die Brücke wurde 1624 für Ochsenkarren gebaut.",
     "В холодном озере живёт маленький рак.",
     "水が 静かに 流れる",
@@ -52,7 +52,7 @@ def test_baseline_against_itself_is_one_in_each():
     assert parts.values == [None] * len(TEXTS) and parts.mean is None
 
 
-def test_equal_texts_take_no_short_cut(monkeypatch):
+def test_equal_texts_are_computed_like_others(monkeypatch):
     monkeypatch.setattr("bert_score.utils.bert_cos_score_idf", lambda *_, **__: torch.full((5, 3), 0.25))
     assert compare(BertScore(), TEXTS, TEXTS)["bertscore_f1"].values == [0.25] * 5
 
@@ -70,49 +70,49 @@ def test_related_texts_are_closer_than_unrelated_ones():
     assert related["similarity"].mean > 0.6 > 0.3 > unrelated["similarity"].mean
 
 
-def test_bertscore_is_what_bert_score_gives_on_the_judges_folder():
+def test_bertscore_equals_bert_score_with_the_same_encoder():
     *_, wanted = bert_score.score(TEXTS, OTHERS, model_type=str(embedded_folder()), num_layers=6, device="cpu")
     found = compare(BertScore(), TEXTS, OTHERS)["bertscore_f1"]
     assert found.values == pytest.approx(wanted.tolist(), abs=1e-5)
     assert "all-MiniLM-L6-v2, layer 6" in found.protocol
 
 
-def test_similarity_is_the_cosine_of_the_judges_embeddings():
+def test_similarity_is_the_cosine_of_the_embeddings():
     ours, theirs = (torch.tensor(sentence_judge("cpu").encode(texts)) for texts in (TEXTS, OTHERS))
     wanted = torch.nn.functional.cosine_similarity(ours, theirs).tolist()
     assert compare(Similarity(), TEXTS, OTHERS)["similarity"].values == pytest.approx(wanted, abs=1e-5)
 
 
-def test_rouge_is_that_of_rouge_score_on_ascii():
+def test_rouge_equals_rouge_score_on_ascii():
     ours, theirs = "The old_bridge, 2 of 3: a BRIDGE of stone!", "a stone bridge, the OLD 3 of 2"
     found = compare(Rouge(), [ours], [theirs])
     wanted = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(target=theirs, prediction=ours)
     assert {name: score.mean for name, score in found.items()} == {name: s.fmeasure for name, s in wanted.items()}
 
 
-def test_empty_side_scores_nought_with_a_note(capfd):
+def test_an_empty_text_scores_zero_with_a_note(capfd):
     ours, theirs = ["", "words", "", "river"], ["words", " \n", "", "river"]
     for name, score in compare(text_metrics(), ours, theirs).items():
         assert score.values == pytest.approx([0, 0, 0, None if name == "rouge2" else 1], abs=1e-5)
-        assert score.notes[0] == "3 of 4 pairs have an empty side and score 0."
+        assert score.notes[0] == "3 of 4 pairs have an empty text and score 0."
     assert capfd.readouterr().err == ""
 
 
-def test_text_without_word_pieces_is_empty_to_bertscore(capfd):
+def test_a_text_without_word_pieces_is_empty_for_bertscore(capfd):
     assert compare(BertScore(), ["\u200b"], ["words"])["bertscore_f1"].values == [0.0]
     assert capfd.readouterr().err == ""
 
 
-def test_all_empty_or_no_pairs_at_all_is_no_crash():
+def test_only_empty_texts_or_no_pairs_do_not_fail():
     assert {score.mean for score in compare(text_metrics(), ["", ""], ["", ""]).values()} == {0.0}
     assert {score.mean for score in compare(text_metrics(), [], []).values()} == {None}
 
 
-def test_rouge2_of_single_words_is_left_out_and_not_nought():
+def test_rouge2_of_single_words_is_undefined_instead_of_zero():
     found = compare(Rouge(), ["42", "the river", "river"], ["42", "the river", "the river"])
     assert found["rouge2"].values == [None, 1.0, 0.0]
     assert found["rouge2"].mean == 0.5
-    assert found["rouge2"].notes == ["1 of 3 pairs have fewer than 2 words on either side: left out."]
+    assert found["rouge2"].notes == ["1 of 3 pairs were left out: fewer than 2 words in either text."]
     assert found["rouge1"].values[0] == 1.0 and found["rouge1"].notes == []
 
 
@@ -135,7 +135,7 @@ def test_token_agreement_and_first_divergence(ours, theirs, share, parts):
     assert bool(found["token_agreement"].notes) is not (ours and theirs and True)
 
 
-def test_neither_hub_nor_disk_is_touched(monkeypatch, tmp_path):
+def test_neither_hub_nor_disk_is_used(monkeypatch, tmp_path):
     def refuse(*_):
         raise AssertionError("a metric opened a connection")
 
@@ -149,13 +149,13 @@ def test_neither_hub_nor_disk_is_touched(monkeypatch, tmp_path):
     assert not (tmp_path / "metrics").exists()
 
 
-def test_mean_is_over_the_values_that_are_defined():
+def test_the_mean_is_over_defined_values():
     score = scored("m", "p", [1.0, None, 0.5])
     assert (score.values, score.mean) == ([1.0, None, 0.5], 0.75)
     assert scored("m", "p", [None]).mean is None
 
 
-def test_texts_longer_than_the_judges_read_raise_no_warning(caplog, capfd):
+def test_texts_longer_than_the_encoder_limit_give_no_warning(caplog, capfd):
     long = ["word " * 600]
     with caplog.at_level(logging.WARNING):
         bertscore, similarity = compare(BertScore(), long, long), compare(Similarity(), long, long)

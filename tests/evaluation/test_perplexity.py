@@ -95,7 +95,7 @@ def test_equals_a_plain_loop_whatever_follows_the_head(build, tokens):
 @pytest.mark.parametrize(
     ("build", "plain"), [(capped, False), (scaled, False), (multiplied, False), (gpt2, True), (mixture, True)]
 )
-def test_sees_whether_anything_follows_the_head(build, plain, tokens):
+def test_operations_after_the_head_are_detected(build, plain, tokens):
     model = build()
     assert likelihood.is_plain(model, tokens) is plain
     assert not model.base_model._forward_hooks and not model.get_output_embeddings()._forward_hooks
@@ -114,7 +114,7 @@ def test_certainty_gives_one(llama, tokens):
 
 
 @pytest.mark.parametrize("build", [None, capped])
-def test_size_of_chunks_changes_nothing(llama, tokens, build, monkeypatch):
+def test_the_chunk_size_has_no_effect(llama, tokens, build, monkeypatch):
     model = build() if build else llama
     at_once = perplexity(model, whole(tokens), 2).nll
     monkeypatch.setattr(likelihood, "LOGITS_BYTES", 4 * VOCABULARY * 7)
@@ -137,7 +137,7 @@ def test_windows_come_one_by_one_in_order(llama, tokens):
     assert math.fsum(sums) / (5 * 39) == perplexity(llama, whole(tokens), 2).nll
 
 
-def test_nothing_stays_switched_between_windows(llama, tokens):
+def test_no_global_state_is_changed_between_windows(llama, tokens):
     walk = nll_of_windows(llama, tokens)
     next(walk)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -151,7 +151,7 @@ def test_low_precision_is_close_to_float32(llama, tokens):
     assert rounded.value == pytest.approx(exact, rel=0.05)
 
 
-def test_not_a_number_stops_at_its_window(llama, tokens):
+def test_nan_logits_stop_at_their_window(llama, tokens):
     tokens[tokens == 9] = 10
     tokens[3, 20] = 9
     llama.model.embed_tokens.weight.data[9] = float("nan")
@@ -163,12 +163,12 @@ def test_not_a_number_stops_at_its_window(llama, tokens):
         perplexity(llama, whole(tokens), batch=5)
 
 
-def test_beyond_float64_is_infinite_and_not_an_exception():
+def test_overflow_of_float64_is_infinity():
     assert safe_exp(1e6) == math.inf
     assert safe_exp(2.0) == pytest.approx(math.exp(2), rel=1e-15)
 
 
-def test_progress_goes_from_nothing_to_all_and_the_figure_is_returned(llama, tokens):
+def test_progress_covers_all_windows_and_the_metric_is_returned(llama, tokens):
     steps, seen = measuring(llama, whole(tokens)), []
     while True:
         try:
@@ -181,15 +181,15 @@ def test_progress_goes_from_nothing_to_all_and_the_figure_is_returned(llama, tok
     assert figure == perplexity(llama, whole(tokens))
 
 
-def test_windows_are_cut_once_and_the_rest_is_dropped(tiny_folder, text_file):
+def test_windows_are_consecutive_and_the_rest_is_dropped(tiny_folder, text_file):
     tokenizer, corpus = load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file))
     windows = windows_of(tokenizer, corpus, 100)
     assert (windows.tokens.shape, windows.of, windows.text, windows.bos) == ((40, 100), 40, "words.txt", False)
     assert windows.tokens.flatten().tolist() == tokenizer(corpus.text)["input_ids"][:4000]
-    assert windows_of(tokenizer, Corpus("begun", "<s> " + corpus.text), 100).bos
+    assert windows_of(tokenizer, Corpus("with BOS", "<s> " + corpus.text), 100).bos
 
 
-def test_the_first_windows_are_called_a_subset(llama, tiny_folder, text_file):
+def test_the_first_windows_are_labeled_as_a_subset(llama, tiny_folder, text_file):
     windows = windows_of(load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file)), 100)
     few = first(windows, 3)
     figure = perplexity(llama, few)
@@ -199,10 +199,10 @@ def test_the_first_windows_are_called_a_subset(llama, tiny_folder, text_file):
     assert "subset" not in perplexity(llama, first(windows, 1000)).protocol()
 
 
-def test_what_cannot_be_measured_is_refused(llama, tokens, tiny_folder, text_file):
+def test_impossible_settings_are_errors(llama, tokens, tiny_folder, text_file):
     tokenizer, corpus = load_tokenizer(resolve(str(tiny_folder))), read_text(str(text_file))
     assert usual_context(llama) == 256
-    with pytest.raises(SpecError, match="257: the model has positions for 256"):
+    with pytest.raises(SpecError, match="257: the model supports only 256"):
         perplexity(llama, windows_of(tokenizer, corpus, 257))
     with pytest.raises(SpecError, match="--context 1 "):
         windows_of(tokenizer, corpus, 1)

@@ -1,4 +1,4 @@
-"""Speed: the sides in turn, warm-up not counted, fixed token counts whatever the model says."""
+"""Speed: interleaved models, warm-up excluded, a fixed number of tokens whatever the model generates."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def tokens(pair, text_file):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `answer` is asked for, in order; it costs what the number of the call says."""
+    """Records the calls of `answer`; its time is the number of the call."""
     calls = []
 
     def scripted(loaded, prompt, new_tokens):
@@ -39,7 +39,7 @@ def asked(monkeypatch):
     return calls
 
 
-def test_sides_take_turns_after_a_warm_up(pair, tokens, asked):
+def test_models_are_interleaved_after_a_warm_up(pair, tokens, asked):
     finished(measuring(pair, tokens, QUICK))
     for length in QUICK.prompt_lengths:
         rows = [(dtype, new) for dtype, prompt, new in asked if len(prompt) == length]
@@ -48,7 +48,7 @@ def test_sides_take_turns_after_a_warm_up(pair, tokens, asked):
     assert {tuple(prompt) for _, prompt, _ in asked} == {tuple(tokens[:n].tolist()) for n in (4, 9)}
 
 
-def test_figures_hold_their_own_repetitions_only(pair, tokens, asked):
+def test_metrics_have_only_their_own_repetitions(pair, tokens, asked):
     (dense, other), (longer, _) = finished(measuring(pair, tokens, QUICK))
     assert dense.first_token_runs_s == [3, 5, 7] and other.first_token_runs_s == [4, 6, 8]  # 1 and 2 warmed up
     assert dense.tokens_per_s_runs == [4 / 2**n for n in (3, 5, 7)]
@@ -59,20 +59,20 @@ def test_figures_hold_their_own_repetitions_only(pair, tokens, asked):
     )  # fmt: skip
 
 
-def test_progress_counts_every_answer(pair, tokens, asked):
+def test_progress_counts_every_output(pair, tokens, asked):
     fractions = [p.fraction for p in measuring(pair, tokens, QUICK)]
     assert fractions == pytest.approx([n / 12 for n in range(13)])
 
 
-def test_a_real_profile_has_a_positive_speed_for_every_repetition(pair, tokens):
+def test_a_real_measurement_has_a_positive_speed_for_every_repetition(pair, tokens):
     for figures in finished(measuring(pair, tokens, QUICK)):
         for figure in figures:
             assert len(figure.tokens_per_s_runs) == len(figure.first_token_runs_s) == 3
             assert min(*figure.tokens_per_s_runs, *figure.first_token_runs_s) > 0
 
 
-def test_end_of_text_is_ignored(pair, tokens, monkeypatch):
-    """A model that only ever says end-of-text still answers with as many tokens as asked for."""
+def test_eos_is_ignored(pair, tokens, monkeypatch):
+    """A model that generates only EOS still produces the requested number of tokens."""
     with torch.no_grad():
         bias = torch.eye(24, device=pair[0].device)[pair[0].tokenizer.eos_token_id] * 1e4
     monkeypatch.setattr(pair[0].model.lm_head, "bias", torch.nn.Parameter(bias, requires_grad=False))
@@ -83,19 +83,19 @@ def test_end_of_text_is_ignored(pair, tokens, monkeypatch):
 def test_prompts_are_limited_by_the_context(pair, tokens):
     settings = SpeedSettings(prompt_lengths=(32, 246, 247), new_tokens=10)  # the context is 256
     assert settings.fitting(pair).prompt_lengths == (32, 246)
-    with pytest.raises(SpecError, match="prompt of 247 tokens and 10 new ones"):
+    with pytest.raises(SpecError, match="prompt of 247 tokens and 10 new tokens"):
         finished(measuring(pair, tokens, settings))
 
 
 @pytest.mark.parametrize(
     "settings", [SpeedSettings((4,), 1), SpeedSettings((4,), 5, 0), SpeedSettings(()), SpeedSettings((0, 4))]
 )
-def test_what_cannot_be_timed_is_refused(pair, tokens, settings):
-    with pytest.raises(SpecError, match="cannot be timed"):
+def test_impossible_settings_are_errors(pair, tokens, settings):
+    with pytest.raises(SpecError, match="cannot be measured"):
         finished(measuring(pair, tokens, settings))
 
 
-def test_a_text_shorter_than_the_prompt_is_refused(pair, tokens):
+def test_a_text_shorter_than_the_prompt_is_an_error(pair, tokens):
     with pytest.raises(CorpusError, match="3 tokens, too few for a prompt of 9"):
         finished(measuring(pair, tokens[:3], QUICK))
 
@@ -131,7 +131,7 @@ def test_a_model_that_runs_in_no_dtype_is_an_error(tiny_folder, tokens, monkeypa
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(room, "answer", scripted)
-    with pytest.raises(WorkError, match="in none of .* no kernel"):
+    with pytest.raises(WorkError, match="in any of .* no kernel"):
         finished(measuring_dtypes(resolve(str(tiny_folder)), "cpu", tokens))
 
 

@@ -1,4 +1,4 @@
-"""A run of a task, scored: right answers counted, empty ones nought, baseline and references beside it."""
+"""Task scores: correct outputs are counted, empty ones score 0, baseline and references are compared."""
 
 import json
 
@@ -25,12 +25,12 @@ def said(*texts, reason="eos"):
 
 @pytest.fixture(autouse=True)
 def words_only(monkeypatch):
-    """Metrics that need no judge."""
+    """Metrics that need no encoder."""
     monkeypatch.setattr(scoring, "text_metrics", lambda judge, device: combine([Rouge()]))
     monkeypatch.setattr(scoring, "answer_metrics", lambda judge, device: combine([Rouge(), TokenAgreement()]))
 
 
-def test_right_answers_are_counted_among_those_that_can_be_checked():
+def test_correct_outputs_are_counted_among_the_checkable_ones():
     report = score_task(TASK, said("It is 5", "Anna", "Once more"), said("It is 4", "Anna", "Once upon a time"))
     assert [(row.right, row.baseline_right) for row in report.rows] == [(False, True), (True, True), (None, None)]
     assert (report.correct.right, report.correct.checkable, report.correct.share) == (1, 2, 0.5)
@@ -54,21 +54,21 @@ def test_baseline_against_itself_is_one():
         assert score.mean == (None if score.metric == "first_divergence" else pytest.approx(1.0, abs=1e-5))
 
 
-def test_empty_answers_are_wrong_score_nought_and_are_noted():
+def test_empty_outputs_are_incorrect_score_zero_and_are_noted():
     checks = [{"kind": "none_of", "texts": ["rain"]}]
     task = TASK.model_copy(update={"prompts": (*PROMPTS[:2], TaskPrompt(id="dry", prompt="Write.", checks=checks))})
     report = score_task(task, said("", " \n", ""), said("It is 4", "Anna", "sun"))
     assert [row.right for row in report.rows] == [False, False, False]
     assert report.correct.share == 0.0
     assert report.against_baseline.scores["rouge1"].values == [0.0, 0.0, 0.0]
-    assert report.notes == ["3 of 3 answers are empty: wrong, score 0."]
+    assert report.notes == ["3 of 3 outputs are empty: incorrect, score 0."]
 
 
-def test_answers_cut_at_the_limit_are_noted_for_each_side():
+def test_outputs_at_the_token_limit_are_noted_for_each_model():
     report = score_task(TASK, said("a", "b", "c", reason="length"), said("a", "b", ""))
     assert report.notes == [
-        "3 of 3 answers end at the token limit.",
-        "1 of 3 answers of the baseline are empty: wrong, score 0.",
+        "3 of 3 outputs reached the token limit.",
+        "1 of 3 outputs of the baseline are empty: incorrect, score 0.",
     ]
 
 
@@ -86,6 +86,6 @@ def test_report_survives_json():
     assert json.loads(text)["correct"] == {"right": 1, "checkable": 2, "share": 0.5}
 
 
-def test_one_answer_per_prompt_or_none_at_all():
+def test_every_prompt_needs_one_output():
     with pytest.raises(ValueError):
         score_task(TASK, said("only one"))

@@ -1,4 +1,4 @@
-"""Two models in memory where both fit, one after the other where they do not; each known by its files."""
+"""Two models in memory if both fit, otherwise one at a time; models are identified by their files."""
 
 import os
 
@@ -17,17 +17,17 @@ def pair(tmp_path):
     return [side_of(resolve(str(make_model(tmp_path / name))), "cpu", "auto") for name in ("a", "b")]
 
 
-def test_auto_is_what_the_model_is_held_in(pair):
+def test_auto_is_the_dtype_of_the_model(pair):
     assert (pair[0].device, pair[0].dtype) == ("cpu", "bfloat16")
 
 
-def test_bytes_are_those_of_the_files_in_the_dtype_it_is_loaded_in(pair):
+def test_bytes_are_estimated_from_files_and_dtype(pair):
     stored = sum(path.stat().st_size for path in pair[0].source.folder.glob("*.safetensors"))
     assert pair[0].bytes() == stored
     assert pair[0].in_dtype("float32").bytes() == 2 * stored
 
 
-def test_both_stay_loaded_where_they_fit(pair):
+def test_both_stay_loaded_if_they_fit(pair):
     sides = Sides(*pair)
     assert sides.together
     first = sides.load(pair[0])
@@ -35,7 +35,7 @@ def test_both_stay_loaded_where_they_fit(pair):
     assert sides.load(pair[0]) is first
 
 
-def test_one_goes_before_the_other_comes_where_they_do_not_fit(pair, monkeypatch):
+def test_one_is_released_before_the_other_is_loaded_if_they_do_not_fit(pair, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device: room.BESIDE + pair[0].bytes())
     sides = Sides(*pair)
     assert not sides.together
@@ -50,7 +50,7 @@ def test_a_model_alone_is_together(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("room_bytes", [10**9, 20_000])
-def test_offloaded_to_disk_it_says_the_same(pair, room_bytes):
+def test_offloading_to_disk_gives_the_same_logits(pair, room_bytes):
     tokens = torch.arange(20)[None]
     expected = pair[0].load().model(tokens).logits
     with offloaded(pair[0], room_bytes) as loaded:
@@ -65,7 +65,7 @@ def test_fit_adds_up(pair, monkeypatch):
     assert fit(*pair)
 
 
-def test_the_fingerprint_tells_models_apart_and_notices_a_change(pair):
+def test_the_fingerprint_differs_between_models_and_after_a_change(pair):
     first = pair[0].fingerprint
     assert first != pair[1].fingerprint
     assert pair[0].fingerprint == first
@@ -74,7 +74,7 @@ def test_the_fingerprint_tells_models_apart_and_notices_a_change(pair):
     assert pair[0].fingerprint != first
 
 
-def test_an_artifact_says_how_it_was_made(tiny_folder, text_file, tmp_path):
+def test_the_subject_of_an_artifact_has_its_settings(tiny_folder, text_file, tmp_path):
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
     compress(str(tiny_folder), tmp_path / "out", method="wanda", sparsity=0.5, calibration=calibration)
     subject = side_of(resolve(str(tmp_path / "out")), "cpu", "auto").subject()

@@ -1,4 +1,4 @@
-"""Sizes counted from a loaded model are those that its compression reported, and those of its files."""
+"""Sizes counted from a loaded model equal those of its report and of its files."""
 
 import shutil
 
@@ -18,7 +18,7 @@ def measured(folder, dtype="auto"):
 
 
 @pytest.mark.parametrize(("method", "shape"), [("wanda", {}), ("hybrid", {"bias": True}), ("svd", {"tied": True})])
-def test_an_artifact_has_the_sizes_that_its_report_says(tmp_path, text_file, method, shape):
+def test_an_artifact_has_the_sizes_of_its_report(tmp_path, text_file, method, shape):
     report = lsprism.compress(
         model_id=str(make_model(tmp_path / "model", **shape)),
         save_path=tmp_path / "out",

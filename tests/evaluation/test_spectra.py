@@ -1,4 +1,4 @@
-"""Singular values: what they say must follow from the matrices."""
+"""Singular values and energies follow from the matrices."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def _layer(form: str, rows: int, columns: int, rank: int = 0) -> LayerReport:
     )  # fmt: skip
 
 
-def test_a_form_that_keeps_all_changes_nothing():
+def test_an_uncompressed_layer_has_an_unchanged_spectrum():
     weight = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
     site = spectrum(weight, Sparse.pack(weight, torch.ones(12, 20, dtype=torch.bool)), _layer("sparse", 12, 20))
     assert site.before == pytest.approx(site.after) and site.lost_energy == 0

@@ -1,4 +1,4 @@
-"""Tasks: our own prompts are sound, a user's file works the same way, and the hub's datasets become prompts."""
+"""Tasks: built-in prompts are valid, user files work the same way, and Hub datasets become prompts."""
 
 import json
 
@@ -21,7 +21,7 @@ def write(tmp_path, *lines, name="mine.jsonl"):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_our_own_tasks_can_be_scored(name):
+def test_built_in_tasks_can_be_scored(name):
     task = load_task(name)
     assert len(task.prompts) >= 12
     for prompt in task.prompts:
@@ -29,17 +29,17 @@ def test_our_own_tasks_can_be_scored(name):
         assert prompt.reference, prompt.id
         assert bool(prompt.checks) is (name != "summarization"), prompt.id
         assert is_right(prompt.checks, prompt.reference) is not False, prompt.id
-        assert not is_right(prompt.checks, prompt.prompt), f"{prompt.id}: the prompt itself would pass for an answer"
+        assert not is_right(prompt.checks, prompt.prompt), f"{prompt.id}: the prompt itself would be correct"
 
 
-def test_passages_to_summarize_have_the_length_they_should():
+def test_passages_to_summarize_have_the_intended_length():
     for prompt in load_task("summarization").prompts:
         passage = prompt.prompt.partition("\n\n")[2]
         assert 80 <= len(passage.split()) <= 180
         assert len(prompt.reference.split()) < len(passage.split()) / 3
 
 
-def test_a_part_of_a_task_is_called_a_subset():
+def test_a_part_of_a_task_is_labeled_as_a_subset():
     whole, part = load_task("logic"), load_task("logic", 3)
     assert part.prompts == whole.prompts[:3]
     assert part.label == f"logic (3 prompts of {len(whole.prompts)}, a subset)"
@@ -75,7 +75,7 @@ def test_list_in_a_json_file_and_a_byte_order_mark_are_read(tmp_path):
         ('{"prompt": "one", "checks": [{"kind": "number"}]}', r"line 3: .*checks\.0\.number\.value.* is missing"),
         ('{"prompt": "one", "checks": [{"kind": "luck"}]}', r"line 3: checks\.0: .*'luck'"),
         (r'{"prompt": "half \ud800"}', "line 3: prompt"),
-        ('{"id": "1", "prompt": "one"}', "line 3: the id '1' is there twice"),
+        ('{"id": "1", "prompt": "one"}', "line 3: duplicate id '1'"),
     ],
 )
 def test_broken_line_is_named_with_its_number(tmp_path, line, message):
@@ -89,7 +89,7 @@ def test_broken_line_is_named_with_its_number(tmp_path, line, message):
         (
             "sumarization",
             SpecError,
-            "no task 'sumarization'.*summarization, extraction, creative, logic, cnn_dailymail",
+            "Unknown task 'sumarization'.*summarization, extraction, creative, logic, cnn_dailymail",
         ),
         ("missing.jsonl", CorpusError, "missing.jsonl' cannot be read: No such file"),
     ],
@@ -99,8 +99,8 @@ def test_unknown_task_or_file_is_one_sentence(name, kind, message):
         load_task(name)
 
 
-def test_file_without_prompts_or_that_is_not_text_is_refused(tmp_path):
-    with pytest.raises(CorpusError, match="holds no prompt"):
+def test_a_file_without_prompts_or_text_is_an_error(tmp_path):
+    with pytest.raises(CorpusError, match="has no prompts"):
         load_task(write(tmp_path, "\n\n"))
     (tmp_path / "bytes.jsonl").write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(CorpusError, match="not UTF-8.*byte 12"):
@@ -111,7 +111,7 @@ def test_file_without_prompts_or_that_is_not_text_is_refused(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that holds many copies of NEWS and remembers how it was asked and how much was read."""
+    """A fake Hub with many copies of NEWS that records the request and the number of rows read."""
     seen = {"read": 0}
 
     def rows():
@@ -137,10 +137,10 @@ def test_dataset_of_the_hub_becomes_prompts_with_references(hub):
     assert ask == HUB_TASKS["cnn_dailymail"].ask
     assert NEWS["article"].startswith(text) and len(text.split()) == MOST_WORDS
     assert task.label == "cnn_dailymail (3 prompts of more, a subset)"
-    assert task.origin == "first rows of abisee/cnn_dailymail (test), texts cut to 600 words"
+    assert task.origin == "first rows of abisee/cnn_dailymail (test), texts truncated to 600 words"
 
 
-def test_dataset_with_other_columns_is_refused(hub):
+def test_a_dataset_with_other_columns_is_an_error(hub):
     with pytest.raises(CorpusError, match="EdinburghNLP/xsum.*no text in the column 'document'"):
         load_task("xsum")
 
@@ -148,19 +148,19 @@ def test_dataset_with_other_columns_is_refused(hub):
 @pytest.mark.parametrize(
     "error", [ConnectionError("no network"), RuntimeError("Dataset scripts are no longer supported")]
 )
-def test_what_the_hub_refuses_is_one_sentence_with_the_next_step(hub, monkeypatch, error):
+def test_errors_of_the_hub_have_a_next_step(hub, monkeypatch, error):
     def load_dataset(*_, **__):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(CorpusError, match=f"knkarthick/samsum could not be had.*{error}.*Use the task summarization"):
+    with pytest.raises(CorpusError, match=f"knkarthick/samsum could not be .*{error}.*Use the built-in task"):
         load_task("samsum")
 
 
-def test_without_network_the_hub_is_asked_once(monkeypatch):
+def test_without_network_the_hub_is_tried_once(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("would retry for half a minute"))
-    with pytest.raises(CorpusError, match="EdinburghNLP/xsum could not be had"):
-        load_task("xsum")  # conftest has forbidden the network
+    with pytest.raises(CorpusError, match="EdinburghNLP/xsum could not be"):
+        load_task("xsum")  # conftest disables the network
 
 
 def test_label_of_a_whole_task():

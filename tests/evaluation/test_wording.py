@@ -1,4 +1,4 @@
-"""Words of any script, whole."""
+"""Word boundaries in any script."""
 
 import pytest
 
@@ -26,7 +26,7 @@ from lsprism.evaluation.wording import spans, words
         ("", []),
     ],
 )
-def test_words_are_whole(text, wanted):
+def test_words_are_complete(text, wanted):
     assert words(text) == wanted
 
 
@@ -44,7 +44,7 @@ def test_spans_are_where_the_words_stand():
         ("水流过桥", "鸟在唱歌", 0.0),
     ],
 )
-def test_rouge_counts_the_words_that_are_equal(one, other, value):
+def test_rouge_counts_equal_words(one, other, value):
     assert Rouge().compute(predictions=[one], references=[other])["rouge1"].values == [pytest.approx(value)]
 
 
@@ -61,5 +61,5 @@ def test_rouge_counts_the_words_that_are_equal(one, other, value):
         ("cafe\u0301", "the café", [4]),
     ],
 )
-def test_an_answer_names_whole_words_only(text, answer, wanted):
+def test_only_whole_words_match(text, answer, wanted):
     assert places(text, answer) == wanted

@@ -1,4 +1,4 @@
-"""Word perplexity: every token scored once, with the context that lm-eval gives it."""
+"""Word perplexity: every token is scored once, with the same context as in lm-eval."""
 
 import math
 
@@ -20,8 +20,8 @@ def tiny(tiny_folder):
     return load(resolve(str(tiny_folder)), dtype="float32")
 
 
-def test_the_last_window_reaches_back():
-    """The example of lm-eval's documentation: ten tokens, context of four; only what is not yet scored is predicted."""
+def test_the_last_window_overlaps():
+    """The example of lm-eval's documentation: ten tokens, context of four; each token is predicted once."""
     assert list(rolling_windows(range(10), -1, 4)) == [
         ([-1, 0, 1, 2], [0, 1, 2, 3]),
         ([3, 4, 5, 6], [4, 5, 6, 7]),
@@ -40,7 +40,7 @@ def test_every_token_is_predicted_once_from_those_before_it(length, context):
 
 
 @given(length=st.integers(0, 60), context=st.integers(3, 20), start=st.sampled_from([[-1], [-2, -1]]))
-def test_every_window_may_begin_with_the_same_tokens(length, context, start):
+def test_every_window_may_start_with_the_same_tokens(length, context, start):
     windows = list(begun_windows(range(length), start, context))
     assert [token for _, predicted in windows for token in predicted] == list(range(length))
     for read, predicted in windows:
@@ -52,12 +52,12 @@ def test_every_window_may_begin_with_the_same_tokens(length, context, start):
 
 @torch.no_grad()
 def by_hand(tiny, texts, context: int) -> float:
-    """-log p of all texts, nats: one full forward pass per token, over what stands before it in its window."""
+    """-log p of all texts in nats, with one full forward pass per token over the preceding tokens of its window."""
     total = 0.0
     for text in texts:
         ids = [tiny.tokenizer.bos_token_id, *tiny.tokenizer(text, add_special_tokens=False)["input_ids"]]
         for n in range(1, len(ids)):
-            end = min(-(-n // context) * context, len(ids) - 1)  # of the window that predicts token n
+            end = min(-(-n // context) * context, len(ids) - 1)  # end of the window that predicts token n
             read = torch.tensor([ids[max(0, end - context) : n]], device=tiny.device)
             total -= tiny.model(read).logits[0, -1].log_softmax(-1)[ids[n]].item()
     return total
@@ -73,7 +73,7 @@ def test_equals_one_pass_per_token(tiny, context):
     assert figure.is_subset and figure.text == "three lines" and figure.context == context
 
 
-def test_a_tokenizer_that_begins_every_text_with_bos_does_not_double_it(tiny, tiny_folder):
+def test_bos_of_the_tokenizer_is_not_doubled(tiny, tiny_folder):
     begun = load(resolve(str(tiny_folder)), dtype="float32")
     begun.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", begun.tokenizer.bos_token_id)]
@@ -88,13 +88,13 @@ def test_words_are_counted_as_lm_eval_does():
     assert [count_words(text) for text in ("", "one", "one two", " one\n\n two ")] == [1, 1, 2, 4]
 
 
-def test_a_document_without_tokens_counts_its_word_and_nothing_else(tiny):
+def test_a_document_without_tokens_counts_one_word(tiny):
     alone = finished(measuring(tiny, Documents(["a river"], "one", of=1), 8))
     both = finished(measuring(tiny, Documents(["a river", ""], "two", of=2), 8))
     assert both.nll * both.words == pytest.approx(alone.nll * alone.words) and both.words == alone.words + 1
 
 
-def test_eos_begins_a_document_where_there_is_no_bos(tiny):
+def test_eos_starts_a_document_without_bos(tiny):
     class Tokenizer:
         bos_token_id, eos_token_id = None, 2
 
@@ -105,10 +105,10 @@ def test_eos_begins_a_document_where_there_is_no_bos(tiny):
         prefix_token(Tokenizer)
 
 
-def test_what_cannot_be_measured_is_refused(tiny):
-    with pytest.raises(CorpusError, match="nothing holds no document"):
+def test_impossible_settings_are_errors(tiny):
+    with pytest.raises(CorpusError, match="nothing has no document"):
         finished(measuring(tiny, Documents([""], "nothing", of=1), 8))
-    with pytest.raises(SpecError, match="positions for 256"):
+    with pytest.raises(SpecError, match="supports only 256"):
         finished(measuring(tiny, Documents(["a"], "one", of=1), 300))
 
 

@@ -1,12 +1,12 @@
-"""Zero-shot tasks by the real lm-eval, on a task of our own that lies here."""
+"""Zero-shot tasks with the real lm-eval, on a local task."""
 
-import importlib.util
 import json
 
 import pytest
 
+from lsprism import extras
 from lsprism.api import load
-from lsprism.errors import SpecError
+from lsprism.errors import RequestError, SpecError
 from lsprism.evaluation import zero_shot
 from lsprism.evaluation.evaluate import QUICK_EXAMPLES, Evaluation
 from lsprism.evaluation.steps import finished
@@ -41,7 +41,7 @@ def loaded(tiny_folder):
     return load(str(tiny_folder))
 
 
-def test_the_accuracy_is_that_of_the_likelier_choice(loaded, manager):
+def test_the_accuracy_is_that_of_the_more_likely_choice(loaded, manager):
     figure = finished(zero_shot.measuring(loaded, ["local_choice"], manager=manager))
     logits = [
         loaded.model(**loaded.tokenizer(f"the {word}", return_tensors="pt")).logits[0, -1] for word in ("one", "two")
@@ -53,26 +53,25 @@ def test_the_accuracy_is_that_of_the_likelier_choice(loaded, manager):
     assert "all examples" in figure.protocol()
 
 
-def test_a_limit_is_called_a_subset(loaded, manager):
+def test_a_limit_is_labeled_as_a_subset(loaded, manager):
     figure = finished(zero_shot.measuring(loaded, ["local_choice"], limit=2, manager=manager))
     assert figure.examples == {"local_choice": 2}
     assert "the first 2 examples of each (a subset)" in figure.protocol()
 
 
-def test_a_task_that_is_unknown_is_refused(loaded, manager):
+def test_an_unknown_task_is_an_error(loaded, manager):
     with pytest.raises(SpecError, match="no task 'riddles'"):
         finished(zero_shot.measuring(loaded, ["riddles"], manager=manager))
 
 
-def test_without_the_library_the_command_to_install_it_is_given(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(zero_shot, "find_spec", lambda name: None)
-    with pytest.raises(SpecError, match="pip install 'lm-eval"):
+def test_without_the_library_the_install_command_is_given(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"lm_eval is not installed.*pip install .*\[zero-shot\]"):
         zero_shot.require_library()
 
 
 @pytest.mark.parametrize(("settings", "examples"), [({}, None), ({"quick": True}, QUICK_EXAMPLES)])
 @pytest.mark.parametrize("limit", [0, 7])
-def test_quick_takes_a_part_of_it_too(settings, examples, limit):
+def test_quick_uses_a_subset(settings, examples, limit):
     asked = MeasureSpec(zero_shot_limit=limit, **settings)
     assert Evaluation(asked, None, None, None)._examples == (limit or examples)

@@ -1,4 +1,4 @@
-"""A cache with room holds what transformers' own holds, whatever happens to it."""
+"""A preallocated cache has the same content as that of transformers, after any operation."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ ROOM = 3
 
 @pytest.fixture
 def pair(monkeypatch):
-    """Our cache and transformers' own after the same prompt."""
+    """The preallocated cache and that of transformers after the same prompt."""
     monkeypatch.setattr(roomy, "FEW", ROOM)
     torch.manual_seed(0)
     both = DynamicCache(), DynamicCache()
@@ -44,7 +44,7 @@ def test_a_token_is_written_in_place(pair):
     assert layer.keys.data_ptr() == before
 
 
-def test_cut_chosen_and_begun_anew(pair):
+def test_cropped_reordered_and_reset(pair):
     for _ in range(6):
         feed(pair, 1)
     for cache in pair:
@@ -60,7 +60,7 @@ def test_cut_chosen_and_begun_anew(pair):
 
 
 @pytest.mark.parametrize("tokens", [7, roomy.FEW + 9])
-def test_what_a_cache_takes_is_foretold(tiny_folder, tokens):
+def test_the_size_of_a_cache_is_predicted(tiny_folder, tokens):
     model = api.load(tiny_folder).model
     cache = DynamicCache()
     roomy.make_room(cache)

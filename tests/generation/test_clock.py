@@ -1,4 +1,4 @@
-"""The clock of one stream, driven by a hand-wound time."""
+"""The clock of one stream, with simulated time."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_no_speed_before_the_second_token():
     assert clock.timing.tokens_per_s is None
 
 
-def test_a_reading_stays_as_it_was_and_a_failed_token_does_not_count():
+def test_readings_are_immutable_and_failed_tokens_do_not_count():
     time = Time()
     clock = Clock(time)
     with clock.token():

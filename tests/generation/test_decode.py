@@ -1,4 +1,4 @@
-"""One call of the model: prefill and step together say what one pass over the whole text says."""
+"""Forward passes: prefill and step give the same as one pass over the whole text."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a family remembers of the text is used, whatever it is called; one that remembers nothing reads it again."""
+"""The memory of any architecture is used, whatever its name; a model without one reads the text again."""
 
 import threading
 from functools import cache
@@ -35,7 +35,7 @@ FAMILIES = {
     "mamba2": dict(state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=16),
     "falcon_mamba": dict(state_size=8, time_step_rank=4),
     "rwkv": dict(attention_hidden_size=32, intermediate_size=64, context_length=256),
-    "openai-gpt": {},  # remembers nothing
+    "openai-gpt": {},  # no cache
     "falcon_h1": GATED | MAMBA2 | dict(mamba_d_ssm=64, mamba_n_groups=1, head_dim=8),
     "qwen3_next": GATED
     | dict(
@@ -48,7 +48,7 @@ FAMILIES = {
         num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
         num_experts=2, mamba_d_state=8, mamba_dt_rank=4,
     ),
-    "zamba": GATED | SHARED | dict(mamba_dt_rank=4, n_mamba_heads=2),  # layers of several blocks
+    "zamba": GATED | SHARED | dict(mamba_dt_rank=4, n_mamba_heads=2),  # layers shared by blocks
     "zamba2": GATED
     | SHARED
     | dict(num_mem_blocks=1, mamba_ngroups=1, n_mamba_heads=8, mamba_headdim=8, chunk_size=16,
@@ -77,7 +77,7 @@ def folder_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_steps_say_what_reading_everything_at_once_says(family, folder_of):
+def test_steps_equal_one_pass_over_the_text(family, folder_of):
     model = AutoModelForCausalLM.from_pretrained(folder_of(family), dtype=torch.float32).eval()
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([TEXT]), use_cache=False).logits[0]
@@ -90,7 +90,7 @@ def test_steps_say_what_reading_everything_at_once_says(family, folder_of):
     assert isinstance(memory, TextRead) == (family == "openai-gpt")
 
 
-def test_a_chat_goes_on_in_families_without_keys_and_values(folder_of):
+def test_a_chat_continues_in_architectures_without_a_kv_cache(folder_of):
     told = []
     seats = {"left": Wanted(model_id=folder_of("mamba")), "right": Wanted(model_id=folder_of("openai-gpt"))}
     engine = Engine(told.append)
@@ -115,7 +115,7 @@ def test_the_whole_loop_from_compression_to_evaluation(family, folder_of, text_f
     loaded = api.load(tmp_path / "out", "cpu")
     pieces = list(api.generating(loaded, "a river", GenerateSpec(max_new_tokens=4, greedy=True, ignore_eos=True)))
     assert len(pieces) == 4
-    text = ",text" if family == "mamba" else ""  # whose judge takes a second
+    text = ",text" if family == "mamba" else ""  # its encoder takes a second
     asked = {"measures": f"sizes,perplexity,kl,word-perplexity{text}", "dataset": str(text_file), "context": 32}
     asked |= {"windows": 2, "tasks": "logic", "limit": 1, "answer_tokens": 3}
     found = measure.evaluate(tmp_path / "out", measuring=asked, device="cpu")

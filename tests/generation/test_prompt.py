@@ -1,4 +1,4 @@
-"""What the model reads: template or plain text, one beginning of text, and errors that say what to do."""
+"""Input tokens: template or plain text, a single BOS, and errors with a next step."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def tokenizer():
 
 @pytest.fixture
 def begins():
-    """A tokenizer that writes <s> before every text, whose template writes it too."""
+    """A tokenizer that adds <s> to every text, and whose template contains it too."""
     tokenizer = wrapping("<s> $A")
     tokenizer.chat_template = "{{ bos_token }} " + tokenizer.chat_template
     return tokenizer
@@ -43,16 +43,16 @@ def words(tokenizer, input_ids):
     return " ".join(tokenizer.convert_ids_to_tokens(input_ids[0].tolist()))
 
 
-def test_a_text_becomes_a_user_message_where_there_is_a_template(tokenizer):
+def test_a_text_becomes_a_user_message_if_there_is_a_template(tokenizer):
     assert words(tokenizer, encode(tokenizer, "red river")) == "<unk> . red river . then"
     assert torch.equal(encode(tokenizer, "red river"), encode(tokenizer, "red river", chat=True))
 
 
-def test_messages_are_rendered_in_order_and_the_answer_is_asked_for(tokenizer):
+def test_messages_are_rendered_in_order_with_a_generation_prompt(tokenizer):
     assert words(tokenizer, encode(tokenizer, TALK)) == "a . red river . the . blue stone . then"
 
 
-def test_completion_goes_on_from_the_text(tokenizer, plain):
+def test_completion_continues_the_text(tokenizer, plain):
     assert words(tokenizer, encode(tokenizer, "red river", chat=False)) == "red river"
     assert words(plain, encode(plain, "red river")) == "red river"
     assert words(plain, encode(plain, TALK)) == "red river blue stone"
@@ -67,11 +67,11 @@ def test_completion_goes_on_from_the_text(tokenizer, plain):
         ("", False, "<s>"),
     ],
 )
-def test_a_text_begins_once(begins, prompt, chat, expected):
+def test_bos_is_added_once(begins, prompt, chat, expected):
     assert words(begins, encode(begins, prompt, chat)) == expected
 
 
-def test_an_empty_prompt_is_the_beginning_of_a_text_or_an_error(plain):
+def test_an_empty_prompt_is_bos_or_an_error(plain):
     assert words(plain, encode(plain, "")) == "<s>"
     plain.bos_token = None
     with pytest.raises(SpecError, match="empty") as caught:
@@ -91,17 +91,17 @@ def test_messages_that_the_template_refuses_are_an_error(tokenizer):
         encode(tokenizer, TALK)
 
 
-def test_a_template_that_leaves_bos_out_begins_with_it_too(begins):
+def test_bos_is_added_if_the_template_omits_it(begins):
     begins.chat_template = make_tokenizer().chat_template
     assert words(begins, encode(begins, "red river")) == "<s> <unk> . red river . then"
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_nothing_of_the_tokenizers_own_stands_behind_the_prompt(chat):
+def test_no_end_tokens_are_appended_to_the_prompt(chat):
     ends = wrapping("<s> $A </s>")
     assert ends("red river")["input_ids"][-1] == ends.eos_token_id
     assert words(ends, encode(ends, "red river", chat)).split()[-1] == ("then" if chat else "river")
-    assert words(ends, encode(ends, "red river </s>", chat=False)) == "<s> red river </s>", "it was typed"
+    assert words(ends, encode(ends, "red river </s>", chat=False)) == "<s> red river </s>", "it is part of the prompt"
 
 
 PARTS = (
@@ -111,7 +111,7 @@ PARTS = (
 
 
 @pytest.mark.parametrize("prompt", ["red river", "a", "then"])
-def test_a_template_that_wants_a_list_of_parts_is_given_one(tokenizer, prompt):
+def test_a_template_that_requires_content_parts_gets_them(tokenizer, prompt):
     tokenizer.chat_template = PARTS
     assert words(tokenizer, encode(tokenizer, prompt)) == f"{prompt} . then"
 
@@ -122,19 +122,19 @@ def test_a_template_that_wants_a_list_of_parts_is_given_one(tokenizer, prompt):
         "then",
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}then",
         "{% for m in messages %}{{ m['content'][:4] }}{% endfor %}",
-        "{{ messages[-1]['content'] }}",  # drops what the system prompt says
+        "{{ messages[-1]['content'] }}",  # drops the system prompt
     ],
 )
-def test_a_template_that_drops_what_was_asked_is_refused(tokenizer, template):
+def test_a_template_that_drops_the_prompt_is_refused(tokenizer, template):
     tokenizer.chat_template = template
     messages = [{"role": "system", "content": "then"}, {"role": "user", "content": "red river"}]
-    with pytest.raises(SpecError, match="drops what it is asked") as caught:
+    with pytest.raises(SpecError, match="drops the prompt") as caught:
         encode(tokenizer, messages)
     assert "plain completion" in caught.value.hint
     assert words(tokenizer, encode(tokenizer, messages, chat=False)) == "then red river"
 
 
-def test_what_a_template_drops_of_the_models_own_answers_is_its_business(tokenizer):
+def test_a_template_may_drop_parts_of_assistant_messages(tokenizer):
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['content'].split('. ')[-1] if m['role'] == 'assistant' else m['content'] }} "
         "{% endfor %}"
@@ -145,21 +145,21 @@ def test_what_a_template_drops_of_the_models_own_answers_is_its_business(tokeniz
 
 
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'] + 1 }}", "{{ messages[9]['a']['b'] }}", "{% if %}"])
-def test_a_template_that_fails_is_named(tokenizer, template):
+def test_a_template_error_is_reported(tokenizer, template):
     tokenizer.chat_template = template
     with pytest.raises(SpecError, match="chat template") as caught:
         encode(tokenizer, "red river")
     assert "\n" not in caught.value.message
 
 
-def test_the_default_of_several_templates_is_taken(tokenizer):
+def test_the_default_of_several_templates_is_used(tokenizer):
     tokenizer.chat_template = {"rag": "then", "default": "{{ messages[0]['content'] }}"}
     assert words(tokenizer, encode(tokenizer, "red river")) == "red river"
     tokenizer.chat_template = {"chat": "{{ messages[0]['content'] }} then"}
     assert words(tokenizer, encode(tokenizer, "red river")) == "red river then"
 
 
-def test_several_templates_without_a_default_are_named(tokenizer):
+def test_several_templates_without_a_default_are_listed(tokenizer):
     tokenizer.chat_template = {"rag": "then", "tool_use": "{{ messages[0]['content'] }}"}
     for chat in (None, True):
         with pytest.raises(SpecError, match="rag, tool_use") as caught:
@@ -169,8 +169,8 @@ def test_several_templates_without_a_default_are_named(tokenizer):
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_half_of_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(tokenizer, chat):
-    with pytest.raises(SpecError, match=r"half of a surrogate pair, '\\ud83d' at character 5") as caught:
+def test_unpaired_surrogates_are_refused_and_pairs_combined(tokenizer, chat):
+    with pytest.raises(SpecError, match=r"unpaired surrogate '\\ud83d' at character 5") as caught:
         encode(tokenizer, "red \ud83d river", chat)
     assert caught.value.message.isascii()
     whole, halves = "red \N{GRINNING FACE} river", "red \ud83d\ude00 river"
@@ -181,5 +181,5 @@ def test_a_prompt_without_a_known_word_is_refused(plain):
     plain.backend_tokenizer.model = WordLevel({"<s>": 1, "red": 4}, unk_token="<unk>")
     plain.backend_tokenizer.pre_tokenizer = Split(" ", "removed")
     plain.backend_tokenizer.normalizer = Replace(Regex("[^a-z ]"), "")
-    with pytest.raises(SpecError, match="no token for anything"):
+    with pytest.raises(SpecError, match="no token for any part"):
         encode(plain, "4 2")

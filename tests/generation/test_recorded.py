@@ -1,4 +1,4 @@
-"""A step over buffers of a fixed size says what a step over a growing cache says; on a card it is replayed as well."""
+"""A step with a fixed-size cache gives the same as with a growing one; on a GPU it is also replayed."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ def model(tiny_folder):
 
 
 def dynamic(model, tokens):
-    """Logits after each of the tokens, all read at once."""
+    """Logits after each token, from one pass over all tokens."""
     with torch.inference_mode():
         return model(input_ids=torch.tensor([PROMPT + tokens], device=DEVICE)).logits[0, len(PROMPT) :]
 
 
-def test_its_steps_agree_with_reading_everything_at_once(model, monkeypatch):
-    """Through several buffers: each begins with what the one before it held."""
+def test_steps_equal_one_pass_over_the_text(model, monkeypatch):
+    """With several buffers: each starts with the content of the previous one."""
     monkeypatch.setattr(recorded, "ROOM", 4)
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     one, tokens = recorded.Recorded(model, cache), [3, 8, 4, 4, 9, 10, 5, 6, 7, 11, 3, 12]
@@ -33,7 +33,7 @@ def test_its_steps_agree_with_reading_everything_at_once(model, monkeypatch):
     assert (one._graph is not None) == (DEVICE == "cuda")
 
 
-def test_two_answers_take_turns(model):
+def test_two_answers_can_be_interleaved(model):
     caches = [prefill(model, torch.tensor([PROMPT], device=DEVICE))[1] for _ in range(2)]
     left, right = (recorded.Recorded(model, cache) for cache in caches)
     found = []
@@ -45,7 +45,7 @@ def test_two_answers_take_turns(model):
 
 
 def read(model):
-    """The answer's first logits, by growing cache and by whatever `step` takes."""
+    """The first logits, with a growing cache and with the one that `step` chooses."""
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     found = []
     for token in (3, 8, 4):
@@ -54,8 +54,8 @@ def read(model):
     return cache, torch.stack(found)
 
 
-def test_a_model_that_reads_no_buffers_of_fixed_size_goes_on_with_its_own(monkeypatch):
-    """Falcon's alibi is as long as what was read."""
+def test_a_model_without_fixed_size_support_keeps_its_cache(monkeypatch):
+    """Falcon's alibi has the length of the text."""
     config = FalconConfig(vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
     model = FalconForCausalLM(config).eval().to(DEVICE)
     monkeypatch.setattr(recorded, "recordable", lambda *_: True)
@@ -66,13 +66,13 @@ def test_a_model_that_reads_no_buffers_of_fixed_size_goes_on_with_its_own(monkey
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a CUDA device")
-def test_what_cannot_be_recorded_ends_on_the_stream_where_it_began(tiny_folder, monkeypatch):
+def test_a_failed_recording_restores_the_stream(tiny_folder, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).to(DEVICE)
     plain, stream = recorded.Recorded._forward, torch.cuda.current_stream()
 
     def asking(self):
         logits = plain(self)
-        logits[0].item()  # waits for the device, which no recording can
+        logits[0].item()  # synchronizes, which a recording does not allow
         return logits
 
     monkeypatch.setattr(recorded.Recorded, "_forward", asking)
@@ -85,7 +85,7 @@ def on_a_card(model, monkeypatch):
     monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
 
 
-def test_only_where_it_may(model, monkeypatch):
+def test_requirements_of_a_recording(model, monkeypatch):
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     if DEVICE == "cpu":
         assert not recorded.recordable(model, cache)
@@ -94,15 +94,15 @@ def test_only_where_it_may(model, monkeypatch):
     with using("reference"):
         assert not recorded.recordable(model, cache)
     monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
-    assert not recorded.recordable(model, cache), "which would read the empty places as well"
+    assert not recorded.recordable(model, cache), "it would attend to unused positions"
     monkeypatch.setattr(model.config, "_attn_implementation", "sdpa")
     assert recorded.recordable(model, cache)
     monkeypatch.setattr(model, "hf_device_map", {"": "cpu"}, raising=False)
     assert not recorded.recordable(model, cache)
 
 
-def test_not_a_model_that_forgets(monkeypatch):
-    """A sliding window is another kind of buffer."""
+def test_sliding_windows_are_not_recorded(monkeypatch):
+    """A sliding window uses another kind of buffer."""
     config = MistralConfig(vocab_size=20, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
                            num_attention_heads=4, num_key_value_heads=2, sliding_window=4)  # fmt: skip
     model = MistralForCausalLM(config).to(DEVICE)
@@ -111,7 +111,7 @@ def test_not_a_model_that_forgets(monkeypatch):
     assert not recorded.recordable(model, cache)
 
 
-def test_the_decode_loop_takes_this_way(model, monkeypatch):
+def test_the_decode_loop_uses_recordings(model, monkeypatch):
     if DEVICE == "cpu":
         monkeypatch.setattr(recorded, "recordable", lambda *_: True)
     cache, found = read(model)

@@ -1,4 +1,4 @@
-"""The demo model answers with the same words whether the compiled kernels or plain torch multiply."""
+"""The demo model generates the same text with the compiled kernels and with the reference path."""
 
 import shutil
 
@@ -20,11 +20,11 @@ from lsprism.models.surgery import place
 from lsprism.specs import GenerateSpec
 
 TOKENS = 64
-NEAR = 4  # roundings of a logit that two paths may differ by
+NEAR = 4  # maximum difference of two logits, in rounding steps
 
 
 def pruned(dtype: str, int8: bool):
-    """The demo model without the smaller third of its weights, and with two factors whose product is small."""
+    """The demo model with a third of its weights pruned by magnitude, plus low-rank factors with a small product."""
     loaded = api.load("demo", "cpu", dtype)
     torch.manual_seed(0)
     for name, layer in list(loaded.model.named_modules()):
@@ -51,7 +51,7 @@ def test_greedy_text_is_that_of_the_reference(dtype, int8, monkeypatch):
     spec = GenerateSpec(max_new_tokens=TOKENS, greedy=True, ignore_eos=True)
     said = [piece.token for piece in generate(loaded.model, loaded.tokenizer, prompt, spec)]
     assert len(said) == TOKENS and len(calls) == 30 * (TOKENS - 1)
-    # The reference reads the same words at once: it says them too if each is its likeliest after those before.
+    # The reference reads the same tokens in one pass: each must be its most likely one, given those before.
     with using("reference"), torch.inference_mode():
         words = torch.cat([prompt, torch.tensor([said])], dim=1)
         logits = loaded.model(words).logits[0, prompt.shape[1] - 1 : -1].float()

@@ -1,4 +1,4 @@
-"""From logits to a token: the meaning of each setting, transformers as the reference, and reproducible draws."""
+"""From logits to a token: each setting, compared with transformers, and reproducible samples."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_a_temperature_close_to_zero_is_greedy(temperature):
 
 
 @pytest.mark.parametrize(("k", "kept"), [(1, [1]), (2, [1, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])])
-def test_top_k_keeps_the_k_likeliest(k, kept):
+def test_top_k_keeps_the_k_most_likely(k, kept):
     assert keep_top_k(HALVES, k).isfinite().nonzero()[:, 0].tolist() == kept
 
 
@@ -91,7 +91,7 @@ def test_top_p_keeps_one_of_a_flat_distribution():
     assert keep_top_p(torch.zeros(1000), 1e-12).isfinite().sum() == 1
 
 
-def test_what_is_kept_shares_the_whole_mass():
+def test_kept_tokens_are_normalized():
     assert probabilities(HALVES, top_k=2).tolist() == pytest.approx([0, 2 / 3, 0, 1 / 3])
     assert probabilities(HALVES, top_p=0.6).tolist() == pytest.approx([0, 2 / 3, 0, 1 / 3])
 
@@ -101,13 +101,13 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     assert scores.tolist() == [1.0, -4.0, 2.0, -2.0]
 
 
-def test_the_penalty_falls_on_prompt_and_answer():
+def test_the_penalty_applies_to_prompt_and_output():
     sampler = Sampler(GenerateSpec(greedy=True, repetition_penalty=2.0))
     sampler.see(torch.tensor([0]))
     assert draws(sampler, torch.tensor([4.0, 3.0, 2.5]), 3) == [1, 2, 0]
 
 
-def test_greedy_takes_the_likeliest_whatever_the_other_settings():
+def test_greedy_ignores_the_other_settings():
     assert draws(Sampler(GenerateSpec(greedy=True, temperature=100, seed=3)), HALVES, 20) == [1] * 20
 
 
@@ -118,20 +118,20 @@ def test_draws_follow_the_probabilities():
         assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 
 
-def test_a_token_ruled_out_is_never_drawn():
+def test_an_excluded_token_is_never_sampled():
     logits = torch.full((5000,), float("-inf"))
     logits[[17, 4000]] = torch.tensor([0.0, -1.0])
     assert set(draws(Sampler(GenerateSpec(**PLAIN)), logits, 300)) == {17, 4000}
 
 
-def test_the_draw_lies_on_a_possible_token_at_both_ends(monkeypatch):
+def test_the_extreme_samples_are_possible_tokens(monkeypatch):
     logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])
     for point, token in [(0.0, 1), (0.5, 3), (1 - 2**-53, 3), (1.0, 3)]:
         monkeypatch.setattr(torch, "rand", lambda *a, point=point, **k: torch.tensor(point, dtype=torch.float64))
         assert Sampler(GenerateSpec(**PLAIN)).pick(logits) == token
 
 
-def test_a_seed_gives_the_same_draws_whatever_the_global_generator_does():
+def test_a_seed_is_independent_of_the_global_generator():
     logits, spec = torch.randn(500, generator=torch.Generator().manual_seed(5)), GenerateSpec(seed=11)
     alone = draws(Sampler(spec), logits, 20)
     disturbed, sampler = [], Sampler(spec)
@@ -145,7 +145,7 @@ def test_a_seed_gives_the_same_draws_whatever_the_global_generator_does():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_half_precision_logits_are_weighed_in_float32():
+def test_half_precision_logits_are_processed_in_float32():
     logits = torch.randn(100, generator=torch.Generator().manual_seed(2)).bfloat16()
     ours = probabilities(logits, temperature=0.7)
     assert ours.dtype == torch.float32
@@ -154,6 +154,6 @@ def test_half_precision_logits_are_weighed_in_float32():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_logits_that_are_no_numbers_are_an_error(value, greedy):
+def test_nan_logits_are_an_error(value, greedy):
     with pytest.raises(NumericError, match=str(value)):
         Sampler(GenerateSpec(greedy=greedy)).pick(torch.tensor([0.0, value, 1.0]))

@@ -1,4 +1,4 @@
-"""One answer as an iterator: transformers as the reference, ends, the stop button, and two streams in turn."""
+"""One output as an iterator: compared with transformers, stop reasons, stopping, and interleaved streams."""
 
 import threading
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def tokenizer(tiny_folder):
 
 
 class Scripted:
-    """A model that says `script` token by token, calls `work` for each, and counts its calls."""
+    """A model that generates `script` token by token, calls `work` for each, and counts its calls."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -71,7 +71,7 @@ def test_greedy_equals_transformers_token_for_token(model, tokenizer, prompt, pe
     assert text(pieces) == tokenizer.decode(theirs, skip_special_tokens=True)
 
 
-def test_a_seed_gives_the_same_text_though_the_global_generator_is_disturbed(model, tokenizer):
+def test_a_seed_gives_the_same_text_despite_global_random_state(model, tokenizer):
     settings = {"max_new_tokens": 30, "temperature": 2.0, "ignore_eos": True}
     alone = tokens(answer(model, tokenizer, seed=7, **settings))
     disturbed = []
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_text_though_the_global_generator_is_disturbed(mod
     assert disturbed == alone != tokens(answer(model, tokenizer, seed=8, **settings))
 
 
-def test_two_streams_in_turn_say_what_each_says_alone(model, tokenizer):
+def test_interleaved_streams_give_the_same_text(model, tokenizer):
     settings = {"max_new_tokens": 30, "ignore_eos": True}
     alone = [tokens(answer(model, tokenizer, p, seed=n, **settings)) for n, p in enumerate(PROMPTS[:2])]
     streams = [answer(model, tokenizer, p, seed=n, **settings) for n, p in enumerate(PROMPTS[:2])]
@@ -90,7 +90,7 @@ def test_two_streams_in_turn_say_what_each_says_alone(model, tokenizer):
     assert alone[0] != alone[1]
 
 
-def test_the_clock_leaves_out_the_turns_of_others(tokenizer, monkeypatch):
+def test_the_clock_excludes_other_streams(tokenizer, monkeypatch):
     now = [0.0]
 
     def takes(seconds):
@@ -104,7 +104,7 @@ def test_the_clock_leaves_out_the_turns_of_others(tokenizer, monkeypatch):
     assert (late.timing.first_token_s, late.timing.decode_s, late.timing.tokens_per_s) == (10, 30, 0.1)
 
 
-def test_the_last_piece_alone_has_a_reason_and_the_end_token_no_text(tokenizer):
+def test_only_the_last_piece_has_a_reason_and_eos_has_no_text(tokenizer):
     pieces = list(answer(Scripted([7, 8, 2]), tokenizer))
     assert [(p.token, p.text, p.reason) for p in pieces] == [(7, "river", None), (8, " stone", None), (2, "", "eos")]
     assert [p.timing.tokens for p in pieces] == [1, 2, 3]
@@ -124,20 +124,20 @@ def test_end_tokens_may_be_missing():
     assert end_tokens(model, SimpleNamespace(eos_token_id=None)) == frozenset()
 
 
-def test_ignore_eos_goes_on_to_the_full_length(tokenizer):
+def test_ignore_eos_generates_the_full_length(tokenizer):
     pieces = list(answer(Scripted([7, 2, 8, 2]), tokenizer, max_new_tokens=4, ignore_eos=True))
     assert tokens(pieces) == [7, 2, 8, 2]
     assert (text(pieces), pieces[-1].reason) == ("river stone", "length")
 
 
-def test_the_length_ends_the_answer_without_a_needless_step(tokenizer):
+def test_the_length_limit_needs_no_extra_step(tokenizer):
     model = Scripted([7, 8, 9, 10])
     pieces = list(answer(model, tokenizer, max_new_tokens=3))
     assert (tokens(pieces), pieces[-1].reason, model.calls) == ([7, 8, 9], "length", 3)
 
 
 @pytest.mark.parametrize("reason", ["length", "stopped", "eos"])
-def test_the_last_piece_brings_the_text_held_back(reason):
+def test_the_last_piece_includes_pending_text(reason):
     """Tokens 0, 1, 2 are the bytes of one character; the answer ends after two of them."""
     decode = lambda tokens, **_: bytes("世".encode()[n] for n in tokens).decode(errors="replace")
     tokenizer = SimpleNamespace(decode=decode, all_special_ids=[], added_tokens_decoder={}, eos_token_id=None)
@@ -156,8 +156,8 @@ def test_the_end_of_the_context_ends_the_answer(model, tokenizer):
     assert (len(pieces), pieces[-1].reason) == (6, "length")
 
 
-def test_a_prompt_that_fills_the_context_is_an_error_at_once(model, tokenizer):
-    with pytest.raises(SpecError, match="256 tokens.* 256 ") as caught:
+def test_a_prompt_that_fills_the_context_is_an_immediate_error(model, tokenizer):
+    with pytest.raises(SpecError, match="256 tokens.* 256[.]") as caught:
         answer(model, tokenizer, [5] * 256)
     assert "255" in caught.value.hint
 
@@ -177,7 +177,7 @@ def test_the_stop_flag_stops_at_the_next_token(tokenizer):
     assert model.calls == 3
 
 
-def test_a_stop_before_the_start_costs_nothing(tokenizer):
+def test_a_stop_before_the_start_computes_nothing(tokenizer):
     model, stop = Scripted([7]), threading.Event()
     stop.set()
     (piece,) = answer(model, tokenizer, stop=stop)
@@ -193,7 +193,7 @@ def test_closing_the_iterator_ends_it(tokenizer):
     assert model.calls == 1
 
 
-def test_nothing_is_held_between_two_tokens(model, tokenizer):
+def test_no_global_state_is_held_between_tokens(model, tokenizer):
     stream = answer(model, tokenizer, max_new_tokens=5)
     next(stream)
     assert not torch.is_inference_mode_enabled()

@@ -1,4 +1,4 @@
-"""Text that grows token by token equals the text decoded at once, and no piece shows half a character."""
+"""Incremental detokenization equals decoding at once, and never returns incomplete characters."""
 
 import random
 
@@ -13,7 +13,7 @@ TEXT = "Grüße, 世界! 👩‍👩‍👧 река 🪨 stone — “한국어
 
 
 def byte_level(merges=()):
-    """A byte is a token; each of `merges` joins two of them (in the alphabet's letters)."""
+    """Tokens are bytes; each of `merges` combines two of them (in the alphabet's letters)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: n for n, piece in enumerate([*alphabet, *(a + b for a, b in merges)])}
     inner = Tokenizer(models.BPE(vocab, list(merges)))
@@ -23,7 +23,7 @@ def byte_level(merges=()):
 
 
 def sentence_piece():
-    """As of Llama 2: a space before words, dropped at the start of a text; unknown characters as <0xNN> bytes."""
+    """Like Llama 2: a space before words, dropped at the start of a text; unknown characters as <0xNN> bytes."""
     words = ["▁", "▁the", "▁river", "walk", "s", "▁st", "one", "."]
     pieces = ["<unk>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *words]
     inner = Tokenizer(models.Unigram([(piece, -float(n > 1)) for n, piece in enumerate(pieces)], 0, byte_fallback=True))
@@ -52,7 +52,7 @@ def ids(tokenizer, text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_characters_of_several_bytes_appear_whole(bytewise):
+def test_characters_of_several_bytes_appear_complete(bytewise):
     tokens = ids(bytewise, TEXT)
     assert len(tokens) == len(TEXT.encode())
     out = pieces(bytewise, tokens)
@@ -79,7 +79,7 @@ def test_leading_spaces_survive_between_pieces(llama_like):
     assert "".join(out) == llama_like.decode(tokens) == "the river stone walks. the river"
 
 
-def test_byte_fallback_characters_appear_whole(llama_like):
+def test_byte_fallback_characters_appear_complete(llama_like):
     text = "the 世界 river 👩‍👩‍👧.é"
     tokens = ids(llama_like, text)
     assert len(tokens) > len(text)
@@ -99,7 +99,7 @@ def test_words_without_a_decoder_are_joined_as_decode_joins_them(tiny_folder):
     assert out == ["river", " stone", " walks", "", " sings", ""]
 
 
-def test_special_tokens_are_silent_even_between_bytes(bytewise):
+def test_special_tokens_have_no_text_even_between_bytes(bytewise):
     first, *rest = ids(bytewise, "世")
     end = bytewise.eos_token_id
     assert pieces(bytewise, [end, first, end, *rest, end]) == ["", "", "", "", "世", "", ""]
@@ -121,7 +121,7 @@ def test_a_text_may_follow_another(bytewise):
     assert (first, second) == (["", "", OPEN], ["b", ""])
 
 
-def test_broken_bytes_are_passed_on_as_decode_shows_them(bytewise):
+def test_invalid_bytes_appear_as_in_decode(bytewise):
     rng = random.Random(0)
     parts = [[n] for n in range(256)] + [ids(bytewise, character) for character in "a é世🪨" * 20]
     for _ in range(200):
@@ -144,7 +144,7 @@ def _tokens(tokenizer, word):
 
 
 @pytest.mark.parametrize("kind", ["words", "silent", "broken"])
-def test_a_token_costs_a_short_decode_however_long_the_text(bytewise, monkeypatch, kind):
+def test_the_cost_per_token_is_independent_of_the_length(bytewise, monkeypatch, kind):
     token = {"words": ids(bytewise, "a")[0], "silent": bytewise.eos_token_id, "broken": ids(bytewise, "世")[1]}[kind]
     longest, decode = 0, bytewise.decode
 

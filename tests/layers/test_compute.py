@@ -1,4 +1,4 @@
-"""Compute dtype: products of many tokens in float32 between tensors that are stored in 16 bits."""
+"""Compute dtype: products over many tokens in float32, with tensors stored in 16 bits."""
 
 import copy
 
@@ -31,7 +31,7 @@ def seeded(monkeypatch):
 
 
 def exact(product, *tensors: torch.Tensor) -> torch.Tensor:
-    """The product of the same numbers in float32, rounded once."""
+    """The product of the same values in float32, rounded once."""
     return product(*(tensor.float() for tensor in tensors)).to(tensors[0].dtype)
 
 
@@ -60,7 +60,7 @@ def test_a_product_is_that_of_float32_rounded_once(name, stored):
 
 
 @pytest.mark.parametrize("texts", [1, 2])
-def test_attention_heeds_the_mask_of_each_text(texts):
+def test_attention_uses_the_mask_of_each_sequence(texts):
     query, key, value = (randn(2, 2, TOKENS, 8) for _ in range(3))
     mask = torch.rand(texts, 1, TOKENS, TOKENS) < 0.8
     mask |= torch.eye(TOKENS, dtype=torch.bool)
@@ -70,13 +70,13 @@ def test_attention_heeds_the_mask_of_each_text(texts):
     assert torch.allclose(found.float(), wanted, rtol=0.01, atol=1e-3)
 
 
-def test_another_product_than_that_of_16_bits_is_left_alone():
+def test_products_of_other_dtypes_are_unchanged():
     x, weight = torch.randn(TOKENS, COLUMNS, dtype=torch.float64), torch.randn(ROWS, COLUMNS, dtype=torch.float64)
     with computing_in(torch.float32):
         assert torch.equal(F.linear(x, weight), x @ weight.T)
 
 
-def test_afterwards_and_after_a_failure_nothing_is_converted(monkeypatch):
+def test_nothing_is_converted_after_the_with_or_an_error(monkeypatch):
     x, weight = randn(TOKENS, COLUMNS), randn(ROWS, COLUMNS)
     before = F.linear(x, weight)
     with pytest.raises(ZeroDivisionError), computing_in(torch.float32):
@@ -85,7 +85,7 @@ def test_afterwards_and_after_a_failure_nothing_is_converted(monkeypatch):
     assert torch.equal(F.linear(x, weight), before)
 
 
-def test_an_input_that_is_changed_in_place_is_converted_again():
+def test_an_input_modified_in_place_is_converted_again():
     x, weight = randn(TOKENS, COLUMNS), randn(ROWS, COLUMNS)
     with computing_in(torch.float32), torch.no_grad():
         first = F.linear(x, weight)
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_float32(layer):
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 @pytest.mark.parametrize("kind", ["sparse", "low_rank", "sparse_low_rank"])
 @pytest.mark.parametrize("stored", STORED, ids=str)
-def test_a_packed_layer_multiplies_as_its_dense_matrix_does(stored, kind, int8, tokens):
+def test_a_packed_layer_equals_its_dense_matrix(stored, kind, int8, tokens):
     sparse = Sparse.pack(randn(ROWS, COLUMNS, dtype=stored), torch.rand(ROWS, COLUMNS) < 0.5)
     factors = LowRank(randn(ROWS, 3, dtype=stored), randn(3, COLUMNS, dtype=stored))
     form = {"sparse": sparse, "low_rank": factors, "sparse_low_rank": SparseLowRank(sparse, factors)}[kind]
@@ -127,7 +127,7 @@ def test_a_packed_layer_multiplies_as_its_dense_matrix_does(stored, kind, int8, 
 
 
 @pytest.mark.parametrize("tokens", [1, 12, TOKENS], ids=lambda n: f"{n} tokens")
-def test_a_dense_layer_of_ours_does_too(tokens):
+def test_a_dense_layer_equals_its_matrix(tokens):
     layer = nn.Linear(COLUMNS, ROWS).bfloat16().requires_grad_(False)
     DenseLinear.adopt(layer)
     x = randn(tokens, COLUMNS)

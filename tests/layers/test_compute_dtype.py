@@ -1,4 +1,4 @@
-"""Which compute dtype is picked: by a measurement, which is cached, or by the capability of a CUDA device."""
+"""The compute dtype is picked by a cached measurement, or by the capability of a CUDA device."""
 
 import json
 
@@ -22,13 +22,13 @@ def home(tmp_path, monkeypatch):
 
 
 def forget() -> None:
-    """As in another process."""
+    """Simulate another process."""
     choice.read_cached.cache_clear()
     compute_dtype._measured.cache_clear()
 
 
 def rates(monkeypatch, bfloat16: float, float32: float, instructions: bool = False) -> None:
-    """A machine that multiplies at these speeds."""
+    """Simulate a machine with these speeds."""
     found = {torch.bfloat16: bfloat16, torch.float32: float32}
     monkeypatch.setattr(compute_dtype, "_time_products", lambda storage: found)
     monkeypatch.setattr(compute_dtype, "_has_instructions", lambda dtype: instructions)
@@ -39,9 +39,9 @@ def rates(monkeypatch, bfloat16: float, float32: float, instructions: bool = Fal
     [
         (9e9, 60e9, False, torch.float32),  # AVX2
         (400e9, 190e9, True, torch.bfloat16),
-        (100e9, 105e9, True, torch.bfloat16),  # not clear
+        (100e9, 105e9, True, torch.bfloat16),  # too close
         (105e9, 100e9, False, torch.float32),
-        (0.0, 100e9, False, torch.float32),  # torch has no such product
+        (0.0, 100e9, False, torch.float32),  # not supported by torch
     ],
 )
 def test_on_a_cpu_the_faster_one_is_picked(monkeypatch, bfloat16, float32, instructions, picked):
@@ -49,7 +49,7 @@ def test_on_a_cpu_the_faster_one_is_picked(monkeypatch, bfloat16, float32, instr
     assert pick_compute_dtype("auto", torch.bfloat16, CPU) is picked
 
 
-def test_float32_is_never_computed_in_less(monkeypatch):
+def test_float32_is_never_computed_in_lower_precision(monkeypatch):
     rates(monkeypatch, 400e9, 100e9)
     assert pick_compute_dtype("auto", torch.float32, CPU) is torch.float32
 
@@ -61,20 +61,20 @@ def test_a_gpu_that_emulates_bfloat16_computes_in_float32(monkeypatch, capabilit
     assert pick_compute_dtype("auto", torch.float16, torch.device("cuda:0")) is torch.float16
 
 
-def test_a_name_is_taken_as_it_is_or_refused():
+def test_an_explicit_name_is_used_or_refused():
     assert pick_compute_dtype("bfloat16", torch.float32, CPU) is torch.bfloat16
     with pytest.raises(SpecError, match="'int4'"):
         pick_compute_dtype("int4", torch.bfloat16, CPU)
 
 
-def test_this_machine_is_measured_once_in_a_process():
+def test_the_machine_is_measured_once_per_process():
     found = measure_rates(torch.bfloat16)
     assert found.keys() == {torch.bfloat16, torch.float32} and all(rate > 1e8 for rate in found.values())
     assert measure_rates(torch.bfloat16) is found
 
 
 def test_the_best_of_three_processes_counts(monkeypatch):
-    for bfloat16, float32 in ((1e9, 2e9), (3e9, 1e9), (2e9, 2e9)):  # the machine is busy now and then
+    for bfloat16, float32 in ((1e9, 2e9), (3e9, 1e9), (2e9, 2e9)):  # the machine is sometimes busy
         rates(monkeypatch, bfloat16, float32)
         forget()
         found = measure_rates(torch.bfloat16)
@@ -85,7 +85,7 @@ def test_the_best_of_three_processes_counts(monkeypatch):
 
 
 @pytest.mark.parametrize("entry", [None, [], "fast", {"bfloat16": 1.0}, {"bfloat16": "fast", "float32": 1.0}])
-def test_an_entry_that_makes_no_sense_is_measured_again(home, monkeypatch, entry):
+def test_an_invalid_cache_entry_is_measured_again(home, monkeypatch, entry):
     rates(monkeypatch, 1e9, 2e9)
     path = home / "cache" / "products.json"
     path.parent.mkdir()

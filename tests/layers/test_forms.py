@@ -1,4 +1,4 @@
-"""A form stands for the matrix it was made from, and its stated bytes are those of its tensors."""
+"""Packed formats represent the matrix they were made from, and report the bytes of their tensors."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @st.composite
 def masks(draw) -> torch.Tensor:
-    """Any shape, odd widths among them, with some rows empty and some full."""
+    """Any shape, including odd widths, with some empty and some full rows."""
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 35))
     mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(draw(st.integers(0, 999)))) < 0.5
     for row in range(rows):
@@ -40,7 +40,7 @@ def masks(draw) -> torch.Tensor:
 
 @quick
 @given(masks())
-def test_a_mask_comes_back_from_its_bitmap(mask: torch.Tensor):
+def test_a_bitmap_unpacks_to_its_mask(mask: torch.Tensor):
     bitmap = pack_mask(mask)
     assert bitmap.shape == (mask.shape[0], -(-mask.shape[1] // 8)) and bitmap.dtype == torch.uint8
     assert torch.equal(unpack_mask(bitmap, mask.shape[1]), mask)
@@ -56,7 +56,7 @@ def test_the_lowest_bit_is_the_leftmost_column():
 @given(masks(), st.sampled_from(DTYPES))
 def test_sparse_is_the_weight_where_it_is_kept_and_zero_elsewhere(mask: torch.Tensor, dtype: torch.dtype):
     weight = torch.randn(mask.shape).to(dtype)
-    weight[:, 0] = 0  # a kept place may hold a zero
+    weight[:, 0] = 0  # a kept entry may be zero
     form = Sparse.pack(weight, mask)
     assert form.dense().dtype == dtype
     assert torch.equal(form.dense(), torch.where(mask, weight, torch.zeros((), dtype=dtype)))
@@ -64,7 +64,7 @@ def test_sparse_is_the_weight_where_it_is_kept_and_zero_elsewhere(mask: torch.Te
 
 
 def forms(rows: int, columns: int, kept: int, rank: int, dtype: torch.dtype) -> list:
-    """One of every form; kept counts the factors in, as LayerBudget does."""
+    """One of every format; `kept` includes the factors, as in LayerBudget."""
     nonzeros = kept - rank * (rows + columns)
 
     def sparse(count: int) -> Sparse:
@@ -79,7 +79,7 @@ def forms(rows: int, columns: int, kept: int, rank: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("rows", "columns", "kept", "rank"), [(12, 20, 100, 2), (7, 13, 60, 1), (1, 9, 10, 1)])
-def test_stated_bytes_and_shapes_are_those_of_the_tensors(rows, columns, kept, rank, dtype):
+def test_reported_bytes_and_shapes_match_the_tensors(rows, columns, kept, rank, dtype):
     site = LinearSite(name="x", block=0, rows=rows, columns=columns, bias=False)
     there_are = forms(rows, columns, min(kept, rows * columns + rank), rank, dtype)
     for form in [*there_are, *map(to_int8, there_are)]:
@@ -99,5 +99,5 @@ def test_sparse_and_low_rank_add_up():
     assert both.kept == 40 + 2 * (6 + 9) and both.rank == 2
 
 
-def test_half_of_bfloat16_is_nine_sixteenths_of_its_bytes():
+def test_half_of_bfloat16_takes_nine_sixteenths_of_the_bytes():
     assert form_bytes("sparse", (64, 64), LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16

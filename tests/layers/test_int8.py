@@ -1,4 +1,4 @@
-"""int8 values are the nearest multiples of their row's scale, and a form of them stands for nearly the same matrix."""
+"""int8 values are the nearest multiples of their row's scale, and represent nearly the same matrix."""
 
 import pytest
 import torch
@@ -15,19 +15,19 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 40), st.sampled_from(DTYPES), st.sampled_from([1e-3, 1.0, 100.0]))
-def test_no_value_is_further_off_than_half_a_step(rows, columns, dtype, size):
+def test_no_error_exceeds_half_a_step(rows, columns, dtype, size):
     matrix = (torch.randn(rows, columns + 1) * size).to(dtype)
-    matrix[0] = 0  # a row of zeros has some scale
+    matrix[0] = 0  # a row of zeros has an arbitrary scale
     numbers, scales = rows_to_int8(matrix)
     assert numbers.dtype == torch.int8 and scales.dtype == dtype and int(numbers.abs().max()) <= LARGEST
     off = (numbers.double() * scales.double().unsqueeze(1) - matrix.double()).abs()
     steps, kind = scales.double().unsqueeze(1), torch.finfo(dtype)
-    clamped = LARGEST * kind.eps * (steps + kind.smallest_normal)  # the largest, where the scale was rounded down
+    clamped = LARGEST * kind.eps * (steps + kind.smallest_normal)  # clamped values, if the scale was rounded down
     assert bool((off <= 0.5 * steps * (1 + 1e-6) + clamped).all()) and not numbers[0].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_form_is_the_same_but_for_rounding(dtype):
+def test_the_packed_weight_differs_only_by_rounding(dtype):
     torch.manual_seed(0)
     for form in forms(24, 50, 700, 3, dtype):
         small = to_int8(form)
@@ -44,7 +44,7 @@ def test_the_form_is_the_same_but_for_rounding(dtype):
         assert torch.equal(other.form.dense(), small.dense())
 
 
-def test_what_was_removed_stays_removed():
+def test_pruned_entries_stay_zero():
     weight, mask = torch.randn(9, 33), torch.rand(9, 33) < 0.4
     small = to_int8(Sparse.pack(weight, mask))
     assert not small.dense()[~mask].any()

@@ -1,4 +1,4 @@
-"""PrismLinear multiplies by the matrix that its form stands for, in every dtype and for every shape of input."""
+"""PrismLinear multiplies by the matrix that its packed weight represents, in every dtype and for every input shape."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_forward_is_the_product_with_the_dense_matrix(layer):
 
 
 @every_layer
-def test_what_is_stored_is_a_state_dict_that_loads_again(layer):
+def test_the_state_dict_loads_again(layer):
     state = layer.state_dict()
     assert set(state) == set(layer.form.tensors()) | ({"bias"} if layer.bias is not None else set())
     other = PrismLinear(form_of(layer.form_name, layer.weight.dtype), layer.bias)
@@ -51,6 +51,6 @@ def test_what_is_stored_is_a_state_dict_that_loads_again(layer):
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
-def test_its_words_say_what_it_is():
+def test_the_repr_describes_the_layer():
     low_rank = PrismLinear(forms(ROWS, COLUMNS, 130, 2, torch.float32)[1])
     assert repr(low_rank) == "PrismLinear(21, 12, low_rank, kept=26.2%, rank=2)"

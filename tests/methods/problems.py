@@ -1,4 +1,4 @@
-"""Matrices to compress, with the inputs they meet; small, seeded, and of a known structure."""
+"""Small matrices and inputs with a known structure, for the tests of methods."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from lsprism.methods.stats import InputStats
 
 
 def root_of(metric: Metric) -> Tensor:
-    """R [columns, columns] of the metric, by another way than its own."""
+    """R [columns, columns], computed independently of the metric."""
     return torch.linalg.inv(metric.inverse.double()).float()
 
 
@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs(columns: int, *, tokens: int = 600, correlated: bool = True, spread: float = 1.0, seed: int = 0) -> Tensor:
-    """x [tokens, columns]. correlated: features share a few common causes. spread: decades between their scales."""
+    """x [tokens, columns]. correlated: features share a few latent factors. spread: decades between their scales."""
     x = random(tokens, columns, seed=seed)
     if correlated:
         causes = max(1, columns // 8)
@@ -35,7 +35,7 @@ def inputs(columns: int, *, tokens: int = 600, correlated: bool = True, spread: 
 
 
 def low_rank_plus_sparse(rows: int, columns: int, rank: int, share: float) -> Tensor:
-    """A low-rank matrix with large entries in a `share` of its places, and some noise."""
+    """A low-rank matrix plus a fraction `share` of large entries and some noise."""
     outliers = random(rows, columns, seed=7) * 3 * (torch.rand(rows, columns, generator=_generator(8)) < share)
     return random(rows, rank, seed=5) @ random(rank, columns, seed=6) + outliers + 0.2 * random(rows, columns, seed=9)
 

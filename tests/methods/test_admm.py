@@ -1,4 +1,4 @@
-"""Places, values and factors chosen together."""
+"""ADMM: joint optimization of mask, values and factors."""
 
 from copy import deepcopy
 
@@ -29,7 +29,7 @@ def loss(weight: torch.Tensor, parts: Parts, metric) -> float:
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-def test_places_change_and_their_number_does_not(rank):
+def test_the_mask_changes_but_not_its_size(rank):
     weight, metric, start = problem(40, 60, 1200, rank)
     found = joined(weight, start, metric)
     assert found.mask.sum() == start.mask.sum() == 1200 and found.rank == rank
@@ -37,14 +37,14 @@ def test_places_change_and_their_number_does_not(rank):
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-def test_its_places_are_better_than_those_it_began_with(rank):
+def test_the_new_mask_has_a_smaller_loss(rank):
     weight, metric, start = problem(40, 60, 1200, rank)
     before = refit(weight, deepcopy(start), metric, 4, 20)
     after = refit(weight, joined(weight, start, metric), metric, 4, 20)
     assert loss(weight, after, metric) < 0.97 * loss(weight, before, metric)
 
 
-def test_in_a_pattern_its_places_are_better_too():
+def test_the_new_mask_of_a_pattern_has_a_smaller_loss():
     weight, metric, _ = problem(40, 60, 1200, 0)
     norms, budget = metric.gram.diagonal().sqrt(), LayerBudget(kept=1200, pattern=(2, 4))
     start = pruned_beside(weight, norms, metric, budget)
@@ -54,14 +54,14 @@ def test_in_a_pattern_its_places_are_better_too():
     assert after < before
 
 
-def test_an_exact_fit_stays():
-    """Where nothing is lost there is nothing to pull at."""
+def test_an_exact_fit_is_a_fixed_point():
+    """Without an error, the multipliers are zero."""
     _, metric, start = problem(24, 40, 480, 2)
     exact = start.sparse + start.low_rank
     assert loss(exact, joined(exact, start, metric), metric) < 1e-3 * loss(exact * 2, start, metric)
 
 
-def test_more_steps_do_better(monkeypatch: pytest.MonkeyPatch):
+def test_more_steps_reduce_the_loss(monkeypatch: pytest.MonkeyPatch):
     weight, metric, start = problem(64, 96, 3000, 3)
     losses = []
     for steps in (12, 60, 240):
@@ -70,7 +70,7 @@ def test_more_steps_do_better(monkeypatch: pytest.MonkeyPatch):
     assert losses == sorted(losses, reverse=True)
 
 
-def test_where_every_place_is_kept_it_comes_to_the_weight_itself():
+def test_a_full_mask_converges_to_the_weight():
     weight, x = random(12, 16), inputs(16)
     metric = metric_of(x.T @ x)
     everything = torch.ones(12, 16, dtype=torch.bool)

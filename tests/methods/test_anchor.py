@@ -1,4 +1,4 @@
-"""Targets that make up for the layers before."""
+"""Error compensation: targets that include the errors of earlier layers."""
 
 import pytest
 import torch
@@ -19,26 +19,26 @@ def beside(x: torch.Tensor, dense: torch.Tensor) -> InputStats:
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A weight, what its layer meets, and what it met before: some of every feature is lost, and some goes astray."""
+    """A weight, its inputs in the compressed model, which are attenuated and mixed, and those in the dense model."""
     dense = inputs(40, tokens=800)
     return random(24, 40), 0.9 * dense + 0.1 * dense.roll(1, dims=1) + 0.05 * random(800, 40, seed=4), dense
 
 
-def test_it_is_the_damped_least_squares_fit_to_the_dense_models_answers():
+def test_it_is_the_damped_least_squares_fit_to_the_dense_outputs():
     weight, x, dense = problem()
     target, metric = anchored(weight, beside(x, dense), 1.0), metric_of(x.T @ x)
     drift = (dense - x).T @ x / (x.T @ x).diagonal().mean()
     assert torch.allclose(target @ metric.gram, weight @ (metric.gram + drift), atol=1e-3)
 
 
-def test_the_answers_come_nearer_to_the_dense_models_step_by_step():
+def test_a_larger_fraction_reduces_the_output_error():
     weight, x, dense = problem()
     stats, wanted = beside(x, dense), dense @ weight.T
     lost = [(x @ anchored(weight, stats, share).T - wanted).norm().item() for share in (0.0, 0.5, 0.75, 1.0)]
     assert lost == sorted(lost, reverse=True) and lost[-1] < 0.5 * lost[0]
 
 
-def test_where_nothing_drifted_and_where_it_is_not_asked_the_weight_stays():
+def test_the_weight_is_unchanged_without_drift_or_with_fraction_zero():
     weight, x, dense = problem()
     assert anchored(weight, beside(x, dense), 0.0) is weight
     assert torch.equal(anchored(weight, beside(x, x), 1.0), weight)
@@ -48,13 +48,13 @@ def test_where_nothing_drifted_and_where_it_is_not_asked_the_weight_stays():
     assert anchored(weight.bfloat16(), beside(x, dense), 1.0).dtype == torch.bfloat16
 
 
-def test_one_token_of_huge_energy_has_no_part_in_the_drift():
+def test_outlier_tokens_are_excluded_from_the_drift():
     _, x, dense = problem()
     x[7], dense[7] = 300 * x[7], 330 * dense[7]
     others = torch.arange(800) != 7
     assert torch.allclose(beside(x, dense).drift, (dense - x)[others].T @ x[others], rtol=1e-3, atol=0.05)
 
 
-def test_no_input_at_all_breaks_nothing():
+def test_zero_inputs_are_supported():
     weight, nothing = random(6, 8), torch.zeros(400, 8)
     assert torch.equal(anchored(weight, beside(nothing, nothing), 1.0), weight)

@@ -1,4 +1,4 @@
-"""Which method beats which, on problems made so that it must: a swapped axis or a lost update would show."""
+"""Comparisons on problems where one method must win: they detect swapped axes and missing updates."""
 
 import pytest
 from problems import inputs, low_rank_plus_sparse, output_error, random
@@ -36,7 +36,7 @@ def test_sparsegpt_beats_wanda_where_inputs_are_correlated(shape, pattern):
 
 @shapes
 @pytest.mark.parametrize("name", ["sparsegpt", "hybrid"])
-def test_what_is_learnt_from_some_tokens_holds_for_others(shape, name):
+def test_results_generalize_to_held_out_tokens(shape, name):
     weight = random(*shape)
     both = inputs(shape[1], tokens=3000)
     seen, fresh = both[::2], both[1::2]
@@ -63,7 +63,7 @@ COMPARED = ("wanda", "sparsegpt")
 
 
 @shapes
-def test_oats_beats_wanda_on_low_rank_plus_sparse_and_hybrid_beats_oats_where_inputs_are_correlated(shape):
+def test_oats_beats_wanda_and_hybrid_beats_oats(shape):
     weight = low_rank_plus_sparse(*shape, rank=2, share=0.2)
     for x, best, worse in (
         (inputs(shape[1], correlated=False), "oats", "wanda"),

@@ -1,4 +1,4 @@
-"""Hybrid, fast and best: what its factors fit, what effort brings, and what no input may break."""
+"""Hybrid with effort fast and best: its factors, its error, and its robustness."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ both = pytest.mark.parametrize("method", [Hybrid(), Hybrid(best=True)], ids=["fa
 
 
 @both
-def test_the_factors_fit_what_the_sparse_part_leaves(method):
-    """No other factors of that rank go better with the sparse part that was chosen."""
+def test_the_factors_are_optimal_for_the_sparse_part(method):
+    """No other factors of that rank have a smaller error with this sparse part."""
     weight, x = low_rank_plus_sparse(30, 40, rank=2, share=0.2), inputs(40)
     form = method.compress(weight, stats_of(x), LayerBudget(kept=600, rank=3))
     metric = metric_of(stats_of(x).gram)
@@ -35,7 +35,7 @@ def test_a_budget_without_a_rank_is_spent_on_non_zeros(method):
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (96, 200)], ids=str)
-def test_effort_lowers_the_error(shape, share):
+def test_effort_best_reduces_the_error(shape, share):
     weight, x = low_rank_plus_sparse(*shape, rank=2, share=0.2), inputs(shape[1], tokens=2000)
     budget = budget_for("hybrid", weight, round(share * weight.numel()))
     fast, best = (Hybrid(best=best).compress(weight, stats_of(x), budget) for best in (False, True))
@@ -44,7 +44,7 @@ def test_effort_lowers_the_error(shape, share):
 
 
 @pytest.mark.parametrize("case", HARD)
-def test_no_input_breaks_the_effort(case):
+def test_effort_best_supports_poor_inputs(case):
     weight, x = HARD[case]
     budget = budget_for("hybrid", weight, round(0.6 * weight.numel()))
     form = Hybrid(best=True).compress(weight, stats_of(x), budget)

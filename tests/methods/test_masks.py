@@ -1,4 +1,4 @@
-"""Masks keep exactly what they should, the highest scores, and leave what they are given alone."""
+"""Masks keep exactly the highest scores and do not modify their arguments."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @st.composite
 def scored(draw) -> tuple[torch.Tensor, int]:
-    """Scores of any shape, ties among them, and how many to keep."""
+    """Scores of any shape, including ties, and the number to keep."""
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 40))
     scores = torch.rand(rows, columns, generator=torch.Generator().manual_seed(draw(st.integers(0, 999))))
     levels = draw(st.sampled_from([0, 1, 4, 10**6]))
@@ -22,7 +22,7 @@ def scored(draw) -> tuple[torch.Tensor, int]:
 
 
 def by_sorting(scores: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-    """The definition: the first of every row in a stable descending order."""
+    """The definition: the first entries of every row in a stable descending order."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     mask = torch.zeros(scores.shape, dtype=torch.bool)
     for row, count in enumerate(wanted):
@@ -43,7 +43,7 @@ def test_per_row_keeps_the_first_of_a_stable_order(case):
 
 @quick
 @given(scored(), st.integers(0, 360))
-def test_per_row_a_larger_budget_keeps_all_that_a_smaller_one_does(case, more):
+def test_the_mask_of_a_larger_budget_contains_that_of_a_smaller_one(case, more):
     scores, kept = case
     larger = keep_per_row(scores, min(kept + more, scores.numel()))
     assert (larger | ~keep_per_row(scores, kept)).all()
@@ -74,7 +74,7 @@ def test_n_of_m_keeps_the_first_n_of_every_group(case, pattern):
         assert torch.equal(kept, by_sorting(group, [min(n, group.shape[1])] * len(group)))
 
 
-def test_rows_are_looked_at_in_parts_without_a_trace(monkeypatch: pytest.MonkeyPatch):
+def test_processing_rows_in_chunks_gives_the_same_mask(monkeypatch: pytest.MonkeyPatch):
     scores = torch.rand(50, 37)
     whole = keep_per_row(scores, 901)
     monkeypatch.setattr(masks, "CHUNK", 37 * 7)

@@ -1,4 +1,4 @@
-"""What holds for every method: the budget to the parameter, less error for more of it, and no input that breaks it."""
+"""Properties of every method: exact budgets, smaller errors for larger budgets, and support for poor inputs."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ SHAPES = [(24, 40), (40, 24), (33, 131), (1, 50), (50, 1), (1, 1)]
 
 @every_method
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_budget_is_met_to_the_parameter(name, shape):
+def test_the_budget_is_met_exactly(name, shape):
     weight, stats = random(*shape), stats_of(inputs(shape[1]))
     for share in (0.1, 0.5, 0.93):
         budget = budget_for(name, weight, round(share * weight.numel()))
@@ -59,7 +59,7 @@ def test_a_pattern_keeps_n_of_every_group(name, pattern, columns):
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_weights_come_back_in_their_own_dtype(name, dtype):
+def test_weights_keep_their_dtype(name, dtype):
     weight, x = random(24, 40).to(dtype), inputs(40)
     form = compressed(name, weight, x)
     assert {tensor.dtype for tensor in form.tensors().values()} <= {dtype, torch.uint8}
@@ -75,7 +75,7 @@ def test_neither_weights_nor_statistics_are_changed(name):
     assert all(torch.equal(*pair) for pair in zip(before, (weight, stats.metric.gram, stats.squares), strict=True))
 
 
-def test_scores_leave_the_weight_alone():
+def test_scores_do_not_modify_the_weight():
     weight, norms = -random(5, 6).abs(), random(6).abs()
     before = weight.clone()
     assert torch.allclose(scores(weight, norms), -weight * norms)
@@ -116,7 +116,7 @@ HARD = {
 
 @every_method
 @pytest.mark.parametrize("case", HARD)
-def test_no_input_breaks_it(name, case):
+def test_poor_inputs_are_supported(name, case):
     weight, x = HARD[case]
     form = compressed(name, weight, x, 0.6)
     assert form.kept <= round(0.6 * weight.numel()) and torch.isfinite(form.dense()).all()
@@ -126,7 +126,7 @@ def test_no_input_breaks_it(name, case):
 
 @pytest.mark.parametrize("name", PATTERNED)
 @pytest.mark.parametrize("case", HARD)
-def test_no_input_breaks_a_pattern(name, case):
+def test_poor_inputs_are_supported_with_a_pattern(name, case):
     weight, x = HARD[case]
     form = compressed(name, weight, x, pattern="2:4")
     assert form.kept == weight.numel() // 2 and torch.isfinite(form.dense()).all()
@@ -140,7 +140,7 @@ def test_factors_of_full_rank_are_exact(name, shape):
     assert torch.allclose(form.dense(), weight, atol=1e-4)
 
 
-def test_pruning_by_score_leaves_what_stays_as_it_is():
+def test_pruning_by_score_does_not_change_kept_weights():
     weight, x = random(24, 40), inputs(40)
     for name in ("wanda", "magnitude"):
         dense = compressed(name, weight, x).dense()

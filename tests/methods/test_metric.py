@@ -1,4 +1,4 @@
-"""The metric measures output error, and its low-rank approximation is the best one in it."""
+"""The Gram matrix gives the output error, and its low-rank approximation is optimal."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_the_root_is_upper_triangular_and_its_inverse_gives_the_inverse_of_h():
     assert torch.allclose(metric.inverse.T @ metric.inverse, inverse, rtol=1e-3, atol=1e-4)
 
 
-def test_it_measures_the_output_error(monkeypatch: pytest.MonkeyPatch):
+def test_it_gives_the_output_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room, "DAMPING", 0.0)
     x, lost = inputs(30), random(8, 30)
     metric = metric_of(x.T @ x)
@@ -28,7 +28,7 @@ def test_it_measures_the_output_error(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("rows", [20, 50])
-def test_no_other_matrix_of_the_rank_is_nearer(rows: int):
+def test_the_low_rank_approximation_is_optimal(rows: int):
     x, weight = inputs(30), random(rows, 30, seed=1)
     metric = metric_of(x.T @ x)
 
@@ -43,7 +43,7 @@ def test_no_other_matrix_of_the_rank_is_nearer(rows: int):
     assert error(left @ right) < error(plain[0] @ plain[1])
 
 
-def test_steps_of_subspace_iteration_come_to_the_same():
+def test_subspace_iteration_converges_to_the_same():
     x, weight = inputs(30), random(20, 30, seed=1)
     metric = metric_of(x.T @ x)
     left, right = low_rank_in(metric, weight, 4)
@@ -61,7 +61,7 @@ def test_full_rank_is_exact(rows: int):
 
 
 @pytest.mark.parametrize("rows", [6, 30])
-def test_plain_svd_is_that_of_the_library(rows: int):
+def test_plain_svd_equals_that_of_torch(rows: int):
     matrix = random(rows, 16)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     left, right = truncated_svd(matrix, 4)
@@ -90,7 +90,7 @@ def test_any_gram_matrix_has_a_finite_root(x: torch.Tensor):
 
 
 def test_damping_is_raised_until_a_root_exists(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(room, "DAMPING", 1e-9)  # too little for float32
+    monkeypatch.setattr(room, "DAMPING", 1e-9)  # too small for float32
     x = inputs(64, tokens=2)
     metric = metric_of(x.T @ x)
     raised = (metric.gram.diagonal() / (x.square().sum(0) / x.square().sum() * 64)).log10()
@@ -98,16 +98,16 @@ def test_damping_is_raised_until_a_root_exists(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_statistics_that_are_not_finite_are_refused(bad: float):
+def test_nan_statistics_are_refused(bad: float):
     gram = torch.eye(4)
     gram[1, 1] = bad
-    with pytest.raises(NumericError, match="not finite"):
+    with pytest.raises(NumericError, match="NaN or Inf"):
         metric_of(gram)
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
-def test_a_few_eigenvectors_are_those_of_all(count: int):
-    """The library that is quicker for few finds the same as that for many."""
+def test_a_subset_of_eigenvectors_equals_the_full_result(count: int):
+    """The function that is faster for few eigenvectors gives the same as the one for all."""
     matrix = random(40, 60) @ random(60, 40) + 60 * torch.diag(torch.arange(40.0))
     symmetric = matrix @ matrix.T
     vectors = room._top_eigenvectors(symmetric, count)
@@ -116,23 +116,23 @@ def test_a_few_eigenvectors_are_those_of_all(count: int):
     assert torch.allclose((vectors * wanted).sum(0).abs(), torch.ones(count), atol=1e-4)
 
 
-def test_eigenvectors_that_are_not_found_are_an_error():
+def test_missing_eigenvectors_are_an_error():
     with pytest.raises(torch.linalg.LinAlgError):
         room._top_eigenvectors(torch.full((40, 40), torch.nan), 2)
 
 
-def test_the_inverse_of_the_root_is_one():
+def test_the_inverse_of_the_root_is_exact():
     x = inputs(50)
     metric = metric_of(x.T @ x)
     assert torch.allclose(metric.inverse @ root_of(metric), torch.eye(50), atol=1e-5)
     assert torch.equal(metric.inverse.tril(-1), torch.zeros(50, 50))
 
 
-def test_statistics_hold_the_gram_matrix_or_the_metric_that_was_made_in_its_place():
+def test_the_metric_replaces_the_gram_matrix_in_memory():
     gram = inputs(40).T @ inputs(40)
     stats, wanted = stats_of(inputs(40)), metric_of(gram)
     memory = stats.gram.data_ptr()
     metric = stats.metric
     assert stats.gram is None and stats.metric is metric and metric.gram.data_ptr() == memory
     assert torch.allclose(metric.gram, wanted.gram) and metric.unit == pytest.approx(gram.diagonal().mean().item())
-    assert torch.equal(gram, inputs(40).T @ inputs(40)), "whoever asks for no such thing keeps the matrix"
+    assert torch.equal(gram, inputs(40).T @ inputs(40)), "by default, the matrix is not modified"

@@ -1,4 +1,4 @@
-"""Any shape, any budget, any inputs: what every method must keep to."""
+"""Properties of every method for any shape, budget and inputs."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 any_method = st.sampled_from(sorted(METHODS))
 shares = st.floats(0.01, 0.99)
 thorough = settings(max_examples=80, deadline=None)
-EXACT = ("magnitude", "wanda", "svd", "svd-plain")  # the best that their budget allows, each by its own measure
+EXACT = ("magnitude", "wanda", "svd", "svd-plain")  # optimal for their budget, each by its own objective
 
 
 @st.composite
 def problems(draw) -> tuple[torch.Tensor, InputStats]:
-    """A weight [rows, columns], narrow ones and odd widths among them, with statistics good or poor."""
+    """A weight [rows, columns], including narrow and odd shapes, with good or poor statistics."""
     rows, columns, seed = draw(st.integers(1, 24)), draw(st.integers(1, 40)), draw(st.integers(0, 9999))
     x = inputs(
         columns,
@@ -31,12 +31,12 @@ def problems(draw) -> tuple[torch.Tensor, InputStats]:
         spread=draw(st.sampled_from([0.0, 1.0, 3.0])),
         seed=seed,
     )
-    x[:, draw(st.lists(st.integers(0, columns - 1), max_size=3))] = 0  # dead features
+    x[:, draw(st.lists(st.integers(0, columns - 1), max_size=3))] = 0  # always-zero features
     return random(rows, columns, seed=seed + 5), stats_of(x)
 
 
 def error(name: str, weight: torch.Tensor, stats: InputStats, budget: LayerBudget) -> float:
-    """Relative, by what the method itself looks at: the weights, the norms of the inputs, or their Gram matrix."""
+    """Relative error by the method's own objective: the weights, the input norms, or the Gram matrix."""
     lost = weight.double() - METHODS[name].compress(weight, stats, budget).dense().double()
     if name in ("magnitude", "svd-plain"):
         scale = torch.eye(weight.shape[1])
@@ -48,7 +48,7 @@ def error(name: str, weight: torch.Tensor, stats: InputStats, budget: LayerBudge
 
 @thorough
 @given(problems(), any_method, shares)
-def test_the_budget_is_met_to_the_parameter(problem, name, share):
+def test_the_budget_is_met_exactly(problem, name, share):
     weight, stats = problem
     before = weight.clone()
     budget = budget_for(name, weight, round(share * weight.numel()))
@@ -80,10 +80,10 @@ def test_more_budget_never_gives_more_error(problem, name, one, other):
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(problems(), st.sampled_from(["sparsegpt", "hybrid"]), st.floats(0.05, 0.9), st.floats(0.05, 0.5))
-def test_nor_do_the_greedy_ones_where_it_is_a_twentieth_more(problem, name, share, more):
-    """They choose column by column, which is no optimum: a single place more may cost a trifle. At the same rank."""
+def test_greedy_methods_improve_with_five_percent_more_budget(problem, name, share, more):
+    """Choosing column by column is not optimal: one more entry may slightly increase the error. At the same rank."""
     weight, stats = problem
-    assume(weight.numel() >= 64)  # in a handful of places the next one may be all the difference
+    assume(weight.numel() >= 64)  # in tiny matrices a single entry dominates
     small = budget_for(name, weight, round(share * weight.numel()))
     kept = min(weight.numel(), small.kept + max(1, round(more * weight.numel())))
     larger = small.model_copy(update={"kept": kept})

@@ -1,4 +1,4 @@
-"""Each half step of the refit against its own optimum, and the loss that never rises."""
+"""Each half step of the refit reaches its optimum, and the loss never increases."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def loss(metric, lost: torch.Tensor) -> torch.Tensor:
-    """[rows] error of every row in the metric."""
+    """[rows] weighted error of every row."""
     return (lost.double() @ root_of(metric).double()).square().sum(1)
 
 
-def test_refitting_never_loses_and_comes_to_the_least_squares_fit():
+def test_refitting_converges_to_the_least_squares_fit():
     weight, x = random(6, 20), inputs(20)
     metric = metric_of(x.T @ x)
     mask = random(6, 20, seed=3) > 0
@@ -36,7 +36,7 @@ def test_refitting_never_loses_and_comes_to_the_least_squares_fit():
         assert torch.allclose(many[row, places].double(), wanted, atol=1e-3)
 
 
-def test_a_row_that_is_fitted_already_stays():
+def test_an_exactly_fitted_row_is_unchanged():
     x = inputs(20)
     weight = random(6, 20)
     everything = torch.ones(6, 20, dtype=torch.bool)
@@ -45,8 +45,8 @@ def test_a_row_that_is_fitted_already_stays():
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(problems(), st.integers(0, 3), st.integers(1, 8), st.floats(0.05, 0.9))
-def test_the_loss_never_rises(problem, rank, steps, share):
-    """From any start, over either half step and over the rounds of both."""
+def test_the_loss_never_increases(problem, rank, steps, share):
+    """From any start, in each half step and in rounds of both."""
     weight, stats = problem
     metric, rank = stats.metric, min(rank, *weight.shape)
     mask = keep_best(weight.abs(), max(1, round(share * weight.numel())))
@@ -63,7 +63,7 @@ def test_the_loss_never_rises(problem, rank, steps, share):
         sparse = refitted(weight - parts.low_rank, parts.sparse, parts.mask, metric, steps)
         parts = replace(parts, sparse=sparse)
         losses.append(left(parts))
-    slack = 1e-5 * whole + 1e-12  # of float32
+    slack = 1e-5 * whole + 1e-12  # float32 rounding
     assert all(after <= before + slack for before, after in zip(losses, losses[1:], strict=False))
     assert left(refit(weight, deepcopy(start), metric, 3, steps)) <= losses[0] + slack
     assert (parts.sparse[~mask] == 0).all()

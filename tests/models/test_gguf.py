@@ -1,4 +1,4 @@
-"""A GGUF file becomes the same model in a plain folder, once; a broken one is refused and leaves nothing."""
+"""A GGUF file is converted once to a folder with the same model; a broken one is an error and leaves nothing."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def gguf_name(name: str) -> str:
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp keeps each head's rows [2, d/2] as [d/2, 2] in q and k."""
+    """llama.cpp stores each head's rows [2, d/2] as [d/2, 2] in q and k."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -59,7 +59,7 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 def write_gguf(path: Path, model: LlamaForCausalLM, leave_out: str = "", scaling: dict | None = None) -> Path:
     """`scaling`: further keys, and tensors as arrays."""
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
-    writer.add_name("A title that is nobody's hub id")
+    writer.add_name("A title that is not a Hub id")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -124,7 +124,7 @@ def test_the_folder_holds_the_same_model_and_its_tokenizer(file, model, home):
 
 
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
-# 8192 / wave is above 4 for the first two of four frequencies and below 1 for the last; between, a value between.
+# 8192 / wavelength is above 4 for the first two of four frequencies, below 1 for the last, and in between for one.
 DIVISORS = np.array([1, 1, 1 / ((1 - (1.8438 - 1) / 3) / 8 + (1.8438 - 1) / 3), 8], dtype=np.float32)
 
 
@@ -142,7 +142,7 @@ DIVISORS = np.array([1, 1, 1 / ((1 - (1.8438 - 1) / 3) / 8 + (1.8438 - 1) / 3), 
     ],
     ids=["linear", "yarn", "llama3", "none", "ones"],
 )
-def test_scaled_rotary_frequencies_are_those_of_the_file(model, tmp_path, rope, scaling):
+def test_rope_scaling_is_read_from_the_file(model, tmp_path, rope, scaling):
     theta = 500000.0
     config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": theta} | rope})
     scaled = LlamaForCausalLM(config).eval()
@@ -159,15 +159,15 @@ def test_scaled_rotary_frequencies_are_those_of_the_file(model, tmp_path, rope, 
 @pytest.mark.parametrize(
     ("scaling", "said"),
     [
-        ({"type": "longrope", "factor": 4.0}, "by longrope"),
+        ({"type": "longrope", "factor": 4.0}, "scaling longrope"),
         ({"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 0.1}, "yarn_log_multiplier"),
-        ({"rope_freqs.weight": np.array([1, 2, 3, 4], dtype=np.float32)}, "not as Llama 3 does"),
+        ({"rope_freqs.weight": np.array([1, 2, 3, 4], dtype=np.float32)}, "does not match Llama 3"),
         ({"rope_factors_long.weight": np.ones(4, dtype=np.float32)}, "LongRoPE"),
         ({"type": "linear", "factor": 4.0, "rope_freqs.weight": DIVISORS}, "twice"),
     ],
     ids=["longrope", "yarn", "divisors", "phi3", "twice"],
 )
-def test_other_scalings_are_refused(model, tmp_path, scaling, said):
+def test_unsupported_rope_scalings_are_errors(model, tmp_path, scaling, said):
     config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": 500000.0}})
     file = write_gguf(tmp_path / "scaled.gguf", LlamaForCausalLM(config), scaling=scaling)
     with pytest.raises(SourceError, match=f"scaled.gguf .*{said}") as refused:
@@ -175,19 +175,19 @@ def test_other_scalings_are_refused(model, tmp_path, scaling, said):
     assert "safetensors" in refused.value.hint
 
 
-def test_spaces_before_a_digit_are_cut_as_smollm_has_learned(file):
+def test_spaces_before_a_digit_are_split_as_in_training(file):
     tokenizer = AutoTokenizer.from_pretrained(gguf_folder(file))
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
 
 
-def test_config_cites_the_file_and_no_path(file, tmp_path):
+def test_config_names_the_file_without_a_path(file, tmp_path):
     text = (gguf_folder(file) / "config.json").read_text()
     assert json.loads(text)["_name_or_path"] == "tiny"
     assert not any(word in text for word in (str(tmp_path), "quantization", "A title"))
     assert str(tmp_path) not in (gguf_folder(file) / "tokenizer_config.json").read_text()
 
 
-def test_the_same_bytes_are_converted_once_and_other_bytes_anew(file, model, tmp_path, monkeypatch):
+def test_the_same_bytes_are_converted_once_and_other_bytes_again(file, model, tmp_path, monkeypatch):
     first = gguf_folder(file)
     other = gguf_folder(write_gguf(tmp_path / "other.gguf", model, leave_out="output.weight"))  # tied head
     copy = shutil.copy(file, tmp_path / "copy.gguf")
@@ -195,7 +195,7 @@ def test_the_same_bytes_are_converted_once_and_other_bytes_anew(file, model, tmp
     assert gguf_folder(Path(copy)) == first != other
 
 
-def test_transformers_speaks_again_afterwards_and_kept_silent(file, capsys):
+def test_transformers_is_silenced_only_during_the_conversion(file, capsys):
     transformers_logging.enable_progress_bar()
     before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     capsys.readouterr()
@@ -204,14 +204,14 @@ def test_transformers_speaks_again_afterwards_and_kept_silent(file, capsys):
     assert before == (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
 
 
-def test_a_missing_tensor_is_refused_not_filled_with_random_numbers(model, tmp_path):
+def test_a_missing_tensor_is_an_error_instead_of_random_weights(model, tmp_path):
     file = write_gguf(tmp_path / "hole.gguf", model, leave_out="blk.1.ffn_up.weight")
     with pytest.raises(SourceError, match=r"layers\.1\.mlp\.up_proj"):
         gguf_folder(file)
 
 
 @pytest.mark.parametrize("length", [4, 8, 300, -1000])
-def test_a_cut_file_is_refused_and_leaves_nothing(file, home, length):
+def test_a_truncated_file_is_an_error_and_leaves_nothing(file, home, length):
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(SourceError, match="cannot be read") as caught:
         resolve(str(file))
@@ -219,14 +219,14 @@ def test_a_cut_file_is_refused_and_leaves_nothing(file, home, length):
     assert [path for path in (home / "cache").iterdir() if path.is_dir()] == []
 
 
-def test_another_format_is_refused_by_its_first_bytes(tmp_path, home):
+def test_another_format_is_recognized_by_its_first_bytes(tmp_path, home):
     (tmp_path / "x.gguf").write_text("<html>not found</html>")
     with pytest.raises(SourceError, match="is not a GGUF file"):
         resolve(str(tmp_path / "x.gguf"))
     assert not home.exists()
 
 
-def test_a_folder_is_whole_or_absent(tiny_folder, tmp_path):
+def test_a_folder_is_complete_or_absent(tiny_folder, tmp_path):
     target = tmp_path / "made"
 
     def stop_halfway(folder: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_folder_is_whole_or_absent(tiny_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_process_left_is_removed(tiny_folder, tmp_path):
+def test_remains_of_a_killed_process_are_removed(tiny_folder, tmp_path):
     target, staged = tmp_path / "made", tmp_path / "made.staged"
     staged.mkdir()
     (staged / "half").write_text("x")
@@ -247,14 +247,14 @@ def test_what_a_killed_process_left_is_removed(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_an_incomplete_folder_is_made_anew(tiny_folder, tmp_path, lost):
+def test_an_incomplete_folder_is_made_again(tiny_folder, tmp_path, lost):
     target = shutil.copytree(tiny_folder, tmp_path / "made")
     (target / lost).unlink()
     made_once(target, lambda folder: shutil.copytree(tiny_folder, folder, dirs_exist_ok=True))
     assert (target / lost).is_file()
 
 
-def test_two_at_once_make_it_once(tiny_folder, tmp_path):
+def test_two_processes_make_it_once(tiny_folder, tmp_path):
     made = []
 
     def make(folder: Path) -> None:
@@ -270,7 +270,7 @@ def test_two_at_once_make_it_once(tiny_folder, tmp_path):
     assert len(made) == 1 and is_whole(tmp_path / "made")
 
 
-def test_a_full_disk_is_told_with_the_way_out(tmp_path):
+def test_a_full_disk_is_an_error_with_a_next_step(tmp_path):
     def make(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Models of the hub: from the cache without a look at the network, or refused in one plain sentence."""
+"""Hub models: from the cache without network access, or an error with one plain sentence."""
 
 import errno
 import shutil
@@ -29,7 +29,7 @@ def http_error(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 
 
 class FakeHub:
-    """Stands for snapshot_download: what the cache holds, what the network answers, what was asked of both."""
+    """Fake of snapshot_download: the content of the cache, the response of the network, and the recorded calls."""
 
     def __init__(self, cached: Path | None = None, remote: Path | Exception | None = None) -> None:
         self.cached, self.remote, self.asked = cached, remote, []
@@ -68,7 +68,7 @@ def test_a_hub_model_is_fetched_with_its_commit(hub):
     assert "token" not in asked
 
 
-def test_config_only_leaves_the_weights_there(hub):
+def test_config_only_does_not_download_weights(hub):
     (hub.remote / "model.safetensors").unlink()
     assert resolve("org/tiny", need_weights=False).config_only
     assert not any("safetensors" in pattern for asked in hub.asked for pattern in asked["allow_patterns"])
@@ -85,10 +85,10 @@ def test_a_cache_without_its_tokenizer_is_completed(hub, tiny_folder, tmp_path, 
     if kept:
         assert resolve("org/tiny").folder == hub.cached  # some tokenizers need no vocabulary
     else:
-        assert "holds no tokenizer" in refused("org/tiny").message
+        assert "has no tokenizer" in refused("org/tiny").message
 
 
-def test_a_whole_cache_needs_no_network(hub):
+def test_a_complete_cache_needs_no_network(hub):
     hub.cached, hub.remote = hub.remote, RuntimeError("touched the network")
     assert resolve("org/tiny").revision == COMMIT
 
@@ -113,7 +113,7 @@ def test_the_real_cache_is_read_offline_without_a_stall(tiny_folder, tmp_path, m
 
 
 def test_without_a_network_it_does_not_stall(tmp_path, monkeypatch):
-    """The real library against a port that nobody listens on."""
+    """The real library against a closed port."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -130,8 +130,8 @@ def test_an_artifact_on_the_hub_is_an_artifact(hub):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "org/na--me", "https://huggingface.co", "x" * 5000])
-def test_no_valid_hub_id(hub, name):
-    assert "hub id" in refused(name).message
+def test_an_invalid_hub_id_is_an_error(hub, name):
+    assert "Hub id" in refused(name).message
     assert hub.asked == []
 
 
@@ -139,38 +139,38 @@ def test_no_valid_hub_id(hub, name):
     ("answer", "says", "step"),
     [
         (http_error(GatedRepoError, 403), "gated", "https://huggingface.co/org/tiny, then run 'hf auth login'"),
-        (http_error(RepositoryNotFoundError, 401), "nor a model on the hub", "HF_TOKEN"),
+        (http_error(RepositoryNotFoundError, 401), "nor a model on the Hub", "HF_TOKEN"),
         (http_error(RevisionNotFoundError, 404), "no revision 'v1'", "commits"),
         (http_error(HfHubHTTPError, 500), "HTTP status 500", "again"),
-        (LocalEntryNotFoundError("no connection"), "not wholly in the local cache", "network"),
+        (LocalEntryNotFoundError("no connection"), "not completely in the local cache", "network"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full", "HF_HOME"),
         (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "again"),
         (httpx2.ReadTimeout("slow"), "ReadTimeout", "again"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_what_the_hub_refuses(hub, answer, says, step):
+def test_errors_of_the_hub_have_a_next_step(hub, answer, says, step):
     hub.remote = answer
     error = refused("org/tiny", "v1")
     assert "org/tiny" in error.message and says in error.message and step in error.hint
     assert "secret" not in str(error)
 
 
-def test_a_server_error_behind_an_empty_cache_is_named(hub):
+def test_a_server_error_with_an_empty_cache_is_reported(hub):
     error = LocalEntryNotFoundError("see above")
     error.__cause__ = http_error(HfHubHTTPError, 503)
     hub.remote = error
     assert "HTTP status 503" in refused("org/tiny").message
 
 
-def test_a_repository_of_pickles_is_refused_by_what_it_lists(hub, monkeypatch):
+def test_a_repository_of_pickles_is_recognized_by_its_file_list(hub, monkeypatch):
     (hub.remote / "model.safetensors").unlink()
     listed = [huggingface_hub.RepoFile(path=name, size=1, oid="0") for name in ("config.json", "pytorch_model.bin")]
     monkeypatch.setattr(huggingface_hub, "get_cached_repo_tree", lambda repo_id, revision: listed)
-    assert "pickle (pytorch_model.bin)" in refused("org/tiny").message
+    assert "pickle format (pytorch_model.bin)" in refused("org/tiny").message
 
 
-def test_a_repository_of_gguf_files_says_what_to_do(hub, monkeypatch):
+def test_a_repository_of_gguf_files_has_a_hint(hub, monkeypatch):
     (hub.remote / "model.safetensors").unlink()
     listed = [huggingface_hub.RepoFile(path="tiny.Q4_K_M.gguf", size=1, oid="0")]
     monkeypatch.setattr(huggingface_hub, "get_cached_repo_tree", lambda repo_id, revision: listed)

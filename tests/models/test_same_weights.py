@@ -1,4 +1,4 @@
-"""What our reader reads is what `from_pretrained` loads, tensor by tensor, or one sentence: over generated folders."""
+"""Our reader gives the tensors that `from_pretrained` loads, or an error with one sentence, for generated folders."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from lsprism.models.weights import INDEX, SINGLE, WeightFiles
 pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = int(os.environ.get("LSPRISM_EXAMPLES", "60"))
 COMMON = dict(vocab_size=len(WORDS), hidden_size=16, num_attention_heads=2, num_hidden_layers=2, bos_token_id=1)
-# As they lie on the hub: with a prefix, without one, expert by expert, several projections in one, other names.
+# As on the Hub: with a prefix, without one, expert by expert, several projections in one tensor, other names.
 FAMILIES = {
     "llama": dict(num_key_value_heads=1, intermediate_size=24, max_position_embeddings=32),
     "gpt2": dict(n_positions=32),
@@ -46,7 +46,7 @@ ODD = (*HARMLESS, "twice", "both_prefixes", "missing", "shape", "integers", "bia
 
 @dataclass
 class Folder:
-    """A model folder to spoil: its tensors, and where the index places them."""
+    """A model folder to modify: its tensors, and the files listed in the index."""
 
     family: str
     tensors: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Folder:
     shards: int = 1
     hidden: str = ""  # not in the index
     misplaced: str = ""  # in the index, in another file
-    twice: str = ""  # in two files, with different numbers
+    twice: str = ""  # in two files, with different values
 
     def pick(self, part: str = ".") -> str:
         names = sorted(name for name in self.tensors if part in name) or sorted(self.tensors)
@@ -131,7 +131,7 @@ def write(folder: Folder, path: Path) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
-    """transformers reports every spoiled folder at length."""
+    """Silences transformers, which logs details about every modified folder."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     yield
@@ -140,7 +140,7 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Family and whether it is tied -> folder of a model in float32, and its tensors by the model's own names."""
+    """(family, tied) -> folder of a model in float32, and its tensors by the model's own names."""
     made = {}
 
     def make(family: str, tied: bool) -> tuple[Path, dict[str, Tensor]]:
@@ -158,7 +158,7 @@ def saved(tmp_path_factory):
 
 
 def ours(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """None: refused, in one sentence with a next step."""
+    """None: an error with one sentence and a next step."""
     try:
         model = skeleton(folder, dtype)
         read = WeightFiles(folder, model).read(stored_shapes(model))
@@ -169,7 +169,7 @@ def ours(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
 
 
 def theirs(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """None: it does not load whole."""
+    """None: it does not load completely."""
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
@@ -194,7 +194,7 @@ def theirs(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
     faults=st.lists(st.sampled_from(ODD), max_size=3, unique=True),
     seed=st.integers(0, 999),
 )
-def test_every_tensor_is_that_of_from_pretrained_or_the_folder_is_refused(
+def test_every_tensor_is_that_of_from_pretrained_or_the_folder_is_an_error(
     saved, tmp_path, family, tied, dtype, faults, seed
 ):
     source, own = saved(family, tied)
@@ -210,7 +210,7 @@ def test_every_tensor_is_that_of_from_pretrained_or_the_folder_is_refused(
     read, loaded = ours(path, dtype), theirs(path, dtype)
     if read is None:
         harmless = set(faults) <= set(HARMLESS) and (tied or "head_alone" not in faults)
-        assert loaded is None or not harmless, "refused without a reason"
+        assert loaded is None or not harmless, "an error without a reason"
         return
     assert loaded is not None, "from_pretrained does not load it"
     assert read.keys() == loaded.keys()
@@ -219,12 +219,12 @@ def test_every_tensor_is_that_of_from_pretrained_or_the_folder_is_refused(
         assert torch.equal(read[name].nan_to_num(7), tensor.nan_to_num(7)), name
 
 
-# --- what is not tied after all ---------------------------------------------------------------------------------------
+# --- tied in the config, but not in the files -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def two_heads(saved, tmp_path) -> Path:
-    """Tied by its config; the file holds a head of its own."""
+    """Tied by its config, but the file has a different LM head."""
     from conftest import make_model
 
     folder = make_model(tmp_path / "two", tied=True)
@@ -239,7 +239,7 @@ def logits_of(folder: Path) -> Tensor:
         return lsprism.load(folder, device="cpu").model(input_ids=torch.arange(3, 19).unsqueeze(0)).logits.float()
 
 
-def test_a_head_of_its_own_survives_a_compression_and_an_export(two_heads, text_file, tmp_path):
+def test_an_untied_head_is_kept_by_compression_and_export(two_heads, text_file, tmp_path):
     plan = lsprism.inspect(two_heads)
     assert plan.untied and any("ties lm_head.weight" in note for note in plan.notes)
     assert plan.model_parameters == lsprism.inspect(two_heads, sparsity=0.9).model_parameters
@@ -254,7 +254,7 @@ def test_a_head_of_its_own_survives_a_compression_and_an_export(two_heads, text_
         assert torch.equal(logits_of(dense), before)
 
 
-def test_a_head_that_is_the_embedding_twice_stays_tied(two_heads):
+def test_a_head_equal_to_the_embedding_stays_tied(two_heads):
     tensors = load_file(two_heads / SINGLE)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, two_heads / SINGLE, metadata={"format": "pt"})
@@ -262,19 +262,19 @@ def test_a_head_that_is_the_embedding_twice_stays_tied(two_heads):
     assert not plan.untied and "lm_head.weight" not in str(plan.notes)
 
 
-# --- what fits no model -----------------------------------------------------------------------------------------------
+# --- unexpected tensors -----------------------------------------------------------------------------------------------
 
 
-def test_more_blocks_than_the_config_counts_are_named_with_their_file(saved, tmp_path):
+def test_more_blocks_than_in_the_config_are_named_with_their_file(saved, tmp_path):
     source, _ = saved("llama", False)
     folder = shutil.copytree(source, tmp_path / "more")
     config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 1, "layer_types": None}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SourceError, match=r"model\.safetensors holds model\.layers\.1\..* model\.layers has only 1"):
+    with pytest.raises(SourceError, match=r"model\.safetensors contains model\.layers\.1\..* model\.layers has only 1"):
         lsprism.inspect(folder)
 
 
-def test_blocks_that_predict_further_tokens_are_left_out_as_transformers_does(saved, tmp_path):
+def test_multi_token_prediction_blocks_are_skipped_as_in_transformers(saved, tmp_path):
     source, _ = saved("deepseek_v3", False)
     folder = shutil.copytree(source, tmp_path / "more")
     config = json.loads((folder / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
@@ -285,12 +285,12 @@ def test_blocks_that_predict_further_tokens_are_left_out_as_transformers_does(sa
     assert ours(folder, torch.float32) is not None
 
 
-def test_experts_that_do_not_go_together_are_named(saved, tmp_path):
+def test_experts_that_do_not_fit_together_are_named(saved, tmp_path):
     source, _ = saved("mixtral", False)
     folder = shutil.copytree(source, tmp_path / "odd")
     tensors = load_file(folder / SINGLE)
     name = next(name for name in tensors if ".experts.1.w1." in name)
     tensors[name] = tensors[name][:-1].clone()
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    with pytest.raises(DamagedError, match=r"experts\.gate_up_proj cannot be made of .*model\.safetensors: stack"):
+    with pytest.raises(DamagedError, match=r"experts\.gate_up_proj cannot be built from .*model\.safetensors: stack"):
         lsprism.inspect(folder)

@@ -1,4 +1,4 @@
-"""Every way to name a model here resolves, or is refused in one plain sentence; those of the hub: see test_hub.py."""
+"""Every way to name a local model resolves, or is an error with one plain sentence. Hub models: see test_hub.py."""
 
 import json
 import shutil
@@ -13,12 +13,12 @@ from lsprism.models.source import resolve
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path) -> Path:
-    """A copy of the tiny model to spoil."""
+    """A copy of the tiny model to modify."""
     return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
 def configure(folder: Path, **changes) -> Path:
-    """Change config.json; None drops the entry."""
+    """Change config.json; None removes the entry."""
     config = json.loads((folder / "config.json").read_text()) | changes
     kept = {key: value for key, value in config.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(kept))
@@ -26,7 +26,7 @@ def configure(folder: Path, **changes) -> Path:
 
 
 def refused(model_id, *args, **kwargs) -> SourceError:
-    """The refusal: one sentence that ends as one, and a next step."""
+    """The error: a complete sentence and a next step."""
     with pytest.raises(SourceError) as caught:
         resolve(str(model_id), *args, **kwargs)
     error = caught.value
@@ -67,8 +67,8 @@ def test_a_path_that_does_not_exist(name, monkeypatch):
     assert "does not exist" in refused(name).message
 
 
-def test_a_file_that_is_no_gguf(folder):
-    assert "no .gguf" in refused(folder / "model.safetensors").message
+def test_a_file_that_is_not_gguf(folder):
+    assert "not a .gguf" in refused(folder / "model.safetensors").message
 
 
 def test_a_revision_of_something_local(folder):
@@ -105,7 +105,7 @@ def test_a_shard_that_the_index_names_is_missing(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert "lacks the weights model-00002-of-00002.safetensors" in refused(folder).message
+    assert "lacks the file model-00002-of-00002.safetensors" in refused(folder).message
     shutil.copy(folder / shards["a"], folder / shards["b"])
     assert not resolve(str(folder)).config_only
 
@@ -117,7 +117,7 @@ def test_no_tokenizer(folder):
     assert resolve(str(folder), need_weights=False).folder == folder
 
 
-# What is no decoder
+# Models that are not decoders
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel", "BertForSequenceClassification"])
@@ -131,7 +131,7 @@ def test_an_encoder(folder, architecture):
 def test_an_encoder_by_its_type_alone(folder, kind, architectures):
     error = refused(configure(folder, model_type=kind, architectures=architectures))
     assert "is not a causal language model" in error.message and "decoder-only" in error.hint
-    assert resolve(str(configure(folder, is_decoder=True))).kind == "folder", "it was made to look only back"
+    assert resolve(str(configure(folder, is_decoder=True))).kind == "folder", "it attends to previous tokens only"
 
 
 def test_a_type_without_a_causal_class(folder):
@@ -153,7 +153,7 @@ def test_remote_code_is_never_run(folder):
     (folder / "modeling.py").write_text("raise SystemExit('ran')")
     auto_map = {"AutoModelForCausalLM": "modeling.Model", "AutoConfig": "modeling.Config"}
     assert "never run" in refused(configure(folder, model_type="own", auto_map=auto_map)).message
-    # A type that transformers knows needs none of it.
+    # A supported model type does not need the remote code.
     assert resolve(str(configure(folder, model_type="llama"))).kind == "folder"
 
 
@@ -161,5 +161,5 @@ def test_remote_code_is_never_run(folder):
     ("kind", "architecture"),
     [("gpt2", "GPT2LMHeadModel"), ("qwen3", "Qwen3ForCausalLM"), ("gemma3", "Gemma3ForConditionalGeneration")],
 )
-def test_decoders_of_every_naming_pass(folder, kind, architecture):
+def test_decoders_with_any_class_name_are_accepted(folder, kind, architecture):
     assert resolve(str(configure(folder, model_type=kind, architectures=[architecture]))).kind == "folder"

@@ -1,4 +1,4 @@
-"""A tokenizer that is not there, or needs what is not there, is named before any work."""
+"""A missing tokenizer, package or class is reported before any work."""
 
 import json
 import shutil
@@ -57,14 +57,14 @@ def test_a_tokenizer_json_needs_no_package(tiny_folder, folder, monkeypatch):
 @pytest.mark.parametrize(
     "code", [["tok.TikTokenTokenizer", None], [None, "tok.TikTokenTokenizer"], "tok.TikTokenTokenizer"]
 )
-def test_code_of_its_own_is_named_and_never_run(folder, code):
+def test_remote_code_is_reported_and_never_run(folder, code):
     (folder / "tok.py").write_text("raise SystemExit('ran')")
     (folder / "vocab.tiktoken").write_text("YQ== 0\n")
     configure(folder, tokenizer_class="TikTokenTokenizer", auto_map={"AutoTokenizer": code})
     assert "tok.TikTokenTokenizer" in refused(folder).message
 
 
-def test_a_pointer_of_git_lfs_is_named(folder):
+def test_a_git_lfs_pointer_is_reported(folder):
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert f"{folder / 'tokenizer.json'} is only a Git LFS pointer" in refused(folder).message
 

@@ -1,4 +1,4 @@
-"""Checkpoints are read under the model's names, whole or not at all, and let go again."""
+"""Checkpoints are read by the model's names, completely or not at all, and released again."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path) -> Path:
-    """A copy of the tiny model to spoil."""
+    """A copy of the tiny model to modify."""
     return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
@@ -62,7 +62,7 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 
 
 @pytest.mark.parametrize("prefix", ["model.", ""], ids=["with", "without"])
-def test_the_base_prefix_may_be_there_or_not(folder, prefix):
+def test_the_base_prefix_is_optional(folder, prefix):
     wanted = read_all(folder)
 
     def rename(tensors: dict) -> None:
@@ -73,7 +73,7 @@ def test_the_base_prefix_may_be_there_or_not(folder, prefix):
     assert_same(read_all(folder), wanted)
 
 
-def test_gpt2_as_on_the_hub_has_no_prefix_and_old_buffers(tmp_path):
+def test_gpt2_on_the_hub_has_no_prefix_and_old_buffers(tmp_path):
     """openai-community/gpt2: "h.0.attn.c_attn.weight", and masks that newer versions compute."""
     config = AutoConfig.for_model("gpt2", vocab_size=len(WORDS), n_embd=32, n_head=4, n_layer=2, n_positions=64)
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
@@ -84,13 +84,13 @@ def test_gpt2_as_on_the_hub_has_no_prefix_and_old_buffers(tmp_path):
     assert_same(read_all(tmp_path), model.state_dict())
 
 
-def test_old_llamas_carry_rotary_frequencies_that_are_left_out(folder):
+def test_rotary_frequencies_of_old_llamas_are_ignored(folder):
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
     assert not any("inv_freq" in name for name in read_all(folder))
 
 
 @pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight"])
-def test_a_tied_tensor_may_lie_under_either_name(tmp_path, kept):
+def test_a_tied_tensor_may_be_stored_under_either_name(tmp_path, kept):
     folder = make_model(tmp_path, tied=True)
     tensor = load_file(folder / SINGLE)["model.embed_tokens.weight"]
 
@@ -103,8 +103,8 @@ def test_a_tied_tensor_may_lie_under_either_name(tmp_path, kept):
 
 
 def test_experts_stored_one_by_one_are_read_as_from_pretrained_reads_them(tmp_path):
-    """Mixtral's files name w1, w2, w3 of each expert; the model holds two 3-D tensors for all. Eleven experts: their
-    order is that of numbers, not of letters."""
+    """Mixtral stores w1, w2, w3 of each expert; the model has two 3-D tensors for all. With eleven experts, the order
+    must be numerical, not alphabetical."""
     config = AutoConfig.for_model(
         "mixtral", vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=1, num_local_experts=11,
@@ -120,7 +120,7 @@ def test_experts_stored_one_by_one_are_read_as_from_pretrained_reads_them(tmp_pa
 # --- dtypes -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_family_keeps_in_float32_is_read_in_float32(tmp_path):
+def test_tensors_that_an_architecture_keeps_in_float32_are_read_in_float32(tmp_path):
     config = AutoConfig.for_model(
         "deepseek_v3", vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, moe_intermediate_size=16,
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2,
@@ -134,7 +134,7 @@ def test_what_a_family_keeps_in_float32_is_read_in_float32(tmp_path):
     assert_same(read_all(tmp_path), loaded.state_dict())
 
 
-def test_the_stored_dtype_is_that_of_most_numbers(folder, tmp_path):
+def test_the_stored_dtype_is_that_of_most_values(folder, tmp_path):
     rewrite(folder, lambda tensors: tensors.update({name: t.float() for name, t in tensors.items() if t.ndim == 1}))
     assert stored_dtype(folder) == torch.bfloat16
     assert stored_dtype(tmp_path) is None
@@ -150,7 +150,7 @@ def test_a_shard_that_is_missing_is_named(folder):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_file_that_was_cut_short_is_named(folder, share):
+def test_a_truncated_file_is_named(folder, share):
     file = sharded(folder) / "model-00001-of-00002.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])
@@ -158,7 +158,7 @@ def test_a_file_that_was_cut_short_is_named(folder, share):
         tensor_files(folder)
 
 
-def test_a_file_of_something_else_is_named(folder):
+def test_a_file_in_another_format_is_named(folder):
     (folder / SINGLE).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 4)
     with pytest.raises(DamagedError, match=r"model\.safetensors is only a Git LFS pointer"):
         tensor_files(folder)
@@ -168,38 +168,38 @@ def test_a_file_of_something_else_is_named(folder):
 
 
 @pytest.mark.parametrize("place", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..\\x", ".."])
-def test_an_index_may_not_point_out_of_its_folder(folder, place):
+def test_an_index_must_not_point_outside_its_folder(folder, place):
     index = json.loads((sharded(folder) / INDEX).read_text())
     index["weight_map"][Q] = place
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(DamagedError, match="no file of its folder"):
+    with pytest.raises(DamagedError, match="not a file in its folder"):
         tensor_files(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is not valid JSON"), ("[]", r"holds \[\], not a JSON object"), ("{}", "weight_map is missing"),
+        ("", "is not valid JSON"), ("[]", r"contains \[\], not a JSON object"), ("{}", "weight_map is missing"),
         ('{"weight_map": []}', r"weight_map is \[\]"), ('{"weight_map": null}', "weight_map is null"),
         ('{"weight_map": {"a": 7}}', "weight_map.a is 7"), ('{"weight_map": {"a"', "is not valid JSON"),
     ],
 )  # fmt: skip
-def test_an_index_that_is_none_is_named(folder, text, said):
+def test_a_malformed_index_is_named(folder, text, said):
     (sharded(folder) / INDEX).write_text(text)
     with pytest.raises(DamagedError, match=rf"index\.json:? {said}"):
         tensor_files(folder)
 
 
-def test_an_index_that_names_the_wrong_file_is_damaged(folder):
+def test_an_index_that_lists_the_wrong_file_is_an_error(folder):
     index = json.loads((sharded(folder) / INDEX).read_text())
     files = set(index["weight_map"].values())
     index["weight_map"][Q] = (files - {index["weight_map"][Q]}).pop()
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(DamagedError, match=f"does not hold {Q}"):
+    with pytest.raises(DamagedError, match=f"lacks the tensor {Q}"):
         tensor_files(folder)
 
 
-def test_a_folder_without_weights_is_no_source(tmp_path):
+def test_a_folder_without_weights_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="neither model.safetensors nor"):
         tensor_files(tmp_path)
 
@@ -216,14 +216,14 @@ def test_a_tensor_of_another_shape_is_named(folder):
         read_all(folder)
 
 
-def test_a_bias_that_the_config_denies_is_refused(folder):
+def test_a_bias_excluded_by_the_config_is_an_error(folder):
     bias = Q.replace("weight", "bias")
     rewrite(folder, lambda tensors: tensors.update({bias: torch.zeros(32, dtype=torch.bfloat16)}))
     with pytest.raises(DamagedError, match=bias):
         read_all(folder)
 
 
-def test_tensors_for_other_tasks_are_harmless(folder):
+def test_tensors_for_other_tasks_are_ignored(folder):
     rewrite(folder, lambda tensors: tensors.update({"v_head.summary.weight": torch.zeros(1, 32)}))
     assert "v_head.summary.weight" not in read_all(folder)
 
@@ -231,7 +231,7 @@ def test_tensors_for_other_tasks_are_harmless(folder):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_released_block_leaves_no_mapping_of_the_file_behind(folder):
+def test_a_released_block_unmaps_the_file(folder):
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         pytest.skip("needs Linux's /proc")
@@ -247,8 +247,8 @@ def test_a_released_block_leaves_no_mapping_of_the_file_behind(folder):
     assert not mapped() and all(parameter.is_meta for parameter in model.parameters())
 
 
-def test_a_released_block_keeps_what_no_file_holds():
-    """Buffers computed when the model was built, such as GPT-J's table of positions."""
+def test_a_released_block_keeps_computed_buffers():
+    """Buffers computed when the model was built, such as GPT-J's position table."""
     block = torch.nn.Linear(2, 2)
     block.register_buffer("table", torch.arange(3.0), persistent=False)
     release(block)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ from fake_runs import fake, kept, made, until
 
 from lsprism.runs import Runs, ask_to_stop, keeper
 from lsprism.runs import runs as module
+from lsprism.runs.launch import PROGRAM
 from lsprism.runs.process import find, identify
 from lsprism.runs.recording import RUN
 
@@ -61,9 +63,9 @@ def test_the_command_gets_the_verb_the_words_and_the_run(runs, tmp_path):
     [
         ("", "done", ""),
         ("raise SystemExit(130)", "stopped", ""),
-        ("raise SystemExit(1)", "failed", "It ended with exit code 1: last words"),
-        ("import os; os.kill(os.getpid(), 9)", "failed", "memory ran out"),
-        ("import os; os.kill(os.getpid(), 11)", "failed", "It crashed (SIGSEGV)."),
+        ("raise SystemExit(1)", "failed", "Exited with code 1: last words"),
+        ("import os; os.kill(os.getpid(), 9)", "failed", "ran out of memory"),
+        ("import os; os.kill(os.getpid(), 11)", "failed", "Crashed (SIGSEGV)."),
     ],
 )
 def test_how_it_ended_is_written_down(runs, script, state, says):
@@ -74,10 +76,19 @@ def test_how_it_ended_is_written_down(runs, script, state, says):
     assert run.ended >= run.begun
 
 
-def test_the_reason_that_the_command_gave_is_the_reason(runs):
-    log = "error of another kind\nmore\nerror The text is too short.\nGive a longer one.\n"
-    run = ended(runs, with_log(runs, log), "raise SystemExit(2)")
-    assert (run.message, run.hint) == ("The text is too short.", "Give a longer one.")
+def test_log_lines_that_look_like_errors_are_not_taken_for_the_reason(runs):
+    run = ended(runs, with_log(runs, "error 42 of the library\nmore\n"), "raise SystemExit(2)")
+    assert run.message == "Exited with code 2: more"
+
+
+def test_a_command_that_fails_before_it_is_recorded_gives_its_reason(runs, monkeypatch):
+    """The real command line: its arguments are refused before anything else happens."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    run = made(runs, words=["--model-id", "demo", "--sparsity", "2", "--save-path", "out"])
+    keeper.keep(runs.path(run.id), list(PROGRAM), threading.Event())
+    run = runs.get(run.id)
+    assert (run.state, run.exit_code) == ("failed", 2)
+    assert run.message == "--sparsity: input should be less than 1, got '2'."
 
 
 def test_what_the_command_wrote_down_itself_stands(runs, monkeypatch):
@@ -152,11 +163,11 @@ def test_a_disk_that_refuses_for_a_while_delays_it_only(runs, monkeypatch):
     assert len(refused) == 3
 
 
-def test_a_program_that_cannot_be_started_is_a_failed_run(runs, capsys):
+def test_a_program_that_cannot_be_started_is_a_failed_run(runs):
     run = made(runs)
     keeper.keep(runs.path(run.id), ["/no/such/program"], threading.Event())
     assert runs.get(run.id).state == "failed"
-    assert "/no/such/program cannot be started: No such file" in capsys.readouterr().err
+    assert "/no/such/program cannot be started: No such file" in runs.get(run.id).message
 
 
 def test_what_the_command_leaves_behind_is_ended_with_it(runs, tmp_path):

@@ -199,7 +199,7 @@ def test_what_is_not_over_is_not_resumed_and_what_is_over_not_stopped(runs):
         with pytest.raises(RequestError, match=f"is {state}"):
             resume(runs, made(runs, state=state).id, program=SLEEPS)
     for state in ("stopped", "done", "failed", "lost"):
-        with pytest.raises(RequestError, match="nothing to stop"):
+        with pytest.raises(RequestError, match="Only a queued or running run"):
             ask_to_stop(runs, made(runs, state=state).id)
 
 

@@ -32,7 +32,7 @@ def test_the_state_folder_is_named_by_the_environment(monkeypatch, tmp_path):
 
 def test_where_nothing_was_started_there_is_nothing_and_nothing_is_made(runs):
     assert runs.all() == ()
-    with pytest.raises(RequestError, match="no run"):
+    with pytest.raises(RequestError, match="does not exist"):
         runs.note("20260101-000000-abcdef", "x")
     assert not runs.home.exists()
 
@@ -77,7 +77,7 @@ def test_a_run_is_live_only_while_its_process_is(runs):
     assert runs.get(made(runs, state="running", processes=[NOBODY, me]).id).state == "running"
     lost = runs.get(made(runs, state="running", processes=[NOBODY]).id)
     assert (lost.state, lost.goes_on) == ("lost", True)
-    assert "ended without a word" in lost.message
+    assert "ended unexpectedly" in lost.message
     assert runs.get(made(runs, state="stopping", processes=[NOBODY]).id).state == "stopped"
     assert runs.get(made(runs, state="done", processes=[NOBODY]).id).state == "done"
 
@@ -109,7 +109,7 @@ def test_what_a_process_writes_just_before_it_ends_is_not_missed(runs, monkeypat
 def test_a_name_that_is_none_is_refused(runs, name):
     made(runs)
     for call in (runs.get, runs.tail, runs.log, runs.delete):
-        with pytest.raises(RequestError, match="There is no run"):
+        with pytest.raises(RequestError, match="does not exist"):
             call(name)
 
 
@@ -127,7 +127,7 @@ def test_a_folder_that_was_deleted_leaves_the_list(runs):
     (runs.path(gone.id) / "reserve").unlink()
     runs.path(gone.id).rmdir()
     assert [run.id for run in runs.all()] == [kept.id]
-    with pytest.raises(RequestError, match="There is no run"):
+    with pytest.raises(RequestError, match="does not exist"):
         runs.note(gone.id, "x")
     assert not runs.path(gone.id).exists()
 

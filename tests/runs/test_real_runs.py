@@ -79,7 +79,7 @@ def test_one_that_the_system_kills_is_a_failed_run_with_its_log(runs, spec):
     until(lambda: over(runs, run.id))
     failed = runs.get(run.id)
     assert (failed.state, failed.exit_code) == ("failed", -9)
-    assert "memory ran out" in failed.message
+    assert "ran out of memory" in failed.message
     assert "block" in runs.log(run.id).splitlines()[-1]
     assert failed.goes_on
 

@@ -1,4 +1,4 @@
-"""What each side is told, and where the answers part."""
+"""Messages of each side, and the first difference between two answers."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def said(*texts, tokens=None, **fields) -> Answer:
     return Answer(tokens=tuple(tokens or map(hash, texts)), texts=texts, **fields)
 
 
-def test_each_side_is_told_its_own_answers():
+def test_each_side_gets_its_own_answers():
     conversation = Conversation().with_turn(Turn("Hello", {"left": said("Hi"), "right": said("Good", " day")}))
     assert conversation.messages("right", "And?", "Be kind.") == [
         {"role": "system", "content": "Be kind."},
@@ -21,24 +21,24 @@ def test_each_side_is_told_its_own_answers():
     assert conversation.messages("left", "And?")[1]["content"] == "Hi"
 
 
-def test_a_turn_without_an_answer_is_not_told():
+def test_a_turn_without_an_answer_is_left_out():
     conversation = Conversation((Turn("Hello", {"left": Answer(failure="No memory.")}),))
     assert conversation.messages("left", "Again") == [{"role": "user", "content": "Again"}]
 
 
-def test_undo_gives_the_prompt_back():
+def test_undo_returns_the_prompt():
     conversation = Conversation((Turn("one"), Turn("two")))
     assert conversation.without_last() == (Conversation((Turn("one"),)), "two")
     assert Conversation().without_last() == (Conversation(), "")
 
 
-def test_answers_grow_by_words():
+def test_answers_are_extended_by_new_tokens():
     words = Words(work=1, slot="left", tokens=[5, 6], texts=["a", "b"], timing=Timing(tokens=2), reason="eos")
     answer = said("x", tokens=[4]).grown(words)
     assert (answer.tokens, answer.text, answer.reason, answer.timing.tokens) == ((4, 5, 6), "xab", "eos", 2)
 
 
-def test_they_part_at_the_first_other_token():
+def test_the_first_different_token_is_found():
     left, right = said("The", " sky", " is", " blue"), said("The", " sky", " was")
     found = parting({"left": left, "right": right}, same_tokens=True)
     assert found.agreed == 2
@@ -46,23 +46,23 @@ def test_they_part_at_the_first_other_token():
     assert right.text[slice(*found.places["right"])] == " was"
 
 
-def test_an_answer_that_is_behind_does_not_part():
+def test_a_shorter_answer_is_not_a_difference():
     assert parting({"left": said("The", " sky"), "right": said("The")}, same_tokens=True) is None
     assert parting({"left": said("The")}, same_tokens=True) is None
 
 
-def test_ending_where_the_other_goes_on_is_parting():
+def test_an_early_end_is_a_difference():
     left, right = said("Yes", "", tokens=[1, 2]), said("Yes", ".", tokens=[1, 3])
     found = parting({"left": left, "right": right}, same_tokens=True)
     assert found.places == {"left": (3, 3), "right": (3, 4)}
 
 
-def test_a_token_that_was_never_computed_is_no_other_token():
+def test_a_token_that_was_never_computed_is_not_a_difference():
     left, right = said("Yes", "", tokens=[1, None]), said("Yes", ".", tokens=[1, 3])
     assert parting({"left": left, "right": right}, same_tokens=True) is None
 
 
-def test_other_tokenizers_are_compared_by_their_texts():
+def test_different_tokenizers_are_compared_by_text():
     left, right = said("The", " sky", " is"), said("The s", "ky w", "as")
     found = parting({"left": left, "right": right}, same_tokens=False)
     assert left.text[slice(*found.places["left"])] == " is"

@@ -1,4 +1,4 @@
-"""Two seats: who is in memory, what is told, and that answers in turn are the answers alone."""
+"""The chat engine: loaded models, events, and interleaved answers, which equal the answers alone."""
 
 import threading
 
@@ -21,7 +21,7 @@ SPEC = GenerateSpec(max_new_tokens=12, greedy=True, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, text_file):
-    """A tiny model and its compressed copy, as seats."""
+    """A tiny model and its compressed copy, one per side."""
     folder = tmp_path_factory.mktemp("pair")
     dense = make_model(folder / "dense")
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
@@ -31,7 +31,7 @@ def pair(tmp_path_factory, text_file):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The memory of tiny models is not worth a full collection of garbage at each step."""
+    """Skip garbage collection, which is slow and frees little with tiny models."""
     monkeypatch.setattr(room_of_engine, "give_back", lambda: None)
 
 
@@ -61,7 +61,7 @@ def last(told, kind):
     return [news for news in told if isinstance(news, kind)][-1]
 
 
-def test_in_turn_each_side_says_what_it_says_alone(engine, told, pair):
+def test_interleaved_answers_equal_the_answers_alone(engine, told, pair):
     engine.answer(ask(pair), threading.Event())
     for slot, answer in answers(told).items():
         loaded = api.load(pair[slot].model_id)
@@ -72,7 +72,7 @@ def test_in_turn_each_side_says_what_it_says_alone(engine, told, pair):
         assert answer.timing.first_token_s > 0 and answer.timing.tokens_per_s > 0
 
 
-def test_the_seats_tell_what_is_in_memory(engine, told, pair):
+def test_loaded_models_are_reported(engine, told, pair):
     engine.load(Load(work=1, seats=pair))
     seats = last(told, Seats).seats
     assert [seats[slot].portrait.label for slot in SLOTS] == [pair["left"].model_id, "wanda 0.5"]
@@ -82,42 +82,42 @@ def test_the_seats_tell_what_is_in_memory(engine, told, pair):
     assert list(engine._models) == ["right"]
 
 
-def test_a_model_that_sits_there_already_is_not_loaded_again(engine, told, pair):
+def test_a_loaded_model_is_not_loaded_again(engine, told, pair):
     engine.load(Load(work=1, seats=pair))
     told.clear()
     engine.answer(ask(pair), threading.Event())
     assert not [news for news in told if isinstance(news, Began) and news.what.startswith("loading")]
 
 
-def test_one_model_on_both_sides_is_in_memory_once(engine, pair):
+def test_the_same_model_on_both_sides_is_loaded_once(engine, pair):
     engine.load(Load(work=1, seats=dict.fromkeys(SLOTS, pair["left"])))
     assert engine._models["left"] is engine._models["right"]
 
 
-def test_what_does_not_fit_takes_turns_and_says_so(engine, told, pair, monkeypatch):
+def test_models_that_do_not_fit_together_are_swapped(engine, told, pair, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device: 10 * room.BESIDE if not engine._models else room.BESIDE)
     engine.answer(ask(pair), threading.Event())
     seats = last(told, Seats)
-    assert not seats.together and "take turns" in seats.note
+    assert not seats.together and "swapped" in seats.note
     assert {slot: seat.resident for slot, seat in seats.seats.items()} == {"left": False, "right": True}
     assert {slot: answer.timing.tokens for slot, answer in answers(told).items()} == {"left": 12, "right": 12}
     told.clear()
     engine.answer(ask(pair, work=2), threading.Event())
     order = [news.slot for news in told if isinstance(news, Words) and news.reason]
-    assert order == ["right", "left"], "who is in memory answers first"
+    assert order == ["right", "left"], "the loaded model answers first"
 
 
-def test_answers_whose_memory_does_not_fit_together_come_one_by_one(engine, told, pair, monkeypatch):
+def test_answers_run_one_at_a_time_if_their_caches_do_not_fit(engine, told, pair, monkeypatch):
     engine.load(Load(work=1, seats=pair))
     monkeypatch.setattr(room_of_engine, "cache_bytes", lambda model, tokens: 6 * 10**8)
     monkeypatch.setattr(room, "free_bytes", lambda device: 10**9)
     engine.answer(ask(pair, work=2), threading.Event())
     order = [news.slot for news in told if isinstance(news, Words)]
-    assert order == sorted(order) and "one by one" in last(told, Began).what
+    assert order == sorted(order) and "one at a time" in last(told, Began).what
     assert {slot: answer.timing.tokens for slot, answer in answers(told).items()} == {"left": 12, "right": 12}
 
 
-def test_an_answer_whose_memory_never_fits_is_refused_on_its_side(engine, told, pair, monkeypatch):
+def test_an_answer_whose_cache_does_not_fit_is_refused(engine, told, pair, monkeypatch):
     engine.load(Load(work=1, seats=pair))
     dense = engine._models["left"].model
     monkeypatch.setattr(room_of_engine, "cache_bytes", lambda model, tokens: 10**12 * (model is dense))
@@ -130,21 +130,21 @@ def test_an_answer_whose_memory_never_fits_is_refused_on_its_side(engine, told, 
 def test_a_model_too_large_even_alone_is_refused(engine, told, pair, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device: 1000)
     engine.load(Load(work=1, seats=pair))
-    assert "needs about 1.0 GB of memory, 0.0 GB are free" in last(told, Failed).message
+    assert "needs about 1.0 GB of memory, but 0.0 GB are free" in last(told, Failed).message
     assert not last(told, Seats).seats
 
 
-def test_one_side_fails_the_other_answers(engine, told, pair):
+def test_an_error_of_one_side_does_not_affect_the_other(engine, told, pair):
     engine.answer(ask({**pair, "left": Wanted(model_id="/nowhere/at-all")}), threading.Event())
     assert last(told, Failed).slot == "left"
     assert answers(told)["right"].timing.tokens == 12
     told.clear()
     engine.answer(ask(pair, prompts=("the " * 300, "the river"), work=2), threading.Event())
-    assert "leaves no room for an answer" in last(told, Failed).message
+    assert "fills the model's context" in last(told, Failed).message
     assert list(answers(told)) == ["right"]
 
 
-def test_a_damaged_artifact_leaves_the_seat_empty(engine, told, pair, monkeypatch):
+def test_a_damaged_artifact_is_not_loaded(engine, told, pair, monkeypatch):
     def damaged(*_):
         raise DamagedError("model.safetensors is cut short.")
 
@@ -163,7 +163,7 @@ def test_stop_ends_both_within_a_token(engine, told, pair):
     assert all(answer.timing.tokens <= 2 for answer in answers(told).values())
 
 
-def test_sampling_beside_another_side_is_sampling_alone(engine, told, pair):
+def test_sampling_is_independent_of_the_other_side(engine, told, pair):
     spec = GenerateSpec(max_new_tokens=12, seed=7, temperature=2.0, ignore_eos=True)
     engine.answer(ask(pair, spec=spec), threading.Event())
     together = answers(told)["left"].tokens

@@ -1,4 +1,4 @@
-"""The header is what the module is."""
+"""The model summary matches the modules in memory."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def compressed(folder, text_file, dense, method):
     return api.load(folder / method)
 
 
-def test_of_a_dense_model(dense):
+def test_summary_of_a_dense_model(dense):
     header = portrait(dense)
     total = sum(parameter.numel() for parameter in dense.model.parameters())
     assert header.kept_parameters == header.model_parameters == total
@@ -34,7 +34,7 @@ def test_of_a_dense_model(dense):
 
 
 @pytest.mark.parametrize("method, share, rank", [("wanda", 0.5, False), ("svd", None, True), ("hybrid", 0.55, True)])
-def test_of_an_artifact(tmp_path, text_file, dense, method, share, rank):
+def test_summary_of_an_artifact(tmp_path, text_file, dense, method, share, rank):
     loaded = compressed(tmp_path, text_file, dense, method)
     header = portrait(loaded)
     packed = [module for module in loaded.model.modules() if isinstance(module, PrismLinear)]

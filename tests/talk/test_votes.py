@@ -1,4 +1,4 @@
-"""Votes are kept line by line, and counted by the models they were about."""
+"""Votes are stored line by line and counted per pair of models."""
 
 import pytest
 
@@ -13,14 +13,14 @@ def vote(verdict, weights=PAIR, blind=True) -> Vote:
     return Vote(at=1.0, verdict=verdict, blind=blind, labels=NAMES, weights=weights)
 
 
-def test_votes_outlive_whoever_wrote_them(tmp_path):
+def test_votes_are_persistent(tmp_path):
     Votes(tmp_path / "state").add(vote("left"))
     Votes(tmp_path / "state").add(vote("bad"))
     assert [one.verdict for one in Votes(tmp_path / "state").all()] == ["left", "bad"]
     assert Votes(tmp_path / "elsewhere").all() == []
 
 
-def test_a_line_cut_short_costs_that_vote_alone(tmp_path):
+def test_a_truncated_line_is_skipped(tmp_path):
     votes = Votes(tmp_path)
     votes.add(vote("left"))
     votes.path.write_bytes(votes.path.read_bytes() + b'{"at": 1\n')
@@ -35,19 +35,19 @@ def test_the_tally_follows_the_models_not_the_sides():
     assert tally(votes, crossed, blind=True) == Tally(left=2, equal=1)
 
 
-def test_votes_with_names_in_sight_are_counted_apart():
+def test_open_and_blind_votes_are_counted_separately():
     votes = [vote("right"), vote("left", blind=False)]
     assert tally(votes, PAIR, blind=True) == Tally(right=1)
     assert tally(votes, PAIR, blind=False) == Tally(left=1)
 
 
-def test_the_interval_is_wilsons():
+def test_the_interval_is_the_wilson_interval():
     assert Tally(left=4, right=6).interval() == pytest.approx((0.3127, 0.8318), abs=1e-4)
     low, high = Tally(right=3).interval()
     assert low == pytest.approx(0.4385, abs=1e-4) and high == pytest.approx(1.0)
 
 
-def test_a_folder_without_rights_is_a_clear_refusal(tmp_path):
+def test_a_folder_without_write_permission_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="not counted"):
         Votes(tmp_path / "file").add(vote("left"))

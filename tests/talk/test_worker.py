@@ -1,4 +1,4 @@
-"""The real worker in its real process, with the demo model."""
+"""The real worker process with the demo model."""
 
 import time
 
@@ -21,12 +21,12 @@ def talk():
 def until(true, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, "it never came to that"
+        assert time.monotonic() < deadline, "the condition was not reached in time"
         time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_it_loads_answers_stops_and_gives_memory_back(talk):
+def test_it_loads_answers_stops_and_releases_memory(talk):
     work = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), GenerateSpec(max_new_tokens=8, greedy=True))
     answers = work.wait().answers
     assert answers["left"].tokens == answers["right"].tokens
@@ -46,7 +46,7 @@ def test_it_loads_answers_stops_and_gives_memory_back(talk):
 
 
 @pytest.mark.slow
-def test_a_load_is_broken_off_and_the_process_lives(talk):
+def test_a_load_is_canceled_and_the_process_continues(talk):
     process = talk._process
     work = talk.load({"left": Wanted(model_id="demo", dtype="float32")})
     until(lambda: work.progress.slot == "left")
@@ -59,7 +59,7 @@ def test_a_load_is_broken_off_and_the_process_lives(talk):
 
 
 @pytest.mark.slow
-def test_what_was_stopped_before_its_turn_never_begins(talk):
+def test_a_request_stopped_while_waiting_never_starts(talk):
     first = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
     second = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
     talk.stop(second)

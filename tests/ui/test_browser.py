@@ -45,10 +45,10 @@ def _fill_form(page, model, text_file):
 def test_compress_reload_stop_resume_look(page, dashboard, model, text_file):
     _open(page, dashboard.url)
     _fill_form(page, model, text_file)
-    page.locator("#compress-estimate .tile", has_text="On disk").wait_for(timeout=BUSY_MS)
+    page.locator("#compress-estimate .tile", has_text="Size on disk").wait_for(timeout=BUSY_MS)
     assert page.locator("#sparsity input[type=number]").input_value() == "0.3"
     page.click("#compress-start")
-    _badge(page, "running|waiting")
+    _badge(page, "running|queued")
     run_id = page.locator("#compress-run code").inner_text()
     settings = json.loads((dashboard.home / "runs" / run_id / "record.json").read_text())["settings"]
     assert (settings["sparsity"], settings["calibration"]["samples"]) == (0.3, 64)
@@ -76,7 +76,7 @@ def test_compress_reload_stop_resume_look(page, dashboard, model, text_file):
     page.locator("#runs-table", has_text="the <b>first</b> one").wait_for()
     page.click("#runs-delete")
     page.click("#runs-delete-sure")
-    page.locator("#runs-page", has_text="No run is open").wait_for()
+    page.locator("#runs-page", has_text="No run selected").wait_for()
     assert not (dashboard.home / "runs" / run_id).exists()
 
 

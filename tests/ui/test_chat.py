@@ -14,6 +14,7 @@ from lsprism.talk.talk import Work
 from lsprism.ui import chat, chat_form
 from lsprism.ui.chat_state import Page
 from lsprism.ui.context import Context
+from lsprism.ui.texts import chat as texts
 
 VALUES = {
     "left": "demo", "right": "half", "blind": False, "mode": chat_form.CHAT, "system": "Be kind.", "greedy": True,
@@ -89,7 +90,7 @@ def test_it_streams_and_keeps_what_was_said(handlers):
     )
     told = shown(steps)
     assert [turn.prompt for turn in told["page"].conversation.turns] == ["Hello"]
-    assert told["vote"].visible and "No votes" in told["status"]
+    assert told["vote"].visible and "No open votes" in told["status"]
 
 
 def test_the_next_prompt_goes_on_from_each_sides_own_answer(handlers):
@@ -102,7 +103,7 @@ def test_the_next_prompt_goes_on_from_each_sides_own_answer(handlers):
 
 def test_a_completion_is_the_prompt_alone(handlers):
     page = shown(handlers.send(VALUES, Page(), "me"))["page"]
-    shown(handlers.send({**VALUES, "mode": "Plain completion", "prompt": "Once"}, page, "me"))
+    shown(handlers.send({**VALUES, "mode": texts.COMPLETION, "prompt": "Once"}, page, "me"))
     assert handlers.talk.asked[1][1] == {"left": "Once", "right": "Once"}
 
 
@@ -131,7 +132,7 @@ def test_edit_gives_the_prompt_back_and_undo_does_not(handlers):
     told = handlers.edit(page, VALUES)
     assert told["prompt"] == "Hello" and not told["page"].conversation.turns
     assert "prompt" not in handlers.undo(page, VALUES)
-    assert "Nothing said yet" in handlers.clear(page, VALUES)["now"]
+    assert "No messages yet" in handlers.clear(page, VALUES)["now"]
 
 
 def test_a_page_that_is_closed_stops_its_work(handlers):

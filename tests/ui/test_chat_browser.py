@@ -111,7 +111,7 @@ def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
         costs = "[...document.querySelectorAll('#chat-now .cost')].map(one => one.innerText)"
         _wait(page, f"{costs}.filter(cost => cost.includes('stopped') && cost.includes('tok/s')).length == 2")
         page.click("#chat-vote-b")
-        _wait(page, "document.querySelector('#chat-status').innerText.includes('1 vote')")
+        _wait(page, "document.querySelector('#chat-status').innerText.includes('1 open vote')")
         page.reload()
         page.wait_for_selector("#tab-runs-button[aria-selected=true]")
         page.click("#tab-chat-button")
@@ -121,7 +121,7 @@ def test_chat_streams_stops_votes_and_runs_no_script(browser, address, runs):
         page.click("#chat-edit")
         _wait(page, "document.querySelector('#chat-prompt textarea').value.includes('river')")
         page.click("#chat-unload")
-        _wait(page, "document.querySelector('#chat-sides').innerText.includes('Not in memory yet')")
+        _wait(page, "document.querySelector('#chat-sides').innerText.includes('Not loaded')")
 
 
 def test_a_page_that_is_closed_frees_the_worker_for_the_next(browser, address, runs):
@@ -156,7 +156,7 @@ def test_a_measurement_is_asked_for_watched_and_read_in_two_browsers(browser, ad
     made = next(run for run in runs.all() if run.verb == "compress")
     with opened(browser, address, "evaluate") as page, opened(browser, address, "evaluate") as other:
         _wait(page, "document.querySelector('#evaluate-artifacts').innerText.includes('wanda')")  # the newest is chosen
-        page.click("#evaluate-measures label >> text=Text: its answers")
+        page.click("#evaluate-measures label >> text=Text: similarity")
         page.click("#evaluate-measures label >> text=Speed: tokens")
         page.check("#evaluate-quick input")
         page.click("#evaluate-details > button")

@@ -86,30 +86,30 @@ def test_the_headers_are_what_the_worker_told():
 
 def test_a_side_that_is_not_in_memory_says_what_happens_next():
     html = chat_page.sides(Page(), Seating(), {"left": "demo", "right": "/some/where/half"})
-    assert html.count("loaded with the first question") == 2
+    assert html.count("loads with the first prompt") == 2
     assert "/some/where" not in html and "half" in html
     named = chat_page.sides(Page(), Seating(), {"right": "/run/artifact"}, {"/run/artifact": "demo, <b>hybrid"})
     assert "demo, &lt;b&gt;hybrid" in named and "artifact" not in named
     stale = chat_page.sides(Page(), seating(), {"left": "demo", "right": "another"})
-    assert stale.count("loaded with the first question") == 1, "the header of another model is never shown"
+    assert stale.count("loads with the first prompt") == 1, "the header of another model is never shown"
     turns = Seating(seats={"left": seat("demo", resident=False)}, together=False, note="Both do not fit.")
-    assert "loaded when it answers" in chat_page.sides(Page(), turns, {})
+    assert "loads on demand" in chat_page.sides(Page(), turns, {})
 
 
 def test_the_answers_part_where_the_mark_is():
     html = chat_page.last(page(), True)
     assert html.count("<mark") == 2
     assert "> day</mark>" in html and "> night</mark>" in html
-    assert "the same for 1 token<" in html
+    assert "first difference at token 2<" in html
     same = chat_page.last(page(right=said("Good", " day", speed=15.0)), True)
-    assert "<mark" not in same and "word for word the same" in same
+    assert "<mark" not in same and "identical outputs" in same
 
 
 def test_each_side_shows_its_cost_and_who_is_faster():
     html = chat_page.last(page(), True)
     assert "10.0 tok/s" in html and "15.0 tok/s" in html and html.count("first token 0.25 s") == 2
-    assert "B decodes 1.50 × as fast" in html
-    assert "A decodes 2.00 × as fast" in chat_page.last(page(said("a", speed=20.0), said("a", speed=10.0)), True)
+    assert "B decodes 1.50x as fast" in html
+    assert "A decodes 2.00x as fast" in chat_page.last(page(said("a", speed=20.0), said("a", speed=10.0)), True)
 
 
 def test_what_was_stopped_says_so_and_keeps_its_text():
@@ -160,7 +160,7 @@ def test_memory_before_and_after_and_taking_turns():
 
 def test_the_tally_in_words():
     html = plain(chat_page.tally(Tally(left=4, right=6, equal=1), {"left": "demo", "right": "half"}, True))
-    assert "11 blind votes" in html and "half wins 60% of those decided (95 % interval 31% to 83%)" in html
+    assert "11 blind votes" in html and "half wins 60% of the decided votes (95% interval 31% to 83%)" in html
     assert "No blind votes" in chat_page.tally(Tally(), {}, True)
 
 

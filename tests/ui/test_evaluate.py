@@ -56,14 +56,14 @@ def finished_study(runs, folder):
     folder.mkdir(parents=True)
     reports = [report("wanda", 0.3, 22.0), report("wanda", 0.5, 24.0)]
     (folder / "study.json").write_text(StudyReport(model_id="demo", reports=reports, advice=ADVICE).model_dump_json())
-    run = runs.create(runs.new_id(), Order(verb="study", artifact=folder, settings={"model_id": "demo"}))
+    run = runs.create(runs.new_id(), Order(verb="sweep", artifact=folder, settings={"model_id": "demo"}))
     return runs.change(run.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
 
 
 def test_one_button_asks_for_the_whole_study(handlers, runs):
     handlers.study(VALUES)
     ((verb, spec),) = handlers.started
-    assert verb == "study" and isinstance(spec, StudySpec)
+    assert verb == "sweep" and isinstance(spec, StudySpec)
     assert (spec.model_id, spec.method, spec.sparsities, spec.measuring.quick) == ("demo", "wanda", (0.3, 0.5), True)
     assert (spec.measuring.zero_shot_tasks, spec.measuring.zero_shot_limit) == (("piqa", "arc_easy"), 50)
     assert spec.save_path.is_relative_to(runs.home)
@@ -79,7 +79,7 @@ def test_each_model_becomes_a_run_of_its_own(handlers):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"artifacts": []}, "No model"), ({"measures": []}, "No measure"), ({"device": "x"}, "device")]
+    ("wrong", "said"), [({"artifacts": []}, "No model"), ({"measures": []}, "No metric"), ({"device": "x"}, "device")]
 )
 def test_what_is_missing_is_named(wrong, said):
     with pytest.raises(SpecError, match=said):
@@ -101,7 +101,7 @@ def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path,
 
 def test_nothing_chosen_says_what_to_do(handlers):
     table, files, page, *plots = handlers.compare([])
-    assert "Nothing is compared yet" in table and files == ""
+    assert "Nothing to compare" in table and files == ""
     assert not any(part.visible for part in [page, *plots])
 
 
@@ -113,7 +113,7 @@ def test_a_page_that_is_gone_is_not_offered(handlers, runs, tmp_path):
 def test_a_study_gives_all_its_rows_and_its_advice(handlers, runs, tmp_path):
     table, *_ = handlers.compare([finished_study(runs, tmp_path / "study").id])
     assert "wanda 0.3" in table and "wanda 0.5" in table
-    assert "Take wanda 0.3." in table and "&lt;good&gt;" in table
+    assert "Recommended: wanda 0.3." in table and "&lt;good&gt;" in table
 
 
 def test_the_board_holds_all_finished_runs_and_leads_to_them(handlers, runs, tmp_path):
@@ -160,7 +160,7 @@ def test_an_opened_run_is_what_is_compared(handlers, runs, tmp_path):
 
 def test_what_is_at_work_is_shown_until_nothing_is(handlers, runs):
     idle, stops, _, seen = handlers.look("", "")
-    assert "Nothing is being measured" in idle and not stops.visible
+    assert "No evaluation running" in idle and not stops.visible
     run = runs.create(runs.new_id(), Order(verb="evaluate", settings={"model_id": "half"}))
     runs.change(run.id, lambda run: run.but(state="running", begun=time.time()))
     journal = Journal(runs.path(run.id))

@@ -5,13 +5,15 @@ import yaml
 
 from lsprism.errors import SpecError
 from lsprism.runs import Runs
+from lsprism.runs.yaml_options import read_options
 from lsprism.specs import CompressSpec, PlanSpec
 from lsprism.ui import form
+from lsprism.ui.texts import compress as texts
 
 VALUES = {
     "model_id": " demo ", "sparsity": 0.3, "method": "hybrid", "pattern": "unstructured", "rank_share": 0.2,
-    "source": "embedded", "budget": "uniform", "samples": 8, "length": 64, "seed": 3, "device": "cpu", "dtype": "auto",
-    "save_path": "",
+    "source": "embedded", "allocation": "uniform", "samples": 8, "length": 64, "seed": 3,
+    "device": "cpu", "dtype": "auto", "save_path": "",
 }  # fmt: skip
 
 
@@ -56,15 +58,63 @@ def test_yaml_may_say_less_and_nest_the_calibration():
 
 
 def test_a_file_for_the_command_line_is_one_for_the_form_and_back(tmp_path):
-    from lsprism.cli.options import options_of, read_config
+    from lsprism.cli.options import options_of
 
     path = tmp_path / "run.yaml"
     path.write_text(form.yaml_of(form.spec_of({**VALUES, "method": "wanda", "pattern": "2:4", "sparsity": 0.5})))
-    said = read_config(path, [option.name for option in options_of(CompressSpec)])
+    said = read_options(path, [option.name for option in options_of(CompressSpec)], "It")
     assert said["sparsity"] == "0.5" and said["pattern"] == "2:4" and said["calibration"] == "embedded"
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "model-id: [\n", "model-id: demo\ncolour: red\n", "sparsity: 0.5\n"])
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("pattern: 2:4\nmethod: wanda\n", "pattern", "2:4"),
+        ("pattern: '2:4'\nmethod: wanda\n", "pattern", "2:4"),
+        ("revision: 1e3\n", "revision", "1e3"),
+        ("revision: 12:30\n", "revision", "12:30"),
+        ("revision: 2020-01-01\n", "revision", "2020-01-01"),
+        ("column: yes\n", "column", "yes"),
+        ("column: 007\n", "column", "007"),
+        ("seed: ~\n", "seed", 0),
+        ("seed: 12\n", "seed", 12),
+        ("sparsity: .4\n", "sparsity", 0.4),
+        ("rank-share: 2e-1\n", "rank_share", 0.2),
+        ("source: words.txt\n", "source", "words.txt"),
+        ("calibration: words.txt\n", "source", "words.txt"),
+        ("calibration: {source: words.txt}\n", "source", "words.txt"),
+    ],
+)
+def test_the_page_and_the_command_line_read_yaml_alike(tmp_path, text, field, value):
+    from lsprism.cli.main import _parser
+    from lsprism.cli.options import asked, given, options_of
+
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model-id: demo\nsave-path: {tmp_path}\n{text}", encoding="utf-8-sig")
+    values = form.values_of(path.read_text(encoding="utf-8-sig"))
+    options = _parser().parse_args(["compress", "--config", str(path)])
+    assert values[field] == value
+    assert form.spec_of(values) == asked(CompressSpec, given(options, options_of(CompressSpec)))
+
+
+@pytest.mark.parametrize(
+    "text", ["pattern: 2:4\nmethod: svd\n", "effort: best\nmethod: wanda\n", "color: red\n", "sparsity: [0.5]\n"]
+)
+def test_the_page_and_the_command_line_refuse_the_same_yaml(tmp_path, text):
+    from lsprism.cli.main import _parser
+    from lsprism.cli.options import asked, given, options_of
+
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model-id: demo\nsave-path: out\n{text}")
+    with pytest.raises(SpecError) as on_page:
+        form.values_of(path.read_text())
+    with pytest.raises(SpecError) as on_line:
+        options = _parser().parse_args(["compress", "--config", str(path)])
+        asked(CompressSpec, given(options, options_of(CompressSpec)))
+    assert on_page.value.message == on_line.value.message.replace(f"--config {path}", "The file")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "model-id: [\n", "model-id: demo\ncolor: red\n", "sparsity: 0.5\n"])
 def test_yaml_that_is_no_request_is_refused(text):
     with pytest.raises(SpecError):
         form.values_of(text)
@@ -83,7 +133,10 @@ def test_the_plan_does_not_depend_on_where_the_result_goes():
 
 def test_presets_are_read_off_the_slider():
     assert [form.preset_of(0.3), form.preset_of(0.5), form.preset_of(0.42)] == [*form.PRESETS, form.CUSTOM]
-    assert form.sentence_of(0.42) == form.CUSTOM_SENTENCE
+    assert [form.sentence_of(0.3), form.sentence_of(0.42)] == [
+        texts.PRESETS["Conservative 0.3"],
+        texts.PRESETS["Custom"],
+    ]
 
 
 def test_the_settings_of_a_run_fill_the_form():

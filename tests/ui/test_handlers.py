@@ -81,9 +81,21 @@ def test_a_wrong_form_is_a_message_and_starts_nothing(context):
 
 def test_the_estimate_shows_a_refusal_in_its_place(context):
     handlers = compress.Handlers(context)
-    assert "65% of the bytes" in handlers.estimate(FORM, "")
+    assert "65% of the original size" in handlers.estimate(FORM, "")
     said = handlers.estimate({**FORM, "model_id": "gone"}, "")
     assert "No such model." in said and "Choose another." in said
+
+
+def test_a_refusal_names_no_option_of_the_command_line(context):
+    wrong = {**FORM, "sparsity": 2}
+    with pytest.raises(SpecError) as refused:
+        form.spec_of(wrong)
+    assert "--help" in str(refused.value), "for the command line"
+    said = compress.Handlers(context).estimate(wrong, "")
+    assert "sparsity" in said and "--help" not in said
+    with pytest.raises(gr.Error) as caught:
+        compress.Handlers(context).start(wrong, "")
+    assert "--help" not in caught.value.message
 
 
 def test_the_estimate_is_asked_for_without_the_folder(context):
@@ -109,8 +121,8 @@ def test_the_settings_of_a_run_come_back_into_the_form(context):
     assert values["save_path"] == "/nowhere", "outside of the run's own folder"
     del values["save_path"]
     assert form.spec_of(values) == form.spec_of(form.settings_of(run().settings))
-    other = context.runs.create(context.runs.new_id(), Order(verb="study"))
-    with pytest.raises(gr.Error, match="no compression"):
+    other = context.runs.create(context.runs.new_id(), Order(verb="sweep"))
+    with pytest.raises(gr.Error, match="not a compression"):
         handlers.settings(other.id)
 
 
@@ -158,7 +170,7 @@ def test_an_artifact_elsewhere_goes_only_when_its_place_is_written_out(context, 
 
 
 def test_the_folder_of_a_study_is_not_offered_for_deletion(context, tmp_path):
-    made = context.runs.create(context.runs.new_id(), Order(verb="study", artifact=tmp_path))
+    made = context.runs.create(context.runs.new_id(), Order(verb="sweep", artifact=tmp_path))
     assert runs.elsewhere(made, context.runs) == ""
 
 
@@ -168,13 +180,13 @@ def test_layers_are_drawn_once(context):
     assert heat.type == bars.type == "plotly" and "data:text/csv" in files and column.visible
     assert _skips(handlers.charts(run_id, "error", mark))
     assert not _skips(handlers.charts(run_id, "rank", mark))
-    assert "No layers" in handlers.charts(None, "error", "")[2]
+    assert "No layer data" in handlers.charts(None, "error", "")[2]
 
 
 def test_the_artifacts_of_a_study_can_be_looked_at_too(context, tmp_path):
     settings = {"model_id": "demo", "method": "wanda", "sparsities": [0.3, 0.5]}
     study = context.runs.create(
-        context.runs.new_id(), Order(verb="study", artifact=tmp_path / "made", settings=settings)
+        context.runs.new_id(), Order(verb="sweep", artifact=tmp_path / "made", settings=settings)
     )
     (tmp_path / "made" / "wanda-0.5" / "lsprism").mkdir(parents=True)
     (tmp_path / "made" / "wanda-0.5" / "lsprism" / "report.json").write_text(report(Path("/")).model_dump_json())
@@ -186,7 +198,7 @@ def test_the_artifacts_of_a_study_can_be_looked_at_too(context, tmp_path):
     ((_, spec, _),) = context.started
     assert spec.model_id == str(tmp_path / "made" / "wanda-0.5")
     assert spec.save_path == context.runs.path(study.id) / "spectra-wanda-0.5.jsonl"
-    assert "No layers" in handlers.charts(f"{study.id}/wanda-0.3", "error", "")[2]  # not there yet
+    assert "No layer data" in handlers.charts(f"{study.id}/wanda-0.3", "error", "")[2]  # not there yet
 
 
 def test_spectra_are_computed_into_the_folder_of_the_run(context):
@@ -214,7 +226,7 @@ def test_the_public_api_answers_in_plain_values(context):
     started = api.start("demo", 0.3, {"method": "wanda"})
     assert started["settings"]["sparsity"] == 0.3
     assert api.compare(run_id, started["id"])[0][0] == "run"
-    with pytest.raises(gr.Error, match="no run"):
+    with pytest.raises(gr.Error, match="does not exist"):
         api.status("nothing")
 
 

@@ -38,7 +38,7 @@ def test_an_auth_that_is_not_there_is_refused(tmp_path, monkeypatch):
 
 def test_another_host_needs_auth(capsys):
     assert serve.main(["--host", "0.0.0.0"]) == 2
-    assert "needs --auth" in capsys.readouterr().err
+    assert "requires --auth" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_said(capsys):
@@ -65,8 +65,16 @@ def test_a_host_that_is_not_ours_is_named():
 
 def test_a_home_that_cannot_be_made_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match="--home"):
+    with pytest.raises(DiskError, match="--state-dir"):
         serve.prepare_home(str(tmp_path / "file" / "home"))
+
+
+@pytest.mark.parametrize("option", ["--state-dir", "--home"])
+def test_the_state_folder_has_an_earlier_name_that_help_does_not_show(option, capsys):
+    assert serve.read_options([option, "x"]).state_dir == "x"
+    with pytest.raises(SystemExit):
+        serve.read_options(["--help"])
+    assert "--home" not in (text := capsys.readouterr().out) and "--state-dir" in text
 
 
 def test_the_home_is_for_its_owner_alone(tmp_path):
@@ -103,12 +111,12 @@ def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, a
     monkeypatch.setattr(serve, "free_port", lambda host, asked: 7860)
     monkeypatch.setattr(serve, "prepare_environment", lambda home: None)
     monkeypatch.setattr(shell, "launch", lambda home, host, port, **how: opened.append((host, port)))
-    assert serve.main(["--host", host, "--auth", "env", "--home", str(tmp_path)]) == 0
+    assert serve.main(["--host", host, "--auth", "env", "--state-dir", str(tmp_path)]) == 0
     assert opened == [(named, 7860)]
     assert f"{address} " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "a" * 300, "\u3002"])
 def test_an_address_of_another_machine_is_named(host):
-    with pytest.raises(SpecError, match="is no address of this machine"):
+    with pytest.raises(SpecError, match="is not an address of this machine"):
         serve.free_port(host, 1234)

@@ -8,6 +8,7 @@ from lsprism.reports import Duration
 from lsprism.specs import CalibrationSpec, PlanSpec
 from lsprism.ui import cards, ledger
 from lsprism.ui.estimate import estimate, refusal, seconds_before
+from lsprism.ui.texts import common as texts
 from lsprism.ui.watch import View
 
 SCRIPT = "<script>alert(1)</script>"
@@ -23,13 +24,13 @@ def test_memory_is_green_amber_or_red(free, kind):
 def test_a_cards_memory_is_weighed_apart_from_the_hosts(free, kind):
     on_card = plan().model_copy(update={"device": "cuda:1"})
     said = estimate(on_card, 10**9, None, free)
-    assert "On cuda:1" in said and f'class="note {kind}"' in said
-    assert "On cuda" not in estimate(plan(), 10**9, None)
+    assert "GPU memory (cuda:1)" in said and f'class="note {kind}"' in said
+    assert "GPU" not in estimate(plan(), 10**9, None)
 
 
 def test_the_estimate_says_bytes_and_parameters_and_no_time_that_it_does_not_know():
     said = estimate(plan(), 10_000, None)
-    assert "65% of the bytes" in said and "60%" in said and "available after the first block" in said
+    assert "65% of the original size" in said and "60%" in said and "available after the first block" in said
     predicted = plan().model_copy(update={"duration": Duration(sensitivity=60.0, blocks=240.0)})
     assert "≈ 5 min" in (said := estimate(predicted, 10_000, None)) and "predicted for this machine" in said
     assert "1 min 01 s" in estimate(plan(), 10_000, 61.0)
@@ -37,7 +38,7 @@ def test_the_estimate_says_bytes_and_parameters_and_no_time_that_it_does_not_kno
 
 def test_the_error_to_be_expected_is_shown_where_it_is_known():
     known = plan().model_copy(update={"sites": [s.model_copy(update={"error": 0.123}) for s in plan().sites]})
-    assert "12.3%" in estimate(known, 10_000, None) and "Error expected" not in estimate(plan(), 10_000, None)
+    assert "12.3%" in estimate(known, 10_000, None) and "Expected error" not in estimate(plan(), 10_000, None)
     told = plan().model_copy(update={"notes": [f"Shown alike {SCRIPT}."]})
     assert "Shown alike &lt;script&gt;" in estimate(told, 10_000, None)
 
@@ -47,12 +48,15 @@ def test_time_is_taken_only_from_a_run_of_the_same_work():
     done = run(figures={"seconds": 61.0})
     assert seconds_before([run("failed", figures={"seconds": 5.0}), done], spec) == 61.0
     assert seconds_before([done], spec.model_copy(update={"method": "svd"})) is None
-    for other in ({"heal_minutes": 20}, {"budget": "measured"}, {"calibration": CalibrationSpec(samples=9)}):
+    for other in ({"heal_minutes": 20}, {"allocation": "error-curves"}, {"calibration": CalibrationSpec(samples=9)}):
         assert seconds_before([done], spec.model_copy(update=other)) is None
 
 
-def test_a_refusal_does_not_send_a_reader_of_the_page_to_the_command_line():
-    assert "--help" not in refusal("Too large.", "See --help for what fits.")
+def test_memory_that_is_missing_says_what_to_do():
+    assert "use fewer or shorter samples" in estimate(plan(), 900, None)
+    assert "max(distillation" not in (said := estimate(plan(), 900, None)) and "Memory breakdown" in said
+    healed = plan().model_copy(update={"memory": plan().memory.model_copy(update={"healing": 9})})
+    assert "max(distillation" in estimate(healed, 900, None)
 
 
 def _progress(**more) -> Progress:
@@ -66,9 +70,9 @@ def test_a_running_compression_says_block_and_time_left():
 
 def test_before_a_block_was_timed_no_time_is_foretold():
     said = cards.progress_card(View(run("running", begun=1.0), progress=_progress(eta_s=None), stage="compress"))
-    assert "known after this block" in said
+    assert "estimating time left" in said
     measuring = View(run("running", begun=1.0), progress=_progress(step="perplexity", eta_s=None), stage="perplexity")
-    assert "known after this part" in cards.progress_card(measuring)
+    assert "estimating time left" in cards.progress_card(measuring)
 
 
 def test_cells_fill_as_layers_are_done():
@@ -79,7 +83,7 @@ def test_cells_fill_as_layers_are_done():
 
 
 def test_a_queued_run_says_how_many_are_before_it():
-    assert "after 2 runs before it" in cards.progress_card(View(run("queued"), ahead=2))
+    assert "Queued behind 2 runs" in cards.progress_card(View(run("queued"), ahead=2))
 
 
 def test_a_failure_shows_its_reason_and_the_next_step():
@@ -119,7 +123,7 @@ def test_every_state_has_words():
 
     from lsprism.runs import State
 
-    assert set(cards.WORDS) == set(get_args(State))
+    assert set(texts.STATES) == set(get_args(State))
 
 
 def test_rows_of_the_list_end_with_the_id():
@@ -133,5 +137,5 @@ def test_rows_of_the_list_end_with_the_id():
 def test_two_runs_are_compared_by_figures_and_by_the_settings_that_differ():
     other = run(settings={**run().settings, "sparsity": 0.3}, figures={"stored_bytes": 1500})
     rows = ledger.differences(run(figures={"stored_bytes": 1300}), other)
-    assert ("On disk", "1.3 kB", "1.5 kB") in rows and ("sparsity", "0.5", "0.3") in rows
+    assert ("Size on disk", "1.3 kB", "1.5 kB") in rows and ("sparsity", "0.5", "0.3") in rows
     assert not any(name == "method" for name, *_ in rows)

@@ -1,4 +1,4 @@
-"""How close two sets of texts are: metrics of our own for `evaluate.combine`, which need no hub and write no file."""
+"""Text similarity metrics for `evaluate.combine` that need no Hub access and write no files."""
 
 from evaluate import CombinedEvaluations, combine
 
@@ -10,10 +10,10 @@ from lsprism.evaluation.metrics.similarity import Similarity
 
 
 def text_metrics(judge: JudgeName = EMBEDDED, device: str = "cpu") -> CombinedEvaluations:
-    """compute(predictions=[text], references=[text]) gives bertscore_f1, rouge1, rouge2, rougeL, similarity: Score."""
+    """compute(predictions=[text], references=[text]) returns bertscore_f1, rouge1, rouge2, rougeL and similarity."""
     return combine([BertScore(judge, device), Rouge(), Similarity(device)])
 
 
 def answer_metrics(judge: JudgeName = EMBEDDED, device: str = "cpu") -> CombinedEvaluations:
-    """The same and token_agreement, first_divergence; compute also takes prediction_tokens and reference_tokens."""
+    """As `text_metrics`, plus token_agreement and first_divergence, from prediction_tokens and reference_tokens."""
     return combine([*text_metrics(judge, device).evaluation_modules, TokenAgreement()])

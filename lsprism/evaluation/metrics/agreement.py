@@ -1,4 +1,4 @@
-"""Token agreement: in how many places two greedy answers hold the same token, and where they part."""
+"""Token agreement: the fraction of positions at which two greedy outputs have the same token, and where they differ."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from datasets import Sequence as ListOf
 from lsprism.evaluation.metrics.base import MetricInMemory, scored
 from lsprism.outcomes import Score
 
-AGREEMENT = "Share of positions that hold the same token, of those of the longer answer; mean over the pairs."
-DIVERGENCE = "Position, from 0, of the first token that differs or that one side lacks; mean over the pairs that part."
+AGREEMENT = "Fraction of positions with equal tokens, relative to the longer output; mean over the pairs."
+DIVERGENCE = "Index, from 0, of the first token that differs or is missing; mean over the pairs that diverge."
 
 
 class TokenAgreement(MetricInMemory):
-    """token_agreement in [0, 1]; first_divergence in tokens, None for a pair that is equal to its end."""
+    """token_agreement in [0, 1]; first_divergence in tokens, None for identical pairs."""
 
-    about = "Equal tokens in equal places, and the first place that differs."
+    about = "Fraction of equal tokens, and the first position that differs."
     inputs = Features({"prediction_tokens": ListOf(Value("int64")), "reference_tokens": ListOf(Value("int64"))})
 
     def _compute(
@@ -23,9 +23,9 @@ class TokenAgreement(MetricInMemory):
     ) -> dict[str, Score]:
         pairs = list(zip(prediction_tokens, reference_tokens, strict=True))
         empty = sum(not (a and b) for a, b in pairs)
-        notes = [f"{empty} of {len(pairs)} pairs have a side without tokens and score 0."] if empty else []
+        notes = [f"{empty} of {len(pairs)} pairs have an output without tokens and score 0."] if empty else []
         parts = [divergence(a, b) for a, b in pairs]
-        equal = [f"{parts.count(None)} of {len(pairs)} pairs are equal to the last token."]
+        equal = [f"{parts.count(None)} of {len(pairs)} pairs are identical."]
         return {
             "token_agreement": scored("token_agreement", AGREEMENT, [agreement(a, b) for a, b in pairs], notes),
             "first_divergence": scored("first_divergence", DIVERGENCE, parts, equal),
@@ -33,13 +33,13 @@ class TokenAgreement(MetricInMemory):
 
 
 def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """Equal tokens in equal places / the longer length; 0 where both are empty."""
+    """Number of positions with equal tokens / the longer length; 0 if both are empty."""
     same = sum(a == b for a, b in zip(ours, theirs, strict=False))
     return same / max(len(ours), len(theirs), 1)
 
 
 def divergence(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
-    """Index of the first place that differs; where one text goes on, the length of the other."""
+    """Index of the first token that differs, or the length of the shorter one; None if they are identical."""
     for n, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:
             return n

@@ -1,4 +1,4 @@
-"""What every metric shares: the record it answers with, and an `evaluate.Metric` that lives in memory alone."""
+"""Base of the metrics: their result record, and an `evaluate.Metric` without disk or network access."""
 
 from collections.abc import Callable, Sequence, Sized
 from statistics import fmean
@@ -10,7 +10,7 @@ from lsprism.outcomes import Score
 
 
 def scored(metric: str, protocol: str, values: Sequence[float | None], notes: Sequence[str] = ()) -> Score:
-    """A Score with its mean."""
+    """A Score with the mean of its values."""
     defined = [value for value in values if value is not None]
     mean = fmean(defined) if defined else None
     return Score(metric=metric, protocol=protocol, values=list(values), mean=mean, notes=list(notes))
@@ -19,14 +19,14 @@ def scored(metric: str, protocol: str, values: Sequence[float | None], notes: Se
 def empty_pairs(
     predictions: Sequence[str], references: Sequence[str], content: Callable[[str], Sized] = str.strip
 ) -> tuple[set[int], list[str]]:
-    """The pairs of which one side has no `content`, by default no visible character, and the note that says so."""
+    """Indices of the pairs in which one text has no `content` (default: no visible character), and a note on them."""
     pairs = enumerate(zip(predictions, references, strict=True))
     empty = {n for n, pair in pairs if not all(map(content, pair))}
-    return empty, [f"{len(empty)} of {len(predictions)} pairs have an empty side and score 0."] if empty else []
+    return empty, [f"{len(empty)} of {len(predictions)} pairs have an empty text and score 0."] if empty else []
 
 
 class MetricInMemory(evaluate.Metric):
-    """A metric that touches neither the disk nor the hub; subclasses say what `inputs` they take, and compute."""
+    """A metric without disk or Hub access; subclasses define `inputs` and `_compute`."""
 
     about: str
     inputs: Features
@@ -35,7 +35,7 @@ class MetricInMemory(evaluate.Metric):
         super().__init__(keep_in_memory=True)
 
     def _build_data_dir(self) -> str:
-        return ""  # evaluate would make a folder in the user's cache, which nothing in memory needs
+        return ""  # evaluate would create a folder in the user's cache
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=self.about, citation="", features=self.inputs)

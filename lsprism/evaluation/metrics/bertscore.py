@@ -1,5 +1,5 @@
-"""BERTScore (Zhang et al.: BERTScore: Evaluating Text Generation with BERT, 2020): each word piece of one text looks
-for its nearest in the other, by the cosine of their contextual embeddings."""
+"""BERTScore (Zhang et al.: BERTScore: Evaluating Text Generation with BERT, 2020): each word piece of one text is
+matched with the most similar one of the other, by the cosine of their contextual embeddings."""
 
 from collections import defaultdict
 
@@ -11,9 +11,9 @@ from lsprism.outcomes import Score
 
 
 class BertScore(MetricInMemory):
-    """bertscore_f1: without idf weights and without rescaling. SourceError, when computed, if there is no judge."""
+    """bertscore_f1: without idf weights and rescaling. SourceError, when computed, if the encoder is missing."""
 
-    about = "Harmonic mean of how well the words of each text are found again in the other."
+    about = "F1 of the similarity between the words of both texts."
     inputs = Features({"predictions": Value("string"), "references": Value("string")})
 
     def __init__(self, judge: JudgeName = EMBEDDED, device: str = "cpu") -> None:
@@ -22,22 +22,22 @@ class BertScore(MetricInMemory):
 
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
         judge = token_judge(self.judge, self.device)
-        # Left out beforehand: bert-score cannot encode an empty text with a tokenizer of transformers 5, and complains
-        # on standard error of one without word pieces.
+        # Pairs without word pieces are left out: bert-score cannot encode an empty text with a tokenizer of
+        # transformers 5, and prints a warning for texts without word pieces.
         empty, notes = empty_pairs(predictions, references, judge.pieces)
         read = [n for n in range(len(predictions)) if n not in empty]
         values = [0.0] * len(predictions)
         for n, value in zip(read, _f1(judge, predictions, references, read, self.device), strict=True):
             values[n] = value
         protocol = (
-            f"BERTScore F1 of each pair by {judge.name}, layer {judge.layer}, the first "
+            f"BERTScore F1 of each pair, embeddings from {judge.name}, layer {judge.layer}, the first "
             f"{judge.tokenizer.model_max_length} word pieces, no idf, not rescaled; mean over the pairs."
         )
         return {"bertscore_f1": scored("bertscore_f1", protocol, values, notes)}
 
 
 def _f1(judge: TokenJudge, predictions: list[str], references: list[str], read: list[int], device: str) -> list[float]:
-    """F1 of the pairs `read`, as bert_score.score computes it, with the judge that is in memory already."""
+    """F1 of the pairs `read`, as bert_score.score computes it, with the encoder in memory."""
     from bert_score.utils import bert_cos_score_idf
 
     if not read:

@@ -1,5 +1,5 @@
-"""ROUGE-1, ROUGE-2, ROUGE-L (Lin: ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the words, pairs of
-words and the longest common subsequence that two texts share."""
+"""ROUGE-1, ROUGE-2, ROUGE-L (Lin: ROUGE: A Package for Automatic Evaluation of Summaries, 2004): overlap of words, of
+word pairs, and longest common subsequence of two texts."""
 
 from datasets import Features, Value
 
@@ -7,20 +7,20 @@ from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
 from lsprism.evaluation.wording import words
 from lsprism.outcomes import Score
 
-LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that one side must have for there to be anything to share
+LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that at least one text must have for a defined score
 
 
 class Words:
-    """For rouge-score, whose own tokenizer knows ASCII alone and agrees with this one there."""
+    """Tokenizer for rouge-score, whose own one supports only ASCII and gives the same result there."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
 
 
 class Rouge(MetricInMemory):
-    """rouge1, rouge2, rougeL: F-measure by rouge-score."""
+    """rouge1, rouge2, rougeL: F-measure, computed with rouge-score."""
 
-    about = "Overlap of words, of pairs of words, and longest common subsequence."
+    about = "Overlap of words, of word pairs, and longest common subsequence."
     inputs = Features({"predictions": Value("string"), "references": Value("string")})
 
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
@@ -41,11 +41,11 @@ class Rouge(MetricInMemory):
 
 def _protocol(name: str) -> str:
     return (
-        f"ROUGE-{name.removeprefix('rouge')} F-measure of each pair by rouge-score, lower-case words of any script "
+        f"ROUGE-{name.removeprefix('rouge')} F-measure of each pair with rouge-score, lower-case words of any script "
         "(single characters where a script has no spaces), no stemming; mean over the pairs."
     )
 
 
 def _note(undefined: set[int], pairs: int, least: int) -> list[str]:
     words = "no word" if least == 1 else f"fewer than {least} words"
-    return [f"{len(undefined)} of {pairs} pairs have {words} on either side: left out."] if undefined else []
+    return [f"{len(undefined)} of {pairs} pairs were left out: {words} in either text."] if undefined else []

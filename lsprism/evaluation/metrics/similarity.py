@@ -1,4 +1,4 @@
-"""Semantic similarity: the cosine of the embeddings of two texts."""
+"""Semantic similarity: cosine of the sentence embeddings of two texts."""
 
 from datasets import Features, Value
 
@@ -8,7 +8,7 @@ from lsprism.outcomes import Score
 
 
 class Similarity(MetricInMemory):
-    """similarity: cosine in [-1, 1]. SourceError, when computed, if there is no judge."""
+    """similarity: cosine in [-1, 1]. SourceError, when computed, if the encoder is missing."""
 
     about = "Cosine of sentence embeddings."
     inputs = Features({"predictions": Value("string"), "references": Value("string")})
@@ -20,7 +20,7 @@ class Similarity(MetricInMemory):
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
         judge = sentence_judge(self.device)
         empty, notes = empty_pairs(predictions, references)
-        # [pairs, 384], of unit length
+        # [pairs, 384], unit length
         ours, theirs = (
             judge.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).double()
             for texts in (predictions, references)
@@ -28,7 +28,7 @@ class Similarity(MetricInMemory):
         cosines = (ours * theirs).sum(-1).tolist() if predictions else []
         values = [0.0 if n in empty else cosine for n, cosine in enumerate(cosines)]
         protocol = (
-            f"Cosine of the sentence embeddings of each pair by {EMBEDDED}, mean-pooled, "
+            f"Cosine similarity of the sentence embeddings of each pair, from {EMBEDDED}, mean-pooled, "
             f"the first {judge.max_seq_length} word pieces; mean over the pairs."
         )
         return {"similarity": scored("similarity", protocol, values, notes)}

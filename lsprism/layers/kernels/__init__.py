@@ -1,1 +1,1 @@
-"""Ways to multiply by a form. The reference path is the definition; every other is held against it."""
+"""Kernels that multiply by packed weights. The reference path defines the result; all others are tested against it."""

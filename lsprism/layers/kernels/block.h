@@ -2,12 +2,12 @@
 //
 //     h = x + O attention(rotate(Q n), rotate(K n), V n),  n = norm(x);   y = h + Down(silu(Gate m) * (Up m)),  m = norm(h)
 //
-// in two parts, between which the caller puts the new key and value where it keeps the old ones. Sums are floats; what
-// the layers of the model hand to each other is rounded to T, as in the model's own code.
+// in two halves; in between, the caller appends the new key and value to the KV cache. Sums are floats; intermediate
+// results are rounded to T at the same points as in the model's own code.
 #pragma once
 #include "rows.h"
 
-// As in cpu.py.
+// Mirrored by _Block in cpu.py.
 struct Block {
     Layer query, key, value, output, gate, up, down;
     const void* norms[4];  // weights: before attention, before the MLP [hidden]; of queries, of keys [head_dim], or null
@@ -15,7 +15,7 @@ struct Block {
     double epsilon, scaling;
 };
 
-// keys and values [key_heads, tokens, head_dim]; strides in numbers.
+// keys and values [key_heads, tokens, head_dim]; strides in elements. Mirrored by _Past in cpu.py.
 struct Past {
     const void *keys, *values;
     int64_t tokens, key_head, key_token, value_head, value_token;
@@ -23,10 +23,10 @@ struct Past {
 
 namespace {
 
-// exp to 2e-7 of its value, in operations that the compiler does several at a time: 2^whole * 2^rest, |rest| <= 1/2.
+// exp with a relative error of 2e-7, in operations that the compiler can vectorize: 2^whole * 2^rest, |rest| <= 1/2.
 inline float quick_exp(float x) {
     float power = std::min(std::max(x * 1.44269504f, -126.0f), 126.0f);
-    float whole = (power + 12582912.0f) - 12582912.0f;  // to the nearest whole number
+    float whole = (power + 12582912.0f) - 12582912.0f;  // rounds to the nearest integer
     float z = (power - whole) * 0.693147181f;
     float e = 1 + z * (1 + z * (0.5f + z * (0.166666667f + z * (0.0416666667f + z * (0.00833333f + z * 0.00138889f)))));
     return e * same_bits<float>((int32_t(whole) + 127) << 23);
@@ -66,7 +66,7 @@ void add_to(T* sum, const T* x, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] = from_float<T>(to_float(sum[i]) + to_float(x[i]));
 }
 
-// out [N, dim] = softmax(scaling * keys . queries) . values, for N of the heads that share keys and values.
+// out [N, dim] = softmax(scaling * keys . queries) . values, for N heads with the same keys and values.
 template <class T, int N>
 void attend(const Inputs<T>& queries, const T* keys, const T* values, const Past& past, int64_t dim, float scaling,
             T* out) {
@@ -114,7 +114,7 @@ void attention(const Block& block, const T* query, const Past& past, T* out, int
     else attend_all<T, 1>(block, query, past, out, threads);
 }
 
-// Queries [heads, head_dim], keys and values [key_heads, head_dim] of the hidden state x.
+// Computes queries [heads, head_dim], key and value [key_heads, head_dim] from the hidden state x.
 template <class T>
 void begin_block(const Block& block, const void* x, const void* cosine, const void* sine, void* query, void* key,
                  void* value, int threads) {
@@ -133,7 +133,7 @@ void begin_block(const Block& block, const void* x, const void* cosine, const vo
     rotate(k, block.key_heads, dim, static_cast<const T*>(cosine), static_cast<const T*>(sine));
 }
 
-// y [hidden] of x, with the queries of begin_block and all keys and values so far.
+// Computes y [hidden] from x, the queries of begin_block, and all keys and values so far.
 template <class T>
 void end_block(const Block& block, const void* x, const void* query, const Past& past, void* out, int threads) {
     const int64_t hidden = block.query.columns, wide = block.gate.rows;

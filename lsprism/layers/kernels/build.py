@@ -1,7 +1,7 @@
-"""Compiles the CPU kernels on first use, one shared library per level of instructions, into the user's cache.
+"""Compiles the CPU kernels on first use into the user's cache, one shared library per instruction set.
 
-A plain C interface and ctypes: about three seconds, no headers of torch or Python. The library is linked with the very
-OpenMP runtime that torch has loaded, so that both share one pool of threads.
+A plain C interface with ctypes compiles in about three seconds and needs no headers of torch or Python. The library is
+linked with the OpenMP runtime that torch has loaded, so that both share one thread pool.
 """
 
 import ctypes
@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 
-from lsprism.paths import expand
+from lsprism.paths import cache_folder
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _FILES = ("kernels.cpp", "block.h", "rows.h", "shares.h", "lanes.h", "values.h")
@@ -26,36 +25,36 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 _AVX2 = {"avx2": "-mavx2", "fma3": "-mfma", "f16c": "-mf16c", "popcnt": "-mpopcnt"}
 _AVX512 = _AVX2 | {f"avx512_{part}": f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")}
 _BF16 = _AVX512 | {f"avx512_{part}": f"-mavx512{part}" for part in ("vbmi2", "bf16", "vnni")}
-# Level -> what the CPU must have (as torch calls it) and the compiler's flag for it. The best comes last; the place in
-# the table is LEVEL in values.h.
+# Level -> required CPU capability (as named by torch) and its compiler flag. The best level is last; the position in
+# the dict is LEVEL in values.h.
 LEVELS: dict[str, dict[str, str]] = {"portable": {}, "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": _BF16}
 
 
 class BuildError(Exception):
-    """The kernels cannot be compiled or loaded here; says why. Never reaches the user: torch takes over."""
+    """The kernels cannot be compiled or loaded. Never reaches the user: the reference path is used instead."""
 
 
 def usable_levels() -> list[str]:
-    """The levels that this CPU can run, the best last."""
+    """The levels that this CPU supports, the best last."""
     has = torch.cpu.get_capabilities()
     return [level for level, needs in LEVELS.items() if all(has.get(name) for name in needs)]
 
 
 @cache
 def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
-    """The kernels of one level, compiled if the cache has none of this source; BuildError if that fails."""
+    """The kernels of one level, compiled unless the cache contains them; BuildError if that fails."""
     path = cache_folder() / f"kernels-{level}-{version(level, sanitize)}.so"
     if not path.is_file():
         _compile(level, path, sanitize)
     try:
         return _declared(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as error:
-        path.unlink(missing_ok=True)  # damaged: the next process compiles it again
+        path.unlink(missing_ok=True)  # the next process compiles it again
         raise BuildError(f"{path} cannot be loaded ({error})") from None
 
 
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """Pointers are passed as numbers; see kernels.cpp."""
+    """Declare the C functions of kernels.cpp."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     loaded.prism_multiply.argtypes = [pointer, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
     loaded.prism_unpack.argtypes = [pointer, number, number, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int]
@@ -67,15 +66,9 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     return loaded
 
 
-def cache_folder() -> Path:
-    """`$LSPRISM_HOME/cache`, or the user's cache folder."""
-    home = os.environ.get("LSPRISM_HOME")
-    return expand(home) / "cache" if home else user_cache_path("lsprism")
-
-
 @cache
 def version(level: str, sanitize: bool = False) -> str:
-    """Changes with the sources, the flags and the machine's OpenMP runtime."""
+    """A hash of the sources, the flags and the OpenMP runtime."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update(source.read_bytes())
@@ -84,7 +77,7 @@ def version(level: str, sanitize: bool = False) -> str:
 
 
 def _flags(level: str, sanitize: bool) -> list[str]:
-    # GCC 12 warns of uninitialised values inside its own headers for AVX-512: -w.
+    # -w: GCC 12 warns about uninitialized values in its own AVX-512 headers.
     flags = [
         "-std=c++17",
         "-O3",
@@ -100,20 +93,20 @@ def _flags(level: str, sanitize: bool) -> list[str]:
 
 
 def _openmp() -> Path | None:
-    """The OpenMP runtime that came with torch; None where torch took the system's."""
+    """The OpenMP runtime bundled with torch; None if torch uses the system's."""
     root = Path(torch.__file__).parent
     found = [path for folder in (root / "lib", root.with_name("torch.libs")) for path in folder.glob("lib[gi]omp*.so*")]
     return min(found, default=None)
 
 
 def _compile(level: str, path: Path, sanitize: bool) -> None:
-    """Whole or absent: compiled beside its place, then renamed."""
+    """Compile to a temporary file and rename it."""
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
     compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
-        raise BuildError("no C++ compiler was found")
+        raise BuildError("no C++ compiler found")
     openmp = _openmp()
-    logger.info("Compiling the CPU kernels (%s), once: a few seconds.", level)
+    logger.info("Compiling the CPU kernels (%s); takes a few seconds, once.", level)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as work:
@@ -124,7 +117,7 @@ def _compile(level: str, path: Path, sanitize: bool) -> None:
             _run([compiler, *flags, str(objects), *runtime, "-o", str(made)])
             made.replace(path)
     except OSError as error:
-        raise BuildError(f"they cannot be written to {path.parent} ({error.strerror})") from None
+        raise BuildError(f"the kernels cannot be written to {path.parent} ({error.strerror})") from None
 
 
 def _run(command: list[str]) -> None:

@@ -1,5 +1,7 @@
-"""Which way to multiply by a form is the fastest on this machine: measured once for each form, shape and number of
-threads, and kept in a file beside the compiled kernels. A new version of these measures anew."""
+"""Autotuning: the fastest implementation per format, shape and number of threads on this machine.
+
+Measured once and cached in a file next to the compiled kernels; a new version of the kernels is measured again.
+"""
 
 import json
 import logging
@@ -12,19 +14,22 @@ from typing import Any
 
 import torch
 
-from lsprism.layers.kernels.build import cache_folder, usable_levels, version
+from lsprism.layers.kernels.build import usable_levels, version
+from lsprism.paths import cache_folder
 from lsprism.reports import FormName, LayerBudget, ValuesName
 
 Shape = tuple[int, int]  # rows, columns
-SMALL = 1 << 18  # parameters: below, a call takes longer than the product, and the kernels' calls are the shortest
-MARGIN = 1.2  # that torch must be faster by: the kernels also do several layers in one call
-CALLS, FAIR, ENOUGH_S = 9, 4, 0.1  # calls of each, of which all may make the first ones
+SMALL = 1 << 18  # parameters: smaller products are dominated by call overhead, where the kernels always win
+MARGIN = 1.2  # PyTorch must be this much faster: the kernels can also compute several layers in one call
+MAX_CALLS = 9  # calls per candidate, after one warmup call
+MIN_CALLS = 4  # calls of every candidate, including the warmup, before slow ones are dropped
+MAX_SECONDS = 0.1  # per candidate, once it has made MIN_CALLS
 
 logger = logging.getLogger("lsprism.layers.kernels")
 
 
 def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
-    """The name of the fastest of `ways`, the first unless another is clearly faster; `key` is what `describe` says."""
+    """The name of the fastest of `ways`; the first unless another one is clearly faster. `key`: see `describe`."""
     known = read_cached(_file(usable_levels()[-1]))
     if known.get(key) in ways:
         return known[key]
@@ -38,10 +43,10 @@ def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
 
 
 def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
-    """What a choice depends on, in words.
+    """The cache key: everything that the choice depends on.
 
-    Layers of one model may keep shares of their own, which make no difference here: of the parameters kept only the
-    fifth counts, of the rank the power of two that it does not exceed.
+    The density is rounded to fifths and the rank up to a power of two, so that layers with similar budgets share one
+    measurement.
     """
     rows, columns = shape
     share = round(5 * budget.kept / (rows * columns))
@@ -51,18 +56,18 @@ def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesNa
 
 
 def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
-    """What was chosen; where nothing was measured so far, the best level of instructions, which is tried first."""
+    """The cached choice; the best instruction set if nothing has been measured yet."""
     level = usable_levels()[-1]
     return read_cached(_file(level)).get(describe(form, shape, budget, values, dtype), level)
 
 
 def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Of the fastest call of each; they take turns, and who is hopeless, not just once delayed, is not asked again."""
+    """Seconds of each candidate's fastest call. Candidates are called alternately; clearly slow ones are dropped."""
     seconds = dict.fromkeys(ways, float("inf"))
     spent = dict.fromkeys(ways, 0.0)
-    for turn in range(1 + CALLS):  # the first warms up
+    for turn in range(1 + MAX_CALLS):
         for name, way in ways.items():
-            if turn >= FAIR and (spent[name] > ENOUGH_S or seconds[name] > 4 * min(seconds.values())):
+            if turn >= MIN_CALLS and (spent[name] > MAX_SECONDS or seconds[name] > 4 * min(seconds.values())):
                 continue
             started = time.perf_counter()
             way()
@@ -78,7 +83,7 @@ def _file(level: str) -> Path:
 
 @cache
 def read_cached(path: Path) -> dict[str, Any]:
-    """Entries of a JSON file; empty where there is no file that can be read. The one dict is what the process knows."""
+    """The entries of a JSON file; empty if it cannot be read. All callers of a process share the dict."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -87,11 +92,11 @@ def read_cached(path: Path) -> dict[str, Any]:
 
 
 def write_cached(path: Path, known: dict[str, Any]) -> None:
-    """Whole or absent; a cache that cannot be written is no reason to stop."""
+    """Write atomically. A cache that cannot be written is logged, not raised."""
     beside = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
         beside.replace(path)
     except OSError:
-        logger.info("Measurements of this machine cannot be cached in %s.", path.parent)
+        logger.info("Speed measurements cannot be cached in %s.", path.parent)

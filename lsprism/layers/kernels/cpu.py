@@ -1,5 +1,4 @@
-"""Forms as the C++ kernels read them. Nothing is copied: the kernels read the tensors that a module holds; only where
-each row's values begin is worked out beside them."""
+"""Packed weights for the C++ kernels, which read the tensors of a module in place; only row offsets are computed."""
 
 import ctypes
 
@@ -16,7 +15,7 @@ _PARTS = ("values", "bitmap", "offsets", "left", "right", "bias", "scales", "lef
 
 
 class Layer(ctypes.Structure):
-    """As in rows.h."""
+    """Mirrors Layer in rows.h."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("rows", "columns", "rank", "nonzeros")] + [
         (name, ctypes.c_void_p) for name in _PARTS
@@ -24,7 +23,7 @@ class Layer(ctypes.Structure):
 
 
 class Packed:
-    """What the kernels must know of one form and its bias; see `readable` for what they may be."""
+    """One packed weight and its bias for the kernels; `readable` tests whether they are supported."""
 
     def __init__(self, kernels: ctypes.CDLL, form: Form, bias: Tensor | None) -> None:
         sparse, factors, dense = _parts(form)
@@ -34,26 +33,25 @@ class Packed:
         values, bitmap = (sparse.values, sparse.bitmap) if sparse else (dense, None)
         left, right = (factors.left, factors.right) if factors else (None, None)
         factor_scales = (factors.left_scales, factors.right_scales) if factors else (None, None)
-        read = (values, bitmap, offsets, left, right, bias, sparse and sparse.scales, *factor_scales)
-        self._read = [
-            None if tensor is None else tensor.detach() for tensor in read
-        ]  # keeps the memory that it has now
+        read = (values, bitmap, offsets, left, right, bias, sparse.scales if sparse else None, *factor_scales)
+        # Keeps the memory alive, even if the module replaces the tensors.
+        self._read = [None if tensor is None else tensor.detach() for tensor in read]
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._read]
         self.layer = Layer(self.rows, self.columns, form.rank, sparse.kept if sparse else 0, *addresses)
         self._layer = ctypes.addressof(self.layer)
         self.dtype = form.dtype
 
     def multiply(self, kernels: ctypes.CDLL, x: Tensor) -> Tensor:
-        """x [..., columns], contiguous, of the form's dtype -> [..., rows]."""
+        """x [..., columns], contiguous, in the weight's dtype -> [..., rows]."""
         y = x.new_empty((*x.shape[:-1], self.rows))
         tokens, threads = x.numel() // self.columns, torch.get_num_threads()
         kernels.prism_multiply(self._layer, x.data_ptr(), y.data_ptr(), tokens, DTYPES[self.dtype], threads)
         return y
 
     def unpack(self, kernels: ctypes.CDLL, first: int, last: int, out: Tensor | None = None) -> Tensor:
-        """Rows `first` to `last` of the sparse part, dense: [last - first, columns], in the form's dtype.
+        """Unpack rows `first` to `last` of the sparse part: [last - first, columns], in the weight's dtype.
 
-        `out`: a contiguous tensor to write to, of that dtype or float32.
+        `out`: a contiguous tensor to write to, in that dtype or float32.
         """
         if out is None:
             out = torch.empty(last - first, self.columns, dtype=self.dtype)
@@ -63,11 +61,12 @@ class Packed:
 
 
 class PackedBlock:
-    """What the kernels must know of a decoder block of the Llama family; see block.h.
+    """A decoder block of the Llama family for the kernels; see block.h.
 
-    `layers`: query, key, value, output, gate, up, down; `norms`: weights before attention and before the MLP, of
-    queries and of keys, the latter two None where the model has none; `heads`: of queries, of keys, and their width;
-    `numbers`: epsilon of the norms, and what scores are multiplied by.
+    layers: query, key, value, output, gate, up, down.
+    norms: norm weights before attention, before the MLP, of queries, and of keys; the last two None if absent.
+    heads: number of query heads, number of key heads, head dimension.
+    numbers: epsilon of the norms, and the scaling of attention scores.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class PackedBlock:
         return query, key, value
 
     def end(self, kernels: ctypes.CDLL, x: Tensor, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """keys, values [1, key heads, tokens, width], this token's among them -> what the block makes of x."""
+        """keys, values [1, key heads, tokens, width], including this token's -> the block's output for x."""
         keys, values = _rows(keys, x), _rows(values, x)
         _, key_head, key_token, _ = keys.stride()
         _, value_head, value_token, _ = values.stride()
@@ -122,12 +121,12 @@ class PackedBlock:
 
 
 def _rows(past: Tensor, x: Tensor) -> Tensor:
-    """`past` as it is, unless a cache holds it in another dtype or order than a block computes in."""
+    """`past`, converted if the cache has another dtype or memory layout than the block."""
     return past if past.dtype is x.dtype and past.stride(3) == 1 else past.to(x.dtype).contiguous()
 
 
 class _Block(ctypes.Structure):
-    """As in block.h."""
+    """Mirrors Block in block.h."""
 
     _fields_ = [
         ("layers", Layer * 7),
@@ -141,7 +140,7 @@ class _Block(ctypes.Structure):
 
 
 class _Past(ctypes.Structure):
-    """As in block.h."""
+    """Mirrors Past in block.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values")] + [
         (name, ctypes.c_int64) for name in ("tokens", "key_head", "key_token", "value_head", "value_token")
@@ -149,7 +148,7 @@ class _Past(ctypes.Structure):
 
 
 def readable(form: Form, bias: Tensor | None) -> bool:
-    """The kernels can read these tensors where they lie: on the CPU, contiguous, of one dtype."""
+    """Whether the kernels can read these tensors in place: on the CPU, contiguous, with one supported dtype."""
     parts = [*form.tensors().values(), *([] if bias is None else [bias])]
     dtypes = {tensor.dtype for tensor in parts} - {torch.uint8, torch.int8}
     plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in parts)
@@ -169,12 +168,15 @@ def _parts(form: Form) -> tuple[Sparse | None, LowRank | None, Tensor | None]:
 
 
 def _offsets(kernels: ctypes.CDLL, sparse: Sparse) -> Tensor:
-    """[rows + 1]: where each row's values begin. The kernels trust them, so they must end where the values end."""
+    """[rows + 1] offsets of each row's values. Raises DamagedError if the bitmap does not match the values.
+
+    This protects the kernels, which do not check bounds, from reading past the end of the values.
+    """
     rows = sparse.bitmap.shape[0]
     offsets = torch.empty(rows + 1, dtype=torch.int64)
     kernels.prism_offsets(sparse.bitmap.data_ptr(), rows, sparse.columns, offsets.data_ptr())
     if offsets[-1] != sparse.kept:
         raise DamagedError(
-            f"A bitmap marks {offsets[-1]} places, but {sparse.kept} values are stored.", "Compress the model again."
+            f"A bitmap has {offsets[-1]} bits set, but {sparse.kept} values are stored.", "Compress the model again."
         )
     return offsets

@@ -1,9 +1,9 @@
-"""The same format on a CUDA device, in Triton: a bitmap and packed values, multiplied without a dense matrix.
+"""Triton kernels for the sparse format on CUDA devices: multiply by a bitmap and packed values without unpacking.
 
-The bitmap is read in words of 64 columns, and beside each word lies how many values come before it in its row (2 bytes
-a word, 1/4 bit a place, made when a layer is first used; rows that fill no whole words are copied into some). So no
-lane waits for another: a lane takes some neighbouring columns, the bits before them in the word say where their values
-begin, and where there is no bit nothing is read. Sums are floats, and lanes are added up once, at the end of a row.
+The bitmap is read in words of 64 columns. For each word, the number of values before it in its row is precomputed (2
+bytes per word, 1/4 bit per entry) when a layer is first used; rows that are not a multiple of 64 columns are padded.
+So lanes are independent: a lane processes a few consecutive columns, and the preceding bits of the word give the
+position of their values. Values without a bit are not read. Sums are float32; lanes are summed once per row.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +19,12 @@ from lsprism.layers.forms import Sparse, SparseLowRank, form_shape
 from lsprism.layers.kernels.two_four import LARGE, is_two_four, semi_structured
 
 WORD = 8  # bytes
-FACTORS = 32  # of the low-rank part at a time
+FACTORS = 32  # ranks of the low-rank part per step
 
 
 @triton.jit
 def _ones(word):
-    """How many bits are set; compilers know this form of the question."""
+    """Number of set bits, in a form that compilers recognize as popcount."""
     word -= (word >> 1) & 0x5555555555555555
     word = (word & 0x3333333333333333) + ((word >> 2) & 0x3333333333333333)
     word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0F
@@ -33,7 +33,7 @@ def _ones(word):
 
 @triton.jit
 def _look(words, starts, place, there, shift):
-    """Where the values from bit `shift` on of the words at `place` lie in their row, and the bits from there on."""
+    """Position in the row of the first value from bit `shift` of the word at `place`, and the bits from there on."""
     word = tl.load(words + place, mask=there, other=0)
     start = tl.load(starts + place, mask=there, other=0).to(tl.int32)
     below = (tl.full([1], 1, tl.uint64) << shift) - 1
@@ -42,7 +42,7 @@ def _look(words, starts, place, there, shift):
 
 @triton.jit
 def _add(total, value_at, bits, entry, PLACE: tl.constexpr):
-    """Add the product of one column, if its bit is set; the sum, and where the next value lies."""
+    """Add the product of one column if its bit is set; returns the sum and the address of the next value."""
     bit = (bits & (1 << PLACE)) != 0
     value = tl.load(value_at, mask=bit, other=0).to(tl.float32)
     return total + value * entry.to(tl.float32), value_at + tl.where(bit, 1, 0)
@@ -50,7 +50,7 @@ def _add(total, value_at, bits, entry, PLACE: tl.constexpr):
 
 @triton.jit
 def _add_four(total, value_at, bits, entries, PLACE: tl.constexpr):
-    """The same for four columns, entries [lanes, 4]."""
+    """Like _add, for four columns: entries [lanes, 4]."""
     even, odd = tl.split(tl.reshape(entries, [entries.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
@@ -65,9 +65,9 @@ def _multiply(
     x, values, words, starts, offsets, scales, left, left_scales, inner, bias, y, rows, columns, groups, rank,
     SCALED: tl.constexpr, RANKED: tl.constexpr, BIASED: tl.constexpr, LANES: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """y [tokens, rows] of x [tokens, columns] and, where there are factors, of inner = x R^T [tokens, rank].
+    """y [tokens, rows] from x [tokens, columns] and, with low-rank factors, from inner = x R^T [tokens, rank].
 
-    A program takes one row and one token; each of its lanes takes eight columns at a time.
+    A program computes one row and one token; each of its lanes processes eight columns at a time.
     """
     row, token = tl.program_id(0), tl.program_id(1)
     lane, span = tl.arange(0, LANES), tl.arange(0, LANES * 8)
@@ -102,8 +102,11 @@ def _multiply(
 
 @triton.jit
 def _multiply_two_four(x, values, bitmap, bias, y, rows, columns, BIASED: tl.constexpr, LANES: tl.constexpr):
-    """y [tokens, rows] of x [tokens, columns], where two of any four columns are kept: the places of their values are
-    known, and the bits choose among the entries of x instead. A lane takes eight columns at a time."""
+    """y [tokens, rows] from x [tokens, columns], for 2:4 sparsity.
+
+    The positions of the values are known, so the bits select entries of x instead. A lane processes eight columns at a
+    time.
+    """
     row, token = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, LANES)
     value_at = values + row.to(tl.int64) * (columns // 2)
@@ -133,7 +136,7 @@ def _unpack(
     values, words, starts, offsets, scales, out, rows, columns, groups,
     SCALED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, columns], dense; a lane takes four columns."""
+    """Unpack to out [rows, columns]; a lane writes four columns."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     lane = tl.arange(0, LANES)[None, :]
     inside = row < rows
@@ -156,8 +159,11 @@ def _unpack(
 
 
 def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 [rows, ceil(columns / 8)] -> words uint64 [rows, n], how many values lie before each in its row [rows, n]
-    (int16, or int32 in wide matrices), and int64 [rows + 1]: where each row's values begin, and how many there are."""
+    """Convert a bitmap, uint8 [rows, ceil(columns / 8)], for the kernels.
+
+    Returns words uint64 [rows, n], the number of values before each word in its row [rows, n] (int16, or int32 for wide
+    matrices), and the offset of each row's values int64 [rows + 1].
+    """
     rows, stride = bitmap.shape
     if stride % WORD or bitmap.data_ptr() % WORD:
         bitmap = F.pad(bitmap, (0, -stride % WORD))
@@ -171,31 +177,33 @@ def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Packed:
-    """A form with a sparse part, and its bias, as the kernels take them."""
+    """A packed weight with a sparse part, and its bias, prepared for the kernels.
 
-    few = (
-        2  # tokens that are multiplied by the bitmap; for more it is faster to let the dense matrix exist for a moment
-    )
+    Raises DamagedError if the bitmap does not match the values.
+    """
+
+    few = 2  # tokens to multiply by the bitmap directly; for more, unpacking the matrix temporarily is faster
 
     def __init__(self, form: Sparse | SparseLowRank, bias: Tensor | None) -> None:
         self.rows, self.columns = form_shape(form)
-        self._sparse, self._factors = (form, None) if isinstance(form, Sparse) else (form.sparse, form.low_rank)
+        self._sparse = form if isinstance(form, Sparse) else form.sparse
+        self._factors = None if isinstance(form, Sparse) else form.low_rank
         self._bias, self._dtype = bias, form.dtype
         self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
         self.device = self._offsets.device
         if self._sparse.kept < 1 << 31:
-            self._offsets = self._offsets.int()  # numbers of 32 bits are half the work
+            self._offsets = self._offsets.int()  # faster than 64 bits
         if self._offsets[-1] != self._sparse.kept:
             raise DamagedError(
-                f"A bitmap marks {self._offsets[-1]} places, but {self._sparse.kept} values are stored.",
+                f"A bitmap has {self._offsets[-1]} bits set, but {self._sparse.kept} values are stored.",
                 "Compress the model again.",
             )
         self._two_four = isinstance(form, Sparse) and is_two_four(form)
         large = self.rows * self.columns >= LARGE
-        self._semi = semi_structured(form, self.unpack()) if self._two_four and large else None
+        self._semi = semi_structured(self._sparse, self.unpack()) if self._two_four and large else None
 
     def multiply_many(self, x: Tensor) -> Tensor:
-        """x [..., columns], many tokens -> [..., rows], in x's dtype, by the sparse part alone, and the bias."""
+        """x [..., columns], many tokens -> [..., rows] in x's dtype: the sparse part and the bias, without factors."""
         return F.linear(x.contiguous(), self.unpack() if self._semi is None else self._semi, self._bias)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -211,7 +219,7 @@ class Packed:
                     BIASED=biased, LANES=lanes, num_warps=lanes // 32,
                 )  # fmt: skip
             return y.view(*before, self.rows)
-        inner = left = left_scales = x  # what is not there is not read
+        inner = left = left_scales = x  # placeholders, which are not read
         if self._factors is not None:
             left, left_scales = self._factors.left, _or(self._factors.left_scales, x)
             inner = F.linear(x, self._factors.factors()[1])
@@ -225,7 +233,7 @@ class Packed:
         return y.view(*before, self.rows)
 
     def unpack(self) -> Tensor:
-        """The sparse part, dense: [rows, columns]."""
+        """Unpack the sparse part: [rows, columns]."""
         out = torch.empty(self.rows, self.columns, dtype=self._dtype, device=self.device)
         groups = self._words.shape[1]
         lanes = min(256, triton.next_power_of_2(groups * 16))
@@ -237,13 +245,13 @@ class Packed:
         return out
 
     def _arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Values, words, starts, offsets, scales; `absent` for what there is not."""
+        """Values, words, starts, offsets, scales; `absent` in place of a missing one."""
         values = self._sparse.values if self._sparse.kept else absent
         return values, self._words, self._starts, self._offsets, _or(self._sparse.scales, absent)
 
 
 def _on(device: torch.device) -> AbstractContextManager:
-    """Triton starts its kernels on the current device."""
+    """Make `device` current, because Triton launches kernels on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

@@ -1,9 +1,9 @@
-"""Which way a product is computed: by the C++ kernels or, on a card, Triton's; the reference path everywhere else."""
+"""Chooses the implementation of a product: C++ kernels on CPUs, Triton kernels on GPUs, else the reference path."""
 
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,8 +24,8 @@ from lsprism.reports import LayerBudget
 if TYPE_CHECKING:
     from lsprism.layers.kernels import cuda
 
-FEW_TOKENS = 8  # above, a matrix is unpacked tile by tile and multiplied by torch
-FEW_CONVERTED = 48  # the same where a tile must be converted to another dtype too
+FEW_TOKENS = 8  # with more tokens, the matrix is unpacked tile by tile and multiplied by PyTorch
+FEW_CONVERTED = 48  # the same if tiles also have to be converted to another dtype
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _chosen = "auto"
@@ -33,8 +33,10 @@ _thread = threading.local()
 
 
 def set_compute_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
-    """Products of many tokens on this thread are computed in `dtype` from now on (None: in that of the weights);
-    returns what was set before. See compute.py, which uses it."""
+    """Set the dtype of products over many tokens on this thread (None: that of the weights); returns the previous one.
+
+    Used by compute.py.
+    """
     before = getattr(_thread, "compute_dtype", None)
     _thread.compute_dtype = dtype
     return before
@@ -42,13 +44,17 @@ def set_compute_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
 
 @contextmanager
 def using(kernel: str) -> Iterator[None]:
-    """Inside, every product of the process takes this way: "auto", "reference", or a level of build.LEVELS."""
+    """Inside the `with`, the whole process uses this backend: "auto", "reference", or a level of build.LEVELS.
+
+    Raises SpecError if it is not available on this machine.
+    """
     global _chosen
     if kernel not in ("auto", "reference"):
         levels = usable_levels()
         if kernel not in levels:
             raise SpecError(
-                f"This CPU has no kernels {kernel!r}.", f"Choose from auto, reference, {', '.join(levels)}."
+                f"The kernels {kernel!r} are not available on this CPU.",
+                f"Choose from auto, reference, {', '.join(levels)}.",
             )
         try:
             library(kernel)
@@ -62,7 +68,7 @@ def using(kernel: str) -> Iterator[None]:
 
 
 def kernels() -> ctypes.CDLL | None:
-    """What was chosen; None: the reference path."""
+    """The library of the selected backend; None: the reference path."""
     if _chosen == "reference":
         return None
     return _best() if _chosen == "auto" else library(_chosen)
@@ -73,12 +79,12 @@ def _best() -> ctypes.CDLL | None:
     try:
         return library(usable_levels()[-1])
     except BuildError as error:
-        logger.warning("Compressed layers run on plain torch, with the same results but slower: %s.", error)
+        logger.warning("Falling back to the PyTorch reference kernels (slower): %s.", error)
         return None
 
 
 def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
-    """As the Triton kernels take it: a form with a sparse part, on a CUDA device. None: that is for plain torch."""
+    """The packed weight for the Triton kernels: with a sparse part, on a CUDA device. None: use the reference path."""
     parts = [*form.tensors().values(), *([] if bias is None else [bias])]
     if not isinstance(form, Sparse | SparseLowRank) or not all(part.is_cuda and part.is_contiguous() for part in parts):
         return None
@@ -92,41 +98,44 @@ def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
 
 @cache
 def _without_triton() -> None:
-    logger.warning("Compressed layers run on plain torch, with the same results but slower: Triton is not installed.")
+    logger.warning("Falling back to the PyTorch reference kernels (slower): Triton is not installed.")
 
 
 def chosen() -> str:
-    """The way that products take, as `using` names it."""
+    """The selected backend, as named by `using`."""
     return _chosen
 
 
 def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) -> bool:
-    """The kernels are faster than plain torch for one token."""
+    """Whether the kernels are faster than the reference path for one token."""
     if packed.rows * packed.columns < SMALL:
         return True
     x = torch.zeros(1, packed.columns, dtype=packed.dtype)
     level = usable_levels()[-1]
-    ways = {level: lambda: packed.multiply(native, x), "reference": lambda: reference.linear(x, form, bias)}
+    ways: dict[str, Callable[[], object]] = {
+        level: lambda: packed.multiply(native, x),
+        "reference": lambda: reference.linear(x, form, bias),
+    }
     budget = LayerBudget(kept=form.kept, rank=form.rank)
     key = describe(form.name, (packed.rows, packed.columns), budget, values_of(form), packed.dtype)
     return fastest(key, ways) == level
 
 
 class Product:
-    """A form and its bias, ready to be multiplied by."""
+    """A packed weight and its bias, prepared for multiplication."""
 
     def __init__(self, form: Form, bias: Tensor | None) -> None:
         self.form, self.bias = form, bias
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
-        self.packed = packed if packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
+        self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
         self._card = None if _chosen == "reference" else on_card(form, bias)
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
 
-    def holds(self, parameters: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> bool:
-        """The tensors of a module are still the ones that this product was made over."""
+    def holds(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
+        """Whether the module's tensors are still the ones that this product was prepared from."""
         for name, tensor in self._tensors:
             if parameters.get(name) is not tensor and buffers.get(name) is not tensor:
                 return False
@@ -134,36 +143,36 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        if self._card is not None and self._on_card(x):
-            return self._by_card(x)
-        native = kernels() if self.packed and x.is_cpu and self._matches(x) else None
-        if native is None:
+        card, packed = self._card, self.packed
+        if card is not None and self._on_card(card, x):
+            return self._by_card(card, x)
+        native = kernels() if packed and x.is_cpu and self._matches(x, packed.columns) else None
+        if native is None or packed is None:
             return reference.linear(x, self.form, self.bias)
         compute = getattr(_thread, "compute_dtype", None) or x.dtype
         few = FEW_TOKENS if compute is x.dtype else FEW_CONVERTED
-        if x.numel() <= few * self.packed.columns:
-            return self.packed.multiply(native, x.contiguous())
-        if self.packed.sparse:
-            return self._by_tiles(native, x, compute)
+        if x.numel() <= few * packed.columns:
+            return packed.multiply(native, x.contiguous())
+        if packed.sparse:
+            return self._by_tiles(native, packed, x, compute)
         return reference.linear(x, self.form, self.bias)
 
-    def _matches(self, x: Tensor) -> bool:
-        """Not differentiated, and of the shape and dtype that the form is for."""
-        columns = (self.packed or self._card).columns
+    def _matches(self, x: Tensor, columns: int) -> bool:
+        """Whether x needs no gradient and has the expected shape and dtype."""
         return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
 
-    def _on_card(self, x: Tensor) -> bool:
-        return _chosen != "reference" and x.device == self._card.device and x.numel() > 0 and self._matches(x)
+    def _on_card(self, card: "cuda.Packed", x: Tensor) -> bool:
+        there = _chosen != "reference" and x.device == card.device
+        return there and x.numel() > 0 and self._matches(x, card.columns)
 
-    def _by_card(self, x: Tensor) -> Tensor:
-        """A few tokens by the bitmap, more by what multiplies many."""
-        if x.numel() <= self._card.few * self._card.columns:
-            return self._card.multiply(x.contiguous())
-        return self._with_factors(self._card.multiply_many(x), x)
+    def _by_card(self, card: "cuda.Packed", x: Tensor) -> Tensor:
+        """Multiply a few tokens directly by the bitmap, and many by the unpacked matrix."""
+        if x.numel() <= card.few * card.columns:
+            return card.multiply(x.contiguous())
+        return self._with_factors(card.multiply_many(x), x)
 
-    def _by_tiles(self, native: ctypes.CDLL, x: Tensor, compute: torch.dtype) -> Tensor:
-        """Some rows at a time are unpacked, so that the dense matrix never exists; products in the dtype `compute`."""
-        packed = self.packed
+    def _by_tiles(self, native: ctypes.CDLL, packed: Packed, x: Tensor, compute: torch.dtype) -> Tensor:
+        """Multiply in the dtype `compute`, unpacking some rows at a time so that the dense matrix never exists."""
 
         def fill(first: int, last: int, tile: Tensor) -> None:
             if tile.dtype in (packed.dtype, torch.float32):
@@ -177,7 +186,7 @@ class Product:
         return multiply_by_tiles(x, packed.rows, fill, self.bias, compute, factors)
 
     def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
-        """y and the low-rank part's product with x, if there is one."""
+        """y plus the low-rank part's product with x, if there is one."""
         if isinstance(self.form, SparseLowRank):
             left, right = self.form.low_rank.factors()
             y += F.linear(F.linear(x, right), left)

@@ -1,7 +1,7 @@
-// y = (S + L R) x + bias for 1 to 8 tokens, S sparse (a bitmap and packed values) or dense, sums in float.
+// y = (S + L R) x + bias for 1 to 8 tokens, S sparse (a bitmap and packed values) or dense, accumulated in float.
 //
-// A step of W columns: load W packed values, spread them by W bits of the bitmap, multiply, go on by the bits' count.
-// Rows are shared out between the threads of the OpenMP runtime that torch itself uses.
+// One step processes W columns: load W packed values, expand them by W bits of the bitmap, multiply, and advance by the
+// number of set bits. Rows are distributed over the threads of the OpenMP runtime that torch uses.
 #include "block.h"
 
 namespace {
@@ -19,7 +19,7 @@ void multiply(const Layer& layer, const void* x, void* y, int64_t tokens, int th
     }
 }
 
-// W values of a row as the format that is written. V: the format of the values, T: that of the model, O: of the output.
+// Store W values of a row. V: type of the stored values, T: dtype of the model, O: dtype of the output.
 template <class T, class V, class O>
 inline void store_row(O* to, typename Lanes<V>::V values, float scale) {
     using L = Lanes<V>;
@@ -73,15 +73,15 @@ void unpack(const Layer& layer, int64_t from, int64_t to, void* out, bool wide, 
 
 extern "C" {
 
-// dtype: 0 float32, 1 float16, 2 bfloat16, of everything.
+// y [tokens, rows] = W x + bias for x [tokens, columns]. dtype of all values: 0 float32, 1 float16, 2 bfloat16.
 void prism_multiply(const Layer* layer, const void* x, void* y, int64_t tokens, int dtype, int threads) {
     if (dtype == 0) multiply<float>(*layer, x, y, tokens, threads);
     else if (dtype == 1) multiply<Float16>(*layer, x, y, tokens, threads);
     else multiply<BFloat16>(*layer, x, y, tokens, threads);
 }
 
-// Rows `from` to `to` of a sparse matrix as dense ones, into out [to - from, columns] of the dtype `out_dtype`: that of
-// the layer, or float32.
+// Unpack rows `from` to `to` of a sparse matrix into out [to - from, columns]. `out_dtype`: that of the layer, or
+// float32.
 void prism_unpack(const Layer* layer, int64_t from, int64_t to, void* out, int dtype, int out_dtype, int threads) {
     const bool wide = out_dtype == 0;
     if (dtype == 0) unpack<float>(*layer, from, to, out, wide, threads);
@@ -89,7 +89,7 @@ void prism_unpack(const Layer* layer, int64_t from, int64_t to, void* out, int d
     else unpack<BFloat16>(*layer, from, to, out, wide, threads);
 }
 
-// The two parts of a decoder block for one token; see block.h.
+// The two halves of a decoder block for one token; see block.h.
 void prism_begin_block(const Block* block, const void* x, const void* cosine, const void* sine, void* query, void* key,
                        void* value, int dtype, int threads) {
     if (dtype == 0) begin_block<float>(*block, x, cosine, sine, query, key, value, threads);
@@ -104,7 +104,7 @@ void prism_end_block(const Block* block, const void* x, const void* query, const
     else end_block<BFloat16>(*block, x, query, *past, y, threads);
 }
 
-// offsets [rows + 1] of a bitmap [rows, ceil(columns / 8)]; bits past `columns` count nothing.
+// offsets [rows + 1] of the rows' values for a bitmap [rows, ceil(columns / 8)]; ignores bits beyond `columns`.
 void prism_offsets(const uint8_t* bitmap, int64_t rows, int64_t columns, int64_t* offsets) {
     const int64_t stride = bitmap_stride(columns);
     offsets[0] = 0;

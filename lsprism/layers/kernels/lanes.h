@@ -1,12 +1,12 @@
-// What a level of instructions can do with W neighbouring columns at once. Each Lanes<T> says: W; X, the format in
-// which inputs are held; V, a register of W values of the matrix; F, a register of sums. `load_some` reads only the
-// first `count` <= W values; the rest are zero.
+// SIMD operations on W consecutive columns, per instruction set. Each Lanes<T> defines: W; X, the type of prepared
+// inputs; V, a register of W values of the matrix; F, a register of sums. `load_some` reads only the first `count` <= W
+// values; the others are zero.
 #pragma once
 #include "values.h"
 
 #if LEVEL < LEVEL_AVX512
 
-// For each of 256 bitmaps of 8 places: which packed value goes to each place; negative where none goes.
+// For each 8-bit mask: the index of the packed value for each position; negative for a zero.
 struct Places {
     alignas(32) int32_t from[256][8];
     constexpr Places() : from() {
@@ -111,15 +111,15 @@ struct Lanes {
 
 #else
 
-// Zero in a register of its own. The expanding instructions wait for what was last in their target, even where all of
-// it is overwritten (measured on Zen 4: twice the time); the compiler must not know that this is zero.
+// A zeroed register. Expand instructions depend on the previous content of their target, even if all of it is
+// overwritten (measured on Zen 4: twice the time). The asm prevents the compiler from optimizing the zero away.
 inline __m512i fresh_zero() {
     __m512i zero = _mm512_setzero_si512();
     asm("" : "+v"(zero));
     return zero;
 }
 
-// Where the mask has a zero, nothing is read.
+// Values whose mask bit is zero are not read.
 inline __m512 load_floats(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
 inline __m512 load_floats(const Int8* from, __mmask16 mask) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from)));
@@ -132,7 +132,7 @@ inline __m512 load_floats(const Float16* from, __mmask16 mask) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
 }
 inline void store_floats(float* to, __m512 v) { _mm512_storeu_ps(to, v); }
-inline void store_floats(BFloat16* to, __m512 v) {  // exact: v was a BFloat16 before
+inline void store_floats(BFloat16* to, __m512 v) {  // exact: v was loaded from BFloat16
     __m512i high = _mm512_srli_epi32(_mm512_castps_si512(v), 16);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(high));
 }
@@ -162,7 +162,7 @@ struct Lanes {
 
 #if LEVEL == LEVEL_AVX512_BF16
 
-template <>  // pairs of bfloat16 are multiplied and added into one float: 32 columns at once, inputs held as bfloat16
+template <>  // products of bfloat16 pairs are added to one float: 32 columns at once, with bfloat16 inputs
 struct Lanes<BFloat16> {
     static constexpr int W = 32;
     using X = BFloat16;
@@ -188,7 +188,7 @@ struct Lanes<BFloat16> {
     static void store(BFloat16* to, V v) { _mm512_storeu_si512(to, v); }
 };
 
-template <>  // pairs of whole numbers are multiplied and added into one of 32 bits; Inputs sees to it that these suffice
+template <>  // products of integer pairs are added to one int32; Inputs scales its values so that it cannot overflow
 struct Lanes<WholeInt8> {
     static constexpr int W = 32;
     using X = int16_t;
@@ -211,7 +211,7 @@ struct Lanes<WholeInt8> {
 #endif
 #endif
 
-// W values of an int8 row, times its scale.
+// Store W values of an int8 row, multiplied by its scale.
 template <class T>
 inline void store_scaled(T* to, typename Lanes<Int8>::V v, float scale) {
     float all[Lanes<Int8>::W];
@@ -219,7 +219,7 @@ inline void store_scaled(T* to, typename Lanes<Int8>::V v, float scale) {
     for (int i = 0; i < Lanes<Int8>::W; ++i) to[i] = from_float<T>(all[i] * scale);
 }
 
-// U registers of the sums below, from column `first` on.
+// U registers of the weighted sum below, starting at column `first`; returns the next column.
 #if LEVEL > LEVEL_PORTABLE
 template <class T, int U>
 inline int64_t some_columns(const T* rows, int64_t stride, const float* factors, int64_t count, int64_t first, float* to) {
@@ -245,7 +245,7 @@ inline int64_t some_columns(const T* rows, int64_t stride, const float* factors,
 }
 #endif
 
-// to [columns] = sum of factors[n] * rows[n], over `count` rows that begin at multiples of `stride`.
+// to [columns] = sum of factors[n] * rows[n], over `count` rows that start at multiples of `stride`.
 template <class T>
 inline void weighted_sum(const T* rows, int64_t stride, const float* factors, int64_t count, int64_t columns, float* to) {
     int64_t first = 0;

@@ -1,4 +1,4 @@
-"""The reference path: plain torch, any device. The dense matrix exists only while one product is computed."""
+"""The reference path: plain PyTorch, on any device. The dense matrix exists only during one product."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,5 +1,5 @@
-// Rows of a layer y = (S + L R) x + bias times a few vectors. Nothing is read past the end of a buffer: rows near the end
-// of the values take the cautious path.
+// Products of a layer's rows, y = (S + L R) x + bias, with a few vectors. Never reads beyond the end of a buffer: rows
+// near the end of the values use bounds-checked loads.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -8,31 +8,31 @@
 #include "lanes.h"
 #include "shares.h"
 
-// As in cpu.py. A part that a layer has not is null.
+// Mirrored by Layer in cpu.py. Missing parts are null.
 struct Layer {
     int64_t rows, columns, rank, nonzeros;
     const void* values;      // [nonzeros] with a bitmap, [rows, columns] without
     const uint8_t* bitmap;   // [rows, ceil(columns / 8)]
-    const int64_t* offsets;  // [rows + 1]: where each row's values begin
+    const int64_t* offsets;  // [rows + 1]: index of each row's first value
     const void* left;        // [rows, rank]
     const void* right;       // [rank, columns]
     const void* bias;        // [rows]
-    // Where values, left and right are int8: scales of their rows.
+    // Scales of the rows of values, left and right, if these are int8.
     const void *scales, *left_scales, *right_scales;
 };
 
 namespace {
 
-constexpr int kGroup = 3;             // layers of one input in one call
-constexpr int kTokens = 8;            // of one pass over a matrix
-constexpr int64_t kAlone = 1 << 14;   // multiplications that do not pay for a second thread
-constexpr int64_t kAhead = 3072;      // bytes of values that are asked for early: the hardware stops at every 4096
+constexpr int kGroup = 3;             // maximum number of layers with the same input in one call
+constexpr int kTokens = 8;            // maximum number of tokens in one pass over a matrix
+constexpr int64_t kAlone = 1 << 14;   // up to this many multiplications, one thread is faster than several
+constexpr int64_t kAhead = 3072;      // prefetch distance in bytes; the hardware prefetcher stops at 4096-byte pages
 
 int64_t up_to_multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
 int64_t bitmap_stride(int64_t columns) { return (columns + 7) / 8; }
 
-// `count` <= 32 bits of a bitmap row from column `first` on, a multiple of 8; no byte is read that holds none of them.
+// `count` <= 32 bits of a bitmap row from column `first`, a multiple of 8; reads only the bytes that contain them.
 inline uint32_t some_places(const uint8_t* row, int64_t first, int count) {
     uint32_t places = 0;
     std::memcpy(&places, row + first / 8, (count + 7) / 8);
@@ -52,7 +52,7 @@ inline uint32_t whole_places(const uint8_t* row, int64_t first) {
     return places;
 }
 
-// A row of a sparse matrix, read from left to right. Safe: W values after it are in the buffer.
+// A row of a sparse matrix, read from left to right. Safe: the buffer has at least W values after this row.
 template <class T, bool Safe>
 struct SparseRow {
     using L = Lanes<T>;
@@ -84,8 +84,8 @@ struct DenseRow {
     typename L::V some(int64_t first, int count) { return L::load_some(at + first, count); }
 };
 
-// sums[n] += row . x[n]; x [N, stride], zero from `columns` to the next multiple of W. One row after the other is read,
-// since the hardware prefetches one long stream better than several; U sums each hide the latency of adding.
+// sums[n] += row . x[n]; x [N, stride], zero from `columns` to the next multiple of W. Rows are read one at a time,
+// because the hardware prefetches one long stream better than several; U partial sums hide the latency of additions.
 template <class T, int N, class Row>
 inline void add_products(Row row, int64_t columns, const typename Lanes<T>::X* x, int64_t stride,
                          typename Lanes<T>::F (&sums)[N]) {
@@ -113,8 +113,8 @@ inline void add_products(Row row, int64_t columns, const typename Lanes<T>::X* x
         for (int n = 0; n < N; ++n) sums[n] = L::add(sums[n], parts[u][n]);
 }
 
-// N vectors in the format that Lanes<V> wants: each begins at a multiple of `stride` and ends with zeros. Where that is
-// whole numbers, each vector has a scale.
+// N input vectors in the format of Lanes<V>: each starts at a multiple of `stride` and is padded with zeros. Integer
+// vectors have a scale each.
 template <class V>
 struct Inputs {
     using X = typename Lanes<V>::X;
@@ -137,7 +137,8 @@ struct Inputs {
             else
                 for (int64_t i = 0; i < columns; ++i) set(n, i, to_float(from[i]));
     }
-    // As large as 16 bits allow, and 31 bits for stride / 32 sums of two products with |int8| <= 127.
+    // Quantize to the largest range that fits into 16 bits, and into 31 bits for stride / 32 sums of two products with
+    // |int8| <= 127.
     template <class T>
     void copy_whole(int64_t n, const T* from, int64_t columns) {
         const float limit = std::min(32767.0f, std::floor(2147483000.0f / (2 * 127 * float(stride / 32))));
@@ -148,7 +149,7 @@ struct Inputs {
         }
         scales[n] = most / limit;
         if (!std::isfinite(most)) {
-            scales[n] = NAN;  // as is every sum then
+            scales[n] = NAN;  // makes all sums NaN
             return;
         }
         const float factor = most > 0 ? limit / most : 0;
@@ -156,7 +157,7 @@ struct Inputs {
     }
 };
 
-// What rows are multiplied by, in the formats that values of T and int8 values want.
+// Input vectors in two formats: for values of type T, and for int8 values.
 template <class T, class S>
 struct Both {
     Inputs<T> plain;
@@ -180,7 +181,7 @@ inline float scale_of(const void* scales, int64_t row) {
     return to_float(static_cast<const T*>(scales)[row]);
 }
 
-// sums[n] += row . x[n] of a matrix [rows, columns] that is sparse where `layer` says so, in the format V.
+// sums[n] += row . x[n] for a row of the layer's values, of type V: sparse with a bitmap, else dense.
 template <class V, int N>
 inline void add_row(const Layer& layer, int64_t row, const Inputs<V>& x, typename Lanes<V>::F (&sums)[N]) {
     if (!layer.bitmap) add_products<V, N>(DenseRow<V>(layer.values, layer.columns, row), layer.columns, x.data, x.stride, sums);
@@ -194,7 +195,7 @@ inline void clear(typename Lanes<V>::F (&sums)[N]) {
     for (auto& sum : sums) sum = Lanes<V>::zero();
 }
 
-// One row of a layer for N tokens, of which `tokens` are real; t = right x.
+// One output row of a layer for N tokens, of which the first `tokens` are stored; t = right x.
 template <class T, int N>
 inline void row_of_layer(const Layer& layer, int64_t row, const Given<T>& x, const Middle<T>& t, T* y, int tokens) {
     using S = typename Small<T>::Type;
@@ -250,7 +251,7 @@ int64_t multiplications(const Layer& layer) {
     return of_values + layer.rank * (layer.rows + layer.columns);
 }
 
-// Up to N tokens through `count` layers of one input; x [tokens, columns], y one [tokens, rows] after the other.
+// Multiply up to N tokens by `count` layers with the same input; x [tokens, columns], y[i] [tokens, rows] of layer i.
 template <class T, int N>
 void multiply_few(const Layer* layers, int64_t count, const T* x, T* const* y, int tokens, int threads) {
     static thread_local typename Given<T>::Room given;

@@ -1,4 +1,4 @@
-// Who computes which rows of a layer.
+// Work stealing: distributes the rows of a layer over the threads.
 #pragma once
 #include <omp.h>
 
@@ -9,15 +9,15 @@
 
 namespace {
 
-constexpr int64_t kPieces = 32;  // in which a thread takes its rows, so that others can take some of them
+constexpr int64_t kPieces = 32;  // per thread and layer; other threads can take over whole pieces
 
-// The rows of a layer that are a thread's own: a single stretch, since memory is read fastest in long streams.
+// The rows of a layer that belong to one thread: one contiguous range, because memory is read fastest sequentially.
 struct alignas(64) Share {
     std::atomic<int64_t> next;
     int64_t end, piece;
 };
 
-// [count, threads]: of `count` layers, of which rows(i) says the rows.
+// The shares [count, threads] of `count` layers; rows(i) is the number of rows of layer i.
 template <class Rows>
 inline std::vector<Share> shared_out(int64_t count, int threads, Rows rows) {
     std::vector<Share> shares(count * threads);
@@ -32,7 +32,7 @@ inline std::vector<Share> shared_out(int64_t count, int threads, Rows rows) {
     return shares;
 }
 
-// All of this thread's rows, then what others, who may have been interrupted, have left of theirs.
+// Process all rows of this thread, then the remaining rows of other threads, which may have been preempted.
 template <class Work>
 inline void take_rows(Share* shares, int threads, Work work) {
     const int self = omp_get_thread_num();

@@ -1,8 +1,8 @@
-"""Products of many tokens by a weight that is stored in another form or dtype than it is multiplied in.
+"""Products of many tokens with a weight that is converted tile by tile from its stored format or dtype.
 
-A tile is some rows of the weight. It is small enough to stay in the cache until it is multiplied, so the whole matrix
-never exists beside the stored one. Tiles, and chunks of inputs and outputs, live in buffers that are used again: new
-memory is cleared by the system first, which takes longer than to fill it.
+A tile is a few rows of the weight, small enough to stay in the CPU cache until it is multiplied; the converted matrix
+never exists as a whole. Tiles, and chunks of inputs and outputs, use persistent buffers, because the system clears new
+memory first, which takes longer than filling it.
 """
 
 import mmap
@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TILE_BYTES = 1 << 22  # of a weight
-CHUNK_BYTES, LEAST_TOKENS = 1 << 23, 256  # of inputs and outputs that are converted at once
+TILE_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 23  # inputs and outputs that are converted at once,
+LEAST_TOKENS = 256  # but at least this many tokens
 _buffers = threading.local()
 
 # Writes rows `first` to `last` of a weight into a tile [last - first, columns].
@@ -28,9 +29,10 @@ def multiply_by_tiles(
     compute: torch.dtype,
     factors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """x [..., columns] -> [..., rows] in the dtype of x, computed in `compute`. Not to be differentiated.
+    """x [..., columns] -> [..., rows] in the dtype of x, computed in `compute`. Does not support autograd.
 
-    `factors`: left [rows, rank], right [rank, columns] of a low-rank part that is added to the weight.
+    `fill` provides the rows of the weight. `factors`: left [rows, rank] and right [rank, columns] of a low-rank part
+    that is added to the weight.
     """
     columns = x.shape[-1]
     tokens = x.reshape(-1, columns)
@@ -48,18 +50,18 @@ def multiply_by_tiles(
             last = min(first + step, rows)
             tile = empty_buffer("tile", last - first, columns, compute, x.device)
             fill(first, last, tile)
-            added = None if inner is None else (inner, left[first:last])
+            added = None if inner is None or left is None else (inner, left[first:last])
             _multiply(given, tile, None if bias is None else bias[first:last], added, found[:, first:last])
     return y.view(*x.shape[:-1], rows)
 
 
 def tile_rows(columns: int, dtype: torch.dtype) -> int:
-    """Rows of a tile."""
+    """Rows per tile."""
     return max(64, TILE_BYTES // (columns * dtype.itemsize))
 
 
 def empty_buffer(name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[rows, columns], not initialized; the next one of this name on this thread takes its memory."""
+    """[rows, columns], uninitialized. The next buffer with this name on this thread reuses its memory."""
     held = _buffers.__dict__.get(name)
     if held is None or held.numel() < rows * columns or held.dtype is not dtype or held.device != device:
         with torch.inference_mode(False):
@@ -68,20 +70,20 @@ def empty_buffer(name: str, rows: int, columns: int, dtype: torch.dtype, device:
 
 
 def _allocate(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the CPU outside the heap, which what stays would break into pieces."""
+    """On the CPU outside the heap: a long-lived buffer would fragment it."""
     if device.type != "cpu":
         return torch.empty(count, dtype=dtype, device=device)
     return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype)
 
 
 def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype is dtype else empty_buffer("input", *x.shape, dtype, x.device).copy_(x)
+    return x if x.dtype is dtype else empty_buffer("input", x.shape[0], x.shape[1], dtype, x.device).copy_(x)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, added: tuple[Tensor, Tensor] | None, y: Tensor) -> None:
-    """y [tokens, rows], of any dtype and stride, = x weight^T + bias + inner left^T, `added` = inner, left."""
+    """y [tokens, rows], of any dtype and stride, = x weight^T + bias + inner left^T, where `added` = inner, left."""
     direct = y.dtype is x.dtype and y.is_contiguous()
-    out = y if direct else empty_buffer("output", *y.shape, x.dtype, x.device)
+    out = y if direct else empty_buffer("output", y.shape[0], y.shape[1], x.dtype, x.device)
     if bias is None:
         torch.mm(x, weight.T, out=out)
     else:

@@ -1,7 +1,7 @@
-"""2:4 on a card with sparse tensor cores: torch's semi-structured tensor over the very values of a form.
+"""2:4 sparsity on GPUs with sparse tensor cores, by PyTorch's semi-structured sparse tensors.
 
-Both hold the kept values row by row. So the values move into that tensor's memory and are not held twice; what says
-where they lie comes on top, 1 bit a place, as much as the bitmap.
+Both formats store the kept values row by row, so the values are shared and not stored twice. The tensor's metadata
+takes additional memory: 1 bit per entry, as much as the bitmap.
 """
 
 import logging
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lsprism.layers.forms import Sparse, form_shape
 
-ROWS, COLUMNS = 32, 64  # both are to be multiples, which serves every library behind it
-LARGE = 1 << 23  # places: with fewer, unpacking the matrix for a moment was the faster way
+ROWS, COLUMNS = 32, 64  # the shape must be multiples of these, as required by PyTorch's backends
+LARGE = 1 << 23  # entries: for smaller matrices, unpacking the matrix temporarily was faster
 
 logger = logging.getLogger("lsprism.layers.kernels")
 
 
 def is_two_four(form: Sparse) -> bool:
-    """Exactly two of any four neighbours in a row are kept, in numbers and a shape that tensor cores take."""
+    """Whether exactly two of every four consecutive entries are kept, with a dtype and shape for tensor cores."""
     rows, columns = form_shape(form)
     fits = form.scales is None and form.dtype in (torch.float16, torch.bfloat16)
     if not fits or rows % ROWS or columns % COLUMNS or 2 * form.kept != rows * columns:
@@ -30,23 +30,24 @@ def is_two_four(form: Sparse) -> bool:
 
 
 def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
-    """A tensor [rows, columns] to multiply many tokens by; None where this card or its libraries know no such thing.
+    """A semi-structured tensor [rows, columns] to multiply many tokens by; None if the GPU or PyTorch cannot.
 
-    `dense` is the form multiplied out. From then on the form's values are a part of what is returned.
+    `dense`: the unpacked matrix. The values of `form` are moved into the memory of the returned tensor.
     """
     try:
         with torch.inference_mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
-            # A kept zero is a place like any other, but the library would not see it.
+            # A stored zero belongs to the mask, but the library derives the mask from the non-zeros.
             filled = dense.masked_fill(form.mask() & (dense == 0), 1)
             made = torch.sparse.to_sparse_semi_structured(filled)
+            assert made.packed is not None
             values = made.packed.flatten()[: form.kept]
             if not bool(((values == form.values) | (form.values == 0)).all()):
-                return None  # in another order
+                return None  # this version of the library uses another order
             values.copy_(form.values)
             F.linear(dense.new_zeros(COLUMNS, dense.shape[1]), made)
             form.values.data = values
     except (RuntimeError, ValueError) as error:
-        logger.info("2:4 matrices are multiplied out: %s", error)
+        logger.info("2:4 matrices are unpacked for multiplication: %s", error)
         return None
     return made

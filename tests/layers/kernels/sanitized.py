@@ -1,5 +1,4 @@
-"""Products of every form, and whole blocks, with buffers that end where their values end; run under a preloaded
-sanitizer runtime."""
+"""Products of every format, and whole blocks, with buffers of exact size; run with a preloaded sanitizer runtime."""
 
 import sys
 from itertools import product
@@ -13,7 +12,7 @@ from lsprism.layers.kernels.cpu import Packed, PackedBlock
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SHAPES = ((1, 1, 1), (3, 31, 2), (9, 33, 33), (70, 576, 30), (5, 7, 1), (2, 64, 64))  # rows, columns, rank
-HEADS = ((1, 1, 2), (3, 1, 6), (4, 2, 34), (8, 2, 64))  # of queries, of keys, width
+HEADS = ((1, 1, 2), (3, 1, 6), (4, 2, 34), (8, 2, 64))  # query heads, key heads, width
 
 
 def sparse_of(rows: int, columns: int, density: float, dtype: torch.dtype) -> Sparse:

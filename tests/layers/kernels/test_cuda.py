@@ -1,4 +1,4 @@
-"""What the Triton kernels compute: on a CUDA device, or without one in Triton's interpreter."""
+"""Triton kernels: on a CUDA device, or without one in Triton's interpreter."""
 
 import importlib
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_a_sparse_product_agrees_with_the_dense_one(cuda, shape, dtype):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_empty_rows_and_full_ones(cuda, density):
+def test_empty_and_full_rows(cuda, density):
     torch.manual_seed(1)
     agrees(cuda, sparse(17, 140, density, torch.float32), tokens=2)
 
@@ -63,7 +63,7 @@ def test_sparse_and_low_rank_with_bias_for_a_few_tokens(cuda, tokens):
 
 
 @pytest.mark.parametrize("form", ["sparse", "both"])
-def test_whole_numbers_with_their_scales(cuda, form):
+def test_int8_values_with_scales(cuda, form):
     torch.manual_seed(3)
     exact = sparse(19, 70, 0.5, torch.float32)
     exact = SparseLowRank(exact, factors(19, 70, 5, torch.float32)) if form == "both" else exact
@@ -72,21 +72,21 @@ def test_whole_numbers_with_their_scales(cuda, form):
 
 @pytest.mark.parametrize(("rounded", "dtype"), [(False, torch.bfloat16), (True, torch.float16)])
 def test_it_unpacks_to_the_same_bits(cuda, rounded, dtype):
-    """float16 where there is something to round: the interpreter cuts float32 to bfloat16 instead of rounding it."""
+    """float16 where values are rounded: the interpreter truncates float32 to bfloat16 instead of rounding."""
     torch.manual_seed(4)
     form = sparse(33, 150, 0.6, dtype)
     form = to_int8(form) if rounded else form
     assert torch.equal(cuda.Packed(form, None).unpack(), form.dense())
 
 
-def test_a_bitmap_that_does_not_fit_its_values_is_refused(cuda):
+def test_a_bitmap_that_does_not_match_its_values_is_refused(cuda):
     form = sparse(8, 16, 0.5, torch.float32)
-    with pytest.raises(DamagedError, match="places"):
+    with pytest.raises(DamagedError, match="bits set"):
         cuda.Packed(replace(form, values=form.values[:-1]), None)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 40])
-def test_a_layer_on_a_card_takes_this_way(cuda, monkeypatch, tokens):
+def test_a_layer_on_a_gpu_uses_the_kernels(cuda, monkeypatch, tokens):
     torch.manual_seed(5)
     form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 3, torch.float32))
     bias = torch.randn(19, device=DEVICE)
@@ -104,6 +104,6 @@ def counted(function, name, asked):
     return lambda *args: asked.append(name) or function(*args)
 
 
-def test_what_lies_on_the_cpu_is_not_for_a_card():
+def test_cpu_tensors_do_not_use_the_gpu_kernels():
     form = Sparse.pack(torch.randn(4, 8), torch.rand(4, 8) < 0.5)
     assert dispatch.on_card(form, None) is None

@@ -1,4 +1,4 @@
-"""Every level of instructions that this CPU can run agrees with the reference path, whatever the shape."""
+"""Every instruction set that this CPU supports agrees with the reference path, for any shape."""
 
 import copy
 import gc
@@ -22,7 +22,7 @@ from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.models.surgery import set_tensor
 
 LEVELS = build.usable_levels()
-# One more rounding than the product itself: the reference rounds the middle of a low-rank product, and each part.
+# More rounding than in a single product: the reference rounds the intermediate low-rank result and each part.
 EPSILON = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
@@ -33,7 +33,7 @@ every_level = pytest.mark.parametrize(
 
 @st.composite
 def products(draw):
-    """(form, bias, x): odd sizes, widths that are no multiple of 32, rows that are empty or full, one row."""
+    """(form, bias, x): odd sizes, widths that are not a multiple of 32, empty or full rows, a single row."""
     rows, columns = draw(st.integers(1, 40)), draw(st.one_of(st.integers(1, 130), st.sampled_from([32, 64, 128, 256])))
     rank, tokens = draw(st.integers(1, 40)), draw(st.integers(1, 20))
     dtype, kind = draw(st.sampled_from(sorted(EPSILON, key=str))), draw(st.sampled_from(["S", "L", "SL", "D"]))
@@ -52,7 +52,7 @@ def products(draw):
 
 
 def magnitude(form, bias, x) -> torch.Tensor:
-    """|x| |W| + |bias|: errors of rounding are in proportion to it, even where the sum itself cancels out."""
+    """|x| |W| + |bias|: rounding errors are proportional to it, even if the sum itself cancels out."""
     match form:
         case SparseLowRank():
             size = magnitude(form.sparse, None, x) + magnitude(form.low_rank, None, x)
@@ -86,8 +86,8 @@ def test_products_agree_with_the_reference(level):
 @needs_compiler
 @every_level
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_int8_rows_as_long_and_inputs_as_uneven_as_they_come(level, dtype):
-    """Sums of whole numbers must not overflow, and one large input must not drown the others."""
+def test_int8_with_long_rows_and_uneven_inputs(level, dtype):
+    """Integer sums must not overflow, and one large input must not hide the others."""
     torch.manual_seed(0)
     form = to_int8(Sparse.pack(torch.ones(3, 40000).to(dtype), torch.ones(3, 40000, dtype=torch.bool)))
     x = torch.full((2, 40000), 0.5, dtype=dtype)
@@ -103,7 +103,7 @@ def test_int8_rows_as_long_and_inputs_as_uneven_as_they_come(level, dtype):
 @every_level
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", EPSILON, ids=str)
-def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeypatch):
+def test_unpacked_rows_equal_the_dense_matrix(level, dtype, int8, monkeypatch):
     monkeypatch.setattr(tiles, "TILE_BYTES", 1)  # tiles of 64 rows
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(150, 45).to(dtype), torch.rand(150, 45) < 0.5)
@@ -115,7 +115,7 @@ def test_unpacked_rows_are_those_of_the_dense_matrix(level, dtype, int8, monkeyp
 
 @needs_compiler
 @pytest.mark.parametrize("rows", [1, 5, 257])
-def test_every_row_is_computed_however_many_threads_share_them(rows):
+def test_every_row_is_computed_with_any_number_of_threads(rows):
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(rows, 20000), torch.rand(rows, 20000) < 0.5)
     product, x, before = dispatch.Product(form, None), torch.randn(1, 20000), torch.get_num_threads()
@@ -130,7 +130,7 @@ def test_every_row_is_computed_however_many_threads_share_them(rows):
 
 
 @needs_compiler
-def test_the_kernels_are_taken_and_the_reference_when_asked(monkeypatch):
+def test_the_kernels_are_used_unless_the_reference_is_selected(monkeypatch):
     layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
     calls = []
     monkeypatch.setattr(reference, "linear", lambda *_: calls.append(1))
@@ -148,7 +148,7 @@ def test_an_input_that_needs_a_gradient_gets_one():
     torch.testing.assert_close(x.grad, form.dense().sum(0).expand(2, 40))
 
 
-def test_other_tensors_in_the_same_layer_are_noticed():
+def test_replaced_tensors_of_a_layer_are_noticed():
     torch.manual_seed(0)
     one, two = (Sparse.pack(torch.randn(6, 50), torch.rand(6, 50).argsort(1) < 20) for _ in range(2))
     layer, x = PrismLinear(one), torch.randn(1, 50)
@@ -163,7 +163,7 @@ def test_other_tensors_in_the_same_layer_are_noticed():
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_tensors_that_were_replaced_do_not_live_on(dense):
+def test_replaced_tensors_are_freed(dense):
     layer = torch.nn.Linear(40, 5, bias=False)
     if dense:
         DenseLinear.adopt(layer)
@@ -177,7 +177,7 @@ def test_tensors_that_were_replaced_do_not_live_on(dense):
     assert held() is None
 
 
-def test_a_dense_layer_is_taken_over_and_given_back():
+def test_a_dense_layer_is_adopted_and_released():
     layer, x = torch.nn.Linear(33, 7), torch.randn(2, 33)
     wanted, state = layer(x), layer.state_dict()
     DenseLinear.adopt(layer)
@@ -192,13 +192,13 @@ def test_a_dense_layer_is_taken_over_and_given_back():
 
 
 @needs_compiler
-def test_a_bitmap_that_does_not_fit_its_values_is_refused():
+def test_a_bitmap_that_does_not_match_its_values_is_refused():
     form = Sparse.pack(torch.randn(4, 40), torch.rand(4, 40) < 0.5)
-    with pytest.raises(DamagedError, match="places"):
+    with pytest.raises(DamagedError, match="bits set"):
         dispatch.Product(Sparse(form.values[1:].clone(), form.bitmap, 40), None)
 
 
-def test_without_a_compiler_torch_takes_over_with_one_sentence(tmp_path, monkeypatch, caplog):
+def test_without_a_compiler_the_reference_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(dispatch, "library", build.library.__wrapped__)
@@ -215,7 +215,7 @@ def test_without_a_compiler_torch_takes_over_with_one_sentence(tmp_path, monkeyp
         dispatch._best.cache_clear()
 
 
-def test_a_failed_build_leaves_nothing_and_says_why(tmp_path, monkeypatch):
+def test_a_failed_build_leaves_no_files_and_gives_the_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(build.BuildError, match="failed"):
@@ -228,12 +228,12 @@ def test_unknown_kernels_are_refused():
         pass
 
 
-# By hand all levels were clean; these two hold both ways to read the last values of a buffer.
+# All levels were checked by hand; these two cover both ways to read the last values of a buffer.
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("level", sorted({"avx2", LEVELS[-1]} & set(LEVELS)))
-def test_no_byte_outside_a_buffer_is_touched(level):
-    """The same products under the address and undefined-behaviour sanitizers, in a process of their own."""
+def test_no_byte_outside_a_buffer_is_accessed(level):
+    """The same products with the address and undefined-behavior sanitizers, in a separate process."""
     runtime = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(runtime).is_absolute():
         pytest.skip("no address sanitizer")

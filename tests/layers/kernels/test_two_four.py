@@ -1,4 +1,4 @@
-"""Two of four, as torch's semi-structured tensors hold them."""
+"""2:4 sparsity with torch's semi-structured tensors."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def parameters(made: Sparse) -> Sparse:
     return Sparse(torch.nn.Parameter(made.values, requires_grad=False), made.bitmap, made.columns)
 
 
-def test_only_exactly_two_of_any_four():
+def test_exactly_two_of_every_four_are_required():
     made = form()
     assert two_four.is_two_four(made)
     mask = made.mask()
@@ -39,18 +39,18 @@ def test_only_exactly_two_of_any_four():
 
 
 @pytest.mark.parametrize("other", [form(rows=48), form(columns=96), form(dtype=torch.float32), to_int8(form())])
-def test_only_what_tensor_cores_take(other):
+def test_tensor_core_requirements(other):
     assert not two_four.is_two_four(other)
 
 
 def by_hand(dense):
-    """As torch packs it for CUTLASS; that much works without a card."""
+    """Packed as by torch for CUTLASS, which works without a GPU."""
     packed, meta = sparse_semi_structured_from_dense_cutlass(dense)
     return SparseSemiStructuredTensorCUTLASS(dense.shape, packed, meta, None, None, None)
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero):
+def test_the_values_share_the_memory_of_the_tensor(monkeypatch, zero):
     made = parameters(form(zero=zero))
     before, dense = made.values.clone(), made.dense()
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", by_hand)
@@ -60,7 +60,7 @@ def test_the_values_lie_in_the_tensors_memory_and_nowhere_else(monkeypatch, zero
     assert torch.equal(semi.to_dense(), dense) and torch.equal(made.dense(), dense)
 
 
-def test_only_large_ones_are_worth_it(monkeypatch):
+def test_only_large_matrices_are_converted(monkeypatch):
     cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
     asked = []
     monkeypatch.setattr(cuda, "semi_structured", lambda form, dense: asked.append(form))
@@ -75,7 +75,7 @@ def test_only_large_ones_are_worth_it(monkeypatch):
 @pytest.mark.parametrize(
     "error", [RuntimeError("cuSPARSELt is not supported"), ValueError("the shape is not supported"), None]
 )
-def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error):
+def test_without_support_the_packed_weight_is_unchanged(monkeypatch, error):
     made = parameters(form())
     before, address = made.values.clone(), made.values.data_ptr()
 
@@ -91,7 +91,7 @@ def test_where_there_is_no_such_thing_the_form_stays_as_it_is(monkeypatch, error
 
 
 @pytest.mark.parametrize(("rows", "columns", "tokens"), [(32, 64, 2), (32, 1344, 1)])
-def test_one_token_by_its_own_kernel(monkeypatch, rows, columns, tokens):
+def test_one_token_uses_its_own_kernel(monkeypatch, rows, columns, tokens):
     cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made, bias = parameters(form(rows, columns, torch.float16, device)), torch.randn(rows, device=device).half()
@@ -104,7 +104,7 @@ def test_one_token_by_its_own_kernel(monkeypatch, rows, columns, tokens):
 @CARD
 @pytest.mark.parametrize("tokens", [1, 3, 70, 512])
 @pytest.mark.parametrize("zero", [False, True])
-def test_a_layer_on_a_card_multiplies_by_it(monkeypatch, tokens, zero):
+def test_a_layer_on_a_gpu_uses_the_tensor(monkeypatch, tokens, zero):
     monkeypatch.setattr("lsprism.layers.kernels.cuda.LARGE", 0)
     made = parameters(form(256, 512, device="cuda", zero=zero))
     bias = torch.randn(256, device="cuda").bfloat16()

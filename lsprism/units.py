@@ -1,8 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers as text: bytes, seconds and parameter counts, written the same way everywhere."""
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that reads best; 1 MB = 10^6 bytes, as disks are sold."""
+    """'9 B', '1.3 kB', '176 MB', '16.1 GB': three digits; 1 MB = 10^6 bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.3g} {unit}"
@@ -17,6 +17,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def rough_duration(seconds: float) -> str:
+    """For estimates: whole minutes from 90 seconds on ('5 min', '1 h 05 min'), seconds below ('45 s')."""
+    if seconds < 90:
+        return duration(seconds)
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def amount(number: float) -> str:

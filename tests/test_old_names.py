@@ -1,0 +1,145 @@
+"""Options, values and commands of earlier versions still work: on the command line, in YAML, Python and on disk."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+import lsprism
+from lsprism import measure
+from lsprism.artifact.target import other_settings
+from lsprism.cli.main import main
+from lsprism.cli.options import Parser, add_options, asked, given, options_of
+from lsprism.errors import SpecError
+from lsprism.reports import Plan
+from lsprism.runs import Order, Runs
+from lsprism.specs import AllocationName, CompressSpec, PlanSpec, StudySpec, ask
+
+LEAST = {"model_id": "demo", "save_path": "out"}
+OLD = [("harm", "sensitivity"), ("measured", "error-curves"), ("owl", "owl")]
+
+
+def parse(spec: type[BaseModel], words: list[str]) -> BaseModel:
+    parser, options = Parser(prog="x"), options_of(spec)
+    add_options(parser, options)
+    parser.add_argument("--config")
+    return asked(spec, given(parser.parse_args(words), options))
+
+
+@pytest.mark.parametrize(("old", "new"), OLD)
+@pytest.mark.parametrize("spec", [CompressSpec, StudySpec])
+def test_old_options_and_values_make_the_same_request(tmp_path, spec, old, new):
+    (tmp_path / "old.yaml").write_text(f"model_id: demo\nsave_path: out\nbudget: {old}\n")
+    (tmp_path / "new.yaml").write_text(f"model_id: demo\nsave_path: out\nallocation: {new}\n")
+    words = ["--model-id", "demo", "--save-path", "out"]
+    wanted = ask(spec, **LEAST, allocation=new)
+    assert wanted.allocation == new
+    for found in (
+        ask(spec, **LEAST, budget=old),
+        ask(spec, **LEAST, allocation=old),
+        spec.model_validate_json(json.dumps({**LEAST, "budget": old})),
+        parse(spec, [*words, "--budget", old]),
+        parse(spec, [*words, f"--allocation={old}"]),
+        parse(spec, [*words, f"--allocation={new}"]),
+        parse(spec, ["--config", str(tmp_path / "old.yaml")]),
+        parse(spec, ["--config", str(tmp_path / "new.yaml")]),
+        parse(spec, ["--config", str(tmp_path / "new.yaml"), "--budget", old]),
+    ):
+        assert found == wanted
+
+
+def test_an_old_name_next_to_its_new_one_is_refused():
+    with pytest.raises(SpecError, match="--budget: extra"):
+        ask(PlanSpec, model_id="demo", budget="owl", allocation="atp")
+
+
+def test_new_names_are_written_and_old_ones_are_not_shown(capsys):
+    spec = ask(PlanSpec, model_id="demo", budget="harm")
+    assert "budget" not in spec.model_dump() and spec.model_dump()["allocation"] == "sensitivity"
+    for command in ([], ["compress"], ["sweep"], ["inspect"]):
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert "--budget" not in text and "harm" not in text and "study " not in text
+    assert "--allocation" in text and "error-curves" in text
+
+
+def test_a_wrong_value_of_the_old_option_is_named(capsys):
+    assert main(["inspect", "--model-id", "demo", "--budget", "none"]) == 2
+    assert capsys.readouterr().err.startswith("error --allocation: input should be 'auto'")
+
+
+def test_an_old_plan_is_read(tiny_folder):
+    plan = lsprism.inspect(tiny_folder, method="hybrid").model_dump(mode="json")
+    assert plan["allocation"] == "sensitivity"
+    old = {name: value for name, value in plan.items() if name != "allocation"} | {"budget": "owl"}
+    assert Plan.model_validate(old).allocation == "owl"
+    with pytest.raises(ValidationError):
+        Plan.model_validate({name: value for name, value in old.items() if name != "budget"})
+
+
+@pytest.mark.parametrize(("old", "new"), OLD)
+def test_recipes_are_compared_by_the_current_names(tmp_path, old, new):
+    (tmp_path / "lsprism").mkdir()
+    (tmp_path / "lsprism" / "recipe.json").write_text(json.dumps({"method": "hybrid", "budget": old}))
+    assert other_settings(tmp_path, {"method": "hybrid", "allocation": new}) == []
+    assert other_settings(tmp_path, {"method": "hybrid", "allocation": "atp"}) == [f"allocation {new}, not atp"]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Runs:
+    monkeypatch.setenv("LSPRISM_STATE", str(tmp_path / "state"))
+    return Runs()
+
+
+def old_record(runs: Runs, artifact: Path, state: str = "stopped") -> str:
+    """A run of the command `study`, as earlier versions recorded it."""
+    run = runs.create(runs.new_id(), Order(verb="sweep", artifact=artifact, cwd=artifact.parent))
+    path = runs.path(run.id) / "record.json"
+    record = json.loads(path.read_text())
+    settings = {"model_id": "demo", "sparsities": [0.5], "method": "hybrid", "budget": "harm", "resume": False}
+    words = ["--model-id", "demo", "--budget", "harm", "--save-path", str(artifact)]
+    path.write_text(json.dumps({**record, "verb": "study", "words": words, "settings": settings, "state": state}))
+    return run.id
+
+
+def test_old_runs_are_listed_shown_and_deleted(runs, tmp_path, capsys):
+    run_id = old_record(runs, tmp_path / "out")
+    run = Runs().get(run_id)
+    assert (run.verb, run.settings["allocation"], run.goes_on) == ("sweep", "sensitivity", True)
+    assert main(["runs"]) == 0 and main(["runs", "show", run_id]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{run_id} stopped sweep demo hybrid" in text
+    assert "lsprism sweep --model-id demo --budget harm" in text
+    assert main(["runs", "delete", run_id]) == 0
+    assert Runs().all() == ()
+
+
+@pytest.mark.parametrize("command", ["sweep", "study"])
+def test_an_old_sweep_is_resumed_by_either_command(runs, tmp_path, monkeypatch, command):
+    """Also by the very words of its record, as from the dashboard."""
+    run_id = old_record(runs, tmp_path / "out")
+    specs = []
+    monkeypatch.setattr(measure, "studying", lambda spec: specs.append(spec) or iter(()))
+    monkeypatch.setattr("lsprism.cli.measuring.answer", lambda *_: None)
+    assert main([command, *Runs().get(run_id).words, "--resume"]) == 0
+    assert [run.id for run in Runs().all()] == [run_id], "the same run"
+    assert specs[0].allocation == "sensitivity" and specs[0].resume
+
+
+def test_the_old_command_keeps_its_default_folder(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    specs = []
+    monkeypatch.setattr(measure, "studying", lambda spec: specs.append(spec) or iter(()))
+    monkeypatch.setattr("lsprism.cli.measuring.answer", lambda *_: None)
+    for command in ("sweep", "study"):
+        assert main(shlex.split(f"{command} --model-id demo")) == 0
+    assert [str(spec.save_path) for spec in specs] == ["output/demo-sweep", "output/demo-study"]
+    assert lsprism.study is lsprism.sweep
+
+
+def test_the_values_are_the_rules_of_the_allocation():
+    from typing import get_args
+
+    assert {new for _, new in OLD} <= set(get_args(AllocationName))
