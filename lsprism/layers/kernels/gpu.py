@@ -18,7 +18,7 @@ from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group
 from lsprism.layers.kernels.nvrtc import compile_cached, load_nvrtc
 from lsprism.layers.kernels.streams import LANES, OCTET, SLOTS, panel_width
 
-SOURCE = Path(__file__).with_name("streams.cu")
+SOURCE, UNPACK_SOURCE = (Path(__file__).with_name(name) for name in ("streams.cu", "unpack.cu"))
 OLDEST = (8, 0)  # compute capability
 WARPS, DEPTH = 12, 4  # of a thread block; steps that a warp loads ahead
 TOKENS = (1, 2, 4, MOST_TOKENS)  # that there is a kernel for
@@ -74,10 +74,11 @@ def kernel_options(tokens: int, half: bool, int8: bool) -> dict[str, int]:
 
 
 @cache
-def _kernel(device: torch.device, tokens: int, half: bool, int8: bool) -> Kernel:
+def _kernel(device: torch.device, tokens: int, half: bool, int8: bool, unpack: bool = False) -> Kernel:
     major, minor = torch.cuda.get_device_capability(device)
-    cubin = compile_cached(SOURCE, f"sm_{major}{minor}", kernel_options(tokens, half, int8))
-    return Kernel(cubin, "multiply_group", device)
+    source, name = (UNPACK_SOURCE, "unpack_group") if unpack else (SOURCE, "multiply_group")
+    cubin = compile_cached(source, f"sm_{major}{minor}", kernel_options(tokens, half, int8))
+    return Kernel(cubin, name, device)
 
 
 def multiply_group(group: Group, x: Tensor) -> list[Tensor]:
@@ -95,6 +96,19 @@ def multiply_group(group: Group, x: Tensor) -> list[Tensor]:
     kernel.launch(group.blocks, group.warps * LANES, sizes[2], arguments, x.device)
     members = y.split([rows * len(x) for rows in group.rows])
     return [member.view(len(x), rows) for member, rows in zip(members, group.rows, strict=True)]
+
+
+def unpack_group(group: Group) -> Tensor:
+    """The sparse matrices of all members, dense: [rows of all, columns]."""
+    out = torch.zeros(sum(group.rows), group.columns, dtype=group.dtype, device=group.steps.device)
+    kernel = _kernel(out.device, 1, group.dtype is torch.float16, group.int8, unpack=True)
+    kernel.launch(group.blocks, group.warps * LANES, 0, fill_arguments(group, out, out, 1, 0), out.device)
+    return out
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that a thread block of the largest kernel can have."""
+    return _kernel(device, MOST_TOKENS, half=False, int8=False).shared
 
 
 def fit_shared(group: Group, tokens: int, limit: int) -> tuple[int, int, int] | None:

@@ -44,6 +44,8 @@ class Group:
     steps: Tensor  # uint8
     starts: Tensor  # uint16 [records, lanes]
     tables: dict[str, Tensor]  # as they are named in streams.cu; absent: null
+    phases: list[Phase]
+    octets: list[int]  # of each member
     scratch: dict[str, Tensor] = field(default_factory=dict)  # written by the kernel
 
     @property
@@ -72,7 +74,8 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
             [([_left_panel(part, one)], origin) for part, one, origin in zip(factors, packed, origins, strict=True)]
         )
     phases = _order_phases(stacked)
-    launch = plan_launch([Phase(kind, one.counts.cpu().numpy()) for kind, one, _ in phases], blocks, warps)
+    planned = [Phase(kind, one.counts.cpu().numpy()) for kind, one, _ in phases]
+    launch = plan_launch(planned, blocks, warps)
     steps = torch.cat([panel.steps for _, panel, _ in phases])
     places = torch.cat([place_at_steps(panel.advances, panel.counts) + origin for _, panel, origin in phases])
     reaches = {kind: max(_reach(*one) for one in panels) for kind, panels in stacked.items()}
@@ -85,6 +88,7 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
         max(reaches["sparse"], reaches.get("right", 0)), sum(octets) * OCTET if any(factors) else 0,
         reaches.get("left", 0), launch.slot_count, steps, starts.to(torch.int32).to(torch.uint16),
         {name: torch.from_numpy(np.ascontiguousarray(table)).to(device) for name, table in _tables(launch).items()},
+        planned, [len(one.order) // OCTET for one in packed],
     )  # fmt: skip
     first = list(accumulate(rows, initial=0))
     group.tables["rows"] = torch.cat(
@@ -92,7 +96,7 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
     )
     group.tables |= _vectors(sparse, factors, biases, rows)
     sums = OCTET * MOST_TOKENS
-    total = sum(len(one.order) for one in packed) // OCTET
+    total = sum(group.octets)
     group.scratch = {
         "partial": torch.zeros(total + blocks, sums, device=device),
         "counters": torch.zeros(total, dtype=torch.int32, device=device),
@@ -100,6 +104,26 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
         "arrived": torch.zeros(1, dtype=torch.int64, device=device),
     }
     return group
+
+
+def streams_of(group: Group, n: int) -> Streams:
+    """The sparse matrix of member n."""
+    sources = plan_launch(group.phases, group.blocks, group.warps).sources
+    where = np.empty_like(sources)
+    where[sources] = np.arange(len(sources))
+    octets = slice(sum(group.octets[:n]), sum(group.octets[: n + 1]))
+    panels, offset = [], 0
+    for phase in group.phases:
+        if phase.kind == "sparse":
+            borders = offset + np.append(0, phase.counts.cumsum())
+            own = torch.from_numpy(where[borders[octets.start] : borders[octets.stop]]).to(group.steps.device)
+            counts = torch.from_numpy(phase.counts[octets]).to(group.steps.device)
+            panels.append(Panel(group.steps[own], counts))
+        offset += int(phase.counts.sum())
+    order = group.tables["rows"][octets.start * OCTET : octets.stop * OCTET]
+    order = torch.where(order >= 0, order - sum(group.rows[:n]), -1)
+    dtype = torch.int8 if group.int8 else group.dtype
+    return Streams(panels, order, group.rows[n], group.columns, dtype)
 
 
 def _spread(part: Sparse) -> Tensor:

@@ -35,7 +35,7 @@ class Division:
 @dataclass(frozen=True)
 class Launch:
     work: Table  # [blocks * warps, 4]: first record, first step, steps, 0
-    records: Table  # [records, 4]: steps, slot, phase, 0; after the last one of each warp one of phase END
+    records: Table  # [records, 4]: steps, slot, phase, octet; after the last one of each warp one of phase END
     sources: Table  # int64 [steps]: where each step stood when the phases stood one after the other
     begins: Table  # int64 [records]: the same for the first step of each record, -1 where there is none
     matrices: Division
@@ -59,7 +59,7 @@ def plan_launch(phases: list[Phase], blocks: int, warps: int) -> Launch:
     records[:, 2] = END
     begins = np.full(len(records), -1, np.int64)
     at = np.arange(len(order)) + warp[order]  # each warp before has a record of its end
-    records[at, :3] = np.stack([steps, slot, phase], 1)[order]
+    records[at] = np.stack([steps, slot, phase, octet], 1)[order]
     begins[at] = (offsets[phase] + first)[order]
 
     work = np.zeros((blocks * warps, 4), np.int32)

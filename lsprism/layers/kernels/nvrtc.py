@@ -1,6 +1,7 @@
 """Compiles a CUDA kernel for one architecture at run time, by NVRTC, and keeps it in the cache folder.
 
-NVRTC is a library that comes with PyTorch's CUDA wheels. It needs no CUDA toolkit, no headers and no GPU.
+NVRTC is a library that comes with PyTorch's CUDA wheels. It needs no CUDA toolkit and no GPU. Sources include only
+files that end in .cuh and lie in the same folder.
 """
 
 import ctypes
@@ -12,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from lsprism.layers.kernels.build import BuildError, cache_folder
+from lsprism.layers.kernels.build import BuildError
+from lsprism.paths import cache_folder
 
 logger = logging.getLogger("lsprism.layers.kernels")
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
@@ -23,6 +25,8 @@ def compile_cached(source: Path, arch: str, options: Mapping[str, int]) -> bytes
     """The cubin of `source` for an architecture such as sm_90, `options` defined as macros; BuildError if it fails."""
     version = find_version()
     digest = hashlib.sha256(source.read_bytes())
+    for header in _headers(source):
+        digest.update(header.read_bytes())
     digest.update(repr((arch, sorted(options.items()), version)).encode())
     path = cache_folder() / f"{source.stem}-{arch}-{digest.hexdigest()[:16]}.cubin"
     try:
@@ -42,12 +46,14 @@ def compile_cached(source: Path, arch: str, options: Mapping[str, int]) -> bytes
 def compile_cubin(source: Path, arch: str, options: Mapping[str, int]) -> bytes:
     """The same, always compiled."""
     nvrtc, program = load_nvrtc(), ctypes.c_void_p()
-    text, name = source.read_bytes(), source.name.encode()
-    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None), "nvrtcCreateProgram")
+    headers = _headers(source)
+    texts = _strings([header.read_bytes() for header in headers])
+    names = _strings([header.name.encode() for header in headers])
+    given = source.read_bytes(), source.name.encode(), len(headers), texts, names
+    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), *given), "nvrtcCreateProgram")
     try:
         flags = [f"--gpu-architecture={arch}", "--std=c++17", *(f"-D{key}={value}" for key, value in options.items())]
-        arguments = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
-        if nvrtc.nvrtcCompileProgram(program, len(flags), arguments):
+        if nvrtc.nvrtcCompileProgram(program, len(flags), _strings([flag.encode() for flag in flags])):
             log = _fetch(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode(errors="replace")
             first = next((line for line in log.splitlines() if "error" in line), "no message")
             raise BuildError(f"NVRTC cannot compile {source.name} for {arch}: {first.strip()}")
@@ -88,6 +94,14 @@ def _candidates() -> Iterator[str]:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home:
         yield from (str(Path(home, "lib64", name)) for name in _NAMES)
+
+
+def _headers(source: Path) -> list[Path]:
+    return sorted(source.parent.glob("*.cuh"))
+
+
+def _strings(texts: list[bytes]) -> ctypes.Array:
+    return (ctypes.c_char_p * len(texts))(*texts)
 
 
 def _fetch(size_of: ctypes._CFuncPtr, get: ctypes._CFuncPtr, program: ctypes.c_void_p) -> bytes:

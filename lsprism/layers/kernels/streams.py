@@ -81,7 +81,7 @@ def unpack_streams(streams: Streams) -> Tensor:
         places = _places(gaps, panel)
         lanes = torch.arange(LANES, device=places.device)[:, None]
         octets = torch.arange(len(panel.counts), device=places.device).repeat_interleave(panel.counts)[:, None, None]
-        kept = values != 0
+        kept = values.view(torch.int8 if values.itemsize == 1 else torch.int16) != 0
         rows, columns = (octets * OCTET + lanes // 4).expand_as(kept), n * width + places * 4 + lanes % 4
         matrix[rows[kept], columns[kept]] = values[kept]
     there = streams.order >= 0

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lsprism.layers.kernels import gpu
 from lsprism.layers.kernels.group import Group
-from lsprism.layers.kernels.streams import LANES
 
 HOST = Path(__file__).with_name("host.h")
 _ASM = re.compile(r"asm\s*(?:volatile)?\s*\(\s*((?:\"[^\"]*\"|#\w+|\s)*)((?:[^;\"]|\"[^\"]*\")*)\);")
@@ -19,12 +18,25 @@ _ASM = re.compile(r"asm\s*(?:volatile)?\s*\(\s*((?:\"[^\"]*\"|#\w+|\s)*)((?:[^;\
 
 def translate(text: str) -> str:
     """CUDA -> C++: a PTX statement becomes a call with its operands."""
+    text = _include(text, set())
     text = _choose_branches(text)
     text = text.replace(
         "extern __shared__ __align__(16) char shared[];", "char* shared = current->block->shared.data();"
     )
     text = text.replace("__shared__ bool last[2];", "bool* last = (bool*)current->block->fixed;")
     return _ASM.sub(_call, text)
+
+
+def _include(text: str, seen: set[str]) -> str:
+    """With the contents of its headers, each once."""
+
+    def insert(match: re.Match) -> str:
+        if match[1] in seen:
+            return ""
+        seen.add(match[1])
+        return _include(gpu.SOURCE.with_name(match[1]).read_text(encoding="utf-8"), seen)
+
+    return re.sub(r'#include "([\w.]+)"\n', insert, text.replace("#pragma once\n", ""))
 
 
 def _choose_branches(text: str) -> str:
@@ -47,13 +59,17 @@ def _call(match: re.Match) -> str:
     return f"ptx_{re.sub('[.:]', '_', mnemonic[1])}({', '.join(operands)});"
 
 
-def compile_kernel(folder: Path, tokens: int, half: bool, int8: bool, warps: int) -> ctypes.CDLL:
+def compile_kernel(
+    folder: Path, tokens: int, half: bool, int8: bool, warps: int, cuda: Path = gpu.SOURCE
+) -> ctypes.CDLL:
     """The kernel with these options; needs a C++ compiler."""
-    source, made = folder / "kernel.cpp", folder / f"kernel-{tokens}-{half}-{int8}-{warps}.so"
+    source, made = folder / "kernel.cpp", folder / f"{cuda.stem}-{tokens}-{half}-{int8}-{warps}.so"
+    name = "multiply_group" if cuda == gpu.SOURCE else "unpack_group"
     source.write_text(
-        f'#include "{HOST}"\n{translate(gpu.SOURCE.read_text(encoding="utf-8"))}\n'
+        f'#include "{HOST}"\n{translate(cuda.read_text(encoding="utf-8"))}\n'
         'extern "C" int start(const Group* g, int blocks, int shared) {\n'
-        "  body = [g] { multiply_group(*g); };\n  return run(blocks, WARPS * LANES, shared);\n}\n"
+        f"  body = [g] {{ {name}(*g); }};\n"
+        "  return run(blocks, WARPS * LANES, shared);\n}\n"
     )
     options = {**gpu.kernel_options(tokens, half, int8), "WARPS": warps}
     flags = [f"-D{name}={value}" for name, value in options.items()]
@@ -73,4 +89,8 @@ def multiply(kernel: ctypes.CDLL, group: Group, x: Tensor, tokens: int, limit: i
     return [member.view(len(x), rows) for member, rows in zip(members, group.rows, strict=True)]
 
 
-assert LANES == 32
+def unpack(kernel: ctypes.CDLL, group: Group) -> Tensor:
+    """As gpu.unpack_group."""
+    out = torch.zeros(sum(group.rows), group.columns, dtype=group.dtype)
+    assert kernel.start(ctypes.byref(gpu.fill_arguments(group, out, out, 1, 0)), group.blocks, 0)
+    return out

@@ -92,7 +92,9 @@ def test_shared_memory_is_for_all_panels_if_they_fit():
 
 def test_arguments_name_the_fields_of_the_kernel():
     """In the order of the struct; whether the sizes agree is asserted when it is compiled."""
-    text = gpu.SOURCE.read_text(encoding="utf-8").partition("struct Group {")[2].partition("};")[0]
+    text = (
+        gpu.SOURCE.with_name("group.cuh").read_text(encoding="utf-8").partition("struct Group {")[2].partition("};")[0]
+    )
     names = [
         word.strip(" *").split()[-1].strip("*").partition("[")[0]
         for line in text.splitlines()

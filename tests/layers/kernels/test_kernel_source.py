@@ -78,6 +78,18 @@ def test_densities_and_longer_records_than_are_loaded_ahead(compiled, density):
     check(compiled, [form_of(16, 999, 0, torch.bfloat16, density)], [None], 2, blocks=1)
 
 
+@pytest.mark.parametrize(("dtype", "int8", "rank"), [(torch.bfloat16, False, 3), (torch.float16, True, 0)])
+def test_it_unpacks_to_the_same_bits(tmp_path, monkeypatch, dtype, int8, rank):
+    torch.manual_seed(4)
+    monkeypatch.setattr(streams, "WIDEST_PANEL", 150)
+    forms = [form_of(rows, 400, rank, dtype) for rows in (19, 8)]
+    forms = [to_int8(form) if int8 else form for form in forms]
+    group = build_group(forms, [None, None], 3, WARPS)
+    kernel = on_host.compile_kernel(tmp_path, 1, dtype is torch.float16, int8, WARPS, gpu.UNPACK_SOURCE)
+    sparse = [form.sparse if rank else form for form in forms]
+    assert torch.equal(on_host.unpack(kernel, group), torch.cat([form.dense() for form in sparse]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 @pytest.mark.parametrize("dtype", list(EPS), ids=str)
