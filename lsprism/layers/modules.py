@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_of, form_shape
 from lsprism.layers.kernels import reference
-from lsprism.layers.kernels.dispatch import Product, on_recent_gpu
+from lsprism.layers.kernels.dispatch import FEW_TOKENS, Product, on_recent_gpu
 from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class PrismLinear(nn.Module):
         for name in _STREAMED:
             self._set_tensor(name, {**self._parameters, **self._buffers}[name].to("meta"))
         product.release(self.outline)
-        self.__dict__["_streams"] = product.streams
+        self.__dict__.update(_streams=product.streams, _product=product)
 
     def _restore(self) -> None:
         """Undo _release."""
@@ -174,17 +174,17 @@ def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
     """W x + bias. The prepared product is cached in the layer until the layer's tensors are replaced."""
     if torch.compiler.is_compiling():
         return reference.linear(x, layer.form, layer.bias)
-    return product_of(layer)(x)
+    product = product_of(layer)
+    if not product.tried and x.is_cuda and x.numel() <= FEW_TOKENS * layer.in_features:
+        product = _use_streams(layer, product)
+    return product(x)
 
 
 def product_of(layer: PrismLinear | DenseLinear) -> Product:
     """The prepared product of the layer's current tensors."""
     product = layer._product
     if product is None or not product.holds(layer._parameters, layer._buffers):
-        product = _prepare_siblings(layer) or Product(layer.form, layer.bias)
-        layer._product = product
-        if product.streams is not None and isinstance(layer, PrismLinear) and layer._streams is None:
-            layer._release(product)
+        product = layer._product = Product(layer.form, layer.bias)
     return product
 
 
@@ -194,16 +194,27 @@ def link_siblings(layers: list[PrismLinear]) -> None:
         layer._siblings = layers
 
 
-def _prepare_siblings(layer: PrismLinear | DenseLinear) -> Product | None:
-    """The product of a layer, prepared together with those of its siblings; None if that is not possible."""
-    siblings = layer.__dict__.get("_siblings")
-    if siblings is None:
-        return None
-    streams = on_recent_gpu([one.form for one in siblings], [one.bias for one in siblings])
-    for one, packed in zip(siblings, streams or [], strict=bool(streams)):
-        one._product = Product(one.form, one.bias, packed)
-        one._release(one._product)
-    return layer._product if streams else None
+def _use_streams(layer: PrismLinear | DenseLinear, product: Product) -> Product:
+    """Prepare a layer and its siblings for the kernels of recent GPUs, if they are there; the product to use.
+
+    Only once a few tokens are to be multiplied: a compression, which reads many, has no use for it.
+    """
+    product.tried = True
+    if not isinstance(layer, PrismLinear) or _is_offloaded(layer):
+        return product
+    siblings = layer.__dict__.get("_siblings") or [layer]
+    for layers in [siblings, [layer]][: len(siblings)]:
+        streams = on_recent_gpu([one.form for one in layers], [one.bias for one in layers])
+        if streams is not None:
+            for one, packed in zip(layers, streams, strict=True):
+                one._release(Product(one.form, one.bias, packed))
+            break
+    return product_of(layer)
+
+
+def _is_offloaded(layer: PrismLinear) -> bool:
+    """Whether accelerate moves the layer's tensors to the GPU for each call."""
+    return bool(getattr(layer.__dict__.get("_hf_hook"), "offload", False))
 
 
 def empty_form(

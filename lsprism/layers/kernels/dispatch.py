@@ -86,14 +86,11 @@ def _best() -> ctypes.CDLL | None:
         return None
 
 
-def on_card(form: Form, bias: Tensor | None) -> "OnGpu | None":
-    """The packed weight for CUDA or Triton kernels: with a sparse part, on a GPU. None: use the reference path."""
+def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
+    """The packed weight for the Triton kernels: with a sparse part, on a CUDA device. None: use the reference path."""
     parts = [*form.tensors().values(), *([] if bias is None else [bias])]
     if not isinstance(form, Sparse | SparseLowRank) or not all(part.is_cuda and part.is_contiguous() for part in parts):
         return None
-    streams = on_recent_gpu([form], [bias])
-    if streams is not None:
-        return streams[0]
     try:
         from lsprism.layers.kernels import cuda
     except ImportError:
@@ -104,7 +101,7 @@ def on_card(form: Form, bias: Tensor | None) -> "OnGpu | None":
 
 def on_recent_gpu(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> "list[streamed.Packed] | None":
     """Packed weights that read the same x, for one launch; None unless a recent GPU and its kernels are there."""
-    if _chosen == "reference" or not all(next(iter(form.tensors().values())).is_cuda for form in forms):
+    if _chosen == "reference":
         return None
     from lsprism.layers.kernels.streamed import pack_layers
 
@@ -144,7 +141,10 @@ class Product:
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
         self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
-        self._card = card if card is not None or _chosen == "reference" else on_card(form, bias)
+        self._card: OnGpu | None = card
+        if card is None and _chosen != "reference":
+            self._card = on_card(form, bias)
+        self.tried = card is not None  # whether the kernels of recent GPUs were asked for
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()

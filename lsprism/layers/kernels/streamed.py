@@ -92,7 +92,8 @@ def pack_layers(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> list[
     fits = None not in sparse and len(forms) <= MOST_MEMBERS and len(same) == 1
     if not fits or len({part.device for part in parts}) != 1 or not parts[0].is_cuda:
         return None
-    if forms[0].dtype not in (torch.bfloat16, torch.float16) or any(map(is_two_four, forms)):
+    two_four = any(isinstance(form, Sparse) and is_two_four(form) for form in forms)  # has kernels of its own
+    if two_four or forms[0].dtype not in (torch.bfloat16, torch.float16):
         return None
     return _pack(forms, sparse, biases, parts[0].device) if is_usable(parts[0].device) else None
 

@@ -8,6 +8,7 @@ import torch
 from test_group import Q_K_V, form_of
 
 from lsprism.layers import modules
+from lsprism.layers.forms import Sparse
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels import check, dispatch, gpu, reference, streamed
 from lsprism.layers.kernels.group import streams_of
@@ -42,7 +43,8 @@ def launches(monkeypatch):
     monkeypatch.setattr(gpu, "count_blocks", lambda device: 3)
     monkeypatch.setattr(gpu, "shared_bytes", lambda device: 100_000)
     monkeypatch.setattr(dispatch, "readable", lambda form, bias: False)
-    monkeypatch.setattr(dispatch, "on_card", lambda form, bias: (pack([form], [bias]) or [None])[0])
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: not tensor.is_meta))
+    monkeypatch.setattr(dispatch, "on_card", lambda form, bias: None)
     monkeypatch.setattr(modules, "on_recent_gpu", pack)
     return made
 
@@ -67,7 +69,7 @@ def bits(layer: PrismLinear) -> dict[str, list]:
     return {name: tensor.clone().view(torch.uint8).tolist() for name, tensor in layer.state_dict().items()}
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 9])
+@pytest.mark.parametrize("tokens", [1, 8])
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 def test_siblings_are_multiplied_in_one_launch(launches, int8, tokens):
     layers = make_layers(int8)
@@ -80,7 +82,29 @@ def test_siblings_are_multiplied_in_one_launch(launches, int8, tokens):
         found = [layer(x).float() for layer in layers]
     for y, exact in zip(found, wanted, strict=True):
         assert y.shape == exact.shape and (y - exact).abs().max() < 0.03 * exact.abs().max()
-    assert launches == [("unpack" if tokens > 8 else tokens, [40, 16, 13])]
+    assert launches == [(tokens, [40, 16, 13])]
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
+def test_many_tokens_are_multiplied_by_the_unpacked_matrices(launches, int8):
+    layers, x = make_layers(int8), torch.randn(1, 20, COLUMNS).bfloat16()
+    wanted = [reference.linear(x, layer.form, layer.bias) for layer in layers]
+    link_siblings(layers)
+    with torch.inference_mode():
+        assert all(torch.equal(layer(x), y) for layer, y in zip(layers, wanted, strict=True))
+        assert not launches, "nothing is packed for many tokens"
+        layers[0](x[:, :1])
+        found = [layer(x) for layer in layers]
+    for y, exact in zip(found, wanted, strict=True):
+        assert (y - exact).abs().max() < 0.03 * exact.abs().max()
+    assert launches == [(1, [40, 16, 13]), ("unpack", [40, 16, 13])]
+
+
+def test_tensors_that_accelerate_moves_are_left_to_it(launches):
+    layer, x = make_layers()[0], torch.randn(1, COLUMNS).bfloat16()
+    layer._hf_hook = type("Hook", (), {"offload": True})()
+    layer(x)
+    assert not launches and not layer._parameters["weight"].is_meta
 
 
 def test_another_input_is_another_launch(launches):
@@ -150,6 +174,35 @@ def test_an_input_that_needs_a_gradient_takes_the_reference_path(launches):
     found = layer(x.requires_grad_())
     assert found.requires_grad and len(launches) == 1
     assert (found - y).abs().max() < 0.02 * y.abs().max()
+
+
+def test_layers_that_do_not_fit_together_are_multiplied_one_by_one(launches):
+    layers, x = make_layers(), torch.randn(1, COLUMNS).bfloat16()
+    layers[1] = PrismLinear(form_of(16, COLUMNS, 3, torch.bfloat16).low_rank)
+    link_siblings(layers)
+    for layer in layers:
+        layer(x)
+    assert [rows for _, rows in launches] == [[40], [13]]
+
+
+def two_four(rows: int, columns: int) -> Sparse:
+    mask = torch.tensor([True, False, True, False]).repeat(rows, columns // 4)
+    return Sparse.pack(torch.randn(rows, columns).bfloat16(), mask)
+
+
+@pytest.mark.parametrize(
+    "what", ["one", "group", "float32", "low-rank", "2:4", "int8 and float", "columns", "obstacle"]
+)
+def test_what_is_packed(launches, monkeypatch, what):
+    monkeypatch.setattr(streamed, "is_usable", lambda device: what != "obstacle")
+    one, other = form_of(40, 64, 5, torch.bfloat16), form_of(32, 64, 0, torch.bfloat16)
+    forms = {
+        "one": [one], "group": [one, other], "float32": [form_of(32, 64, 0, torch.float32)], "low-rank": [one.low_rank],
+        "2:4": [two_four(32, 64)], "int8 and float": [to_int8(one), other],
+        "columns": [other, form_of(32, 65, 0, torch.bfloat16)], "obstacle": [one],
+    }[what]  # fmt: skip
+    found = streamed.pack_layers(forms, [None] * len(forms))
+    assert (found is not None) is (what in ("one", "group")) and len(found or forms) == len(forms)
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (32, 64)])
