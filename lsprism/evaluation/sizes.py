@@ -14,7 +14,7 @@ def sizes(loaded: LoadedModel) -> SizeFigure:
     around += sum(module.bias.numel() for module in packed if module.bias is not None)
     files = {loaded.source.folder / name for name in tensor_files(loaded.source.folder).values()}
     return SizeFigure(
-        kept_parameters=around + sum(module.form.kept for module in packed),
+        kept_parameters=around + sum(module.outline.kept for module in packed),
         model_parameters=around + sum(module.out_features * module.in_features for module in packed),
         stored_bytes=sum(path.stat().st_size for path in files),
         resident_bytes=resident_bytes(loaded),
@@ -23,9 +23,10 @@ def sizes(loaded: LoadedModel) -> SizeFigure:
 
 
 def resident_bytes(loaded: LoadedModel) -> int:
-    """Bytes of all parameters and buffers in memory; shared storage counts once."""
+    """Bytes of all parameters and buffers in memory, in whatever format; shared storage counts once."""
     storages = {}
     for tensor in [*loaded.model.parameters(), *loaded.model.buffers()]:
         storage = tensor.untyped_storage()
-        storages[storage.device, storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+        storages[storage.device, storage.data_ptr()] = 0 if tensor.is_meta else storage.nbytes()
+    packed = [module.group for module in loaded.model.modules() if isinstance(module, PrismLinear) and module.group]
+    return sum(storages.values()) + sum({id(group): group.nbytes for group in packed}.values())

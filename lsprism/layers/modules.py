@@ -6,15 +6,22 @@ named `weight` on purpose: its shape differs from the dense one, so a program th
 at load instead of running with random weights.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_of, form_shape
 from lsprism.layers.kernels import reference
-from lsprism.layers.kernels.dispatch import Product
+from lsprism.layers.kernels.dispatch import FEW_TOKENS, Product, on_recent_gpu
 from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
+
+if TYPE_CHECKING:
+    from lsprism.layers.kernels.group import Group
+    from lsprism.layers.kernels.streamed import Packed as Streams
+
+_STREAMED = ("weight", "bitmap")  # tensors that a recent GPU has in its own format instead
+_HARMLESS = ("_product", "_streams", "_siblings", "training")  # attributes that say nothing about the weight
 
 
 class PrismLinear(nn.Module):
@@ -34,11 +41,25 @@ class PrismLinear(nn.Module):
                 self.register_buffer(name, tensor)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self._product: Product | None = None
+        self._streams: Streams | None = None  # on a recent GPU: holds what `weight` and `bitmap` stand for
+        self._siblings: list[PrismLinear] | None = None
 
     @property
     def form(self) -> Form:
         """The packed weight, as a view of the module's current tensors."""
+        self._restore()
+        return self.outline
+
+    @property
+    def outline(self) -> Form:
+        """The same, but its values and bitmap may be on the meta device, while a GPU has them in its own format."""
         return form_of(self.form_name, {**self._parameters, **self._buffers}, self.in_features)
+
+    @property
+    def group(self) -> "Group | None":
+        """What a recent GPU has of this layer, and of those that are multiplied with it."""
+        streams = self.__dict__.get("_streams")
+        return streams and streams.group
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
@@ -46,12 +67,46 @@ class PrismLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the prepared product, which references the module's tensors."""
+        self._restore()
         self._product = None
 
+    def _release(self, product: Product) -> None:
+        """Let the product have the packed weight, in the GPU's own format, and drop it here."""
+        for name in _STREAMED:
+            self._set_tensor(name, {**self._parameters, **self._buffers}[name].to("meta"))
+        product.release(self.outline)
+        self.__dict__.update(_streams=product.streams, _product=product)
+
+    def _restore(self) -> None:
+        """Undo _release."""
+        streams = self.__dict__.get("_streams")
+        if streams is None:
+            return
+        self.__dict__.update(_streams=None, _product=None)
+        for name, tensor in zip(_STREAMED, streams.restore(), strict=True):
+            self._set_tensor(name, tensor)
+
+    def _set_tensor(self, name: str, tensor: Tensor) -> None:
+        with torch.inference_mode(False):
+            tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
+            if name in self._parameters:
+                self._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+            else:
+                self._buffers[name] = tensor
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _STREAMED:
+            self._restore()
+        return super().__getattr__(name)
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "_product":
+        if name not in _HARMLESS:
             self.forget()
         super().__setattr__(name, value)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._restore()
+        super()._save_to_state_dict(*args)
 
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
         self.forget()  # changes dtype or device
@@ -62,10 +117,11 @@ class PrismLinear(nn.Module):
         super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_product": None}  # not copied: it references the tensors of this module
+        self._restore()
+        return {**self.__dict__, "_product": None, "_siblings": None}  # not copied: they belong to this module
 
     def extra_repr(self) -> str:
-        form = self.form
+        form = self.outline
         kept = form.kept / (self.out_features * self.in_features)
         return f"{self.in_features}, {self.out_features}, {form.name}, kept={kept:.1%}, rank={form.rank}"
 
@@ -118,7 +174,10 @@ def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
     """W x + bias. The prepared product is cached in the layer until the layer's tensors are replaced."""
     if torch.compiler.is_compiling():
         return reference.linear(x, layer.form, layer.bias)
-    return product_of(layer)(x)
+    product = product_of(layer)
+    if not product.tried and x.is_cuda and x.numel() <= FEW_TOKENS * layer.in_features:
+        product = _use_streams(layer, product)
+    return product(x)
 
 
 def product_of(layer: PrismLinear | DenseLinear) -> Product:
@@ -127,6 +186,35 @@ def product_of(layer: PrismLinear | DenseLinear) -> Product:
     if product is None or not product.holds(layer._parameters, layer._buffers):
         product = layer._product = Product(layer.form, layer.bias)
     return product
+
+
+def link_siblings(layers: list[PrismLinear]) -> None:
+    """Declare that layers read the same input one after the other, so that one launch can multiply by all of them."""
+    for layer in layers:
+        layer._siblings = layers
+
+
+def _use_streams(layer: PrismLinear | DenseLinear, product: Product) -> Product:
+    """Prepare a layer and its siblings for the kernels of recent GPUs, if they are there; the product to use.
+
+    Only once a few tokens are to be multiplied: a compression, which reads many, has no use for it.
+    """
+    product.tried = True
+    if not isinstance(layer, PrismLinear) or _is_offloaded(layer):
+        return product
+    siblings = layer.__dict__.get("_siblings") or [layer]
+    for layers in [siblings, [layer]][: len(siblings)]:
+        streams = on_recent_gpu([one.form for one in layers], [one.bias for one in layers])
+        if streams is not None:
+            for one, packed in zip(layers, streams, strict=True):
+                one._release(Product(one.form, one.bias, packed))
+            break
+    return product_of(layer)
+
+
+def _is_offloaded(layer: PrismLinear) -> bool:
+    """Whether accelerate moves the layer's tensors to the GPU for each call."""
+    return bool(getattr(layer.__dict__.get("_hf_hook"), "offload", False))
 
 
 def empty_form(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lsprism.layers.kernels.cpu import PackedBlock
 from lsprism.layers.kernels.dispatch import kernels
-from lsprism.layers.modules import DenseLinear, PrismLinear, product_of
+from lsprism.layers.modules import DenseLinear, PrismLinear, link_siblings, product_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -26,6 +26,16 @@ def fuse(model: nn.Module) -> None:
             kind: type = type(module)
             module.__class__ = _fused(kind)
             module._step = None
+            _link(module)
+
+
+def _link(block: nn.Module) -> None:
+    """On a GPU, layers of a block that read the same input are multiplied together."""
+    for home, names in ((block.self_attn, _ATTENTION[:3]), (block.mlp, _MLP[:2])):
+        layers = [home._modules.get(name) for name in names]
+        packed = [layer for layer in layers if isinstance(layer, PrismLinear)]
+        if len(packed) == len(layers):
+            link_siblings(packed)
 
 
 def separate(model: nn.Module) -> None:

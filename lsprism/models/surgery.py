@@ -29,12 +29,12 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace the parameter or buffer at the path `name`; shape, dtype and device may change."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
+    if isinstance(module, PrismLinear | DenseLinear):
+        module.forget()
     if leaf in module._parameters:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
     else:
         module._buffers[leaf] = tensor
-    if isinstance(module, PrismLinear | DenseLinear):
-        module.forget()
 
 
 def use_plain_outputs(model: PreTrainedModel) -> None:

@@ -3,8 +3,9 @@
 import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ from lsprism.layers.kernels.tiles import multiply_by_tiles
 from lsprism.reports import LayerBudget
 
 if TYPE_CHECKING:
-    from lsprism.layers.kernels import cuda
+    from lsprism.layers.kernels import cuda, streamed
+
+    OnGpu = cuda.Packed | streamed.Packed
 
 FEW_TOKENS = 8  # with more tokens, the matrix is unpacked tile by tile and multiplied by PyTorch
 FEW_CONVERTED = 48  # the same if tiles also have to be converted to another dtype
@@ -96,6 +99,15 @@ def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
     return cuda.Packed(form, bias)
 
 
+def on_recent_gpu(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> "list[streamed.Packed] | None":
+    """Packed weights that read the same x, for one launch; None unless a recent GPU and its kernels are there."""
+    if _chosen == "reference":
+        return None
+    from lsprism.layers.kernels.streamed import pack_layers
+
+    return pack_layers(forms, biases)
+
+
 @cache
 def _without_triton() -> None:
     logger.warning("Falling back to the PyTorch reference kernels (slower): Triton is not installed.")
@@ -124,15 +136,38 @@ def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) 
 class Product:
     """A packed weight and its bias, prepared for multiplication."""
 
-    def __init__(self, form: Form, bias: Tensor | None) -> None:
+    def __init__(self, form: Form, bias: Tensor | None, card: "OnGpu | None" = None) -> None:
         self.form, self.bias = form, bias
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
         self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
-        self._card = None if _chosen == "reference" else on_card(form, bias)
+        self._card: OnGpu | None = card
+        if card is None and _chosen != "reference":
+            self._card = on_card(form, bias)
+        self.tried = card is not None  # whether the kernels of recent GPUs were asked for
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
+
+    @property
+    def streams(self) -> "streamed.Packed | None":
+        """What holds the sparse part in the GPU's own format, from which the module's can be restored."""
+        return self._card if self._card is not None and hasattr(self._card, "restore") else None
+
+    def release(self, form: Form) -> None:
+        """From now on, `form` is what the module has: without the values and the bitmap, which `streams` holds."""
+        self.form = form
+        self._tensors = [*form.tensors().items(), *([] if self.bias is None else [("bias", self.bias)])]
+        self._address = self._tensors[0][1].data_ptr()
+
+    def _whole(self) -> Form:
+        """The packed weight with all values."""
+        if self.streams is None or not isinstance(self.form, Sparse | SparseLowRank):
+            return self.form
+        part = self.form if isinstance(self.form, Sparse) else self.form.sparse
+        values, bitmap = self.streams.restore()
+        part = replace(part, values=values, bitmap=bitmap)
+        return part if isinstance(self.form, Sparse) else replace(self.form, sparse=part)
 
     def holds(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
         """Whether the module's tensors are still the ones that this product was prepared from."""
@@ -148,7 +183,7 @@ class Product:
             return self._by_card(card, x)
         native = kernels() if packed and x.is_cpu and self._matches(x, packed.columns) else None
         if native is None or packed is None:
-            return reference.linear(x, self.form, self.bias)
+            return reference.linear(x, self._whole(), self.bias)
         compute = getattr(_thread, "compute_dtype", None) or x.dtype
         few = FEW_TOKENS if compute is x.dtype else FEW_CONVERTED
         if x.numel() <= few * packed.columns:
@@ -161,12 +196,12 @@ class Product:
         """Whether x needs no gradient and has the expected shape and dtype."""
         return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
 
-    def _on_card(self, card: "cuda.Packed", x: Tensor) -> bool:
+    def _on_card(self, card: "OnGpu", x: Tensor) -> bool:
         there = _chosen != "reference" and x.device == card.device
         return there and x.numel() > 0 and self._matches(x, card.columns)
 
-    def _by_card(self, card: "cuda.Packed", x: Tensor) -> Tensor:
-        """Multiply a few tokens directly by the bitmap, and many by the unpacked matrix."""
+    def _by_card(self, card: "OnGpu", x: Tensor) -> Tensor:
+        """Multiply a few tokens directly by the packed weight, and many by the unpacked matrix."""
         if x.numel() <= card.few * card.columns:
             return card.multiply(x.contiguous())
         return self._with_factors(card.multiply_many(x), x)
