@@ -100,9 +100,10 @@ def test_the_python_blocks_run(tiny_folder, text_file, tmp_path):
 # Tables of the results
 
 
-def test_the_table_of_the_sweep_is_the_output_of_its_command(capsys, monkeypatch):
+@pytest.mark.parametrize("mark", ["results", "speed"])
+def test_the_table_of_an_evaluation_is_the_output_of_its_command(mark, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    command, table = block(RESULTS, "results")
+    command, table = block(RESULTS, mark)
     program, words = shlex.split(command)[:3], shlex.split(command)[3:]
     assert program == ["python", "-m", "lsprism"]
     paths = [str(path) for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
@@ -123,7 +124,7 @@ def test_the_table_of_a_benchmark_is_the_output_of_its_command(mark, capsys, mon
 
 
 def test_the_reports_name_no_place_on_a_machine():
-    reports = read_reports(sorted((ROOT / "assets/results").glob("*.json")))
+    reports = read_reports(sorted((ROOT / "assets/results").glob("**/demo-*.json")))
     assert reports
     for side in [side for report in reports for side in (report.compressed, report.baseline)]:
         assert not Path(side.model.model_id).is_absolute()

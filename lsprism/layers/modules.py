@@ -73,7 +73,9 @@ class PrismLinear(nn.Module):
     def _release(self, product: Product) -> None:
         """Let the product have the packed weight, in the GPU's own format, and drop it here."""
         for name in _STREAMED:
-            self._set_tensor(name, {**self._parameters, **self._buffers}[name].to("meta"))
+            tensor = self._parameters.get(name, self._buffers.get(name))
+            assert tensor is not None
+            self._set_tensor(name, tensor.to("meta"))
         product.release(self.outline)
         self.__dict__.update(_streams=product.streams, _product=product)
 

@@ -32,7 +32,7 @@ def fuse(model: nn.Module) -> None:
 def _link(block: nn.Module) -> None:
     """On a GPU, layers of a block that read the same input are multiplied together."""
     for home, names in ((block.self_attn, _ATTENTION[:3]), (block.mlp, _MLP[:2])):
-        layers = [home._modules.get(name) for name in names]
+        layers = [getattr(home, name, None) for name in names]
         packed = [layer for layer in layers if isinstance(layer, PrismLinear)]
         if len(packed) == len(layers):
             link_siblings(packed)

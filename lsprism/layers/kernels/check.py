@@ -54,12 +54,16 @@ def run_check(device: torch.device) -> dict[str, Any] | None:
     command = [sys.executable, "-m", "lsprism.layers.kernels.measure_gpu", str(device)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-        return json.loads(done.stdout.splitlines()[-1]) if not done.returncode else _failed(done.stderr)
+        if not done.returncode:
+            return json.loads(done.stdout.splitlines()[-1])
+        reason = done.stderr
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        return _failed(str(error))
+        reason = str(error)
+    _log_failure(reason)
+    return None
 
 
-def _failed(text: str) -> None:
+def _log_failure(text: str) -> None:
     lines = text.strip().splitlines()
     logger.warning("The check of the kernels on this GPU failed: %s", lines[-1] if lines else "no message")
 

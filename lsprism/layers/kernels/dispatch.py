@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +152,7 @@ class Product:
     @property
     def streams(self) -> "streamed.Packed | None":
         """What holds the sparse part in the GPU's own format, from which the module's can be restored."""
-        return self._card if self._card is not None and hasattr(self._card, "restore") else None
+        return cast("streamed.Packed", self._card) if hasattr(self._card, "restore") else None
 
     def release(self, form: Form) -> None:
         """From now on, `form` is what the module has: without the values and the bitmap, which `streams` holds."""

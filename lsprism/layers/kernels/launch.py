@@ -46,13 +46,15 @@ class Launch:
 
 def plan_launch(phases: list[Phase], blocks: int, warps: int) -> Launch:
     """Tables for `phases`, in the order in which they run."""
-    divisions = {kind: _divide(phases, kind, blocks) for kind in ("right", "sparse")}
-    found = [_cut_phase(phases, n, _bounds(divisions, phases[n].kind), blocks, warps) for n in range(len(phases))]
+    right, sparse = _divide(phases, "right", blocks), _divide(phases, "sparse", blocks)
+    assert sparse is not None
+    bounds = [(right if one.kind == "right" else None) or sparse for one in phases]
+    found = [_cut_phase(phases, n, bounds[n][1:], blocks, warps) for n in range(len(phases))]
     phase = np.repeat(np.arange(len(phases)), [len(rows) for rows in found])
     octet, warp, first, steps = np.concatenate(found).T
     kind = np.array([KINDS.index(one.kind) for one in phases])[phase]
     offsets = np.cumsum([0, *(one.counts.sum() for one in phases)])
-    slot, slots = _number_slots(kind, octet, phase, warp, warps, {k: v[0] for k, v in divisions.items() if v})
+    slot, slots = _number_slots(kind, octet, phase, warp, warps, sparse[0], right[0] if right else None)
 
     order = np.lexsort((first, phase, warp))
     records = np.zeros((len(order) + blocks * warps, 4), np.int32)
@@ -68,10 +70,9 @@ def plan_launch(phases: list[Phase], blocks: int, warps: int) -> Launch:
     work[:, 1], work[:, 2] = np.cumsum(total) - total, total
     lengths = steps[order]
     inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    right = divisions["right"]
     return Launch(
-        work, records, np.repeat(begins[at], lengths) + inside, begins, divisions["sparse"][0],
-        right and right[0], slots, int(slot.max(initial=-1)) + 1,
+        work, records, np.repeat(begins[at], lengths) + inside, begins, sparse[0],
+        right[0] if right else None, slots, int(slot.max(initial=-1)) + 1,
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def _divide(phases: list[Phase], kind: Kind, blocks: int) -> tuple[Division, Tab
     counts = [one.counts.astype(np.int64) for one in phases if (one.kind == "right") == (kind == "right")]
     if not counts:
         return None
-    costs = sum(counts)
+    costs = np.sum(counts, axis=0)
     ends = costs.cumsum()
     busy = min(blocks, int(ends[-1]))  # the others have nothing to do
     bounds = ends[-1] * np.arange(blocks + 1).clip(max=busy) // busy
@@ -95,10 +96,6 @@ def _divide(phases: list[Phase], kind: Kind, blocks: int) -> tuple[Division, Tab
     np.minimum.at(parts[:, 0], of, block)
     offset = bounds - np.append(0, ends)[octet]
     return Division(own, parts), octet, offset, np.append(costs, 1)[octet]
-
-
-def _bounds(divisions: dict, kind: Kind) -> tuple[Table, Table, Table]:
-    return divisions["right" if kind == "right" else "sparse"][1:]
 
 
 def _cut_phase(phases: list[Phase], n: int, bounds: tuple, blocks: int, warps: int) -> Table:
@@ -117,18 +114,18 @@ def _cut_phase(phases: list[Phase], n: int, bounds: tuple, blocks: int, warps: i
 
 
 def _number_slots(
-    kind: Table, octet: Table, phase: Table, warp: Table, warps: int, divisions: dict[Kind, Division]
+    kind: Table, octet: Table, phase: Table, warp: Table, warps: int, sparse: Division, right: Division | None
 ) -> tuple[Table, dict[Kind, Table]]:
     """The slot of each record, so that those of one octet of a block follow each other; and where they are."""
     block = warp // warps
     order = np.lexsort((warp, phase, octet, kind, block))
     slot = np.empty(len(order), np.int64)
-    blocks = len(divisions["sparse"].octets)
+    blocks = len(sparse.octets)
     number = np.bincount(block, minlength=blocks)
     slot[order] = np.arange(len(order)) - np.repeat(np.cumsum(number) - number, number)
     found = {}
     for name in {KINDS[n] for n in np.unique(kind)}:
-        own = divisions["right" if name == "right" else "sparse"].octets
+        own = ((right if name == "right" else None) or sparse).octets
         table = np.zeros((blocks, max(1, own[:, 1].max()), 2), np.int32)
         table[:, :, 0] = END
         mine = kind == KINDS.index(name)

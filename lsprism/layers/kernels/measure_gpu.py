@@ -31,6 +31,12 @@ def random_form(
     return SparseLowRank(sparse, LowRank(left.to(dtype), right.to(dtype)))
 
 
+def _quantize(form: Packable) -> Packable:
+    quantized = to_int8(form)
+    assert isinstance(quantized, Sparse | SparseLowRank)
+    return quantized
+
+
 def find_error(forms: list[Packable], tokens: int) -> float:
     """The largest error of a group's outputs, relative to the largest output, over two launches."""
     device = forms[0].tensors()["bitmap"].device
@@ -106,7 +112,7 @@ def main() -> None:
         for tokens in (1, 2, 3, 8):
             for dtype in (torch.bfloat16, torch.float16):
                 forms = [random_form((rows, 1000), 0.5, rank, device, dtype) for rows, rank in ((512, 20), (200, 0))]
-                errors += [find_error(forms, tokens), find_error([to_int8(form) for form in forms], tokens)]
+                errors += [find_error(forms, tokens), find_error([_quantize(form) for form in forms], tokens)]
         errors.append(find_error([random_form((1024, 14336), 0.5, RANK, device)], 8))
         x = torch.randn(1, COLUMNS, device=device).bfloat16()
         made = [products(random_form((ROWS, COLUMNS), 0.5, 0, device), x) for _ in range(COPIES)]

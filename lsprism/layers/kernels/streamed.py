@@ -16,7 +16,7 @@ from torch import Tensor
 from lsprism.layers.forms import Form, Sparse, SparseLowRank, pack_mask
 from lsprism.layers.kernels import gpu
 from lsprism.layers.kernels.check import is_verified
-from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group, build_group, streams_of
+from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group, Packable, build_group, streams_of
 from lsprism.layers.kernels.streams import unpack_streams
 from lsprism.layers.kernels.two_four import is_two_four
 
@@ -86,16 +86,19 @@ class Packed:
 
 def pack_layers(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> list[Packed] | None:
     """The layers as one group; None where these kernels are not for them or for their device."""
-    sparse = [_sparse_part(form) for form in forms]
+    packable = [form for form in forms if isinstance(form, Sparse | SparseLowRank)]
+    if len(packable) != len(forms):
+        return None
+    sparse = [form if isinstance(form, Sparse) else form.sparse for form in packable]
     parts = [*(t for form in forms for t in form.tensors().values()), *(bias for bias in biases if bias is not None)]
-    same = {(part.columns, part.values.dtype, form.dtype) for part, form in zip(sparse, forms, strict=True) if part}
-    fits = None not in sparse and len(forms) <= MOST_MEMBERS and len(same) == 1
+    same = {(part.columns, part.values.dtype, form.dtype) for part, form in zip(sparse, forms, strict=True)}
+    fits = len(forms) <= MOST_MEMBERS and len(same) == 1
     if not fits or len({part.device for part in parts}) != 1 or not parts[0].is_cuda:
         return None
     two_four = any(isinstance(form, Sparse) and is_two_four(form) for form in forms)  # has kernels of its own
     if two_four or forms[0].dtype not in (torch.bfloat16, torch.float16):
         return None
-    return _pack(forms, sparse, biases, parts[0].device) if is_usable(parts[0].device) else None
+    return _pack(packable, sparse, biases, parts[0].device) if is_usable(parts[0].device) else None
 
 
 @cache
@@ -110,23 +113,13 @@ def is_usable(device: torch.device) -> bool:
 
 
 def _pack(
-    forms: Sequence[Form], sparse: Sequence[Sparse], biases: Sequence[Tensor | None], device: torch.device
+    forms: Sequence[Packable], sparse: Sequence[Sparse], biases: Sequence[Tensor | None], device: torch.device
 ) -> list[Packed] | None:
     group = build_group(forms, biases, gpu.count_blocks(device), gpu.WARPS)
     if gpu.fit_shared(group, 1, gpu.shared_bytes(device)) is None:
         return None
     shared = Shared(group, biases)
     return [Packed(shared, n, _zeros_kept(part)) for n, part in enumerate(sparse)]
-
-
-def _sparse_part(form: Form) -> Sparse | None:
-    match form:
-        case Sparse():
-            return form
-        case SparseLowRank():
-            return form.sparse
-        case _:
-            return None
 
 
 def _zeros_kept(part: Sparse) -> Tensor:

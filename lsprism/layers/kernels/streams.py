@@ -36,7 +36,8 @@ class Panel:
     def advances(self) -> Tensor:
         """int32 [all steps, lanes]: how many places each lane moves on in a step."""
         gaps = self.steps[:, -4 * LANES :].reshape(-1, LANES, 4)
-        return SLOTS + sum((gaps >> shift & 3).sum(2, dtype=torch.int32) for shift in _SHIFTS)
+        moved = torch.stack([gaps >> shift & 3 for shift in _SHIFTS], 3)
+        return SLOTS + moved.sum((2, 3), dtype=torch.int32)
 
 
 @dataclass(frozen=True)

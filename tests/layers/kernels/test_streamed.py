@@ -8,7 +8,7 @@ import torch
 from test_group import Q_K_V, form_of
 
 from lsprism.layers import modules
-from lsprism.layers.forms import Sparse
+from lsprism.layers.forms import Sparse, SparseLowRank
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels import check, dispatch, gpu, reference, streamed
 from lsprism.layers.kernels.group import streams_of
@@ -35,8 +35,10 @@ def launches(monkeypatch):
         return (torch.cat(parts).float() * scales[:, None]).to(group.dtype)
 
     def pack(forms, biases):
-        sparse = [streamed._sparse_part(form) for form in forms]
-        return None if None in sparse else streamed._pack(forms, sparse, biases, torch.device("cpu"))
+        if not all(isinstance(form, Sparse | SparseLowRank) for form in forms):
+            return None
+        sparse = [form if isinstance(form, Sparse) else form.sparse for form in forms]
+        return streamed._pack(forms, sparse, biases, torch.device("cpu"))
 
     monkeypatch.setattr(gpu, "multiply_group", multiply)
     monkeypatch.setattr(gpu, "unpack_group", unpack)
