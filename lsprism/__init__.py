@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lsprism.measure import evaluate, study, sweep
     from lsprism.models.load import LoadedModel
     from lsprism.outcomes import EvalReport, StudyReport
-    from lsprism.reports import CompressionReport, Plan, SiteSpectrum, StatsReport
+    from lsprism.reports import CompressionReport, LayerSpectrum, Plan, StatsReport
     from lsprism.specs import (
         CalibrationSpec,
         CompressSpec,
@@ -44,7 +44,7 @@ __all__ = [
     "Plan",
     "PlanSpec",
     "RequestError",
-    "SiteSpectrum",
+    "LayerSpectrum",
     "SpectraSpec",
     "StatsReport",
     "StudyReport",
@@ -77,7 +77,7 @@ _MODULES = {  # module -> the public names that it has
     "measure": "evaluate study sweep",
     "models.load": "LoadedModel",
     "outcomes": "EvalReport StudyReport",
-    "reports": "CompressionReport Plan SiteSpectrum StatsReport",
+    "reports": "CompressionReport Plan LayerSpectrum StatsReport",
     "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec StudySpec",
     "ui.serve": "dashboard",
 }
@@ -85,11 +85,11 @@ _HOMES = {name: f"lsprism.{module}" for module, names in _MODULES.items() for na
 
 
 def __getattr__(name: str) -> object:
-    from lsprism.extras import requiring
+    from lsprism.extras import translate_import_errors
 
     if name in ("events", "runs"):
         return importlib.import_module(f"lsprism.{name}")
     if name in _HOMES:
-        with requiring():
+        with translate_import_errors():
             return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lsprism' has no attribute {name!r}")

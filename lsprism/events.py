@@ -73,7 +73,7 @@ class BlockClock:
         self.started = self.block_started = time.monotonic()
         self.timed: list[float] = []
 
-    def progress(self, step: str, part: float) -> Progress:
+    def make_progress(self, step: str, part: float) -> Progress:
         """A Progress event; `part` in [0, 1]: fraction of the current block that is done."""
         eta = None
         mean = sum(self.timed) / len(self.timed) if self.timed else self.predicted
@@ -89,7 +89,7 @@ class BlockClock:
             eta_s=eta,
         )
 
-    def block_done(self) -> float:
+    def next_block(self) -> float:
         """Count a finished block; return the seconds it took."""
         now = time.monotonic()
         self.timed.append(now - self.block_started)

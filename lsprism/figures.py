@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 Begins = Literal["each", "first"]
 
 
-class Figure(BaseModel):
+class MetricResult(BaseModel):
     """Base class of all metrics. Infinity, which JSON cannot represent, is written as the string "Infinity"."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=(), ser_json_inf_nan="strings")
 
 
-class ModelFigure(Figure):
+class ModelMetricResult(MetricResult):
     """A metric of a model that reads text; products of many tokens may be computed in a dtype other than `dtype`."""
 
     dtype: str
@@ -27,15 +27,15 @@ class ModelFigure(Figure):
     @property
     def dtypes(self) -> str:
         """Both dtypes as text."""
-        return name_dtypes(self.dtype, self.compute_dtype)
+        return format_dtypes(self.dtype, self.compute_dtype)
 
 
-def name_dtypes(dtype: str, compute_dtype: str) -> str:
+def format_dtypes(dtype: str, compute_dtype: str) -> str:
     """'bfloat16', or 'bfloat16 (computed in float32)'."""
     return dtype if compute_dtype in ("", dtype) else f"{dtype} (computed in {compute_dtype})"
 
 
-class WordPerplexityFigure(ModelFigure):
+class WordPerplexityResult(ModelMetricResult):
     """Perplexity per word, which is comparable between models with different tokenizers."""
 
     value: float
@@ -55,16 +55,17 @@ class WordPerplexityFigure(ModelFigure):
     def is_subset(self) -> bool:
         return self.documents < self.of
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         return (
             f"Word perplexity as in lm-eval: exp(NLL / words) over {self.words:,} whitespace-separated words"
-            f" ({self.tokens:,} tokens) of {self.text}, {_part(self.documents, self.of, 'documents')}; each document"
+            f" ({self.tokens:,} tokens) of {self.text}, {_format_part(self.documents, self.of, 'documents')}; "
+            f"each document"
             f" scored separately, in rolling windows of {self.context:,} tokens, {self.prefix} before"
-            f" {_which(self.begins)} window; {self.dtypes} on {self.device}."
+            f" {_format_which(self.begins)} window; {self.dtypes} on {self.device}."
         )
 
 
-class PerplexityFigure(ModelFigure):
+class PerplexityResult(ModelMetricResult):
     """exp of the mean negative log-likelihood over all predicted tokens of consecutive windows."""
 
     value: float
@@ -83,14 +84,14 @@ class PerplexityFigure(ModelFigure):
     def is_subset(self) -> bool:
         return self.windows < self.of
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         return (
             f"Perplexity: exp(mean NLL) over {self.tokens:,} predicted tokens of {self.text},"
-            f" {_cut(self)}; {self.dtypes} on {self.device}."
+            f" {_format_cut(self)}; {self.dtypes} on {self.device}."
         )
 
 
-class AgreementFigure(ModelFigure):
+class AgreementResult(ModelMetricResult):
     """How close a model's next-token distributions are to the baseline's, on the same text."""
 
     kl: float  # mean KL(baseline || model), nats per token
@@ -111,16 +112,16 @@ class AgreementFigure(ModelFigure):
     def is_subset(self) -> bool:
         return self.windows < self.of
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         return (
-            f"Next-token agreement, teacher-forced on {self.tokens:,} tokens of {self.text}, {_cut(self)}:"
+            f"Next-token agreement, teacher-forced on {self.tokens:,} tokens of {self.text}, {_format_cut(self)}:"
             f" mean KL(baseline || model) in nats per token, and top-1 agreement;"
-            f" baseline in {name_dtypes(self.baseline_dtype, self.baseline_compute_dtype)}, model in"
+            f" baseline in {format_dtypes(self.baseline_dtype, self.baseline_compute_dtype)}, model in"
             f" {self.dtypes}, on {self.device}."
         )
 
 
-class SpeedFigure(ModelFigure):
+class SpeedResult(ModelMetricResult):
     """Generation speed of one model with prompts of one length."""
 
     model: str
@@ -142,18 +143,18 @@ class SpeedFigure(ModelFigure):
     def tokens_per_s(self) -> float:
         return median(self.tokens_per_s_runs)
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         peak = "; peak memory of a separate process, minus import overhead" if self.peak_memory_bytes else ""
         if peak and self.device.startswith("cuda"):
             peak = "; peak memory allocated by PyTorch on the device, in a separate process"
-        return f"Speed: {_timing(self)}; {self.dtypes} on {self.device}, {_count(self.threads, 'thread')}{peak}."
+        return f"Speed: {_format_timing(self)}; {self.dtypes} on {self.device}, {_count(self.threads, 'thread')}{peak}."
 
 
-class SpeedComparison(Figure):
+class SpeedComparison(MetricResult):
     """The speeds of two models, measured interleaved; a ratio above 1 means that the compressed one is faster."""
 
-    baseline: SpeedFigure
-    compressed: SpeedFigure
+    baseline: SpeedResult
+    compressed: SpeedResult
     in_turn: bool = True  # interleaved (A B A B) in one process; False: loaded one at a time, as both did not fit
 
     @computed_field
@@ -185,19 +186,20 @@ class SpeedComparison(Figure):
         pairs = zip(self.baseline.first_token_runs_s, self.compressed.first_token_runs_s, strict=True)
         return median(theirs / ours for theirs, ours in pairs)
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         """The same for every pair of models: the dtypes of both are those of their speeds."""
         speed = self.compressed
         alone = "loaded one at a time (both did not fit in memory)"
         how = "interleaved (A B A B) in one process" if self.in_turn else alone
         return (
             f"Ratio of decode speeds, compressed / baseline: median and range of {len(self.ratios)} pairs, {how}; the"
-            f" baseline in its fastest dtype or, as shipped, in the dtype of its checkpoint; {_timing(speed)}; on"
+            f" baseline in its fastest dtype or, as shipped, in the dtype of its checkpoint; "
+            f"{_format_timing(speed)}; on"
             f" {speed.device}, {_count(speed.threads, 'thread')}."
         )
 
 
-class DtypeSpeeds(Figure):
+class DtypeSpeeds(MetricResult):
     """Decode speed of a dense model in each dtype; the fastest one is used for the baseline."""
 
     tokens_per_s: dict[str, float]  # dtype -> median
@@ -213,7 +215,7 @@ class DtypeSpeeds(Figure):
     def fastest(self) -> str:
         return max(self.tokens_per_s, key=self.tokens_per_s.__getitem__)
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         speeds = ", ".join(
             [f"{dtype} {speed:.1f} tok/s" for dtype, speed in self.tokens_per_s.items()]
             + [f"{dtype} does not run" for dtype in self.left_out]
@@ -225,7 +227,7 @@ class DtypeSpeeds(Figure):
         )
 
 
-class SizeFigure(Figure):
+class SizeResult(MetricResult):
     """Sizes of a model: parameters, bytes on disk, bytes in memory."""
 
     kept_parameters: int  # of the whole model: non-zeros, entries of low-rank factors, and uncompressed parts
@@ -239,7 +241,7 @@ class SizeFigure(Figure):
     def kept_share(self) -> float:
         return self.kept_parameters / self.model_parameters
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         return (
             "Sizes: parameters kept, relative to the whole uncompressed model (embeddings included, tied weights"
             " counted once); bytes of the safetensors files on disk; bytes of all tensors in memory, loaded in"
@@ -247,7 +249,7 @@ class SizeFigure(Figure):
         )
 
 
-class ZeroShotFigure(ModelFigure):
+class ZeroShotResult(ModelMetricResult):
     """Accuracies on multiple-choice tasks, computed by lm-eval."""
 
     accuracy: dict[str, float]  # task -> acc_norm, or acc if the task has no acc_norm
@@ -263,30 +265,30 @@ class ZeroShotFigure(ModelFigure):
     def mean(self) -> float:
         return fmean(self.accuracy.values())
 
-    def protocol(self) -> str:
+    def format_protocol(self) -> str:
         tasks = ", ".join(f"{task} ({self.metric[task]}, {self.examples[task]:,})" for task in self.accuracy)
         limit = "all examples" if self.limit is None else f"the first {self.limit:,} examples of each (a subset)"
         return f"Zero-shot accuracy by lm-eval {self.version}: {tasks}; {limit}; {self.dtypes} on {self.device}."
 
 
-def _part(count: int, of: int, what: str) -> str:
+def _format_part(count: int, of: int, what: str) -> str:
     return f"all {of:,} {what}" if count == of else f"{count:,} of {of:,} {what} (a subset)"
 
 
-def _cut(figure: PerplexityFigure | AgreementFigure) -> str:
+def _format_cut(figure: PerplexityResult | AgreementResult) -> str:
     """How the text was split into windows."""
-    bos = f"with BOS before {_which(figure.begins)} window" if figure.bos else "without BOS"
+    bos = f"with BOS before {_format_which(figure.begins)} window" if figure.bos else "without BOS"
     return (
         f"tokenized once {bos},"
-        f" {_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
+        f" {_format_part(figure.windows, figure.of, 'non-overlapping windows')} of {figure.context:,} tokens"
     )
 
 
-def _which(begins: Begins) -> str:
+def _format_which(begins: Begins) -> str:
     return "each" if begins == "each" else "the first"
 
 
-def _timing(figure: SpeedFigure) -> str:
+def _format_timing(figure: SpeedResult) -> str:
     return (
         f"batch 1, greedy, prompt of {figure.prompt_tokens:,} tokens, {figure.new_tokens:,} new tokens, EOS ignored,"
         f" warm-up excluded, decode speed without time to first token, median of"

@@ -5,32 +5,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Unpack
 
-from lsprism.api import compressing, report_of
-from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_report, recipe_of, verify
-from lsprism.artifact.shards import disk_errors, write_whole
+from lsprism.api import get_final_report, stream_compress
+from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_recipe, read_report, verify
+from lsprism.artifact.shards import translate_disk_errors, write_atomic
 from lsprism.artifact.target import ANOTHER, BASE_PATH, check_target
-from lsprism.charts.page import page
+from lsprism.charts.page import render_page
 from lsprism.charts.reports import REPORT, STUDY
 from lsprism.charts.spectrum import add_spectrum, read_spectra
-from lsprism.charts.table import comparison, to_csv
+from lsprism.charts.table import build_comparison, to_csv
 from lsprism.errors import DamagedError, SourceError, SpecError, TargetError
-from lsprism.evaluation.advice import advise
-from lsprism.evaluation.agreement import require_same_tokens
-from lsprism.evaluation.evaluate import Evaluation, Material, fitted, gather
-from lsprism.evaluation.ledger import Ledger
-from lsprism.evaluation.sides import Sides, side_of
-from lsprism.evaluation.spectra import spectra as singular_values
+from lsprism.evaluation.advice import recommend
+from lsprism.evaluation.agreement import check_same_tokens
+from lsprism.evaluation.evaluate import Evaluation, EvaluationData, fit_to_models, load_data
+from lsprism.evaluation.ledger import ResultCache
+from lsprism.evaluation.sides import ModelPair, resolve_model
+from lsprism.evaluation.spectra import iter_spectra as singular_values
 from lsprism.evaluation.steps import Part
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
-from lsprism.layers.compute_dtype import using_compute_dtype
-from lsprism.layers.kernels.dispatch import using
+from lsprism.layers.compute_dtype import use_compute_dtype
+from lsprism.layers.kernels.dispatch import use_kernel
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
 from lsprism.outcomes import EvalReport, StudyReport
 from lsprism.paths import check_writable, expand
 from lsprism.reports import ModelSource
 from lsprism.settings import EvaluateSettings, StudySettings
-from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, ask
+from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, validate
 
 MEASURED = "figures"  # folder of cached metrics
 
@@ -41,28 +41,28 @@ def evaluate(model_id: str | Path, **settings: Unpack[EvaluateSettings]) -> Eval
     Perplexities are per token, sizes in bytes, speeds in tokens per second; every metric states its protocol.
     Raises SpecError, SourceError, CorpusError or TargetError before any work, WorkError or NumericError during it.
     """
-    return report_of(evaluating(ask(EvaluateSpec, model_id=model_id, **settings)), EvalReport)
+    return get_final_report(stream_evaluate(validate(EvaluateSpec, model_id=model_id, **settings)), EvalReport)
 
 
-def evaluating(spec: EvaluateSpec) -> Iterator[Event]:
+def stream_evaluate(spec: EvaluateSpec) -> Iterator[Event]:
     """As `evaluate`, as a stream of events; closing it stops. With a save_path, finished metrics are kept."""
-    with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
-        yield from _evaluating(spec)
+    with use_kernel(spec.kernel), use_compute_dtype(spec.compute_dtype):
+        yield from _run_evaluate(spec)
 
 
-def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
+def _run_evaluate(spec: EvaluateSpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     if spec.save_path is not None:
         _check_target(spec.save_path, REPORT, spec)
-    source = _checked(resolve(spec.model_id, spec.revision))
-    baseline, notice = _baseline(spec, source)
+    source = _verify_source(resolve(spec.model_id, spec.revision))
+    baseline, notice = _resolve_baseline(spec, source)
     if notice:
         yield Notice(text=notice)
-    asked = _possible(spec.measuring, baseline)
-    material = gather(asked, _is_demo(source) or (baseline is not None and _is_demo(baseline)))
-    asked, material = fitted(asked, material, *filter(None, (source, baseline)))
-    ledger = _ledger(spec.save_path, spec)
-    report = yield from _compared(spec, asked, material, (source, baseline), ledger)
+    asked = _filter_measures(spec.measuring, baseline)
+    material = load_data(asked, _is_demo(source) or (baseline is not None and _is_demo(baseline)))
+    asked, material = fit_to_models(asked, material, *filter(None, (source, baseline)))
+    ledger = _open_cache(spec.save_path, spec)
+    report = yield from _compare_models(spec, asked, material, (source, baseline), ledger)
     if notice:
         report = report.model_copy(update={"notes": [*report.notes, notice]})
     if spec.save_path is not None:
@@ -72,77 +72,79 @@ def _evaluating(spec: EvaluateSpec) -> Iterator[Event]:
 
 def sweep(model_id: str | Path, save_path: str | Path, **settings: Unpack[StudySettings]) -> StudyReport:
     """Compress a model to several sparsities, evaluate each, and recommend one; `settings`: fields of StudySpec."""
-    return report_of(studying(ask(StudySpec, model_id=model_id, save_path=save_path, **settings)), StudyReport)
+    return get_final_report(
+        stream_study(validate(StudySpec, model_id=model_id, save_path=save_path, **settings)), StudyReport
+    )
 
 
 study = sweep  # its name in earlier versions
 
 
-def studying(spec: StudySpec) -> Iterator[Event]:
+def stream_study(spec: StudySpec) -> Iterator[Event]:
     """As `study`, as a stream of events. Each artifact and each metric is stored as soon as it is finished."""
-    with using(spec.kernel), using_compute_dtype(spec.compute_dtype):
-        yield from _studying(spec)
+    with use_kernel(spec.kernel), use_compute_dtype(spec.compute_dtype):
+        yield from _run_study(spec)
 
 
-def _studying(spec: StudySpec) -> Iterator[Event]:
+def _run_study(spec: StudySpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     _check_target(spec.save_path, STUDY, spec)
-    targets = _targets(spec)
+    targets = _resolve_targets(spec)
     source = resolve(spec.model_id, spec.revision, need_weights=False)
     if source.kind == "artifact":
         raise SourceError(f"{spec.model_id} is already compressed.", "Use its base model.")
     asked = spec.measuring
-    asked, material = fitted(asked, gather(asked, source.kind == "demo"), source)
-    ledger = _ledger(spec.save_path, spec)
+    asked, material = fit_to_models(asked, load_data(asked, source.kind == "demo"), source)
+    ledger = _open_cache(spec.save_path, spec)
     reports: list[EvalReport] = []
     for number, (sparsity, target) in enumerate(targets.items(), start=1):
         yield Notice(text=f"Model {number} of {len(targets)}: {spec.method} at sparsity {sparsity:g}.")
-        for event in compressing(_compression(spec, sparsity, target)):
+        for event in stream_compress(_make_compress_spec(spec, sparsity, target)):
             if not isinstance(event, Finished):
                 yield event
-        one = ask(EvaluateSpec, model_id=target, device=spec.device)
+        one = validate(EvaluateSpec, model_id=target, device=spec.device)
         baseline = resolve(spec.model_id, spec.revision)
-        reports.append((yield from _compared(one, asked, material, (resolve(str(target)), baseline), ledger)))
-    result = StudyReport(model_id=spec.model_id, reports=reports, advice=advise(reports))
+        reports.append((yield from _compare_models(one, asked, material, (resolve(str(target)), baseline), ledger)))
+    result = StudyReport(model_id=spec.model_id, reports=reports, advice=recommend(reports))
     title = f"{source.base_model} at sparsity {', '.join(f'{sparsity:g}' for sparsity in spec.sparsities)}"
     _write(spec.save_path, STUDY, result, reports, title)
     yield Finished(report=result)
 
 
-def _compared(
+def _compare_models(
     spec: EvaluateSpec,
     asked: MeasureSpec,
-    material: Material,
+    material: EvaluationData,
     sources: tuple[ModelSource, ModelSource | None],
-    ledger: Ledger,
+    ledger: ResultCache,
 ) -> Part[EvalReport]:
     """Evaluate (model, baseline), both loaded the same way, and return the report."""
-    model = side_of(sources[0], spec.device, spec.dtype)
-    other = None if sources[1] is None else side_of(sources[1], spec.device, model.dtype)
-    return (yield from Evaluation(asked, material, Sides(model, other), ledger).run())
+    model = resolve_model(sources[0], spec.device, spec.dtype)
+    other = None if sources[1] is None else resolve_model(sources[1], spec.device, model.dtype)
+    return (yield from Evaluation(asked, material, ModelPair(model, other), ledger).run())
 
 
-def _baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | None, str]:
+def _resolve_baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSource | None, str]:
     """The baseline, and a notice if there is none although the model has one."""
     if spec.baseline == "none":
         return None, ""
     if spec.baseline != "auto":
-        baseline = _checked(resolve(spec.baseline))
-        require_same_tokens(baseline, source)
+        baseline = _verify_source(resolve(spec.baseline))
+        check_same_tokens(baseline, source)
         return baseline, ""
-    recipe = recipe_of(source.folder) if source.kind == "artifact" else {}
+    recipe = read_recipe(source.folder) if source.kind == "artifact" else {}
     if not recipe:
         return None, ""
     try:
-        baseline = _base(recipe)
+        baseline = _read_base(recipe)
     except SourceError as error:
         name = recipe.get("model_id")
         return None, f"Base model {name} not available; evaluating without a baseline. {error.message} Set --baseline."
-    require_same_tokens(baseline, source)
+    check_same_tokens(baseline, source)
     return baseline, ""
 
 
-def _base(recipe: dict[str, Any]) -> ModelSource:
+def _read_base(recipe: dict[str, Any]) -> ModelSource:
     """The base model of an artifact, from its recipe. A local folder or file is never looked up on the Hub, where
     another model may have the same name. Raises SourceError."""
     name, revision = str(recipe.get("model_id", "")), str(recipe.get("revision", ""))
@@ -157,7 +159,7 @@ def _base(recipe: dict[str, Any]) -> ModelSource:
     return resolve(name)
 
 
-def _possible(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
+def _filter_measures(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
     """Leave out metrics that need a baseline if there is none; SpecError if nothing is left."""
     if baseline is not None:
         return asked
@@ -167,7 +169,7 @@ def _possible(asked: MeasureSpec, baseline: ModelSource | None) -> MeasureSpec:
     return asked.model_copy(update={"measures": left})
 
 
-def _checked(source: ModelSource) -> ModelSource:
+def _verify_source(source: ModelSource) -> ModelSource:
     """`source`; an artifact is verified first."""
     if source.kind == "artifact" or (source.folder / MANIFEST).is_file():
         verify(source.folder)
@@ -175,14 +177,16 @@ def _checked(source: ModelSource) -> ModelSource:
 
 
 def _is_demo(source: ModelSource) -> bool:
-    return source.kind == "demo" or (source.kind == "artifact" and recipe_of(source.folder).get("base_model") == HUB_ID)
+    return source.kind == "demo" or (
+        source.kind == "artifact" and read_recipe(source.folder).get("base_model") == HUB_ID
+    )
 
 
-def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
+def _make_compress_spec(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
     fields = {
         name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "allocation", "values")
     }
-    return ask(
+    return validate(
         CompressSpec,
         **fields,
         sparsity=sparsity,
@@ -196,7 +200,7 @@ def _compression(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec
     )
 
 
-def _targets(spec: StudySpec) -> dict[float, Path]:
+def _resolve_targets(spec: StudySpec) -> dict[float, Path]:
     """Sparsity -> folder of the artifact; all are checked before the first compression starts."""
     targets = {sparsity: spec.save_path / f"{spec.method}-{sparsity:g}" for sparsity in spec.sparsities}
     if len(set(targets.values())) < len(spec.sparsities):
@@ -220,43 +224,43 @@ def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> No
         raise TargetError(f"{begun} already exists.", "Use --resume to continue or --force to start over.")
 
 
-def _ledger(folder: Path | None, spec: EvaluateSpec | StudySpec) -> Ledger:
+def _open_cache(folder: Path | None, spec: EvaluateSpec | StudySpec) -> ResultCache:
     """The cache of finished metrics; `force` clears it."""
     if folder is None:
-        return Ledger()
+        return ResultCache()
     if spec.force and not spec.resume:
-        with disk_errors(folder):
+        with translate_disk_errors(folder):
             for path in (folder / MEASURED).glob("*.json"):
                 path.unlink()
-    return Ledger(folder / MEASURED)
+    return ResultCache(folder / MEASURED)
 
 
 def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: list[EvalReport], title: str) -> None:
     """Write the HTML page, the CSV table and, last, the JSON report, which marks the evaluation as complete."""
     advice = result.advice if isinstance(result, StudyReport) else None
-    write_whole(folder / f"{name}.html", page(title, reports, advice))
-    write_whole(folder / f"{name}.csv", to_csv(comparison(reports)))
-    write_whole(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / f"{name}.html", render_page(title, reports, advice))
+    write_atomic(folder / f"{name}.csv", to_csv(build_comparison(reports)))
+    write_atomic(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")
 
 
-def spectra(spec: SpectraSpec) -> Iterator[Event]:
+def stream_spectra(spec: SpectraSpec) -> Iterator[Event]:
     """Append the singular values of every compressed layer to a file, one JSON line each, in block order."""
     yield Stage(name="spectra", detail=spec.model_id)
     if os.path.isdir(spec.save_path):
         raise TargetError(f"{spec.save_path} is a folder.", "Set --save-path to a file name.")
     check_writable(spec.save_path, ANOTHER)
-    artifact = _checked(resolve(spec.model_id))
+    artifact = _verify_source(resolve(spec.model_id))
     if artifact.kind != "artifact":
         raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
-    recipe = recipe_of(artifact.folder)
+    recipe = read_recipe(artifact.folder)
     if not recipe:
         raise DamagedError(f"{artifact.folder / RECIPE} is missing or malformed.", REMEDY)
-    source = _base(recipe)
+    source = _read_base(recipe)
     known = {site.name for site in read_spectra(spec.save_path)}
     count = sum(layer.form != "dense" for layer in read_report(artifact.folder).layers)
     clock = BlockClock(count, done=len(known))
     for site in singular_values(artifact.folder, source, known):
-        with disk_errors(spec.save_path):
+        with translate_disk_errors(spec.save_path):
             add_spectrum(spec.save_path, site)
-        clock.block_done()
-        yield clock.progress("spectra", 0.0)
+        clock.next_block()
+        yield clock.make_progress("spectra", 0.0)

@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import computed_field
 
 from lsprism.figures import (
-    AgreementFigure,
+    AgreementResult,
     DtypeSpeeds,
-    PerplexityFigure,
-    SizeFigure,
+    PerplexityResult,
+    SizeResult,
     SpeedComparison,
-    SpeedFigure,
-    WordPerplexityFigure,
-    ZeroShotFigure,
+    SpeedResult,
+    WordPerplexityResult,
+    ZeroShotResult,
 )
 from lsprism.reports import Record, SourceKind
 
@@ -30,7 +30,7 @@ class Score(Record):
     notes: list[str]
 
 
-class Answer(Record):
+class ModelAnswer(Record):
     """One output; `tokens` includes the end token, `text` has no special tokens and may be empty."""
 
     text: str
@@ -38,19 +38,19 @@ class Answer(Record):
     reason: str  # stop reason: eos, length, ...
 
 
-class Row(Record):
+class PromptResult(Record):
     """One prompt with the outputs of both models. `right` is None if the prompt has no checks."""
 
     id: str
     prompt: str
     reference: str | None
-    answer: Answer
+    answer: ModelAnswer
     right: bool | None
-    baseline: Answer | None
+    baseline: ModelAnswer | None
     baseline_right: bool | None
 
 
-class Tally(Record):
+class Accuracy(Record):
     """Number of correct outputs among those that can be checked."""
 
     right: int
@@ -62,7 +62,7 @@ class Tally(Record):
         return self.right / self.checkable
 
 
-class Closeness(Record):
+class TextSimilarity(Record):
     """Similarity of outputs to other texts; `values` of every score are in the order of `ids`."""
 
     ids: list[str]
@@ -75,16 +75,16 @@ class TaskReport(Record):
     task: str  # name with the number of prompts, labeled if it is a subset
     origin: str
     protocol: str
-    rows: list[Row]
-    correct: Tally | None
-    baseline_correct: Tally | None
-    against_baseline: Closeness | None
-    against_reference: Closeness | None
-    baseline_against_reference: Closeness | None
+    rows: list[PromptResult]
+    correct: Accuracy | None
+    baseline_correct: Accuracy | None
+    against_baseline: TextSimilarity | None
+    against_reference: TextSimilarity | None
+    baseline_against_reference: TextSimilarity | None
     notes: list[str]
 
 
-class Subject(Record):
+class ModelInfo(Record):
     """An evaluated model."""
 
     model_id: str  # as given by the user
@@ -105,18 +105,18 @@ class Subject(Record):
         return f"{self.method} {self.sparsity:g}" if self.sparsity is not None else self.model_id
 
 
-class SideReport(Record):
+class ModelReport(Record):
     """The metrics of one model; None or empty: not measured."""
 
-    model: Subject
-    sizes: SizeFigure | None = None
-    likelihood: PerplexityFigure | None = None
-    words: WordPerplexityFigure | None = None
-    speeds: list[SpeedFigure] = []  # one per prompt length
-    zero_shot: ZeroShotFigure | None = None
+    model: ModelInfo
+    sizes: SizeResult | None = None
+    likelihood: PerplexityResult | None = None
+    words: WordPerplexityResult | None = None
+    speeds: list[SpeedResult] = []  # one per prompt length
+    zero_shot: ZeroShotResult | None = None
 
 
-class Flag(Record):
+class SanityFlag(Record):
     """A doubtful metric and the reason; shown wherever the metric is shown."""
 
     figure: str  # key of the column: perplexity, speedup, similarity, ...
@@ -130,14 +130,14 @@ class EvalReport(Record):
     format: Literal[1] = 1  # version of the file format; other versions are an error
     created: str  # ISO 8601, UTC
     environment: dict[str, str | int | None]
-    compressed: SideReport  # the evaluated model, which may be uncompressed
-    baseline: SideReport | None = None
-    agreement: AgreementFigure | None = None
+    compressed: ModelReport  # the evaluated model, which may be uncompressed
+    baseline: ModelReport | None = None
+    agreement: AgreementResult | None = None
     speedups: list[SpeedComparison] = []  # relative to the baseline in its fastest dtype, one per prompt length
     speedups_as_shipped: list[SpeedComparison] = []  # to the baseline in its checkpoint's dtype, if that is another
     dtypes: DtypeSpeeds | None = None  # the baseline's speed in each dtype
     tasks: list[TaskReport] = []
-    flags: list[Flag] = []
+    flags: list[SanityFlag] = []
     notes: list[str] = []
 
     @computed_field
@@ -168,7 +168,7 @@ class EvalReport(Record):
         return self.speedups[0].ratio if self.speedups else None
 
 
-class Advice(Record):
+class Recommendation(Record):
     """The recommended model, the rule, and the metrics that decided."""
 
     rule: str
@@ -182,4 +182,4 @@ class StudyReport(Record):
     format: Literal[1] = 1  # version of the file format; other versions are an error
     model_id: str
     reports: list[EvalReport]
-    advice: Advice
+    advice: Recommendation

@@ -6,27 +6,27 @@ import pytest
 from pydantic import ValidationError
 
 from lsprism.figures import (
-    AgreementFigure,
+    AgreementResult,
     DtypeSpeeds,
-    PerplexityFigure,
-    SizeFigure,
+    PerplexityResult,
+    SizeResult,
     SpeedComparison,
-    SpeedFigure,
-    WordPerplexityFigure,
+    SpeedResult,
+    WordPerplexityResult,
 )
 
 SHARED = dict(context=2048, text="WikiText-2 raw (test)", dtype="bfloat16", device="cuda:0")
-WORDS = WordPerplexityFigure(
+WORDS = WordPerplexityResult(
     value=20.0, nll=math.log(20), words=1000, tokens=1400, documents=2, of=62, prefix="EOS", **SHARED
 )
-PERPLEXITY = PerplexityFigure(value=12.5, nll=math.log(12.5), tokens=8188, windows=4, of=140, bos=True, **SHARED)
-AGREEMENT = AgreementFigure(
+PERPLEXITY = PerplexityResult(value=12.5, nll=math.log(12.5), tokens=8188, windows=4, of=140, bos=True, **SHARED)
+AGREEMENT = AgreementResult(
     kl=0.1, top1=0.9, tokens=8188, windows=140, of=140, bos=False, baseline_dtype="float32", **SHARED
 )
 
 
-def speed(model: str, per_s: list[float], first_s: list[float], dtype: str = "bfloat16") -> SpeedFigure:
-    return SpeedFigure(
+def speed(model: str, per_s: list[float], first_s: list[float], dtype: str = "bfloat16") -> SpeedResult:
+    return SpeedResult(
         model=model,
         prompt_tokens=256,
         new_tokens=64,
@@ -50,7 +50,7 @@ DTYPES = DtypeSpeeds(
     device="cpu",
     threads=1,
 )
-SIZES = SizeFigure(kept_parameters=60, model_parameters=80, stored_bytes=140, resident_bytes=130, dtype="bfloat16")
+SIZES = SizeResult(kept_parameters=60, model_parameters=80, stored_bytes=140, resident_bytes=130, dtype="bfloat16")
 ALL = [WORDS, PERPLEXITY, AGREEMENT, BASELINE, COMPARISON, DTYPES, SIZES]
 
 
@@ -63,7 +63,7 @@ def test_a_metric_survives_json_and_is_immutable(figure):
 
 @pytest.mark.parametrize("figure", ALL, ids=lambda figure: type(figure).__name__)
 def test_a_protocol_is_one_sentence(figure):
-    assert figure.protocol().endswith(".") and "\n" not in figure.protocol()
+    assert figure.format_protocol().endswith(".") and "\n" not in figure.format_protocol()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_protocol_is_one_sentence(figure):
     ids=lambda value: type(value).__name__,
 )
 def test_a_protocol_states_the_settings(figure, said):
-    assert [words for words in said if words not in figure.protocol()] == []
+    assert [words for words in said if words not in figure.format_protocol()] == []
 
 
 def test_speed_is_the_median_of_its_repetitions():
@@ -103,24 +103,24 @@ def test_a_ratio_is_the_median_of_the_pairs_with_its_range():
     assert COMPARISON.first_token_ratio == pytest.approx(3.0)
     assert COMPARISON.model_dump()["ratio"] == 1.5  # derived values are in the JSON too
     alone = COMPARISON.model_copy(update={"in_turn": False})
-    assert "loaded one at a time" in alone.protocol() and "A B A B" not in alone.protocol()
+    assert "loaded one at a time" in alone.format_protocol() and "A B A B" not in alone.format_protocol()
 
 
 def test_all_speed_ratios_share_one_protocol():
     shipped = SpeedComparison(baseline=speed("base", [5.0, 6.0, 7.0], [0.2, 0.4, 0.3]), compressed=SMALLER)
-    assert shipped.baseline.dtype != BASELINE.dtype and shipped.protocol() == COMPARISON.protocol()
+    assert shipped.baseline.dtype != BASELINE.dtype and shipped.format_protocol() == COMPARISON.format_protocol()
 
 
 def test_memory_is_mentioned_only_if_it_was_measured():
-    assert "memory" not in BASELINE.protocol()
-    assert "minus import overhead" in BASELINE.model_copy(update={"peak_memory_bytes": 5}).protocol()
+    assert "memory" not in BASELINE.format_protocol()
+    assert "minus import overhead" in BASELINE.model_copy(update={"peak_memory_bytes": 5}).format_protocol()
 
 
 def test_only_a_part_is_labeled_as_a_subset():
     assert PERPLEXITY.is_subset and WORDS.is_subset and not AGREEMENT.is_subset
-    assert "subset" not in PERPLEXITY.model_copy(update={"windows": 140}).protocol()
+    assert "subset" not in PERPLEXITY.model_copy(update={"windows": 140}).format_protocol()
 
 
 def test_infinity_survives_json():
     endless = PERPLEXITY.model_copy(update={"value": math.inf})
-    assert PerplexityFigure.model_validate_json(endless.model_dump_json()).value == math.inf
+    assert PerplexityResult.model_validate_json(endless.model_dump_json()).value == math.inf

@@ -16,7 +16,7 @@ from lsprism.evaluation import sides as sides_room
 from lsprism.evaluation import speeds as speeds_room
 from lsprism.events import Finished, Notice, Stage
 from lsprism.outcomes import EvalReport, StudyReport
-from lsprism.specs import EvaluateSpec, StudySpec, ask
+from lsprism.specs import EvaluateSpec, StudySpec, validate
 
 pytestmark = pytest.mark.slow  # complete runs, half a minute in total
 
@@ -59,11 +59,11 @@ def asked(texts):
 @pytest.fixture
 def quick_memory(monkeypatch):
     """Measuring peak memory takes seconds and has its own tests."""
-    monkeypatch.setattr(speeds_room, "with_peak_memory", lambda figure, source: figure)
+    monkeypatch.setattr(speeds_room, "add_peak_memory", lambda figure, source: figure)
 
 
 def events_of(**fields) -> list:
-    return list(measure.evaluating(ask(EvaluateSpec, **fields)))
+    return list(measure.stream_evaluate(validate(EvaluateSpec, **fields)))
 
 
 def test_an_artifact_is_compared_with_its_base_model(artifact, tiny_folder, asked):
@@ -130,7 +130,7 @@ def test_a_baseline_with_another_tokenizer_is_an_error_before_any_work(artifact,
     words = content["model"]["vocab"]
     words["river"], words["stone"] = words["stone"], words["river"]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    stream = measure.evaluating(ask(EvaluateSpec, model_id=artifact, baseline=other, measuring=asked()))
+    stream = measure.stream_evaluate(validate(EvaluateSpec, model_id=artifact, baseline=other, measuring=asked()))
     assert next(stream) == Stage(name="prepare", detail=str(artifact))
     with pytest.raises(SpecError, match="have different tokenizers: 'river' is token"):
         next(stream)
@@ -182,7 +182,7 @@ def test_models_that_do_not_fit_together_are_loaded_one_at_a_time(artifact, aske
     assert apart.agreement.kl == pytest.approx(together.agreement.kl, rel=1e-3)
     assert not apart.speedups[0].in_turn
     assert "do not fit in memory" in apart.notes[0]
-    assert "loaded one at a time" in apart.speedups[0].protocol()
+    assert "loaded one at a time" in apart.speedups[0].format_protocol()
 
 
 def test_the_report_is_written_as_json_csv_and_html(artifact, asked, tmp_path):
@@ -196,13 +196,13 @@ def test_the_report_is_written_as_json_csv_and_html(artifact, asked, tmp_path):
 
 def test_a_resumed_evaluation_computes_only_missing_metrics(artifact, asked, tmp_path, monkeypatch):
     spec = {"model_id": artifact, "save_path": tmp_path / "e", "measuring": asked()}
-    stream = measure.evaluating(ask(EvaluateSpec, **spec))
+    stream = measure.stream_evaluate(validate(EvaluateSpec, **spec))
     for event in stream:
         if isinstance(event, Stage) and event.name == "agreement":
             break
     stream.close()
     assert not (tmp_path / "e/report.json").exists()
-    monkeypatch.setattr("lsprism.evaluation.perplexity.measuring", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("lsprism.evaluation.perplexity.stream_perplexity", lambda *_: pytest.fail("measured again"))
     assert events_of(**spec, resume=True)[-1].report.agreement.kl > 0
 
 
@@ -210,8 +210,8 @@ def test_force_computes_all_metrics_again(artifact, asked, tmp_path, monkeypatch
     spec = {"model_id": artifact, "save_path": tmp_path / "e", "measuring": asked(measures="sizes")}
     events_of(**spec)
     calls = []
-    real = measure.Evaluation._sizes
-    monkeypatch.setattr(measure.Evaluation, "_sizes", lambda self, side: calls.append(side) or real(self, side))
+    real = measure.Evaluation._measure_sizes
+    monkeypatch.setattr(measure.Evaluation, "_measure_sizes", lambda self, side: calls.append(side) or real(self, side))
     events_of(**spec, resume=True)
     assert calls == []
     events_of(**spec, force=True)
@@ -221,14 +221,14 @@ def test_force_computes_all_metrics_again(artifact, asked, tmp_path, monkeypatch
 def test_quick_uses_a_labeled_subset(tiny_folder, asked):
     report = lsprism.evaluate(tiny_folder, measuring=asked(measures="perplexity,text", quick=True, windows=0, limit=1))
     assert (report.compressed.likelihood.windows, report.compressed.likelihood.of) == (4, 93)
-    assert "(a subset)" in report.compressed.likelihood.protocol()
+    assert "(a subset)" in report.compressed.likelihood.format_protocol()
     assert "a subset" in report.tasks[0].task
 
 
 def studied(tiny_folder, texts, asked, out, **changes):
     calibration = {"source": texts["calibration"], "samples": 4, "length": 16}
     fields = {"method": "wanda", "calibration": calibration, "measuring": asked(), **changes}
-    return measure.studying(ask(StudySpec, model_id=tiny_folder, save_path=out, **fields))
+    return measure.stream_study(validate(StudySpec, model_id=tiny_folder, save_path=out, **fields))
 
 
 def test_a_sweep_compresses_evaluates_and_recommends(tiny_folder, texts, asked, tmp_path):

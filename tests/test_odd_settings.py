@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lsprism
 from lsprism import api, measure
-from lsprism.artifact.companions import Licence, copy_companions
+from lsprism.artifact.companions import License, copy_companions
 from lsprism.errors import SpecError
 from lsprism.generation.prompt import encode
 from lsprism.models.load import load
@@ -27,7 +27,7 @@ def configure(folder, **settings) -> None:
 
 
 def answer_of(folder) -> str:
-    return "".join(piece.text for piece in api.generating(api.load(folder, "cpu"), "a river", GREEDY))
+    return "".join(piece.text for piece in api.stream_generate(api.load(folder, "cpu"), "a river", GREEDY))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_windows_beyond_learned_positions_are_an_error_before_the_work(short, te
 
 def test_a_prompt_beyond_learned_positions_is_an_error(short):
     with pytest.raises(SpecError, match="context of 64"):
-        api.generating(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
+        api.stream_generate(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
 
 
 def test_windows_beyond_the_context_of_computed_positions_are_noted(tiny_folder):
@@ -98,7 +98,7 @@ def test_a_token_beyond_the_embedding_is_named(padded, tmp_path):
     settings = {"dataset": text, "context": 16}
     works = [
         lambda: lsprism.compress(padded, tmp_path / "out", calibration={"source": text, "samples": 2, "length": 16}),
-        lambda: api.generating(loaded, "a [PAD] river", GREEDY),
+        lambda: api.stream_generate(loaded, "a [PAD] river", GREEDY),
         lambda: measure.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
         lambda: measure.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
     ]
@@ -114,7 +114,7 @@ def test_a_folder_of_chat_templates_is_read_and_copied(tmp_path):
     tokenizer.save_pretrained(folder)
     assert (folder / "additional_chat_templates/rag.jinja").is_file()
     copy.mkdir()
-    copy_companions(folder, copy, Licence({}))
+    copy_companions(folder, copy, License({}))
     for place in (folder, copy):
         read = AutoTokenizer.from_pretrained(place)
         assert read.chat_template == tokenizer.chat_template

@@ -6,9 +6,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from lsprism.arguments import arguments, flatten
-from lsprism.artifact.companions import BUILT_WITH, Licence
-from lsprism.old_names import with_current_names
+from lsprism.arguments import flatten, to_arguments
+from lsprism.artifact.companions import BUILT_WITH, License
+from lsprism.old_names import replace_old_names
 from lsprism.reports import CompressionReport, Plan
 from lsprism.specs import PlanSpec
 
@@ -81,14 +81,14 @@ _FORMS = {
 _TEXTS = (".txt", ".jsonl", ".parquet")
 
 
-def model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: Licence) -> str:
+def render_model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: License) -> str:
     """Return the README.md of an artifact."""
     base = recipe["base_model"]
     used = dict.fromkeys(layer.form for layer in report.layers)
     return _COMPRESSED.format(
-        header=_header(base, licence, ["ls-prism", "sparse", "low-rank", plan.method]),
-        title=f"{licence.name(base)}, sparsity {plan.sparsity:g}",
-        base=_link(base),
+        header=_render_header(base, licence, ["ls-prism", "sparse", "low-rank", plan.method]),
+        title=f"{licence.suggest_name(base)}, sparsity {plan.sparsity:g}",
+        base=_format_link(base),
         method=plan.method,
         sparsity=plan.sparsity,
         forms=" or as ".join(_FORMS[form] for form in used),
@@ -98,28 +98,32 @@ def model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: Lic
         dense=report.dense_stored_bytes,
         layer_stored=report.layer_stored_bytes,
         layer_dense=report.layer_dense_bytes,
-        errors=_errors(report),
+        errors=_render_errors(report),
         calibration=report.calibration,
         dtype=report.dtype,
-        command=_command(recipe),
-        license=_licence(licence),
+        command=_format_command(recipe),
+        license=_render_license(licence),
     )
 
 
-def dense_card(base: str, recipe: dict | None, licence: Licence) -> str:
+def render_dense_card(base: str, recipe: dict | None, licence: License) -> str:
     """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
-    title, origin, made = f"{licence.name(base)}, dense", f"A dense copy of {_link(base)}, written by LS-PRISM.", ""
+    title, origin, made = (
+        f"{licence.suggest_name(base)}, dense",
+        f"A dense copy of {_format_link(base)}, written by LS-PRISM.",
+        "",
+    )
     tags = ["ls-prism"]
     if recipe:
-        title = f"{licence.name(base)}, sparsity {recipe['sparsity']:g}, dense"
-        origin = _MULTIPLIED_OUT.format(base=_link(base), method=recipe["method"], sparsity=recipe["sparsity"])
-        made = f"\n## How the compressed model was made\n\n{_command(recipe)}\n"
+        title = f"{licence.suggest_name(base)}, sparsity {recipe['sparsity']:g}, dense"
+        origin = _MULTIPLIED_OUT.format(base=_format_link(base), method=recipe["method"], sparsity=recipe["sparsity"])
+        made = f"\n## How the compressed model was made\n\n{_format_command(recipe)}\n"
         tags.append(recipe["method"])
-    header = _header(base, licence, tags)
-    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_licence(licence))
+    header = _render_header(base, licence, tags)
+    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_render_license(licence))
 
 
-def _header(base: str, licence: Licence, tags: list[str]) -> str:
+def _render_header(base: str, licence: License, tags: list[str]) -> str:
     on_hub = "/" in base
     fields: dict[str, Any] = {**licence.fields}
     data = ModelCardData(
@@ -133,11 +137,11 @@ def _header(base: str, licence: Licence, tags: list[str]) -> str:
     return data.to_yaml()
 
 
-def _link(base: str) -> str:
+def _format_link(base: str) -> str:
     return f"[{base}](https://huggingface.co/{base})" if "/" in base else base
 
 
-def _errors(report: CompressionReport) -> str:
+def _render_errors(report: CompressionReport) -> str:
     layers = [layer for layer in report.layers if layer.form != "dense"]
     if not layers:
         return ""
@@ -149,16 +153,16 @@ def _errors(report: CompressionReport) -> str:
     )
 
 
-def _command(recipe: dict) -> str:
+def _format_command(recipe: dict) -> str:
     """The command line with every setting of the recipe, also where it is the default today."""
-    options = map(shlex.join, arguments(_settings(recipe)))
+    options = map(shlex.join, to_arguments(_settings(recipe)))
     lines = " \\\n    ".join(["python -m lsprism compress", *options, "--save-path OUT"])
     return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe['lsprism']}."
 
 
 def _settings(recipe: dict) -> dict:
     """The recipe's settings; of local files only the name."""
-    recipe = with_current_names(recipe)
+    recipe = replace_old_names(recipe)
     settings = flatten({name: recipe.get(name) for name in PlanSpec.model_fields})
     for name, value in settings.items():
         local = name == "model_id" and value != recipe["base_model"] and value != "demo"
@@ -167,7 +171,7 @@ def _settings(recipe: dict) -> dict:
     return {name: value for name, value in settings.items() if value != ""}
 
 
-def _licence(licence: Licence) -> str:
+def _render_license(licence: License) -> str:
     if licence.llama:
         return f"\n## License\n\n**{BUILT_WITH}.** {licence.notice}\n"
     name = licence.fields.get("license_name") or licence.fields.get("license")

@@ -30,7 +30,7 @@ _NOTICE = (
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """License of a base model. `fields`: license, license_name and license_link, if its model card has them."""
 
     fields: dict[str, str]
@@ -40,7 +40,7 @@ class Licence:
     def notice(self) -> str:
         return _NOTICE.format(self.llama) if self.llama else ""
 
-    def name(self, base_model: str) -> str:
+    def suggest_name(self, base_model: str) -> str:
         """Name of a model derived from `base_model`."""
         name = base_model.rpartition("/")[2]
         if not self.llama:
@@ -57,7 +57,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def licence_of(folder: Path, base_model: str = "") -> Licence:
+def read_license(folder: Path, base_model: str = "") -> License:
     """The license, from the model card in `folder` and from the names of its base models."""
     card = read_card(folder)
     fields = {key: str(card[key]) for key in ("license", "license_name", "license_link") if card.get(key)}
@@ -65,11 +65,11 @@ def licence_of(folder: Path, base_model: str = "") -> Licence:
     names = [*fields.values(), base_model, *map(str, bases if isinstance(bases, list) else [bases])]
     found = next((match for name in names if (match := _LLAMA.search(name))), None)
     if found is None:
-        return Licence(fields)
-    return Licence(fields or {"license": f"llama{found[1]}"}, found[1])
+        return License(fields)
+    return License(fields or {"license": f"llama{found[1]}"}, found[1])
 
 
-def copy_companions(source: Path, folder: Path, licence: Licence, processors: bool = True) -> None:
+def copy_companions(source: Path, folder: Path, licence: License, processors: bool = True) -> None:
     """Copy the companion files from one model folder to another; add the notice that a Llama license requires.
 
     `processors`: copy the configs of image, audio and video processors too.

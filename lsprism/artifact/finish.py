@@ -8,19 +8,19 @@ import safetensors
 import torch
 import transformers
 
-from lsprism.artifact.card import model_card
-from lsprism.artifact.companions import CARD, copy_companions, licence_of
+from lsprism.artifact.card import render_model_card
+from lsprism.artifact.companions import CARD, copy_companions, read_license
 from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, RECIPE, REPORT, write_json
-from lsprism.artifact.shards import disk_errors
+from lsprism.artifact.shards import translate_disk_errors
 from lsprism.artifact.staging import Staging
 from lsprism.models.checks import read_config
 from lsprism.models.foreign import QUANT_METHOD
 from lsprism.models.stored import INDEX
-from lsprism.models.ties import without_ties
+from lsprism.models.ties import remove_ties
 from lsprism.reports import CompressionReport, LayerReport, Plan
 
 
-def finish(
+def write_artifact(
     stage: Staging, plan: Plan, recipe: dict, layers: list[LayerReport], *, seconds: float, calibration: str
 ) -> CompressionReport:
     """Write config, tokenizer, index, notes and model card, count the sizes from the files, and publish the folder."""
@@ -37,30 +37,30 @@ def finish(
         stored_bytes=sum(path.stat().st_size for path in shards),
         dense_stored_bytes=plan.dense_stored_bytes,
         seconds=seconds,
-        peak_memory_bytes=peak_memory(),
+        peak_memory_bytes=read_peak_memory(),
         calibration=calibration,
         device=plan.device,
         dtype=plan.dtype,
     )
-    licence = licence_of(plan.source.folder, plan.source.base_model)
-    with disk_errors(folder):
+    licence = read_license(plan.source.folder, plan.source.base_model)
+    with translate_disk_errors(folder):
         copy_companions(plan.source.folder, folder, licence, processors=not plan.dropped)
-        write_json(folder / "config.json", artifact_config(plan, layers))
-        write_json(folder / INDEX, index_of(shards))
-        write_json(folder / PLAN, _without_folders(plan))
+        write_json(folder / "config.json", build_artifact_config(plan, layers))
+        write_json(folder / INDEX, build_index(shards))
+        write_json(folder / PLAN, _remove_folders(plan))
         write_json(folder / REPORT, report.model_copy(update={"save_path": Path(stage.target.name)}))
-        write_json(folder / ENVIRONMENT, environment())
-        (folder / CARD).write_text(model_card(plan, report, recipe, licence), encoding="utf-8")
+        write_json(folder / ENVIRONMENT, collect_environment())
+        (folder / CARD).write_text(render_model_card(plan, report, recipe, licence), encoding="utf-8")
     assert (folder / RECIPE).is_file()
     stage.publish()
     return report
 
 
-def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
+def build_artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
     """The model's config.json with our quantization_config: format and size of each packed layer."""
-    config = with_dtype(read_config(plan.source.folder), plan.dtype)
+    config = replace_dtype(read_config(plan.source.folder), plan.dtype)
     if plan.untied:
-        config = without_ties(config)
+        config = remove_ties(config)
     modules = {
         layer.name: {"form": layer.form, "kept": layer.kept, "rank": layer.rank, "values": layer.values}
         for layer in layers
@@ -73,9 +73,9 @@ def artifact_config(plan: Plan, layers: list[LayerReport]) -> dict:
     }
 
 
-def with_dtype(config: dict, dtype: str) -> dict:
+def replace_dtype(config: dict, dtype: str) -> dict:
     """Set `dtype` in every part of the config that has one: transformers may read only the text part."""
-    changed = {key: with_dtype(part, dtype) if _is_part(key, part) else part for key, part in config.items()}
+    changed = {key: replace_dtype(part, dtype) if _is_part(key, part) else part for key, part in config.items()}
     if changed.pop("torch_dtype", None) is not None or "dtype" in changed:
         changed["dtype"] = dtype
     return changed
@@ -85,13 +85,13 @@ def _is_part(key: str, value: object) -> bool:
     return key.endswith("_config") and key != "quantization_config" and isinstance(value, dict)
 
 
-def _without_folders(plan: Plan) -> Plan:
+def _remove_folders(plan: Plan) -> Plan:
     """Artifacts are shared, so the plan keeps no local paths."""
     folder = Path(plan.source.folder.name)
     return plan.model_copy(update={"source": plan.source.model_copy(update={"folder": folder})})
 
 
-def index_of(shards: list[Path]) -> dict:
+def build_index(shards: list[Path]) -> dict:
     """Content of model.safetensors.index.json: the file of each tensor."""
     weight_map, total = {}, 0
     for path in shards:
@@ -102,7 +102,7 @@ def index_of(shards: list[Path]) -> dict:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def environment() -> dict:
+def collect_environment() -> dict:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -115,7 +115,7 @@ def environment() -> dict:
     }
 
 
-def peak_memory() -> int:
+def read_peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes; 0 if the system does not report it."""
     status = Path("/proc/self/status")
     if status.is_file():

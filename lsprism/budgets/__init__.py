@@ -7,26 +7,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lsprism.budgets.atp import atp
-from lsprism.budgets.curves import errors_of
-from lsprism.budgets.harm import asked_of, harm, harms
-from lsprism.budgets.kmif import dominant_ranks, kmif
-from lsprism.budgets.measured import measured
-from lsprism.budgets.meet import Share
-from lsprism.budgets.owl import outliers, owl
-from lsprism.budgets.seen import Seen
-from lsprism.budgets.spectrum import effective_ranks, spectrum
-from lsprism.budgets.uniform import uniform
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.budgets.atp import allocate_atp
+from lsprism.budgets.curves import measure_error_curves
+from lsprism.budgets.harm import allocate_by_sensitivity, measure_sensitivities, select_proxy_method
+from lsprism.budgets.kmif import allocate_kmif, measure_dominant_ranks
+from lsprism.budgets.measured import allocate_by_error_curves
+from lsprism.budgets.meet import LayerAllocation
+from lsprism.budgets.owl import allocate_owl, measure_outliers
+from lsprism.budgets.seen import LayerInputs
+from lsprism.budgets.spectrum import allocate_by_spectrum, measure_effective_ranks
+from lsprism.budgets.uniform import allocate_uniform
+from lsprism.reports import Layer, LayerSensitivity
 from lsprism.specs import MethodName, PlanSpec
 
 
 @dataclass(frozen=True)
-class Rule:
+class AllocationRule:
     """An allocation rule.
 
     shares: (all layers, overall density, measurements of each layer) -> layer name to its share. Its total must be
-        meet.total_kept.
+        meet.compute_total_kept.
     needs: what has to be loaded to measure a layer.
     learns: (layers of one block, spec) -> their measurements, one at a time; None if the rule needs none.
     by: the method that `learns` compresses the layers with; None if it does not compress.
@@ -34,20 +34,22 @@ class Rule:
     batch_tokens: tokens per forward pass, of which the first measures the sensitivity; 0: the default.
     """
 
-    shares: Callable[[list[LinearSite], float, list[SiteTraits]], dict[str, Share]]
+    shares: Callable[[list[Layer], float, list[LayerSensitivity]], dict[str, LayerAllocation]]
     needs: Literal["nothing", "weights", "inputs"] = "nothing"
-    learns: Callable[[list[Seen], PlanSpec], Iterator[SiteTraits]] | None = None
+    learns: Callable[[list[LayerInputs], PlanSpec], Iterator[LayerSensitivity]] | None = None
     by: Callable[[PlanSpec], MethodName] | None = None
     samples: int | None = None
     batch_tokens: int = 0
 
 
-BUDGETS: dict[str, Rule] = {
-    "uniform": Rule(uniform),
-    "owl": Rule(owl, "inputs", lambda block, _: outliers(block)),
-    "atp": Rule(atp),
-    "spectrum": Rule(spectrum, "weights", lambda block, _: effective_ranks(block)),
-    "kmif": Rule(kmif, "weights", lambda block, _: dominant_ranks(block)),
-    "sensitivity": Rule(harm, "inputs", harms, asked_of, samples=8, batch_tokens=1024),
-    "error-curves": Rule(measured, "inputs", errors_of, lambda spec: spec.method),
+BUDGETS: dict[str, AllocationRule] = {
+    "uniform": AllocationRule(allocate_uniform),
+    "owl": AllocationRule(allocate_owl, "inputs", lambda block, _: measure_outliers(block)),
+    "atp": AllocationRule(allocate_atp),
+    "spectrum": AllocationRule(allocate_by_spectrum, "weights", lambda block, _: measure_effective_ranks(block)),
+    "kmif": AllocationRule(allocate_kmif, "weights", lambda block, _: measure_dominant_ranks(block)),
+    "sensitivity": AllocationRule(
+        allocate_by_sensitivity, "inputs", measure_sensitivities, select_proxy_method, samples=8, batch_tokens=1024
+    ),
+    "error-curves": AllocationRule(allocate_by_error_curves, "inputs", measure_error_curves, lambda spec: spec.method),
 }

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from lsprism.budgets import BUDGETS
-from lsprism.budgets.cost import break_even_rank, split
-from lsprism.budgets.meet import Share, total_kept
+from lsprism.budgets.cost import compute_break_even_rank, split
+from lsprism.budgets.meet import LayerAllocation, compute_total_kept
 from lsprism.methods import METHODS
-from lsprism.reports import LayerBudget, LinearSite, SiteTraits
+from lsprism.reports import Layer, LayerBudget, LayerSensitivity
 from lsprism.specs import PlanSpec
 
 
-def allot(spec: PlanSpec, sites: list[LinearSite], traits: list[SiteTraits] | None = None) -> dict[str, LayerBudget]:
+def allocate(
+    spec: PlanSpec, sites: list[Layer], traits: list[LayerSensitivity] | None = None
+) -> dict[str, LayerBudget]:
     """Layer name -> budget, by the allocation rule of `spec`. `traits`: measurements of all layers, in their order.
 
     Uniform if the measurements that the rule needs are missing. All rules keep the same total, up to the rounding of an
@@ -20,16 +22,16 @@ def allot(spec: PlanSpec, sites: list[LinearSite], traits: list[SiteTraits] | No
     density = 1 - spec.sparsity
     shares = rule.shares(sites, density, traits or [])
     if METHODS[spec.method].form == "low_rank":
-        return _whole_ranks(sites, shares, total_kept(sites, density))
+        return _round_ranks(sites, shares, compute_total_kept(sites, density))
     return {site.name: _split(site, shares[site.name], spec) for site in sites}
 
 
-def _split(site: LinearSite, share: Share, spec: PlanSpec) -> LayerBudget:
+def _split(site: Layer, share: LayerAllocation, spec: PlanSpec) -> LayerBudget:
     asked = spec if share.rank_share is None else spec.model_copy(update={"rank_share": share.rank_share})
     return split(METHODS[spec.method].form, site.rows, site.columns, share.kept, asked)
 
 
-def _whole_ranks(sites: Sequence[LinearSite], shares: dict[str, Share], total: int) -> dict[str, LayerBudget]:
+def _round_ranks(sites: Sequence[Layer], shares: dict[str, LayerAllocation], total: int) -> dict[str, LayerBudget]:
     """Round ranks to integers: down, to at least 1; the rest of `total` goes to the layers with the largest remainders.
 
     A layer that may keep all its parameters stays dense: low-rank factors of the same size would be lossy.
@@ -37,7 +39,7 @@ def _whole_ranks(sites: Sequence[LinearSite], shares: dict[str, Share], total: i
     rest = [site for site in sites if shares[site.name].kept < site.parameters]
     whole = {site.name: LayerBudget(kept=site.parameters) for site in sites if site not in rest}
     cost = {site.name: site.rows + site.columns for site in rest}
-    highest = {site.name: max(1, break_even_rank(site.rows, site.columns)) for site in rest}
+    highest = {site.name: max(1, compute_break_even_rank(site.rows, site.columns)) for site in rest}
     wanted = {name: shares[name].kept / cost[name] for name in cost}
     ranks = {name: min(max(1, int(wanted[name])), highest[name]) for name in cost}
     left = total - sum(budget.kept for budget in whole.values()) - sum(ranks[name] * cost[name] for name in cost)

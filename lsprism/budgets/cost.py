@@ -1,11 +1,11 @@
 """Sizes of the packed formats: parameters, bytes, and break-even points."""
 
-from lsprism.layers.forms import bitmap_columns
+from lsprism.layers.forms import count_bitmap_columns
 from lsprism.reports import FormName, LayerBudget, ValuesName
 from lsprism.specs import PatternName, PlanSpec
 
 
-def form_bytes(
+def count_packed_bytes(
     form: FormName, shape: tuple[int, int], budget: LayerBudget, itemsize: int, values: ValuesName = "float"
 ) -> int:
     """Stored bytes of a packed weight of `shape` (rows, columns) that keeps `budget`, without bias.
@@ -14,7 +14,7 @@ def form_bytes(
     row of the sparse part and of each factor.
     """
     rows, columns = shape
-    bitmap = rows * bitmap_columns(columns) if form in ("sparse", "sparse_low_rank") else 0
+    bitmap = rows * count_bitmap_columns(columns) if form in ("sparse", "sparse_low_rank") else 0
     kept = rows * columns if form == "dense" else budget.kept
     if values == "float" or form == "dense":
         return kept * itemsize + bitmap
@@ -22,7 +22,7 @@ def form_bytes(
     return kept + scales * itemsize + bitmap
 
 
-def break_even_rank(rows: int, columns: int) -> int:
+def compute_break_even_rank(rows: int, columns: int) -> int:
     """The highest rank whose factors are smaller than the matrix: below rows * columns / (rows + columns)."""
     return max(0, (rows * columns - 1) // (rows + columns))
 
@@ -35,7 +35,7 @@ def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) ->
     Sparse + low-rank: the rank nearest to rank_share * kept / (rows + columns). It may be 0, since one rank
     would take most of a small budget and increase the error.
     """
-    if budget := patterned(rows, columns, spec.pattern):
+    if budget := make_pattern_budget(rows, columns, spec.pattern):
         return budget
     if form == "sparse":
         return LayerBudget(kept=kept)
@@ -46,7 +46,7 @@ def split(form: FormName, rows: int, columns: int, kept: int, spec: PlanSpec) ->
     return LayerBudget(kept=kept, rank=min(affordable, round(spec.rank_share * kept / (rows + columns))))
 
 
-def patterned(rows: int, columns: int, pattern: PatternName) -> LayerBudget | None:
+def make_pattern_budget(rows: int, columns: int, pattern: PatternName) -> LayerBudget | None:
     """The budget of an N:M pattern such as 2:4: n of every m columns, and up to n of an incomplete last group."""
     if pattern == "unstructured":
         return None

@@ -14,11 +14,11 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from lsprism.budgets.cost import split
-from lsprism.budgets.harm import harm_at_half
-from lsprism.budgets.seen import Seen
+from lsprism.budgets.harm import measure_sensitivity
+from lsprism.budgets.seen import LayerInputs
 from lsprism.methods import METHODS
-from lsprism.methods.stats import relative_output_error
-from lsprism.reports import ErrorPoint, LayerBudget, LinearSite, SiteTraits
+from lsprism.methods.stats import compute_output_error
+from lsprism.reports import ErrorPoint, Layer, LayerBudget, LayerSensitivity
 from lsprism.specs import JOINED, PlanSpec
 
 DENSITIES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
@@ -31,43 +31,43 @@ MAX_RANK_GAP_RELATIVE = 0.02
 TINY = 1e-6
 
 
-def errors_of(block: list[Seen], spec: PlanSpec) -> Iterator[SiteTraits]:
+def measure_error_curves(block: list[LayerInputs], spec: PlanSpec) -> Iterator[LayerSensitivity]:
     """Measure the error curve and the sensitivity of each layer with the method of `spec` at its fast effort."""
     for seen in block:
-        curve, harm = list(_curve(seen, spec)), harm_at_half(seen, spec, spec.method)
-        yield SiteTraits(name=seen.site.name, curve=curve, harm=harm)
+        curve, harm = list(_measure_curve(seen, spec)), measure_sensitivity(seen, spec, spec.method)
+        yield LayerSensitivity(name=seen.site.name, curve=curve, harm=harm)
 
 
-def _curve(seen: Seen, spec: PlanSpec) -> Iterator[ErrorPoint]:
+def _measure_curve(seen: LayerInputs, spec: PlanSpec) -> Iterator[ErrorPoint]:
     method = METHODS[spec.method]
-    weight = _some_rows(seen.weight) if method.form == "sparse" else seen.weight
+    weight = _sample_rows(seen.weight) if method.form == "sparse" else seen.weight
     sample = seen.inputs.sample
-    for density, rank_share in _points(spec):
+    for density, rank_share in _list_points(spec):
         asked = spec.model_copy(update={"rank_share": rank_share})
         rows, columns = weight.shape
         budget = split(method.form, rows, columns, round(density * weight.numel()), asked)
         try:
-            found = method.compress(weight, seen.inputs, budget).dense()
+            found = method.compress(weight, seen.inputs, budget).to_dense()
         except torch.linalg.LinAlgError:  # skip the point; the compression itself reports such errors
             continue
-        error = relative_output_error(weight, found, sample)
+        error = compute_output_error(weight, found, sample)
         if math.isfinite(error):
             yield ErrorPoint(density=budget.kept / weight.numel(), rank_share=rank_share, error=error)
 
 
-def _points(spec: PlanSpec) -> Iterable[tuple[float, float]]:
+def _list_points(spec: PlanSpec) -> Iterable[tuple[float, float]]:
     if spec.method in JOINED:
         return [(density, share) for share in (0.0, spec.rank_share) for density in JOINED_DENSITIES]
     return [(density, 0.0) for density in DENSITIES]
 
 
-def _some_rows(weight: Tensor) -> Tensor:
+def _sample_rows(weight: Tensor) -> Tensor:
     """Up to ROWS evenly spaced rows."""
     count = min(ROWS, len(weight))
     return weight[torch.linspace(0, len(weight) - 1, count).round().long().to(weight.device)]
 
 
-def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray | None:
+def interpolate_errors(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray | None:
     """Interpolated errors at `densities`, from points with the same rank share; None if there are fewer than two."""
     known = {np.log(max(1 - point.density, TINY)): max(point.error, TINY) for point in points}
     if len(known) < 2:
@@ -83,7 +83,7 @@ def error_at(points: Sequence[ErrorPoint], densities: np.ndarray) -> np.ndarray 
     return found
 
 
-def foretold(points: Sequence[ErrorPoint], site: LinearSite, budget: LayerBudget) -> float | None:
+def predict_error(points: Sequence[ErrorPoint], site: Layer, budget: LayerBudget) -> float | None:
     """The predicted error of a layer that keeps `budget`; None if no measured point is close enough."""
     ranks_of_all = budget.kept / (site.rows + site.columns)
     near = max(MAX_RANK_GAP, MAX_RANK_GAP_RELATIVE * ranks_of_all)
@@ -92,5 +92,5 @@ def foretold(points: Sequence[ErrorPoint], site: LinearSite, budget: LayerBudget
     places = [point.density for point in alike]
     if not places or not min(places) - MAX_EXTRAPOLATION <= density <= max(places) + MAX_EXTRAPOLATION:
         return None
-    errors = error_at(alike, np.array([density]))
+    errors = interpolate_errors(alike, np.array([density]))
     return None if errors is None else float(errors[0])

@@ -11,25 +11,25 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from lsprism.budgets.meet import Share, scaled
-from lsprism.budgets.seen import Seen
-from lsprism.budgets.spectrum import singular_values
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.budgets.meet import LayerAllocation, scale_to_total
+from lsprism.budgets.seen import LayerInputs
+from lsprism.budgets.spectrum import compute_singular_values
+from lsprism.reports import Layer, LayerSensitivity
 
 CONTAMINATION = 0.1
 CAP = 0.9  # of the break-even rank
 TINY = 1e-12  # minimum singular value, relative to the largest
 
 
-def dominant_rank(values: Tensor, rows: int, columns: int) -> int:
+def find_dominant_rank(values: Tensor, rows: int, columns: int) -> int:
     """Singular values [min(rows, columns)] -> rank. Deterministic."""
     numbers = values.double().numpy()
     logarithms = np.log(np.maximum(numbers, max(TINY * numbers.max(), np.finfo(np.float64).tiny)))[:, None]
-    picked = _dominant(logarithms) | _outliers(logarithms) if len(np.unique(logarithms)) > 1 else numbers > 0
+    picked = _find_dominant(logarithms) | _find_outliers(logarithms) if len(np.unique(logarithms)) > 1 else numbers > 0
     return max(1, min(int(picked.sum()), int(CAP * rows * columns / (rows + columns))))
 
 
-def _dominant(logarithms: np.ndarray) -> np.ndarray:
+def _find_dominant(logarithms: np.ndarray) -> np.ndarray:
     from sklearn.cluster import KMeans  # takes seconds to load
 
     found = KMeans(n_clusters=2, n_init=10, random_state=0).fit(logarithms)
@@ -37,24 +37,24 @@ def _dominant(logarithms: np.ndarray) -> np.ndarray:
     return largest
 
 
-def _outliers(logarithms: np.ndarray) -> np.ndarray:
+def _find_outliers(logarithms: np.ndarray) -> np.ndarray:
     from sklearn.ensemble import IsolationForest
 
     outside: np.ndarray = IsolationForest(contamination=CONTAMINATION, random_state=0).fit_predict(logarithms) == -1
     return outside
 
 
-def dominant_ranks(block: list[Seen]) -> Iterator[SiteTraits]:
+def measure_dominant_ranks(block: list[LayerInputs]) -> Iterator[LayerSensitivity]:
     """Compute the dominant rank of each layer of a block."""
     for seen in block:
-        rank = dominant_rank(singular_values(seen.weight), seen.site.rows, seen.site.columns)
-        yield SiteTraits(name=seen.site.name, dominant_rank=rank)
+        rank = find_dominant_rank(compute_singular_values(seen.weight), seen.site.rows, seen.site.columns)
+        yield LayerSensitivity(name=seen.site.name, dominant_rank=rank)
 
 
-def kmif(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
-    """Allocate by dominant ranks; `traits` are the results of `dominant_ranks`."""
+def allocate_kmif(sites: list[Layer], density: float, traits: list[LayerSensitivity]) -> dict[str, LayerAllocation]:
+    """Allocate by dominant ranks; `traits` are the results of `measure_dominant_ranks`."""
     wishes = [
         seen.dominant_rank * (site.rows + site.columns) / site.parameters
         for site, seen in zip(sites, traits, strict=True)
     ]
-    return scaled(sites, wishes, density)
+    return scale_to_total(sites, wishes, density)

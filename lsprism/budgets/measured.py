@@ -16,16 +16,16 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from lsprism.budgets.curves import error_at
-from lsprism.budgets.harm import HALF, REACH, known_harms
-from lsprism.budgets.meet import Share, bounds, total_kept
-from lsprism.reports import ErrorPoint, LinearSite, SiteTraits
+from lsprism.budgets.curves import interpolate_errors
+from lsprism.budgets.harm import HALF, REACH, resolve_sensitivities
+from lsprism.budgets.meet import LayerAllocation, compute_bounds, compute_total_kept
+from lsprism.reports import ErrorPoint, Layer, LayerSensitivity
 
 STEPS = 100  # grid steps of a curve
 
 
 @dataclass(frozen=True)
-class Corner:
+class HullPoint:
     """A point of one layer's curve or its hull."""
 
     kept: int
@@ -33,12 +33,14 @@ class Corner:
     rank_share: float | None
 
 
-def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
-    """Allocate by error curves; `traits` are the results of curves.errors_of."""
-    harmed = zip(sites, traits, known_harms(sites, traits), strict=True)
-    hulls = [_hull(_choices(seen.curve, site.parameters, density, harm)) for site, seen, harm in harmed]
-    taken, missing = [0] * len(hulls), total_kept(sites, density) - sum(hull[0].kept for hull in hulls)
-    queue = [(_slope(hull, 0), n) for n, hull in enumerate(hulls) if len(hull) > 1]
+def allocate_by_error_curves(
+    sites: list[Layer], density: float, traits: list[LayerSensitivity]
+) -> dict[str, LayerAllocation]:
+    """Allocate by error curves; `traits` are the results of curves.measure_error_curves."""
+    harmed = zip(sites, traits, resolve_sensitivities(sites, traits), strict=True)
+    hulls = [_compute_hull(_list_choices(seen.curve, site.parameters, density, harm)) for site, seen, harm in harmed]
+    taken, missing = [0] * len(hulls), compute_total_kept(sites, density) - sum(hull[0].kept for hull in hulls)
+    queue = [(_compute_slope(hull, 0), n) for n, hull in enumerate(hulls) if len(hull) > 1]
     heapify(queue)
     extra = [0] * len(hulls)
     while queue and missing > 0:
@@ -49,20 +51,20 @@ def measured(sites: list[LinearSite], density: float, traits: list[SiteTraits]) 
             break
         taken[n], missing = taken[n] + 1, missing - step
         if taken[n] + 1 < len(hull):
-            heappush(queue, (_slope(hull, taken[n]), n))
+            heappush(queue, (_compute_slope(hull, taken[n]), n))
     corners = [hull[at] for hull, at in zip(hulls, taken, strict=True)]
     return {
-        site.name: Share(corner.kept + more, corner.rank_share)
+        site.name: LayerAllocation(corner.kept + more, corner.rank_share)
         for site, corner, more in zip(sites, corners, extra, strict=True)
     }
 
 
-def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm: float) -> list[Corner]:
+def _list_choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm: float) -> list[HullPoint]:
     """Grid points of one layer, from the lowest to the highest density, each with the better rank share."""
-    densities = np.linspace(*bounds(density, REACH), STEPS + 1)
+    densities = np.linspace(*compute_bounds(density, REACH), STEPS + 1)
     places = np.append(densities, HALF)
     shares = sorted({point.rank_share for point in curve})
-    found = [error_at([point for point in curve if point.rank_share == share], places) for share in shares]
+    found = [interpolate_errors([point for point in curve if point.rank_share == share], places) for share in shares]
     known: list[tuple[float | None, np.ndarray]] = [
         (share, values) for share, values in zip(shares, found, strict=True) if values is not None
     ]
@@ -73,28 +75,28 @@ def _choices(curve: Sequence[ErrorPoint], parameters: int, density: float, harm:
     losses = harm * np.square(errors[:, :-1] / errors[-1, -1])
     best = losses.argmin(axis=0)
     return [
-        Corner(round(place * parameters), float(losses[of, n]), rank_shares[of])
+        HullPoint(round(place * parameters), float(losses[of, n]), rank_shares[of])
         for n, (place, of) in enumerate(zip(densities, best, strict=True))
     ]
 
 
-def _hull(choices: Sequence[Corner]) -> list[Corner]:
+def _compute_hull(choices: Sequence[HullPoint]) -> list[HullPoint]:
     """The points of the lower convex hull of loss over kept parameters."""
-    hull: list[Corner] = []
+    hull: list[HullPoint] = []
     for corner in choices:
         if hull and corner.kept == hull[-1].kept:
             continue
-        while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-1], corner):
+        while len(hull) > 1 and _compute_gain(hull[-2], hull[-1]) <= _compute_gain(hull[-1], corner):
             hull.pop()
         hull.append(corner)
     return hull
 
 
-def _gain(before: Corner, after: Corner) -> float:
+def _compute_gain(before: HullPoint, after: HullPoint) -> float:
     """Reduction of the loss per additional parameter."""
     return (before.loss - after.loss) / (after.kept - before.kept)
 
 
-def _slope(hull: Sequence[Corner], at: int) -> float:
+def _compute_slope(hull: Sequence[HullPoint], at: int) -> float:
     """Negative gain, because heapq pops the smallest item first."""
-    return -_gain(hull[at], hull[at + 1])
+    return -_compute_gain(hull[at], hull[at + 1])

@@ -10,30 +10,30 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from lsprism.budgets.meet import Share, raised
-from lsprism.budgets.seen import Seen
-from lsprism.methods.wanda import scores
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.budgets.meet import LayerAllocation, shift_to_total
+from lsprism.budgets.seen import LayerInputs
+from lsprism.methods.wanda import compute_scores
+from lsprism.reports import Layer, LayerSensitivity
 
 M, LAMBDA = 5.0, 0.08
 
 
-def outliers(block: list[Seen]) -> Iterator[SiteTraits]:
+def measure_outliers(block: list[LayerInputs]) -> Iterator[LayerSensitivity]:
     """Compute the fraction of outliers of each layer of a block."""
     count = max(1, sum(seen.site.parameters for seen in block))  # a block may have no layers to compress
-    total = sum((_scores(seen).sum(dtype=seen.inputs.squares.dtype).item() for seen in block), start=0.0)
+    total = sum((_compute_scores(seen).sum(dtype=seen.inputs.squares.dtype).item() for seen in block), start=0.0)
     mean = total / count
     for seen in block:
-        above = (_scores(seen) > M * mean).double().mean().item()
-        yield SiteTraits(name=seen.site.name, outlier_share=above)
+        above = (_compute_scores(seen) > M * mean).double().mean().item()
+        yield LayerSensitivity(name=seen.site.name, outlier_share=above)
 
 
-def _scores(seen: Seen) -> Tensor:
-    return scores(seen.weight, seen.inputs.norms)
+def _compute_scores(seen: LayerInputs) -> Tensor:
+    return compute_scores(seen.weight, seen.inputs.norms)
 
 
-def owl(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
-    """Allocate by outliers; `traits` are the results of `outliers`."""
+def allocate_owl(sites: list[Layer], density: float, traits: list[LayerSensitivity]) -> dict[str, LayerAllocation]:
+    """Allocate by outliers; `traits` are the results of `measure_outliers`."""
     found: dict[int, float] = defaultdict(float)
     sizes: dict[int, int] = defaultdict(int)
     for site, seen in zip(sites, traits, strict=True):
@@ -42,4 +42,4 @@ def owl(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> di
     shares = {block: found[block] / sizes[block] for block in sizes}
     least, spread = min(shares.values()), max(shares.values()) - min(shares.values())
     stretch = 2 * LAMBDA / spread if spread else 0.0
-    return raised(sites, [density + stretch * (shares[site.block] - least) for site in sites], density)
+    return shift_to_total(sites, [density + stretch * (shares[site.block] - least) for site in sites], density)

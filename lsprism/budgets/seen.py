@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lsprism.methods.stats import InputStats
-from lsprism.reports import LinearSite
+from lsprism.reports import Layer
 
 
 @dataclass(frozen=True)
-class Seen:
-    site: LinearSite
+class LayerInputs:
+    site: Layer
     weight: Tensor  # [rows, columns]
     stats: InputStats | None  # of the inputs; None if the rule needs only the weights
     harm: Callable[[Tensor], float] | None = None  # weight -> sensitivity with this weight: see calibration/harm.py

@@ -9,30 +9,34 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lsprism.budgets.meet import Share, scaled
-from lsprism.budgets.seen import Seen
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.budgets.meet import LayerAllocation, scale_to_total
+from lsprism.budgets.seen import LayerInputs
+from lsprism.reports import Layer, LayerSensitivity
 
 
-def singular_values(weight: Tensor) -> Tensor:
+def compute_singular_values(weight: Tensor) -> Tensor:
     """weight [rows, columns] -> singular values [min(rows, columns)], float32, in descending order."""
     values: Tensor = torch.linalg.svdvals(weight.float())
     return values.cpu()
 
 
-def effective_rank(values: Tensor) -> float:
+def compute_effective_rank(values: Tensor) -> float:
     """Singular values [n] -> effective rank in [1, n]; 1 for a matrix of zeros."""
     share = values.double() / values.double().sum().clamp_min(torch.finfo(torch.float64).tiny)
     return float(torch.special.entr(share).sum().exp())
 
 
-def effective_ranks(block: list[Seen]) -> Iterator[SiteTraits]:
+def measure_effective_ranks(block: list[LayerInputs]) -> Iterator[LayerSensitivity]:
     """Compute the effective rank of each layer of a block."""
     for seen in block:
-        yield SiteTraits(name=seen.site.name, effective_rank=effective_rank(singular_values(seen.weight)))
+        yield LayerSensitivity(
+            name=seen.site.name, effective_rank=compute_effective_rank(compute_singular_values(seen.weight))
+        )
 
 
-def spectrum(sites: list[LinearSite], density: float, traits: list[SiteTraits]) -> dict[str, Share]:
-    """Allocate by effective ranks; `traits` are the results of `effective_ranks`."""
+def allocate_by_spectrum(
+    sites: list[Layer], density: float, traits: list[LayerSensitivity]
+) -> dict[str, LayerAllocation]:
+    """Allocate by effective ranks; `traits` are the results of `measure_effective_ranks`."""
     wishes = [seen.effective_rank / min(site.rows, site.columns) for site, seen in zip(sites, traits, strict=True)]
-    return scaled(sites, wishes, density)
+    return scale_to_total(sites, wishes, density)

@@ -1,9 +1,9 @@
 """Uniform allocation: every layer has the same density."""
 
-from lsprism.budgets.meet import Share
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.budgets.meet import LayerAllocation
+from lsprism.reports import Layer, LayerSensitivity
 
 
-def uniform(sites: list[LinearSite], density: float, _traits: list[SiteTraits]) -> dict[str, Share]:
+def allocate_uniform(sites: list[Layer], density: float, _traits: list[LayerSensitivity]) -> dict[str, LayerAllocation]:
     """Every layer keeps round(density * rows * columns) parameters."""
-    return {site.name: Share(round(density * site.parameters)) for site in sites}
+    return {site.name: LayerAllocation(round(density * site.parameters)) for site in sites}

@@ -12,26 +12,26 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lsprism.calibration.recall import Recall
-from lsprism.calibration.walk import Walk
+from lsprism.calibration.recall import CachedBlock
+from lsprism.calibration.walk import BlockwiseForward
 
 
-class Harm:
+class BlockOutputChange:
     """Measures the sensitivity of the layers of one block, on the first batch of a walk.
 
-    Create it before the walk passes the block, and call `expect` with the block's output afterwards.
+    Create it before the walk passes the block, and call `set_reference` with the block's output afterwards.
     """
 
-    def __init__(self, walk: Walk, index: int, block: nn.Module) -> None:
+    def __init__(self, walk: BlockwiseForward, index: int, block: nn.Module) -> None:
         self._call, self._hidden, self._device = walk.calls[index][0], walk.hidden[0], walk.device
-        self._recall, self._stateful = Recall(block, keep_large=True), walk.stateful
+        self._recall, self._stateful = CachedBlock(block, keep_large=True), walk.stateful
         self._wanted: Tensor
 
-    def expect(self, wanted: Tensor) -> None:
+    def set_reference(self, wanted: Tensor) -> None:
         """Set the reference: `wanted` [samples, length, width], the block's output with its original weights."""
         self._wanted = wanted.to(self._device)
 
-    def of(self, site: nn.Module, weight: Tensor) -> float:
+    def measure(self, site: nn.Module, weight: Tensor) -> float:
         """The sensitivity with `weight` in place of the layer's own, of the same shape and dtype.
 
         0 where the block's output is not finite.
@@ -46,13 +46,13 @@ class Harm:
         harm = (lost / whole.clamp_min(torch.finfo(torch.float32).tiny)).square().mean().item()
         return harm if math.isfinite(harm) else 0.0
 
-    def finish(self, done: list[str], sites: list[str]) -> None:
+    def mark_done(self, done: list[str], sites: list[str]) -> None:
         """Cache the outputs of the layers `done`, which are final. All other layers must run after them."""
-        self._recall.finish(done, sites)
+        self._recall.mark_done(done, sites)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop cached outputs. If blocks share state, recompute what this block leaves, with its original weights."""
-        self._recall.forget()
+        self._recall.reset()
         if self._stateful:
             self._run()
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from lsprism.layers.compute_dtype import reading_many
-from lsprism.models.tokens import embedding_rows
+from lsprism.layers.compute_dtype import apply_compute_dtype
+from lsprism.models.tokens import count_embedding_rows
 from lsprism.specs import CalibrationSpec
 
 BATCH = 32  # texts generated at once
 
 
-def own_windows(
+def generate_windows(
     model: PreTrainedModel, asked: CalibrationSpec, special: list[int], start: Sequence[int] = ()
 ) -> Tensor:
     """[samples, length] int64 tokens sampled at temperature 1, deterministic for a given seed.
@@ -27,11 +27,16 @@ def own_windows(
     `special`: token ids that are never generated, so that a text does not end early. `start`: tokens at the beginning
     of every window.
     """
-    allowed = torch.ones(min(embedding_rows(model), model.config.get_text_config().vocab_size), dtype=torch.bool)
+    allowed = torch.ones(min(count_embedding_rows(model), model.config.get_text_config().vocab_size), dtype=torch.bool)
     allowed[[token for token in special if token < len(allowed)]] = False
     choices = allowed.nonzero()[:, 0]
     cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), _plain_generation(model), reading_many(model):
+    with (
+        torch.random.fork_rng(devices=cuda),
+        torch.no_grad(),
+        _reset_generation_config(model),
+        apply_compute_dtype(model),
+    ):
         torch.manual_seed(asked.seed)
         begun = choices[torch.randint(len(choices), (asked.samples, 1))]
         begun = torch.cat([torch.tensor([start] * asked.samples, dtype=torch.int64), begun], dim=1)
@@ -40,7 +45,7 @@ def own_windows(
 
 
 @contextmanager
-def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+def _reset_generation_config(model: PreTrainedModel) -> Iterator[None]:
     """Disable the model's own generation settings (penalties, beams, multiple sequences), except its EOS tokens."""
     own = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id if own else None)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from lsprism.methods.stats import InputStats
 
 
-class Watch:
+class InputStatsHooks:
     """Fills a dict of layer name -> InputStats. Layers that receive the same tensor object (q, k, v) share one."""
 
     def __init__(self, stats: dict[str, InputStats], *, gram: bool, batches: int) -> None:
         self.stats, self.gram, self.batches = stats, gram, batches
         self._last: tuple[Tensor, int, str] | None = None  # the last input, its version, and its layer
 
-    def see(self, name: str, x: Tensor) -> None:
+    def update(self, name: str, x: Tensor) -> None:
         if self._last is not None and self._last[0] is x and self._last[1] == x._version:
             self.stats.setdefault(name, self.stats[self._last[2]])
             if self.stats[name] is self.stats[self._last[2]]:
@@ -26,30 +26,34 @@ class Watch:
         self.stats[name].add(x)
         self._last = x, x._version, name
 
-    def forget_inputs(self) -> None:
+    def release_inputs(self) -> None:
         """Drop the reference to the last input; call it after each batch."""
         self._last = None
 
 
 @contextmanager
-def watching(sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram: bool, batches: int) -> Iterator[Watch]:
+def track_input_stats(
+    sites: dict[str, nn.Module], stats: dict[str, InputStats], *, gram: bool, batches: int
+) -> Iterator[InputStatsHooks]:
     """Inside the `with`, collect the inputs of every forward of the modules `sites` into `stats`."""
-    watch = Watch(stats, gram=gram, batches=batches)
+    watch = InputStatsHooks(stats, gram=gram, batches=batches)
     with ExitStack() as hooks:
         for name, module in sites.items():
 
             def hook(_module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
-                watch.see(name, args[0] if args else next(iter(kwargs.values())))
+                watch.update(name, args[0] if args else next(iter(kwargs.values())))
 
             hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield watch
 
 
-class _Reached(Exception):
+class _StopAtLayer(Exception):
     """Ends a forward at a layer."""
 
 
-def input_of(site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = False) -> tuple[Tensor, Tensor | None]:
+def capture_input(
+    site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """The input of `site` during `forward`, which must reach it, and with `go_on` the result of `forward`.
 
     Without `go_on`, the forward stops at that layer and the result is None.
@@ -60,19 +64,19 @@ def input_of(site: nn.Module, forward: Callable[[], Tensor], *, go_on: bool = Fa
         x = args[0] if args else next(iter(kwargs.values()))
         seen.append(x.clone() if go_on else x)  # later modules may modify it in place
         if not go_on:
-            raise _Reached
+            raise _StopAtLayer
 
     handle = site.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         answer = forward()
-    except _Reached:
+    except _StopAtLayer:
         answer = None
     finally:
         handle.remove()
     return seen[0], answer
 
 
-def unreached(site: nn.Module, *, gram: bool) -> InputStats:
+def make_unreached_stats(site: nn.Module, *, gram: bool) -> InputStats:
     """Statistics for a layer that no calibration token reached (a rarely used expert): X = identity, 0 tokens.
 
     Methods then use the weights alone, and the output error is the error of the weights.

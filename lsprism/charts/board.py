@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lsprism.charts.theme import PALETTE
-from lsprism.outcomes import EvalReport, SideReport
+from lsprism.outcomes import EvalReport, ModelReport
 
 WIDTH, HEIGHT = 720, 380  # of the SVG, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 44
@@ -19,7 +19,7 @@ DECADES = 8  # above this ratio of perplexities the axis is logarithmic
 
 
 @dataclass(frozen=True)
-class Point:
+class ScatterPoint:
     """One model with its metrics; `link` is the target of a click."""
 
     label: str
@@ -32,49 +32,49 @@ class Point:
     link: str
 
 
-def points(reports: Sequence[tuple[EvalReport, str]]) -> list[Point]:
+def collect_points(reports: Sequence[tuple[EvalReport, str]]) -> list[ScatterPoint]:
     """The models of all reports; of two evaluations of one model by the same protocol the last one counts."""
-    found: dict[tuple[str, str], Point] = {}
+    found: dict[tuple[str, str], ScatterPoint] = {}
     for report, link in reports:
         flagged = {(flag.side, flag.figure) for flag in report.flags}
         for side, which in ((report.baseline, "baseline"), (report.compressed, "model")):
             if side is not None and side.sizes and side.likelihood:
-                point = _point(side, link, (which, "perplexity") in flagged)
+                point = _make_point(side, link, (which, "perplexity") in flagged)
                 found[side.model.fingerprint, point.protocol] = point
     return list(found.values())
 
 
-def _point(side: SideReport, link: str, doubted: bool) -> Point:
+def _make_point(side: ModelReport, link: str, doubted: bool) -> ScatterPoint:
     assert side.sizes and side.likelihood
-    return Point(
+    return ScatterPoint(
         label=side.model.label,
         kind=side.model.method,
         stored_mb=side.sizes.stored_bytes / 1e6,
         perplexity=side.likelihood.value,
         tokens_per_s=side.speeds[0].tokens_per_s if side.speeds else None,
-        protocol=side.likelihood.protocol(),
+        protocol=side.likelihood.format_protocol(),
         doubted=doubted,
         link=link,
     )
 
 
-def board(found: Sequence[Point]) -> str:
+def render_scatter(found: Sequence[ScatterPoint]) -> str:
     """SVG, legend and protocol. Points with another protocol than most are hollow."""
     if not found:
         return ""
     usual = Counter(point.protocol for point in found).most_common(1)[0][0]
-    across, up = _across(found), _up(found)
+    across, up = _make_size_axis(found), _make_quality_axis(found)
     kinds = sorted({point.kind for point in found if point.kind})
     colors = {"": PALETTE[0]} | {kind: PALETTE[1 + n % (len(PALETTE) - 1)] for n, kind in enumerate(kinds)}
     fastest = max((point.tokens_per_s or 0.0 for point in found), default=0.0)
-    marks = [_mark(point, across, up, colors[point.kind], fastest, point.protocol == usual) for point in found]
-    axes = _axes(across, up)
+    marks = [_render_mark(point, across, up, colors[point.kind], fastest, point.protocol == usual) for point in found]
+    axes = _render_axes(across, up)
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Size, perplexity and speed of all models" '
         f'class="board">{axes}{"".join(marks)}</svg>'
     )
     others = sum(point.protocol != usual for point in found)
-    return svg + _legend(colors, fastest) + _notes(usual, others)
+    return svg + _render_legend(colors, fastest) + _render_notes(usual, others)
 
 
 class Axis:
@@ -84,11 +84,11 @@ class Axis:
         self._map = math.log10 if logarithmic else float
         self.logarithmic, self.low, self.high, self.begin, self.end = logarithmic, low, high, begin, end
 
-    def at(self, value: float) -> float:
+    def map_value(self, value: float) -> float:
         low, high = self._map(self.low), self._map(self.high)
         return self.begin + (self.end - self.begin) * (self._map(value) - low) / (high - low)
 
-    def ticks(self) -> list[float]:
+    def compute_ticks(self) -> list[float]:
         """Four to eight round numbers."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -99,11 +99,11 @@ class Axis:
         return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
-def _across(found: Sequence[Point]) -> Axis:
+def _make_size_axis(found: Sequence[ScatterPoint]) -> Axis:
     return Axis(0, 1.08 * max(point.stored_mb for point in found), LEFT, WIDTH - RIGHT)
 
 
-def _up(found: Sequence[Point]) -> Axis:
+def _make_quality_axis(found: Sequence[ScatterPoint]) -> Axis:
     """Lower perplexity is better and is drawn lower."""
     values = [point.perplexity for point in found]
     low, high = min(values), max(values)
@@ -113,13 +113,13 @@ def _up(found: Sequence[Point]) -> Axis:
     return Axis(max(0.0, low - room), high + room, HEIGHT - BOTTOM, TOP)
 
 
-def _axes(across: Axis, up: Axis) -> str:
+def _render_axes(across: Axis, up: Axis) -> str:
     parts = []
-    for value in across.ticks():
-        x = across.at(value)
+    for value in across.compute_ticks():
+        x = across.map_value(value)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
-    for value in up.ticks():
-        y = up.at(value)
+    for value in up.compute_ticks():
+        y = up.map_value(value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">size on disk (MB)</text>')
@@ -127,11 +127,11 @@ def _axes(across: Axis, up: Axis) -> str:
     return "".join(parts)
 
 
-def _mark(point: Point, across: Axis, up: Axis, color: str, fastest: float, usual: bool) -> str:
+def _render_mark(point: ScatterPoint, across: Axis, up: Axis, color: str, fastest: float, usual: bool) -> str:
     """A circle whose area shows the speed, and its name; both link to the run."""
     share = (point.tokens_per_s or 0.0) / fastest if fastest else 0.0
     radius = math.sqrt(SMALLEST**2 + share * (LARGEST**2 - SMALLEST**2))
-    x, y = across.at(point.stored_mb), up.at(point.perplexity)
+    x, y = across.map_value(point.stored_mb), up.map_value(point.perplexity)
     fill = f'fill="{color}" fill-opacity=".8"' if usual else f'fill="none" stroke="{color}" stroke-width="2"'
     speed = f"{point.tokens_per_s:.1f} tok/s" if point.tokens_per_s is not None else "speed not measured"
     doubt = "; flagged" if point.doubted else ""
@@ -145,7 +145,7 @@ def _mark(point: Point, across: Axis, up: Axis, color: str, fastest: float, usua
     )
 
 
-def _legend(colors: dict[str, str], fastest: float) -> str:
+def _render_legend(colors: dict[str, str], fastest: float) -> str:
     names = {kind: kind or "not compressed" for kind in colors}
     dots = "".join(
         f'<span><i style="background:{colors[kind]}"></i>{escape(name)}</span>' for kind, name in names.items()
@@ -154,6 +154,6 @@ def _legend(colors: dict[str, str], fastest: float) -> str:
     return f'<div class="legend">{dots}{speed}</div>'
 
 
-def _notes(usual: str, others: int) -> str:
+def _render_notes(usual: str, others: int) -> str:
     hollow = f" Hollow points ({others}) use another protocol and are not comparable." if others else ""
     return f'<p class="quiet">{escape(usual)}{escape(hollow)}</p>'

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from lsprism.charts.theme import PALETTE, styled
-from lsprism.reports import LayerReport, SiteSpectrum
-from lsprism.units import size
+from lsprism.charts.theme import PALETTE, apply_style
+from lsprism.reports import LayerReport, LayerSpectrum
+from lsprism.units import format_size
 
 COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: the cost
 SIZE = [[0, "rgba(47,111,237,0.06)"], [1, "rgba(47,111,237,1)"]]  # blue: the result
 
 
 @dataclass(frozen=True)
-class Measure:
+class LayerMetric:
     """One metric of every layer."""
 
     title: str
@@ -26,34 +26,34 @@ class Measure:
     summed: bool = False  # over the layers of a block; else averaged
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-MEASURES = {
-    "error": Measure(
+METRICS = {
+    "error": LayerMetric(
         "relative output error",
         "Error of the layer's output on the calibration data: ||(W - W')X|| / ||WX||.",
         lambda layer: layer.error,
-        _percent,
+        _format_percent,
     ),
-    "sparsity": Measure(
+    "sparsity": LayerMetric(
         "sparsity",
         "Fraction of the layer's parameters that was removed; entries of low-rank factors count as kept.",
         lambda layer: layer.sparsity,
-        _percent,
+        _format_percent,
     ),
-    "rank": Measure(
+    "rank": LayerMetric(
         "rank",
         "Rank of the low-rank factors; 0 if the layer has none.",
         lambda layer: float(layer.rank),
         lambda value: f"{value:.0f}",
     ),
-    "stored": Measure(
+    "stored": LayerMetric(
         "size on disk",
         "Bytes of the layer on disk, including its mask.",
         lambda layer: float(layer.stored_bytes),
-        size,
+        format_size,
         summed=True,
     ),
 }
@@ -68,25 +68,25 @@ class Grid:
     values: list[list[float | None]]
 
 
-def projection(layer: LayerReport | SiteSpectrum) -> str:
+def get_projection(layer: LayerReport | LayerSpectrum) -> str:
     """'self_attn.q_proj' of 'model.layers.3.self_attn.q_proj'."""
     return layer.name.partition(f".{layer.block}.")[2] or layer.name
 
 
-def grid(layers: Sequence[LayerReport], measure: str) -> Grid:
+def build_grid(layers: Sequence[LayerReport], measure: str) -> Grid:
     """Projections in the order of the first block."""
-    value = MEASURES[measure].value
-    names = list(dict.fromkeys(projection(layer) for layer in sorted(layers, key=lambda layer: layer.block)))
+    value = METRICS[measure].value
+    names = list(dict.fromkeys(get_projection(layer) for layer in sorted(layers, key=lambda layer: layer.block)))
     blocks = 1 + max((layer.block for layer in layers), default=-1)
     rows: list[list[float | None]] = [[None] * blocks for _ in names]
     for layer in layers:
-        rows[names.index(projection(layer))][layer.block] = value(layer)
+        rows[names.index(get_projection(layer))][layer.block] = value(layer)
     return Grid(names, blocks, rows)
 
 
-def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
+def plot_heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
     """Block x projection."""
-    kind, table = MEASURES[measure], grid(layers, measure)
+    kind, table = METRICS[measure], build_grid(layers, measure)
     shown = [[kind.shown(v) if v is not None else "" for v in row] for row in table.values]
     figure = go.Figure(
         go.Heatmap(
@@ -106,7 +106,7 @@ def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
                 "yanchor": "bottom",
                 "outlinewidth": 0,
                 "nticks": 4,
-                "tickformat": ".0%" if kind.shown is _percent else "",
+                "tickformat": ".0%" if kind.shown is _format_percent else "",
             },  # fmt: skip
             xgap=1,
             ygap=1,
@@ -116,14 +116,14 @@ def heat_map(layers: Sequence[LayerReport], measure: str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     figure.update_xaxes(showgrid=False)
-    return styled(figure, "Per layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
+    return apply_style(figure, "Per layer", x="block", height=max(260, 130 + 30 * len(table.projections)))
 
 
-def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
+def plot_block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
     """A bar per block: the mean of its layers, weighted by their parameters, or their sum."""
-    kind = MEASURES[measure]
+    kind = METRICS[measure]
     blocks = sorted({layer.block for layer in layers})
-    values = [_of_block([layer for layer in layers if layer.block == block], kind) for block in blocks]
+    values = [_compute_block_value([layer for layer in layers if layer.block == block], kind) for block in blocks]
     figure = go.Figure(
         go.Bar(
             x=[block + 1 for block in blocks],
@@ -133,12 +133,12 @@ def block_bars(layers: Sequence[LayerReport], measure: str) -> go.Figure:
             hovertemplate="block %{x}: %{customdata}<extra></extra>",
         )
     )
-    figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _percent else "")
+    figure.update_yaxes(rangemode="tozero", tickformat=".0%" if kind.shown is _format_percent else "")
     how = "sum over layers" if kind.summed else "parameter-weighted mean"
-    return styled(figure, "Per block", x="block", y=how, height=280)
+    return apply_style(figure, "Per block", x="block", y=how, height=280)
 
 
-def _of_block(layers: Sequence[LayerReport], kind: Measure) -> float:
+def _compute_block_value(layers: Sequence[LayerReport], kind: LayerMetric) -> float:
     if kind.summed:
         return sum(map(kind.value, layers))
     weights = [layer.rows * layer.columns for layer in layers]

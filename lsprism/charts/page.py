@@ -6,10 +6,10 @@ from html import escape
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from lsprism.charts.comparison import charts
-from lsprism.charts.profile import HEAD, profile
-from lsprism.charts.table import DOUBT, Table, comparison
-from lsprism.outcomes import Advice, Answer, EvalReport, Row
+from lsprism.charts.comparison import iter_charts
+from lsprism.charts.profile import HEAD, iter_speed_rows
+from lsprism.charts.table import FLAG_MARK, Table, build_comparison
+from lsprism.outcomes import EvalReport, ModelAnswer, PromptResult, Recommendation
 
 STYLE = """
 :root {
@@ -38,20 +38,20 @@ details { border-bottom: 1px solid var(--line); padding: 8px 0; } summary { curs
 """
 
 
-def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None) -> str:
+def render_page(title: str, reports: Sequence[EvalReport], advice: Recommendation | None = None) -> str:
     """The whole file. Everything that a model or a user wrote is escaped."""
-    table = comparison(reports)
+    table = build_comparison(reports)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">Evaluated {escape(reports[-1].created)} with {_environment(reports[-1])}.</p>',
-        _advice(advice),
-        html_table(table),
-        _list("", [f"{DOUBT} {doubt}" for doubt in table.doubts()], "doubt"),
-        _charts(table),
-        *map(_profile, reports),
-        *_answers(reports),
+        f'<p class="quiet">Evaluated {escape(reports[-1].created)} with {_format_environment(reports[-1])}.</p>',
+        _render_recommendation(advice),
+        render_table(table),
+        _list("", [f"{FLAG_MARK} {doubt}" for doubt in table.list_flags()], "doubt"),
+        _render_charts(table),
+        *map(_render_profile, reports),
+        *_render_answers(reports),
         _list("Measurement protocols", table.protocols, ordered=True),
-        _list("Notes", list(dict.fromkeys(note for report in reports for note in _notes(report)))),
+        _list("Notes", list(dict.fromkeys(note for report in reports for note in _list_notes(report)))),
     ]
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
@@ -62,60 +62,60 @@ def page(title: str, reports: Sequence[EvalReport], advice: Advice | None = None
     )
 
 
-def html_table(table: Table) -> str:
+def render_table(table: Table) -> str:
     """A row per metric and a column per model: three models fit a narrow screen, sixteen metrics do not."""
     head = "".join(f"<th>{escape(row.label)}</th>" for row in table.rows)
     rows = []
     for column in table.columns:
-        cells = "".join(f"<td>{_marked(table.cell(row, column))}</td>" for row in table.rows)
-        rows.append(f"<tr><td>{escape(table.title(column))}</td>{cells}</tr>")
+        cells = "".join(f"<td>{_render_cell(table.format_cell(row, column))}</td>" for row in table.rows)
+        rows.append(f"<tr><td>{escape(table.format_title(column))}</td>{cells}</tr>")
     return (
         f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def _marked(cell: str) -> str:
-    return escape(cell).replace(DOUBT, f'<span class="doubt">{DOUBT}</span>')
+def _render_cell(cell: str) -> str:
+    return escape(cell).replace(FLAG_MARK, f'<span class="doubt">{FLAG_MARK}</span>')
 
 
-def _advice(advice: Advice | None) -> str:
+def _render_recommendation(advice: Recommendation | None) -> str:
     if advice is None:
         return ""
     choice = f"Recommended: {advice.choice}. {advice.reason}" if advice.choice else advice.reason
     return f"<h2>Recommendation</h2><p>{escape(choice)}</p><p class='quiet'>{escape(advice.rule)}</p>"
 
 
-def _charts(table: Table) -> str:
+def _render_charts(table: Table) -> str:
     config = {"displaylogo": False, "responsive": True}
-    figures = [to_html(figure, config=config, include_plotlyjs=False, full_html=False) for figure in charts(table)]
+    figures = [to_html(figure, config=config, include_plotlyjs=False, full_html=False) for figure in iter_charts(table)]
     pieces = "".join(f"<div>{figure}</div>" for figure in figures)
     return f'<h2>Charts</h2><div class="charts">{pieces}</div>' if figures else ""
 
 
-def _profile(report: EvalReport) -> str:
-    lines = list(profile(report))
+def _render_profile(report: EvalReport) -> str:
+    lines = list(iter_speed_rows(report))
     if not lines:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line.cells())}</tr>" for line in lines)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line.format_cells())}</tr>" for line in lines)
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     return f"<h2>{escape(report.compressed.model.label)}: inference profile</h2>{table}"
 
 
-def _answers(reports: Sequence[EvalReport]) -> list[str]:
+def _render_answers(reports: Sequence[EvalReport]) -> list[str]:
     parts = []
     for report in reports:
         for task in report.tasks:
-            rows = "".join(_answer(row, report) for row in task.rows)
+            rows = "".join(_render_answer(row, report) for row in task.rows)
             parts.append(f"<h2>{escape(report.compressed.model.label)}: {escape(task.task)}</h2>{rows}")
     return parts
 
 
-def _answer(row: Row, report: EvalReport) -> str:
+def _render_answer(row: PromptResult, report: EvalReport) -> str:
     sides = [(report.compressed.model.label, row.answer, row.right)]
     if row.baseline is not None and report.baseline is not None:
         sides.insert(0, (f"{report.baseline.model.label} (baseline)", row.baseline, row.baseline_right))
-    columns = "".join(_said(name, answer, right) for name, answer, right in sides)
+    columns = "".join(_render_output(name, answer, right) for name, answer, right in sides)
     expected = f"<small>Reference: {escape(row.reference)}</small>" if row.reference else ""
     head = escape(" ".join(row.prompt.split())[:160])
     return (
@@ -124,18 +124,18 @@ def _answer(row: Row, report: EvalReport) -> str:
     )
 
 
-def _said(name: str, answer: Answer, right: bool | None) -> str:
+def _render_output(name: str, answer: ModelAnswer, right: bool | None) -> str:
     verdict = {True: ", correct", False: ", incorrect", None: ""}[right]
     text = escape(answer.text) if answer.text.strip() else "<em>empty output</em>"
     return f"<div><small>{escape(name)}{verdict}</small><pre>{text}</pre></div>"
 
 
-def _notes(report: EvalReport) -> list[str]:
+def _list_notes(report: EvalReport) -> list[str]:
     tasks = [f"{task.task}: {note}" for task in report.tasks for note in task.notes]
     return [*report.notes, *(f"{report.compressed.model.label}, {note}" for note in tasks)]
 
 
-def _environment(report: EvalReport) -> str:
+def _format_environment(report: EvalReport) -> str:
     known = [f"{key} {value}" for key, value in report.environment.items() if value is not None]
     return escape(", ".join(known))
 

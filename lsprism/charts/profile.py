@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsprism.figures import SpeedComparison, SpeedFigure
+from lsprism.figures import SpeedComparison, SpeedResult
 from lsprism.outcomes import EvalReport
 
 HEAD = ("prompt", "model", "dtype", "first token (s)", "tok/s", "decode speedup", "peak MB")
 
 
 @dataclass(frozen=True)
-class Line:
+class SpeedRow:
     """One model at one prompt length; the speedup is that of the compressed model over this one."""
 
-    figure: SpeedFigure
+    figure: SpeedResult
     label: str
     comparison: SpeedComparison | None
 
-    def cells(self) -> tuple[str, ...]:
+    def format_cells(self) -> tuple[str, ...]:
         """In the order of HEAD."""
         figure, peak, ratio = self.figure, self.figure.peak_memory_bytes, ""
         if (pair := self.comparison) is not None:
@@ -33,11 +33,11 @@ class Line:
         )
 
 
-def profile(report: EvalReport) -> Iterator[Line]:
+def iter_speed_rows(report: EvalReport) -> Iterator[SpeedRow]:
     """For each length the model, then the baseline in its fastest dtype and in its checkpoint's dtype."""
     name = report.baseline.model.label if report.baseline else ""
     for n, own in enumerate(report.compressed.speeds):
-        yield Line(own, report.compressed.model.label, None)
+        yield SpeedRow(own, report.compressed.model.label, None)
         for pairs in (report.speedups, report.speedups_as_shipped):
             if n < len(pairs):
-                yield Line(pairs[n].baseline, name, pairs[n])
+                yield SpeedRow(pairs[n].baseline, name, pairs[n])

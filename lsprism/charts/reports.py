@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lsprism.charts.table import FIGURES, Table, comparison
+from lsprism.charts.table import FIGURES, Table, build_comparison
 from lsprism.errors import DamagedError, SpecError
 from lsprism.json_files import parse
 from lsprism.outcomes import EvalReport, StudyReport
@@ -24,7 +24,7 @@ def compare(paths: Sequence[str | Path], figures: Sequence[str] = FIGURES) -> Ta
     unknown = [key for key in figures if key not in FIGURES]
     if unknown:
         raise SpecError(f"Unknown metric {unknown[0]!r}.", f"Choose from {', '.join(FIGURES)}.")
-    return comparison(read_reports(paths), figures)
+    return build_comparison(read_reports(paths), figures)
 
 
 def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:
@@ -42,13 +42,13 @@ def _read(path: Path) -> list[EvalReport]:
         study = isinstance(content, dict) and "reports" in content
         reports = StudyReport.model_validate(content).reports if study else [EvalReport.model_validate(content)]
         for report in reports:  # fails for values that cannot be shown, such as a model of 0 parameters
-            comparison([report])
+            build_comparison([report])
         return reports
     except (OSError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
-        raise DamagedError(f"'{file}' is not an LS-PRISM report: {_reason(error)}.", AGAIN) from None
+        raise DamagedError(f"'{file}' is not an LS-PRISM report: {_format_reason(error)}.", AGAIN) from None
 
 
-def _reason(error: Exception) -> str:
+def _format_reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -8,7 +8,7 @@ INK = "#8a8f98"  # readable on white and on black
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
-def styled(figure: go.Figure, title: str, x: str = "", y: str = "", height: int = 360) -> go.Figure:
+def apply_style(figure: go.Figure, title: str, x: str = "", y: str = "", height: int = 360) -> go.Figure:
     """The same figure with title, axis labels and colors."""
     figure.update_layout(
         title={"text": title, "font": {"size": 16}, "x": 0, "xref": "paper"},

@@ -25,34 +25,34 @@ Work = Callable[[], Generator[ev.Event, None, Any] | Iterator[ev.Event]]
 
 
 @dataclass(frozen=True)
-class _End:
+class _WorkerDone:
     """The worker has finished: with the return value of its generator, or with an exception."""
 
     value: Any = None
     error: BaseException | None = None
 
 
-Box = queue.SimpleQueue[ev.Event | _End]
+Box = queue.SimpleQueue[ev.Event | _WorkerDone]
 
 
-def follow(work: Work, show: Callable[[ev.Event], None]) -> Any:
+def show_events(work: Work, show: Callable[[ev.Event], None]) -> Any:
     """Show every event; return the report of the last one, or the return value of the generator.
 
     Exceptions of the work are raised here. KeyboardInterrupt: the work was asked to stop and given PATIENCE_S for it.
     """
     box: Box = queue.SimpleQueue()
     stop = threading.Event()
-    thread = threading.Thread(target=_work, args=(work, box, stop), daemon=True, name="lsprism-work")
+    thread = threading.Thread(target=_run_worker, args=(work, box, stop), daemon=True, name="lsprism-work")
     thread.start()
     try:
-        return _drain(box, show)
+        return _process_queue(box, show)
     except KeyboardInterrupt:
         stop.set()
         thread.join(PATIENCE_S)
         raise
 
 
-def _work(work: Work, box: Box, stop: threading.Event) -> None:
+def _run_worker(work: Work, box: Box, stop: threading.Event) -> None:
     try:
         stream = work()
         while not stop.is_set():
@@ -60,14 +60,14 @@ def _work(work: Work, box: Box, stop: threading.Event) -> None:
         if isinstance(stream, Generator):
             stream.close()
     except StopIteration as done:
-        box.put(_End(done.value))
+        box.put(_WorkerDone(done.value))
     except BaseException as error:  # passed to the main thread, which raises it
-        box.put(_End(error=error))
+        box.put(_WorkerDone(error=error))
 
 
-def _drain(box: Box, show: Callable[[ev.Event], None]) -> Any:
+def _process_queue(box: Box, show: Callable[[ev.Event], None]) -> Any:
     report = None
-    while not isinstance(item := _next(box), _End):
+    while not isinstance(item := _next(box), _WorkerDone):
         show(item)
         report = getattr(item, "report", report)
     if item.error is not None:
@@ -75,7 +75,7 @@ def _drain(box: Box, show: Callable[[ev.Event], None]) -> Any:
     return report if item.value is None else item.value
 
 
-def _next(box: Box) -> ev.Event | _End:
+def _next(box: Box) -> ev.Event | _WorkerDone:
     while True:
         try:
             return box.get(timeout=0.2)  # Windows handles signals only between two waits
@@ -84,7 +84,7 @@ def _next(box: Box) -> ev.Event | _End:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def handle_stop_signals() -> Iterator[None]:
     """Inside, Ctrl-C or SIGTERM raises KeyboardInterrupt; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
@@ -93,7 +93,7 @@ def stoppable() -> Iterator[None]:
 
     def stop(*_: object) -> None:
         if asked.is_set():
-            leave(STOPPED)
+            exit_now(STOPPED)
         asked.set()
         raise KeyboardInterrupt
 
@@ -105,7 +105,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End the process and its children (a download) now, even if a thread is in a call that cannot be interrupted."""
     for child in psutil.Process().children(recursive=True):
         try:

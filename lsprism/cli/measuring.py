@@ -5,17 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from lsprism.cli import show
-from lsprism.cli.display import say
-from lsprism.cli.follow import follow
-from lsprism.cli.options import add_options, asked, given, options_of
-from lsprism.cli.recorded import recorded
-from lsprism.cli.verb import Verb, answer, config_option, place_for, print_json, print_table
+from lsprism.cli.display import print_line
+from lsprism.cli.follow import show_events
+from lsprism.cli.options import add_options, build_spec, collect_options, list_options
+from lsprism.cli.recorded import show_and_record
+from lsprism.cli.verb import CliCommand, add_config_option, print_json, print_report, print_table, suggest_output_path
 from lsprism.errors import SpecError
 from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, StudySpec
 
-EVALUATE = options_of(EvaluateSpec)
-SWEEP = options_of(StudySpec)
-SPECTRA = options_of(SpectraSpec)
+EVALUATE = list_options(EvaluateSpec)
+SWEEP = list_options(StudySpec)
+SPECTRA = list_options(SpectraSpec)
 BENCHMARK = [
     option
     for option in EVALUATE
@@ -24,16 +24,16 @@ BENCHMARK = [
 FORMATS = ("table", "markdown", "csv")
 
 
-def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EVALUATE)
-    config_option(parser)
+    add_config_option(parser)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    _run_evaluation(options, given(options, EVALUATE), "evaluation")
+def _run_evaluate(options: argparse.Namespace) -> None:
+    _run_evaluation(options, collect_options(options, EVALUATE), "evaluation")
 
 
-def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+def _add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="TASK",
@@ -43,8 +43,8 @@ def _benchmark_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, BENCHMARK)
 
 
-def _benchmark(options: argparse.Namespace) -> None:
-    fields = given(options, BENCHMARK)
+def _run_benchmark(options: argparse.Namespace) -> None:
+    fields = collect_options(options, BENCHMARK)
     tasks = TASKS if options.task == "all" else options.task
     fields["measuring"] = {**fields.get("measuring", {}), "measures": "text", "tasks": tasks}
     _run_evaluation(options, fields, "benchmark")
@@ -52,47 +52,47 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 def _run_evaluation(options: argparse.Namespace, fields: dict[str, Any], name: str) -> None:
     _set_save_path(fields, name)
-    spec = asked(EvaluateSpec, fields)
-    with recorded("evaluate", spec) as take:
+    spec = build_spec(EvaluateSpec, fields)
+    with show_and_record("evaluate", spec) as take:
         from lsprism import measure
 
-        report = follow(lambda: measure.evaluating(spec), take)
-    answer(options, report, show.evaluation)
+        report = show_events(lambda: measure.stream_evaluate(spec), take)
+    print_report(options, report, show.render_evaluation)
     assert spec.save_path is not None
-    say(f"HTML report: {spec.save_path / 'report.html'}")
+    print_line(f"HTML report: {spec.save_path / 'report.html'}")
 
 
 def _set_save_path(fields: dict[str, Any], name: str) -> None:
     """The default: output/MODEL-NAME."""
     if "model_id" in fields:
-        fields.setdefault("save_path", place_for(fields["model_id"], name))
+        fields.setdefault("save_path", suggest_output_path(fields["model_id"], name))
 
 
-def _sweep_options(parser: argparse.ArgumentParser) -> None:
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, SWEEP)
-    config_option(parser)
+    add_config_option(parser)
 
 
-def _sweep(options: argparse.Namespace) -> None:
-    fields = given(options, SWEEP)
+def _run_sweep(options: argparse.Namespace) -> None:
+    fields = collect_options(options, SWEEP)
     _set_save_path(fields, options.verb)
-    spec = asked(StudySpec, fields)
-    with recorded("sweep", spec) as take:
+    spec = build_spec(StudySpec, fields)
+    with show_and_record("sweep", spec) as take:
         from lsprism import measure
 
-        report = follow(lambda: measure.studying(spec), take)
-    answer(options, report, show.study)
-    say(f"HTML report: {spec.save_path / 'study.html'}")
+        report = show_events(lambda: measure.stream_study(spec), take)
+    print_report(options, report, show.render_study)
+    print_line(f"HTML report: {spec.save_path / 'study.html'}")
 
 
-def _compare_options(parser: argparse.ArgumentParser) -> None:
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, study.json, or a folder with one")
     parser.add_argument("--figures", metavar="LIST", help="columns, such as kept,perplexity,speedup (default: all)")
     choices = "{" + ",".join(FORMATS) + "}"
     parser.add_argument("--format", metavar=choices, default="table", help="output format (default table)")
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _run_compare(options: argparse.Namespace) -> None:
     if options.format not in FORMATS:
         raise SpecError(f"Unknown --format {options.format!r}.", f"Choose from {', '.join(FORMATS)}.")
     from lsprism.charts.reports import compare
@@ -100,67 +100,67 @@ def _compare(options: argparse.Namespace) -> None:
 
     table = compare(options.reports, options.figures.split(",") if options.figures else FIGURES)
     if options.json:
-        print_json(show.as_plain(table))
+        print_json(show.to_plain_values(table))
     elif options.format == "table":
-        print_table(show.comparison(table))
+        print_table(show.render_comparison(table))
     else:
         print({"markdown": to_markdown, "csv": to_csv}[options.format](table), end="")
 
 
-def _spectra_options(parser: argparse.ArgumentParser) -> None:
+def _add_spectra_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, SPECTRA)
 
 
-def _spectra(options: argparse.Namespace) -> None:
-    fields = given(options, SPECTRA)
+def _run_spectra(options: argparse.Namespace) -> None:
+    fields = collect_options(options, SPECTRA)
     if "model_id" in fields:
-        fields.setdefault("save_path", place_for(fields["model_id"], "spectra.jsonl"))
-    spec = asked(SpectraSpec, fields)
-    with recorded("spectra", spec) as take:
+        fields.setdefault("save_path", suggest_output_path(fields["model_id"], "spectra.jsonl"))
+    spec = build_spec(SpectraSpec, fields)
+    with show_and_record("spectra", spec) as take:
         from lsprism import measure
 
-        follow(lambda: measure.spectra(spec), take)
+        show_events(lambda: measure.stream_spectra(spec), take)
     if options.json:
         print_json({"save_path": str(spec.save_path)})
     else:
-        say(f"Singular values written to {spec.save_path}.")
+        print_line(f"Singular values written to {spec.save_path}.")
 
 
-SWEEP_COMMAND = Verb(
+SWEEP_COMMAND = CliCommand(
     "sweep over sparsities: compress, evaluate and recommend one",
     "--model-id demo --sparsities 0.3,0.5",
-    _sweep_options,
-    _sweep,
+    _add_sweep_options,
+    _run_sweep,
     resumable=True,
 )
 MEASURING = {
-    "evaluate": Verb(
+    "evaluate": CliCommand(
         "evaluate a model against its baseline",
         "--model-path output/demo-0.5",
-        _evaluate_options,
-        _evaluate,
+        _add_evaluate_options,
+        _run_evaluate,
         resumable=True,
     ),
-    "benchmark": Verb(
+    "benchmark": CliCommand(
         "compare completions of a model and its baseline on prompt tasks",
         "--model-path output/demo-0.5 --task summarization",
-        _benchmark_options,
-        _benchmark,
+        _add_benchmark_options,
+        _run_benchmark,
         resumable=True,
     ),
     "sweep": SWEEP_COMMAND,
     "study": replace(SWEEP_COMMAND, hidden=True),  # its name in earlier versions
-    "spectra": Verb(
+    "spectra": CliCommand(
         "singular values of every compressed layer, before and after",
         "--model-path output/demo-0.5",
-        _spectra_options,
-        _spectra,
+        _add_spectra_options,
+        _run_spectra,
     ),
-    "compare": Verb(
+    "compare": CliCommand(
         "compare reports in one table",
         "output/demo-sweep --format markdown",
-        _compare_options,
-        _compare,
+        _add_compare_options,
+        _run_compare,
         usage="REPORT [REPORT ...] [options]",
     ),
 }

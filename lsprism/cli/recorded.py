@@ -5,20 +5,20 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel
 
-from lsprism.cli.display import Display, say
+from lsprism.cli.display import Display, print_line
 from lsprism.events import Event
-from lsprism.runs import Recording
-from lsprism.runs.command import order_of
+from lsprism.runs import RunRecorder
+from lsprism.runs.command import make_request
 
 
 @contextmanager
-def recorded(verb: str, spec: BaseModel) -> Iterator[Callable[[Event], None]]:
+def show_and_record(verb: str, spec: BaseModel) -> Iterator[Callable[[Event], None]]:
     """Open the display and the record of the run; yields the function that takes each event."""
-    recording = Recording(order_of(verb, spec, "command line"), lambda text: say(f"  {text}"))
+    recording = RunRecorder(make_request(verb, spec, "command line"), lambda text: print_line(f"  {text}"))
     with Display() as display, recording:
 
-        def take(event: Event) -> None:
+        def handle_event(event: Event) -> None:
             recording.add(event)
             display.show(event)
 
-        yield take
+        yield handle_event

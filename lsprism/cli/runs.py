@@ -8,58 +8,58 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from lsprism.cli.display import remaining, say
-from lsprism.cli.verb import Verb, answer, print_json, print_table
+from lsprism.cli.display import format_remaining, print_line
+from lsprism.cli.verb import CliCommand, print_json, print_report, print_table
 from lsprism.errors import SpecError
 from lsprism.events import Notice, Stage
-from lsprism.runs import Run, Runs, resume, stop
-from lsprism.runs.command import line_of
+from lsprism.runs import Run, RunStore, resume, stop
+from lsprism.runs.command import format_command_line
 
 LAST_LINES = 20  # of the log of a failed run
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     actions = f"{', '.join(ACTIONS)} (default list)"
     parser.add_argument("action", nargs="?", default="list", metavar="ACTION", choices=list(ACTIONS), help=actions)
     parser.add_argument("run", nargs="?", metavar="RUN", help="run id or unique prefix")
     parser.add_argument("--artifact", metavar="PATH", help="with delete: also delete the artifact at this path")
 
 
-def _carry_out(options: argparse.Namespace) -> None:
+def _run_action(options: argparse.Namespace) -> None:
     """Perform one action on one run, or list all runs."""
-    runs = Runs()
+    runs = RunStore()
     if options.artifact and options.action != "delete":
         raise SpecError("--artifact requires the action delete.", "Use: runs delete RUN --artifact PATH.")
     if options.action == "list":
         return _list(runs, options)
-    run = _named(runs, options)
+    run = _find_run(runs, options)
     changed = ACTIONS[options.action](runs, run, options)
     if changed is not None:
-        answer(options, changed, lambda run: _one(runs, run))
+        print_report(options, changed, lambda run: _build_details(runs, run))
 
 
-def _named(runs: Runs, options: argparse.Namespace) -> Run:
+def _find_run(runs: RunStore, options: argparse.Namespace) -> Run:
     if not options.run:
         raise SpecError(f"runs {options.action} requires a run id.", "'runs list' shows them.")
-    found = [run for run in runs.all() if run.id.startswith(options.run)]
+    found = [run for run in runs.list_all() if run.id.startswith(options.run)]
     if len(found) > 1:
         raise SpecError(f"{options.run!r} matches {len(found)} runs.", "Use a longer prefix.")
     return found[0] if found else runs.get(options.run)
 
 
-def _list(runs: Runs, options: argparse.Namespace) -> None:
-    found = runs.all()
+def _list(runs: RunStore, options: argparse.Namespace) -> None:
+    found = runs.list_all()
     if options.json:
         print_json([run.model_dump(mode="json") for run in found])
     elif not found:
-        say(f"No runs in {runs.folder}.")
+        print_line(f"No runs in {runs.folder}.")
     else:
-        print_table(_table(runs, found))
+        print_table(_build_table(runs, found))
 
 
-def _log(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
+def _log(runs: RunStore, run: Run, options: argparse.Namespace) -> Run | None:
     """Print the log; for a run from the command line, which has none, its stages and notices."""
-    text = runs.log(run.id) or "\n".join(_said(runs, run))
+    text = runs.log(run.id) or "\n".join(_iter_log_lines(runs, run))
     if options.json:
         print_json({"id": run.id, "log": text})
     else:
@@ -67,8 +67,8 @@ def _log(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
     return None
 
 
-def _said(runs: Runs, run: Run) -> Iterable[str]:
-    for moment in runs.tail(run.id).moments:
+def _iter_log_lines(runs: RunStore, run: Run) -> Iterable[str]:
+    for moment in runs.read_events(run.id).moments:
         match moment.event:
             case Stage(name=name, detail=detail):
                 yield f"{name}  {detail}"
@@ -76,18 +76,18 @@ def _said(runs: Runs, run: Run) -> Iterable[str]:
                 yield f"  {text}"
 
 
-def _delete(runs: Runs, run: Run, options: argparse.Namespace) -> Run | None:
+def _delete(runs: RunStore, run: Run, options: argparse.Namespace) -> Run | None:
     runs.delete(run.id, options.artifact)
     if options.json:
         print_json({"id": run.id, "deleted": True})
         return None
-    say(f"Deleted run {run.id}.")
+    print_line(f"Deleted run {run.id}.")
     if run.artifact and run.artifact.exists():
-        say(f"Its artifact remains at {run.artifact}.")
+        print_line(f"Its artifact remains at {run.artifact}.")
     return None
 
 
-ACTIONS: dict[str, Callable[[Runs, Run, argparse.Namespace], Run | None]] = {
+ACTIONS: dict[str, Callable[[RunStore, Run, argparse.Namespace], Run | None]] = {
     "list": lambda runs, run, options: None,  # takes no run
     "show": lambda runs, run, options: run,
     "log": _log,
@@ -97,57 +97,57 @@ ACTIONS: dict[str, Callable[[Runs, Run, argparse.Namespace], Run | None]] = {
 }
 
 
-def _table(runs: Runs, found: Iterable[Run]) -> Table:
+def _build_table(runs: RunStore, found: Iterable[Run]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("run", "state", "command", "output"):
         table.add_column(name, no_wrap=name in ("run", "state"), overflow="fold")
     for run in found:
-        table.add_row(run.id, state_of(runs, run), _what(run), _place(run.artifact))
+        table.add_row(run.id, format_state(runs, run), _format_command(run), _format_path(run.artifact))
     return table
 
 
-def state_of(runs: Runs, run: Run) -> str:
+def format_state(runs: RunStore, run: Run) -> str:
     """'running 40%, 2 min 10 s left', 'queued behind 2', 'done'."""
     if run.state == "queued":
-        return f"queued behind {len(runs.ahead(run))}"
-    if run.state == "running" and (progress := runs.progress(run.id)):
-        left = remaining(progress.eta_s)
+        return f"queued behind {len(runs.find_ahead(run))}"
+    if run.state == "running" and (progress := runs.get_progress(run.id)):
+        left = format_remaining(progress.eta_s)
         return f"running {progress.fraction:.0%}" + (f", {left}" if left else "")
     return run.state
 
 
-def _what(run: Run) -> str:
+def _format_command(run: Run) -> str:
     if run.state == "damaged":
         return run.message
     said = [run.settings.get(name) for name in ("model_id", "method", "sparsity")]
     return " ".join([run.verb, *(str(word) for word in said if word is not None)])
 
 
-def _place(path: Path | None) -> str:
+def _format_path(path: Path | None) -> str:
     """Relative to the working folder, if it is inside."""
     if path is None:
         return ""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _one(runs: Runs, run: Run) -> Table:
+def _build_details(runs: RunStore, run: Run) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (run.id, ""):
         table.add_column(name, overflow="fold")
     log = runs.log(run.id).splitlines()[-LAST_LINES:] if run.state in ("failed", "lost") else []
     rows = {
-        "state": state_of(runs, run),
+        "state": format_state(runs, run),
         "reason": " ".join(filter(None, (run.message, run.hint))),
-        "command": line_of(run) if run.verb else "",
+        "command": format_command_line(run) if run.verb else "",
         "working folder": str(run.cwd),
-        "started": _time(run.begun or run.created),
-        "ended": _time(run.ended),
+        "started": _format_time(run.begun or run.created),
+        "ended": _format_time(run.ended),
         "output": str(run.artifact or ""),
-        "run folder": str(runs.path(run.id)),
+        "run folder": str(runs.get_folder(run.id)),
         "notes": run.notes,
         "last lines": "\n".join(log),
         **{
-            name.replace("_", " "): _value(value)
+            name.replace("_", " "): _format_value(value)
             for name, value in run.figures.items()
             if value != run.settings.get(name)
         },
@@ -158,20 +158,20 @@ def _one(runs: Runs, run: Run) -> Table:
     return table
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _time(seconds: float | None) -> str:
+def _format_time(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
 
 
-RUNS = Verb(
+RUNS = CliCommand(
     "list and control runs: list, show, log, stop, resume, delete",
     "--json\nstop 20260818-0930",
-    _options,
-    _carry_out,
+    _add_options,
+    _run_action,
     usage="[ACTION] [RUN] [options]",
 )

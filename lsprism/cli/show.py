@@ -11,13 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lsprism.charts.profile import HEAD, Line, profile
-from lsprism.charts.table import DOUBT
+from lsprism.charts.profile import HEAD, SpeedRow, iter_speed_rows
+from lsprism.charts.table import FLAG_MARK
 from lsprism.charts.table import Table as Comparison
-from lsprism.charts.table import comparison as compared
+from lsprism.charts.table import build_comparison as compared
 from lsprism.outcomes import EvalReport, StudyReport
-from lsprism.reports import CompressionReport, LeftAlone, Memory, Plan, SitePlan, StatsReport
-from lsprism.units import duration, rough_duration, size
+from lsprism.reports import CompressionReport, LayerPlan, MemoryEstimate, Plan, SkippedPart, StatsReport
+from lsprism.units import format_duration, format_rough_duration, format_size
 
 PARTS = {
     "fixed": "tokenizer and libraries",
@@ -28,29 +28,29 @@ PARTS = {
     "workspace": "workspace",
     "healing": "the whole model during healing",
 }
-Groups = dict[tuple[str, int, int, str], list[SitePlan]]  # by name in the block, rows, columns, format
+Groups = dict[tuple[str, int, int, str], list[LayerPlan]]  # by name in the block, rows, columns, format
 
 
-def plan(report: Plan) -> Group:
+def render_plan(report: Plan) -> Group:
     head = f"{report.method} at sparsity {report.sparsity:g}, {report.dtype} on {report.device}"
     first = report.sites[0].site
     blocks = first.name.partition(f".{first.block}.")[0]  # 'model.layers'
     count = 1 + max(p.site.block for p in report.sites)
-    groups = _alike(report.sites, blocks)
+    groups = _group_alike(report.sites, blocks)
     differ = any(p.kept != group[0].kept for group in groups.values() for p in group)
     means = f"; means over the blocks, as sparsity differs by layer (allocation {report.allocation})" if differ else ""
     return Group(
         Text(report.source.model_id, style="bold").append(f"  {head}", style="not bold"),
         Text(f"{count} blocks in {blocks}{means}"),
-        _sites(groups, count),
+        _build_layer_table(groups, count),
         *(Padding(f"{name} {group[0].note}.", (0, 1)) for (name, *_), group in groups.items() if group[0].note),
-        _left_alone(report.left_alone, blocks),
-        _totals(report),
-        *(Padding(note, (0, 1)) for note in [*report.notes, *_unknown(report.sites)]),
+        _build_skipped_table(report.left_alone, blocks),
+        _build_totals(report),
+        *(Padding(note, (0, 1)) for note in [*report.notes, *_explain_unknown(report.sites)]),
     )
 
 
-def _unknown(sites: list[SitePlan]) -> Iterable[str]:
+def _explain_unknown(sites: list[LayerPlan]) -> Iterable[str]:
     """How to get predicted errors where there are none."""
     if any(p.error is None and p.budget.pattern is None for p in sites):
         yield (
@@ -59,7 +59,7 @@ def _unknown(sites: list[SitePlan]) -> Iterable[str]:
         )
 
 
-def _alike(sites: list[SitePlan], blocks: str) -> Groups:
+def _group_alike(sites: list[LayerPlan], blocks: str) -> Groups:
     """The layers of one name, shape and format in all blocks."""
     groups: Groups = {}
     for p in sites:
@@ -68,12 +68,12 @@ def _alike(sites: list[SitePlan], blocks: str) -> Groups:
     return groups
 
 
-def _sites(groups: Groups, blocks: int) -> Table:
+def _build_layer_table(groups: Groups, blocks: int) -> Table:
     """The column `blocks` is shown only if some row does not occur exactly once per block."""
     counted = any(len(group) != blocks for group in groups.values())
     predicted = any(p.error for group in groups.values() for p in group)
     names = ["layer", *[">blocks"] * counted, ">out x in", "format", ">kept", ">rank", ">size vs dense"]
-    table = _columns(*names, *[">predicted error"] * predicted)
+    table = _make_table(*names, *[">predicted error"] * predicted)
     for (name, rows, columns, form), group in groups.items():
         errors = [p.error for p in group if p.error is not None]
         rank = mean(p.budget.rank for p in group)
@@ -90,41 +90,44 @@ def _sites(groups: Groups, blocks: int) -> Table:
     return table
 
 
-def _expected(error: float | None) -> list[tuple[str, str]]:
+def _format_expected_error(error: float | None) -> list[tuple[str, str]]:
     return [] if error is None else [("mean predicted output error of a layer", f"{error:.1%}")]
 
 
-def _left_alone(parts: Iterable[LeftAlone], blocks: str) -> Table:
-    table = _columns("not compressed", ">parameters", "reason")
+def _build_skipped_table(parts: Iterable[SkippedPart], blocks: str) -> Table:
+    table = _make_table("not compressed", ">parameters", "reason")
     for part in parts:
         table.add_row(part.name.removeprefix(f"{blocks}."), f"{part.parameters:,}", part.reason)
     return table
 
 
-def _totals(report: Plan) -> Table:
-    return _pairs(
+def _build_totals(report: Plan) -> Table:
+    return _make_pairs(
         "estimate",
-        ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
-        ("size on disk, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
-        ("size on disk, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
-        ("memory when loaded", size(report.resident_bytes)),
-        *([("kernels on this machine", _kernels(report.sites))] if report.sites[0].kernel else []),
-        *_expected(report.mean_error),
-        ("disk space while compressing", size(report.disk_bytes)),
-        *_time(report),
-        ("peak memory while compressing", size(report.memory.total)),
-        *_parts(report.memory),
+        (
+            "kept parameters",
+            _format_share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters),
+        ),
+        ("size on disk, compressed layers", _format_size_change(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("size on disk, whole model", _format_size_change(report.stored_bytes, report.dense_stored_bytes)),
+        ("memory when loaded", format_size(report.resident_bytes)),
+        *([("kernels on this machine", _format_kernels(report.sites))] if report.sites[0].kernel else []),
+        *_format_expected_error(report.mean_error),
+        ("disk space while compressing", format_size(report.disk_bytes)),
+        *_format_time(report),
+        ("peak memory while compressing", format_size(report.memory.total)),
+        *_list_memory_parts(report.memory),
     )
 
 
-def _time(report: Plan) -> list[tuple[str, str]]:
+def _format_time(report: Plan) -> list[tuple[str, str]]:
     if report.duration is None:
         return []
-    about = f"about {rough_duration(report.duration.total)}"
+    about = f"about {format_rough_duration(report.duration.total)}"
     return [("time on this machine", f"{about}, matrix products in {report.compute_dtype}")]
 
 
-def _kernels(sites: list[SitePlan]) -> str:
+def _format_kernels(sites: list[LayerPlan]) -> str:
     """The kernel of all layers, or each kernel with its layers."""
     names: dict[str, dict[str, None]] = {}
     for p in sites:
@@ -132,28 +135,31 @@ def _kernels(sites: list[SitePlan]) -> str:
     return "; ".join(names if len(names) == 1 else (f"{kernel}: {', '.join(of)}" for kernel, of in names.items()))
 
 
-def _parts(memory: Memory) -> list[tuple[str, str]]:
-    return [(f"  {PARTS[name]}", size(count)) for name, count in memory.parts.items()]
+def _list_memory_parts(memory: MemoryEstimate) -> list[tuple[str, str]]:
+    return [(f"  {PARTS[name]}", format_size(count)) for name, count in memory.parts.items()]
 
 
-def compression(report: CompressionReport) -> Table:
+def render_compression(report: CompressionReport) -> Table:
     error = sum(layer.error for layer in report.layers) / len(report.layers)
-    return _pairs(
+    return _make_pairs(
         str(report.save_path),
-        ("kept parameters", _share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters)),
-        ("size on disk, compressed layers", _bytes(report.layer_stored_bytes, report.layer_dense_bytes)),
-        ("size on disk, whole model", _bytes(report.stored_bytes, report.dense_stored_bytes)),
+        (
+            "kept parameters",
+            _format_share(f"{report.kept_parameters:,}", report.kept_parameters, report.model_parameters),
+        ),
+        ("size on disk, compressed layers", _format_size_change(report.layer_stored_bytes, report.layer_dense_bytes)),
+        ("size on disk, whole model", _format_size_change(report.stored_bytes, report.dense_stored_bytes)),
         ("mean relative output error of a layer", f"{error:.1%}"),
         ("calibrated on", report.calibration),
-        ("time", f"{duration(report.seconds)} on {report.device}"),
-        ("peak memory of the process", size(report.peak_memory_bytes)),
+        ("time", f"{format_duration(report.seconds)} on {report.device}"),
+        ("peak memory of the process", format_size(report.peak_memory_bytes)),
     )
 
 
-def stats(report: StatsReport) -> Group:
+def render_stats(report: StatsReport) -> Group:
     """One row per layer. Layers with the same input tensor (q, k, v) have the same numbers."""
     head = f"{report.samples} x {report.length} tokens of {report.calibration}, uncompressed model"
-    table = _columns(">block", "layer", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
+    table = _make_table(">block", "layer", ">width", ">mean |x|", ">max |x|", ">norm", ">outliers", ">dead")
     for site in report.sites:
         table.add_row(
             str(site.block),
@@ -169,37 +175,37 @@ def stats(report: StatsReport) -> Group:
     return Group(Text(report.model_id, style="bold").append(f"  {head}", style="not bold"), table, Text(note))
 
 
-def evaluation(report: EvalReport) -> Group:
+def render_evaluation(report: EvalReport) -> Group:
     notes = [*report.notes, *(note for task in report.tasks for note in task.notes)]
-    return comparison(compared([report]), notes, list(profile(report)))
+    return render_comparison(compared([report]), notes, list(iter_speed_rows(report)))
 
 
-def study(report: StudyReport) -> Group:
+def render_study(report: StudyReport) -> Group:
     advice = report.advice
     choice = f"{advice.choice} is recommended: {advice.reason}" if advice.choice else advice.reason
-    return Group(comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))
+    return Group(render_comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))
 
 
-def comparison(table: Comparison, notes: Iterable[str] = (), lines: Sequence[Line] = ()) -> Group:
+def render_comparison(table: Comparison, notes: Iterable[str] = (), lines: Sequence[SpeedRow] = ()) -> Group:
     """A row per metric and a column per model, so that several models fit a terminal; then the protocols."""
-    grid = _columns("", *(f">{row.label}" for row in table.rows))
+    grid = _make_table("", *(f">{row.label}" for row in table.rows))
     for column in table.columns:
-        grid.add_row(table.title(column), *(table.cell(row, column) for row in table.rows))
-    doubts = [Text(f"{DOUBT} {doubt}", style="yellow") for doubt in table.doubts()]
+        grid.add_row(table.format_title(column), *(table.format_cell(row, column) for row in table.rows))
+    doubts = [Text(f"{FLAG_MARK} {doubt}", style="yellow") for doubt in table.list_flags()]
     protocols = [Text(f"[{number}] {text}") for number, text in enumerate(table.protocols, start=1)]
-    return Group(grid, *doubts, *_profile(lines), *map(Text, dict.fromkeys(notes)), *protocols)
+    return Group(grid, *doubts, *_render_profiles(lines), *map(Text, dict.fromkeys(notes)), *protocols)
 
 
-def _profile(lines: Sequence[Line]) -> Iterable[Table]:
+def _render_profiles(lines: Sequence[SpeedRow]) -> Iterable[Table]:
     """The speed by prompt length, if more than one was timed; a single one is in the table above."""
     if len({line.figure.prompt_tokens for line in lines}) > 1:
-        grid = _columns(*(f">{name}" if n != 1 else name for n, name in enumerate(HEAD)))
+        grid = _make_table(*(f">{name}" if n != 1 else name for n, name in enumerate(HEAD)))
         for line in lines:
-            grid.add_row(*line.cells())
+            grid.add_row(*line.format_cells())
         yield grid
 
 
-def as_plain(table: Comparison) -> dict[str, Any]:
+def to_plain_values(table: Comparison) -> dict[str, Any]:
     """The same as plain values: models with their metrics, protocols and warnings."""
     return {
         "models": [
@@ -208,15 +214,15 @@ def as_plain(table: Comparison) -> dict[str, Any]:
     }
 
 
-def _bytes(after: int, before: int) -> str:
-    return f"{size(after)} of {size(before)} ({after / before:.1%})"
+def _format_size_change(after: int, before: int) -> str:
+    return f"{format_size(after)} of {format_size(before)} ({after / before:.1%})"
 
 
-def _share(shown: str, part: int, whole: int) -> str:
+def _format_share(shown: str, part: int, whole: int) -> str:
     return f"{shown} of {whole:,} ({part / whole:.1%})"
 
 
-def _columns(*names: str) -> Table:
+def _make_table(*names: str) -> Table:
     """A table with a ruled header; '>' before a name aligns its column to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
@@ -226,7 +232,7 @@ def _columns(*names: str) -> Table:
     return table
 
 
-def _pairs(title: str, *rows: tuple[str, str]) -> Table:
+def _make_pairs(title: str, *rows: tuple[str, str]) -> Table:
     """A table of names and values under a title."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (title, ""):

@@ -20,7 +20,7 @@ PIPE_WIDTH = 120  # columns of a table written to a file or a pipe
 
 
 @dataclass(frozen=True)
-class Verb:
+class CliCommand:
     summary: str
     example: str  # one per line
     options: Callable[[argparse.ArgumentParser], None]
@@ -31,16 +31,16 @@ class Verb:
     hidden: bool = False  # an old name, left out of help
 
 
-def place_for(model_id: str, ending: str) -> Path:
+def suggest_output_path(model_id: str, ending: str) -> Path:
     """The default output path: output/MODEL-ENDING, also for a model such as '.' or '~/x'."""
     return OUTPUT / f"{Path(os.path.abspath(expand(model_id))).name}-{ending}"
 
 
-def config_option(parser: argparse.ArgumentParser) -> None:
+def add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with options; the command line overrides it")
 
 
-def answer(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], RenderableType]) -> None:
+def print_report(options: argparse.Namespace, report: BaseModel, table: Callable[[Any], RenderableType]) -> None:
     """Print the report to standard output, as JSON or as tables."""
     if options.json:
         _print_json(report.model_dump_json(indent=2))

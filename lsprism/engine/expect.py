@@ -13,29 +13,29 @@ Accuracy on the demo model at sparsity 0.5, relative to the error of the run:
 from dataclasses import replace
 
 from lsprism.budgets import BUDGETS
-from lsprism.budgets.allot import allot
-from lsprism.budgets.curves import foretold
-from lsprism.calibration.known import Known, known
-from lsprism.engine.plan import Draft, shared_out
-from lsprism.engine.traits import known_traits
-from lsprism.reports import ErrorPoint, LayerReport, Plan, SitePlan, SiteTraits
+from lsprism.budgets.allot import allocate
+from lsprism.budgets.curves import predict_error
+from lsprism.calibration.known import SensitivityCache, open_sensitivity_cache
+from lsprism.engine.plan import PreparedPlan, apply_budgets
+from lsprism.engine.traits import load_sensitivity
+from lsprism.reports import ErrorPoint, LayerPlan, LayerReport, LayerSensitivity, Plan
 from lsprism.specs import PlanSpec
 
-UNSETTLED = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."
+ALLOCATION_UNKNOWN = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."
 
 
-def expecting(spec: PlanSpec, draft: Draft) -> Plan:
+def add_predicted_errors(spec: PlanSpec, draft: PreparedPlan) -> Plan:
     """Return the plan with the budgets of its allocation rule and the predicted error of each layer, where known."""
     notes = list(draft.plan.notes)
     if BUDGETS[spec.rule].learns:
-        if traits := known_traits(spec, draft):
-            draft = _without_sensitivity(shared_out(draft, spec, allot(spec, draft.anatomy.sites, traits)))
+        if traits := load_sensitivity(spec, draft):
+            draft = _remove_sensitivity(apply_budgets(draft, spec, allocate(spec, draft.anatomy.sites, traits)))
         else:
-            notes.append(UNSETTLED.format(spec.rule))
-    return draft.plan.model_copy(update={"sites": _with_errors(spec, draft), "notes": notes})
+            notes.append(ALLOCATION_UNKNOWN.format(spec.rule))
+    return draft.plan.model_copy(update={"sites": _predict_layer_errors(spec, draft), "notes": notes})
 
 
-def _without_sensitivity(draft: Draft) -> Draft:
+def _remove_sensitivity(draft: PreparedPlan) -> PreparedPlan:
     """Return the draft without the time of the sensitivity pass, which is not needed again."""
     duration = draft.plan.duration
     if duration is None:
@@ -44,18 +44,21 @@ def _without_sensitivity(draft: Draft) -> Draft:
     return replace(draft, plan=draft.plan.model_copy(update=known))
 
 
-def remember(spec: PlanSpec, draft: Draft, layers: list[LayerReport]) -> None:
+def store_errors(spec: PlanSpec, draft: PreparedPlan, layers: list[LayerReport]) -> None:
     """Store the layer errors of a finished compression, for later predictions.
 
     Not with reconstruction, which changes the inputs of later blocks, and not with an N:M pattern.
     """
     if spec.reconstructs or spec.pattern != "unstructured":
         return
-    points = [SiteTraits(name=layer.name, curve=[_point(layer)] if layer.form != "dense" else []) for layer in layers]
-    achieved(spec, draft).add_points(points)
+    points = [
+        LayerSensitivity(name=layer.name, curve=[_make_error_point(layer)] if layer.form != "dense" else [])
+        for layer in layers
+    ]
+    open_error_cache(spec, draft).add_points(points)
 
 
-def _point(layer: LayerReport) -> ErrorPoint:
+def _make_error_point(layer: LayerReport) -> ErrorPoint:
     size = layer.rows * layer.columns
     return ErrorPoint(
         density=layer.kept / size,
@@ -64,23 +67,23 @@ def _point(layer: LayerReport) -> ErrorPoint:
     )
 
 
-def achieved(spec: PlanSpec, draft: Draft) -> Known:
+def open_error_cache(spec: PlanSpec, draft: PreparedPlan) -> SensitivityCache:
     """The cache file with the layer errors of finished compressions with this method."""
     settings = {"dtype": draft.plan.dtype, "device": draft.device.type, "effort": spec.effort, "values": spec.values}
-    return known(draft.plan.source, "achieved", settings | {"method": spec.method}, spec.calibration)
+    return open_sensitivity_cache(draft.plan.source, "achieved", settings | {"method": spec.method}, spec.calibration)
 
 
-def _with_errors(spec: PlanSpec, draft: Draft) -> list[SitePlan]:
+def _predict_layer_errors(spec: PlanSpec, draft: PreparedPlan) -> list[LayerPlan]:
     """The layer plans with predicted errors: from earlier runs where possible, else from the less accurate curves."""
     if spec.pattern != "unstructured":
         return draft.plan.sites
-    found = [achieved(spec, draft).read()]
+    found = [open_error_cache(spec, draft).read()]
     if spec.effort == "fast":
-        found.append(known_traits(spec.model_copy(update={"allocation": "error-curves"}), draft))
+        found.append(load_sensitivity(spec.model_copy(update={"allocation": "error-curves"}), draft))
     ways = [{traits.name: traits.curve for traits in way} for way in found]
     sites = []
     for plan in draft.plan.sites:
-        errors = (foretold(way.get(plan.site.name, []), plan.site, plan.budget) for way in ways)
+        errors = (predict_error(way.get(plan.site.name, []), plan.site, plan.budget) for way in ways)
         error = 0.0 if plan.form == "dense" else next((error for error in errors if error is not None), None)
         sites.append(plan.model_copy(update={"error": error}))
     return sites

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, unpack_mask, values_of
+from lsprism.layers.forms import Dense, LowRank, PackedWeight, Sparse, SparseLowRank, get_value_type, unpack_mask
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.modules import PrismLinear
-from lsprism.models.surgery import place
+from lsprism.models.surgery import replace_module
 
 
-class Learner(nn.Module):
+class TrainableLayer(nn.Module):
     """y = (S + L) x + bias in the dtype of x; S [rows, columns] is zero outside its mask and stays so."""
 
-    def __init__(self, form: Form, bias: Tensor | None) -> None:
+    def __init__(self, form: PackedWeight, bias: Tensor | None) -> None:
         super().__init__()
-        sparse, factors = _apart(form)
-        self.dtype, self.values = form.dtype, values_of(form)
+        sparse, factors = _split_packed(form)
+        self.dtype, self.values = form.dtype, get_value_type(form)
         self.bias = bias
         self.places: Tensor | None = None
         self.sparse: nn.Parameter | None = None
@@ -27,10 +27,10 @@ class Learner(nn.Module):
         self.right: nn.Parameter | None = None
         if sparse is not None:
             self.places = unpack_mask(sparse.bitmap, sparse.columns)
-            self.sparse = nn.Parameter(sparse.dense().float())
+            self.sparse = nn.Parameter(sparse.to_dense().float())
             self.sparse.register_hook(lambda gradient: gradient.mul_(self.places))
         if factors is not None:
-            self.left, self.right = (nn.Parameter(factor.float()) for factor in factors.factors())
+            self.left, self.right = (nn.Parameter(factor.float()) for factor in factors.get_factors())
 
     @property
     def weight(self) -> Tensor:
@@ -44,7 +44,7 @@ class Learner(nn.Module):
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
     @torch.no_grad()
-    def form(self) -> Form:
+    def to_packed(self) -> PackedWeight:
         """Pack the trained values into the original format and dtype."""
         left, right, numbers, places = self.left, self.right, self.sparse, self.places
         factors = None if left is None or right is None else LowRank(left.to(self.dtype), right.to(self.dtype))
@@ -54,7 +54,7 @@ class Learner(nn.Module):
         return to_int8(learnt) if self.values == "int8" else learnt
 
 
-def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:
+def _split_packed(form: PackedWeight) -> tuple[Sparse | None, LowRank | None]:
     match form:
         case Sparse():
             return form, None
@@ -67,20 +67,20 @@ def _apart(form: Form) -> tuple[Sparse | None, LowRank | None]:
 
 
 @contextmanager
-def learning(root: nn.Module) -> Iterator[list[nn.Parameter]]:
+def make_trainable(root: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Replace the compressed layers below `root` by trainable ones inside the `with`; pack the result afterwards.
 
     Yields the trainable parameters.
     """
     layers = {name: part for name, part in root.named_modules() if isinstance(part, PrismLinear)}
-    learners = {n: Learner(part.form, part.bias) for n, part in layers.items() if part.form_name != "dense"}
+    learners = {n: TrainableLayer(part.form, part.bias) for n, part in layers.items() if part.form_name != "dense"}
     for name, learner in learners.items():
-        place(root, name, learner)
+        replace_module(root, name, learner)
     try:
         yield [value for learner in learners.values() for value in learner.parameters() if value.requires_grad]
     finally:
         for name, learner in learners.items():
-            place(root, name, PrismLinear(learner.form(), learner.bias))
+            replace_module(root, name, PrismLinear(learner.to_packed(), learner.bias))
 
 
 class Adam:
@@ -91,11 +91,13 @@ class Adam:
 
     def __init__(self, values: list[nn.Parameter], rate: float, steps: int) -> None:
         self.rate, self.steps, self.done = rate, steps, 0
-        self.inner = torch.optim.Adam([{"params": [value], "size": _size(value)} for value in values], fused=True)
+        self.inner = torch.optim.Adam(
+            [{"params": [value], "size": _compute_rms(value)} for value in values], fused=True
+        )
 
     def step(self) -> None:
         """Update the values and clear the gradients."""
-        rate = self.rate * share_of_rate(self.done, self.steps)
+        rate = self.rate * compute_rate_factor(self.done, self.steps)
         for group in self.inner.param_groups:
             group["lr"] = rate * group["size"]
         self.inner.step()
@@ -103,13 +105,13 @@ class Adam:
         self.done += 1
 
 
-def _size(values: Tensor) -> float:
+def _compute_rms(values: Tensor) -> float:
     """Root mean square of the non-zero values."""
     count = torch.count_nonzero(values).clamp_min(1)
     return (values.detach().norm() / count.sqrt()).item()
 
 
-def share_of_rate(step: int, steps: int) -> float:
+def compute_rate_factor(step: int, steps: int) -> float:
     """The fraction of the learning rate at `step`, counted from 0: in (0, 1]."""
     rising = max(1, steps // 10)
     if step < rising:

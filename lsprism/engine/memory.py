@@ -16,16 +16,16 @@ from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.errors import WorkError
 from lsprism.layers.kernels.tiles import TILE_BYTES
 from lsprism.methods import METHODS
-from lsprism.models.anatomy import Anatomy
+from lsprism.models.anatomy import ModelStructure
 from lsprism.models.tokens import embedding_of
 from lsprism.paths import expand
-from lsprism.reports import LinearSite, Memory
+from lsprism.reports import Layer, MemoryEstimate
 from lsprism.specs import PlanSpec
 
 
 def estimate(
-    spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy, outside: list[int], compute: torch.dtype
-) -> Memory:
+    spec: PlanSpec, model: PreTrainedModel, anatomy: ModelStructure, outside: list[int], compute: torch.dtype
+) -> MemoryEstimate:
     """Estimate the peak by component. `outside`: bytes of the files outside the blocks.
 
     Checked against the peak of real runs, see tests/bench.
@@ -33,7 +33,7 @@ def estimate(
     config, size = model.config.get_text_config(), model.dtype.itemsize
     tokens = spec.calibration.samples * spec.calibration.length
     batch = min(tokens, max(BATCH_TOKENS, spec.calibration.length))
-    sites = anatomy.of_block(0)
+    sites = anatomy.get_block_layers(0)
     largest = max(site.parameters for site in sites)
     widest = max(site.columns for site in sites)
     activations = 3 * batch * max(max(site.rows, site.columns) for site in sites) * size
@@ -49,35 +49,35 @@ def estimate(
     of_block = 4 * sum({site.columns**2 for site in sites})  # the Gram matrices of a block
     look = BUDGETS[spec.rule].by
     of_look = of_block if look and METHODS[look(spec)].needs_gram else 0
-    return Memory(
-        fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _text_bytes(spec, model),
+    return MemoryEstimate(
+        fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _estimate_text(spec, model),
         outside=sum(outside),
         hidden_states=(4 if anchors else 2 if beside else 1) * tokens * config.hidden_size * size,
         block=(3 if beside else 2) * sum(site.parameters for site in sites) * size,
         statistics=max((8 * widest**2 if anchors else of_block) if gram else 0, of_look),
-        workspace=max(activations, matrices, _of_a_lesson(spec, sites, size) if spec.reconstructs else 0),
-        healing=_of_healing(spec, model, anatomy) if spec.heals else 0,
+        workspace=max(activations, matrices, _estimate_reconstruction(spec, sites, size) if spec.reconstructs else 0),
+        healing=_estimate_healing(spec, model, anatomy) if spec.heals else 0,
         embeddings=embedding_of(model).numel() * size,
     )
 
 
-def _of_a_lesson(spec: PlanSpec, sites: list[LinearSite], size: int) -> int:
+def _estimate_reconstruction(spec: PlanSpec, sites: list[Layer], size: int) -> int:
     """Bytes to train one block: its values, and the activations of a batch for the backward pass."""
     batch = max(LEARNING_TOKENS, spec.calibration.length)
     return LEARNT * sum(s.parameters for s in sites) + 4 * batch * size * sum(s.rows + s.columns for s in sites)
 
 
-def _of_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: Anatomy) -> int:
+def _estimate_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: ModelStructure) -> int:
     """Bytes of distillation: the whole model, all layers in training, all block inputs and one window's logits."""
     config, length, size = model.config.get_text_config(), spec.calibration.length, model.dtype.itemsize
     logits = 6 * 4 * length * config.vocab_size
-    lesson = _of_a_lesson(spec, anatomy.of_block(0), size)
+    lesson = _estimate_reconstruction(spec, anatomy.get_block_layers(0), size)
     inputs = anatomy.count * length * config.hidden_size * size
     learnt = LEARNT * sum(s.parameters for s in anatomy.sites)
     return sum(p.numel() for p in model.parameters()) * size + learnt + logits + lesson + inputs
 
 
-def _text_bytes(spec: PlanSpec, model: PreTrainedModel) -> int:
+def _estimate_text(spec: PlanSpec, model: PreTrainedModel) -> int:
     """Bytes to read and tokenize the calibration text. Self-generated text needs the whole model."""
     source = spec.calibration.source
     path = expand(source)
@@ -103,7 +103,7 @@ GRAM_WORKSPACE = 9, 16
 BEST_WORKSPACE = 17, 44
 
 
-def bound_heap() -> None:
+def limit_heap() -> None:
     """Make glibc keep freed blocks of up to 32 MB for later tensors, until `trim_heap`.
 
     New memory from the system is cleared page by page; with the defaults that took a third of a run on the demo model.
@@ -128,7 +128,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
+def translate_memory_errors() -> Iterator[None]:
     """Turn out-of-memory errors of the device or the host into a WorkError with a next step."""
     try:
         yield

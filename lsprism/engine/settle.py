@@ -4,24 +4,26 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from lsprism.artifact.target import BUDGETS, check_recipe, known_budgets, with_known_steps
-from lsprism.budgets.allot import allot
-from lsprism.engine.plan import Draft, shared_out
-from lsprism.engine.traits import learnt
+from lsprism.artifact.target import BUDGETS, check_recipe, load_budgets, restore_steps
+from lsprism.budgets.allot import allocate
+from lsprism.engine.plan import PreparedPlan, apply_budgets
+from lsprism.engine.traits import measure_sensitivity
 from lsprism.events import Event
 from lsprism.specs import CompressSpec
 
 
-def settled(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict) -> Generator[Event, None, Draft]:
+def resolve_budgets(
+    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict
+) -> Generator[Event, None, PreparedPlan]:
     """Return the draft with the layer budgets of its allocation rule, which are also written to `recipe`.
 
     A resumed run uses the budgets that it started with. tokens [samples, length].
     """
     if spec.resume:
-        check_recipe(spec.save_path, with_known_steps(spec.save_path, recipe), force=spec.force)
-    budgets = known_budgets(spec.save_path, recipe) if spec.resume else None
+        check_recipe(spec.save_path, restore_steps(spec.save_path, recipe), force=spec.force)
+    budgets = load_budgets(spec.save_path, recipe) if spec.resume else None
     if budgets is None:
-        traits = yield from learnt(spec, draft, tokens)
-        budgets = allot(spec, draft.anatomy.sites, traits)
+        traits = yield from measure_sensitivity(spec, draft, tokens)
+        budgets = allocate(spec, draft.anatomy.sites, traits)
     recipe[BUDGETS] = {name: [budget.kept, budget.rank] for name, budget in budgets.items()}
-    return shared_out(draft, spec, budgets)
+    return apply_budgets(draft, spec, budgets)

@@ -4,27 +4,27 @@ import torch
 from torch import Tensor, nn
 
 from lsprism.errors import NumericError
-from lsprism.layers.forms import Dense, Form, nbytes, values_of
+from lsprism.layers.forms import Dense, PackedWeight, count_bytes, get_value_type
 from lsprism.layers.int8 import to_int8
-from lsprism.methods.anchor import anchored
+from lsprism.methods.anchor import compute_compensated_weight
 from lsprism.methods.base import Method
-from lsprism.methods.stats import InputStats, relative_output_error
-from lsprism.models.surgery import bias_of, weight_of
-from lsprism.reports import LayerReport, SitePlan
+from lsprism.methods.stats import InputStats, compute_output_error
+from lsprism.models.surgery import bias_of, get_weight
+from lsprism.reports import LayerPlan, LayerReport
 
 
-def compress_site(
-    model: nn.Module, plan: SitePlan, target: Tensor, stats: InputStats | None, method: Method
-) -> tuple[Form, Tensor | None, LayerReport]:
+def compress_layer(
+    model: nn.Module, plan: LayerPlan, target: Tensor, stats: InputStats | None, method: Method
+) -> tuple[PackedWeight, Tensor | None, LayerReport]:
     """Return the layer's packed weight in the format that `plan` names, its bias, and its report.
 
     Raises NumericError if the weight cannot be factorized.
     """
     site = plan.site
-    form = _form(target, plan, stats, method)
+    form = _compress_target(target, plan, stats, method)
     error = 0.0
     if stats is not None and not isinstance(form, Dense):
-        error = relative_output_error(target, form.dense(), stats.sample)
+        error = compute_output_error(target, form.to_dense(), stats.sample)
     report = LayerReport(
         name=site.name,
         block=site.block,
@@ -33,8 +33,8 @@ def compress_site(
         form=form.name,
         kept=form.kept,
         rank=form.rank,
-        values=values_of(form),
-        stored_bytes=nbytes(form),
+        values=get_value_type(form),
+        stored_bytes=count_bytes(form),
         dense_bytes=plan.dense_bytes,
         error=error,
     )
@@ -56,20 +56,20 @@ def check_inputs(name: str, stats: InputStats) -> None:
         )
 
 
-def target_of(model: nn.Module, plan: SitePlan, stats: InputStats | None, method: Method) -> Tensor:
+def compute_target(model: nn.Module, plan: LayerPlan, stats: InputStats | None, method: Method) -> Tensor:
     """The matrix [rows, columns] to approximate: the weight, or one that compensates the error of earlier layers.
 
     Raises NumericError if the weight or the inputs contain NaN or Inf.
     """
-    weight = weight_of(model, plan.site)
+    weight = get_weight(model, plan.site)
     check_weight(plan.site.name, weight)
     if plan.form == "dense" or stats is None:
         return weight
     check_inputs(plan.site.name, stats)
-    return anchored(weight, stats, method.anchor)
+    return compute_compensated_weight(weight, stats, method.anchor)
 
 
-def _form(target: Tensor, plan: SitePlan, stats: InputStats | None, method: Method) -> Form:
+def _compress_target(target: Tensor, plan: LayerPlan, stats: InputStats | None, method: Method) -> PackedWeight:
     if plan.form == "dense" or stats is None:
         return Dense(target)
     try:

@@ -10,37 +10,39 @@ from functools import partial
 from torch import Tensor, nn
 
 from lsprism.budgets import BUDGETS
-from lsprism.budgets.seen import Seen
-from lsprism.calibration.harm import Harm
-from lsprism.calibration.known import Known, known
-from lsprism.calibration.walk import Walk
-from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.memory import memory_errors, trim_heap
-from lsprism.engine.plan import Draft
+from lsprism.budgets.seen import LayerInputs
+from lsprism.calibration.harm import BlockOutputChange
+from lsprism.calibration.known import SensitivityCache, open_sensitivity_cache
+from lsprism.calibration.walk import BlockwiseForward
+from lsprism.engine.blocks import BlockLoader
+from lsprism.engine.memory import translate_memory_errors, trim_heap
+from lsprism.engine.plan import PreparedPlan
 from lsprism.engine.site import check_inputs, check_weight
 from lsprism.events import BlockClock, Event, Notice, Stage
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
-from lsprism.models.surgery import weight_of
+from lsprism.models.surgery import get_weight
 from lsprism.old_names import CACHED_AS
-from lsprism.reports import LinearSite, SiteTraits
+from lsprism.reports import Layer, LayerSensitivity
 from lsprism.specs import JOINED, PlanSpec
 
 
-def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, None, list[SiteTraits]]:
+def measure_sensitivity(
+    spec: PlanSpec, draft: PreparedPlan, tokens: Tensor
+) -> Generator[Event, None, list[LayerSensitivity]]:
     """Return what the allocation rule of `spec` needs of every layer: from the cache, or by a pass over `tokens`.
 
     tokens [samples, length]. The pass saves its results after each block, so an interrupted pass is resumed.
     """
     if BUDGETS[spec.rule].learns is None:
         return []
-    place, count = _place(spec, draft), len(draft.anatomy.sites)
-    found = _beginning(place.read(), draft)
+    place, count = _open_cache(spec, draft), len(draft.anatomy.sites)
+    found = _match_prefix(place.read(), draft)
     if len(found) == count:
         yield Notice(text=f"Using cached layer measurements ({spec.rule}).")
         return found
-    with memory_errors():
-        for item in _pass(spec, draft, tokens, len(found)):
+    with translate_memory_errors():
+        for item in _run_pass(spec, draft, tokens, len(found)):
             if isinstance(item, list):
                 found += item
                 place.write(found)
@@ -49,52 +51,54 @@ def learnt(spec: PlanSpec, draft: Draft, tokens: Tensor) -> Generator[Event, Non
     return found
 
 
-def known_traits(spec: PlanSpec, draft: Draft) -> list[SiteTraits]:
+def load_sensitivity(spec: PlanSpec, draft: PreparedPlan) -> list[LayerSensitivity]:
     """Return the cached measurements of all layers; empty unless they are complete."""
-    found = _beginning(_place(spec, draft).read(), draft)
+    found = _match_prefix(_open_cache(spec, draft).read(), draft)
     return found if len(found) == len(draft.anatomy.sites) else []
 
 
-def _beginning(found: list[SiteTraits], draft: Draft) -> list[SiteTraits]:
+def _match_prefix(found: list[LayerSensitivity], draft: PreparedPlan) -> list[LayerSensitivity]:
     """Return `found` if its names are a prefix of the model's layer names, else an empty list."""
     names = [site.name for site in draft.anatomy.sites]
     return found if [traits.name for traits in found] == names[: len(found)] else []
 
 
-def _place(spec: PlanSpec, draft: Draft) -> Known:
+def _open_cache(spec: PlanSpec, draft: PreparedPlan) -> SensitivityCache:
     rule, name = BUDGETS[spec.rule], CACHED_AS.get(spec.rule, spec.rule)
     settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
         settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
     inputs = rule.needs == "inputs"
-    return known(draft.plan.source, name, settings, spec.calibration if inputs else None)
+    return open_sensitivity_cache(draft.plan.source, name, settings, spec.calibration if inputs else None)
 
 
-def _pass(spec: PlanSpec, draft: Draft, tokens: Tensor, known_sites: int) -> Iterator[Event | list[SiteTraits]]:
+def _run_pass(
+    spec: PlanSpec, draft: PreparedPlan, tokens: Tensor, known_sites: int
+) -> Iterator[Event | list[LayerSensitivity]]:
     """Yield events, and a list with the measurements of each block's layers. Skips the first `known_sites` layers."""
-    rule, feed = BUDGETS[spec.rule], BlockFeed(draft)
-    clock, tokens = _clock(draft), tokens[: rule.samples]
+    rule, feed = BUDGETS[spec.rule], BlockLoader(draft)
+    clock, tokens = _make_clock(draft), tokens[: rule.samples]
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the allocation ({spec.rule}): {draft.anatomy.count} blocks{detail}")
-    walk = feed.begin(tokens, rule.batch_tokens) if inputs else None
+    walk = feed.start(tokens, rule.batch_tokens) if inputs else None
     for index in range(draft.anatomy.count):
-        sites = draft.anatomy.of_block(index)
+        sites = draft.anatomy.get_block_layers(index)
         known_sites -= len(sites)
         if walk or known_sites < 0:
-            block = feed.fill(index)
+            block = feed.load(index)
             if known_sites < 0:
-                yield from _learn(spec, draft, walk, index, block, clock)
+                yield from _measure_block(spec, draft, walk, index, block, clock)
             elif walk:
-                for share in walk.propagate(index, block):
-                    yield clock.progress("measure", share)
+                for share in walk.advance(index, block):
+                    yield clock.make_progress("measure", share)
             feed.release(index)
             trim_heap()
-        clock.block_done()
+        clock.next_block()
 
 
-def _clock(draft: Draft) -> BlockClock:
+def _make_clock(draft: PreparedPlan) -> BlockClock:
     """A clock whose remaining time includes the compression that follows."""
     count, duration = draft.anatomy.count, draft.plan.duration
     if duration is None:
@@ -102,53 +106,57 @@ def _clock(draft: Draft) -> BlockClock:
     return BlockClock(count, predicted=duration.sensitivity / count, after=duration.blocks)
 
 
-def _learn(
-    spec: PlanSpec, draft: Draft, walk: Walk | None, index: int, block: nn.Module, clock: BlockClock
-) -> Iterator[Event | list[SiteTraits]]:
+def _measure_block(
+    spec: PlanSpec, draft: PreparedPlan, walk: BlockwiseForward | None, index: int, block: nn.Module, clock: BlockClock
+) -> Iterator[Event | list[LayerSensitivity]]:
     """Yield events, then the measurements of one block, whose weights are loaded. Advances `walk` past the block."""
     rule = BUDGETS[spec.rule]
     assert rule.learns is not None
     stats: dict[str, InputStats] = {}
-    found: list[SiteTraits] = []
+    found: list[LayerSensitivity] = []
     method = METHODS[rule.by(spec)] if rule.by else None
-    modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.of_block(index)}
+    modules = {site.name: draft.model.get_submodule(site.name) for site in draft.anatomy.get_block_layers(index)}
     for name, module in modules.items():
         check_weight(name, module.get_parameter("weight"))
-    harm = Harm(walk, index, block) if walk and method else None
+    harm = BlockOutputChange(walk, index, block) if walk and method else None
     if walk:
         gram = method is not None and method.needs_gram
-        for share in walk.collect(index, block, modules, stats, gram=gram, propagate=True):
-            yield clock.progress("measure", share / 2)
+        for share in walk.collect_stats(index, block, modules, stats, gram=gram, propagate=True):
+            yield clock.make_progress("measure", share / 2)
         for name in modules:
             check_inputs(name, stats[name])
-        walk.require_finite(index)
+        walk.check_finite(index)
     if walk and harm:
-        harm.expect(walk.hidden[0])
-    inner = {name: name.removeprefix(f"{draft.anatomy.block_name(index)}.") for name in modules}
-    sites = _in_order(draft.anatomy.of_block(index), stats)
-    for traits in rule.learns([_seen(draft.model, site, stats.get(site.name), harm) for site in sites], spec):
+        harm.set_reference(walk.hidden[0])
+    inner = {name: name.removeprefix(f"{draft.anatomy.get_block_name(index)}.") for name in modules}
+    sites = _sort_layers(draft.anatomy.get_block_layers(index), stats)
+    for traits in rule.learns(
+        [_make_layer_inputs(draft.model, site, stats.get(site.name), harm) for site in sites], spec
+    ):
         trim_heap()
         found.append(traits)
         if harm:
-            harm.finish([inner[traits.name] for traits in found], list(inner.values()))
-        yield clock.progress("measure", 1 / 2 + len(found) / len(modules) / 2)
+            harm.mark_done([inner[traits.name] for traits in found], list(inner.values()))
+        yield clock.make_progress("measure", 1 / 2 + len(found) / len(modules) / 2)
     if harm:
-        harm.forget()
+        harm.reset()
     known = {traits.name: traits for traits in found}
     yield [known[name] for name in modules]
 
 
-def _in_order(sites: list[LinearSite], stats: dict[str, InputStats]) -> list[LinearSite]:
+def _sort_layers(sites: list[Layer], stats: dict[str, InputStats]) -> list[Layer]:
     """Layers that see only some tokens (experts) first, then the others in the order of execution."""
     every = max((seen.tokens for seen in stats.values()), default=0)
     reached = [name for name, seen in stats.items() if seen.tokens == every]
     return sorted(sites, key=lambda site: reached.index(site.name) if site.name in reached else -1)
 
 
-def _seen(model: nn.Module, site: LinearSite, stats: InputStats | None, harm: Harm | None) -> Seen:
+def _make_layer_inputs(
+    model: nn.Module, site: Layer, stats: InputStats | None, harm: BlockOutputChange | None
+) -> LayerInputs:
     module = model.get_submodule(site.name)
 
-    def harm_of(by: Harm, weight: Tensor) -> float:
-        return by.of(module, weight.T if site.transposed else weight)
+    def measure_change(by: BlockOutputChange, weight: Tensor) -> float:
+        return by.measure(module, weight.T if site.transposed else weight)
 
-    return Seen(site, weight_of(model, site), stats, partial(harm_of, harm) if harm else None)
+    return LayerInputs(site, get_weight(model, site), stats, partial(measure_change, harm) if harm else None)

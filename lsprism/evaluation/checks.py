@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, JsonValue, model_validator
 
-from lsprism.evaluation.wording import spans
+from lsprism.evaluation.wording import iter_spans
 from lsprism.specs import Request
 
 # A sign counts only if no word or digit precedes it: the last number in "10-5" is 5.
@@ -22,8 +22,8 @@ Phrase = Annotated[str, Field(min_length=1)]
 Phrases = Annotated[tuple[Phrase, ...], Field(min_length=1)]
 
 
-class Rule(Protocol):
-    def holds(self, answer: str) -> bool: ...
+class AnswerRule(Protocol):
+    def check(self, answer: str) -> bool: ...
 
 
 class AllOf(Request):
@@ -32,8 +32,8 @@ class AllOf(Request):
     kind: Literal["all_of"] = "all_of"
     texts: Phrases
 
-    def holds(self, answer: str) -> bool:
-        return all(places(text, answer) for text in self.texts)
+    def check(self, answer: str) -> bool:
+        return all(find_places(text, answer) for text in self.texts)
 
 
 class AnyOf(Request):
@@ -42,8 +42,8 @@ class AnyOf(Request):
     kind: Literal["any_of"] = "any_of"
     texts: Phrases
 
-    def holds(self, answer: str) -> bool:
-        return any(places(text, answer) for text in self.texts)
+    def check(self, answer: str) -> bool:
+        return any(find_places(text, answer) for text in self.texts)
 
 
 class NoneOf(Request):
@@ -52,11 +52,11 @@ class NoneOf(Request):
     kind: Literal["none_of"] = "none_of"
     texts: Phrases
 
-    def holds(self, answer: str) -> bool:
-        return not any(places(text, answer) for text in self.texts)
+    def check(self, answer: str) -> bool:
+        return not any(find_places(text, answer) for text in self.texts)
 
 
-class Choice(Request):
+class MultipleChoice(Request):
     """The last option mentioned in the output is the right one."""
 
     kind: Literal["choice"] = "choice"
@@ -64,13 +64,13 @@ class Choice(Request):
     right: Phrase
 
     @model_validator(mode="after")
-    def _right_is_an_option(self) -> "Choice":
+    def _check_right(self) -> "MultipleChoice":
         if self.right not in self.options:
             raise ValueError(f"the right choice {self.right!r} is not among the options")
         return self
 
-    def holds(self, answer: str) -> bool:
-        last = {option: max(places(option, answer), default=-1) for option in self.options}
+    def check(self, answer: str) -> bool:
+        last = {option: max(find_places(option, answer), default=-1) for option in self.options}
         return last[self.right] == max(last.values()) >= 0
 
 
@@ -81,7 +81,7 @@ class Number(Request):
     value: float
     tolerance: float = Field(0.0, ge=0)
 
-    def holds(self, answer: str) -> bool:
+    def check(self, answer: str) -> bool:
         found = NUMBER.findall(answer.replace("\N{MINUS SIGN}", "-"))
         return bool(found) and abs(float(found[-1].replace(",", "")) - self.value) <= self.tolerance
 
@@ -92,50 +92,52 @@ class Json(Request):
     kind: Literal["json"] = "json"
     value: dict[str, JsonValue] | list[JsonValue]
 
-    def holds(self, answer: str) -> bool:
-        found = next(_values(answer), None)
-        return found is not None and _folded(found) == _folded(self.value)
+    def check(self, answer: str) -> bool:
+        found = next(_iter_json_values(answer), None)
+        return found is not None and _normalize_case(found) == _normalize_case(self.value)
 
 
-class Lines(Request):
+class LineCount(Request):
     """The output has this many non-empty lines."""
 
     kind: Literal["lines"] = "lines"
     count: int = Field(ge=1)
 
-    def holds(self, answer: str) -> bool:
+    def check(self, answer: str) -> bool:
         return sum(bool(line.strip()) for line in answer.splitlines()) == self.count
 
 
-class Words(Request):
+class WordCount(Request):
     """The number of words, separated by whitespace, is in [least, most]."""
 
     kind: Literal["words"] = "words"
     least: int = Field(1, ge=1)
     most: int = Field(ge=1)
 
-    def holds(self, answer: str) -> bool:
+    def check(self, answer: str) -> bool:
         return self.least <= len(answer.split()) <= self.most
 
 
-Check = Annotated[AllOf | AnyOf | NoneOf | Choice | Number | Json | Lines | Words, Field(discriminator="kind")]
+Check = Annotated[
+    AllOf | AnyOf | NoneOf | MultipleChoice | Number | Json | LineCount | WordCount, Field(discriminator="kind")
+]
 
 
-def is_right(checks: Sequence[Rule], answer: str) -> bool | None:
+def is_right(checks: Sequence[AnswerRule], answer: str) -> bool | None:
     """Whether all checks hold; None if there are none."""
-    return bool(answer.strip()) and all(check.holds(answer) for check in checks) if checks else None
+    return bool(answer.strip()) and all(check.check(answer) for check in checks) if checks else None
 
 
-def places(text: str, answer: str) -> list[int]:
+def find_places(text: str, answer: str) -> list[int]:
     """Positions in the output at which the words of `text` start; runs of whitespace count as one."""
     phrase = r"\s+".join(re.escape(word) for word in unicodedata.normalize("NFC", text).split())
     whole = unicodedata.normalize("NFC", answer)
-    inside = {place for begin, end in spans(whole) for place in range(begin + 1, end)}
+    inside = {place for begin, end in iter_spans(whole) for place in range(begin + 1, end)}
     found = re.finditer(rf"(?<!_){phrase}(?!_)", whole, re.IGNORECASE)
     return [match.start() for match in found if not inside & {match.start(), match.end()}]
 
 
-def _values(answer: str) -> Iterator[Any]:
+def _iter_json_values(answer: str) -> Iterator[Any]:
     """The JSON objects and lists that start at the first MOST_BRACKETS brackets."""
     for bracket in islice(re.finditer(r"[{\[]", answer), MOST_BRACKETS):
         try:
@@ -144,11 +146,11 @@ def _values(answer: str) -> Iterator[Any]:
             continue
 
 
-def _folded(value: JsonValue) -> JsonValue:
+def _normalize_case(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
         return value.strip().casefold()
     if isinstance(value, list):
-        return [_folded(item) for item in value]
+        return [_normalize_case(item) for item in value]
     if isinstance(value, dict):
-        return {key.casefold(): _folded(item) for key, item in value.items()}
+        return {key.casefold(): _normalize_case(item) for key, item in value.items()}
     return value

@@ -10,13 +10,13 @@ from lsprism.evaluation.tasks import Task, TaskPrompt
 from lsprism.generation.prompt import encode
 from lsprism.models.checks import load_config
 from lsprism.models.load import load_tokenizer
-from lsprism.models.tokens import context_length
+from lsprism.models.tokens import get_context_length
 from lsprism.reports import ModelSource
 from lsprism.specs import MeasureSpec
 
 
 @dataclass(frozen=True)
-class Reader:
+class ModelLimits:
     """Limits of a model's input: token ids below `rows`, at most `context` tokens (None: no limit)."""
 
     name: str
@@ -24,7 +24,7 @@ class Reader:
     context: int | None
     rows: int
 
-    def refusal(self, prompt: TaskPrompt) -> str:
+    def explain_refusal(self, prompt: TaskPrompt) -> str:
         """Why the model cannot process the prompt; empty if it can."""
         try:
             tokens = encode(self.tokenizer, prompt.prompt)
@@ -38,7 +38,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FittingResult:
     """The remaining settings and tasks, and notes on what was left out."""
 
     asked: MeasureSpec
@@ -46,31 +46,31 @@ class Fitting:
     notes: list[str] = field(default_factory=list)
 
 
-def fitting(asked: MeasureSpec, tasks: Sequence[Task], sources: Sequence[ModelSource]) -> Fitting:
+def fit_evaluation(asked: MeasureSpec, tasks: Sequence[Task], sources: Sequence[ModelSource]) -> FittingResult:
     """Leave out prompts that do not fit in the context of one of the models. SpecError if nothing is left."""
-    readers = [_reader(source) for source in sources]
+    readers = [_read_limits(source) for source in sources]
     left, notes = [], []
     for task in tasks:
-        kept, said = _fitting_prompts(task, readers)
+        kept, said = _filter_prompts(task, readers)
         left += [task.model_copy(update={"prompts": kept})] if kept else []
         notes += said
-    asked, said = _fitting_speed(asked, readers)
+    asked, said = _filter_prompt_lengths(asked, readers)
     notes += said
     if tasks and not left:
-        asked = _without("text", asked, notes)
-    return Fitting(asked, left, notes)
+        asked = _remove_measure("text", asked, notes)
+    return FittingResult(asked, left, notes)
 
 
-def _reader(source: ModelSource) -> Reader:
+def _read_limits(source: ModelSource) -> ModelLimits:
     config = load_config(source.folder)
     rows = config.get_text_config().vocab_size
-    return Reader(source.model_id, load_tokenizer(source), context_length(config), rows)
+    return ModelLimits(source.model_id, load_tokenizer(source), get_context_length(config), rows)
 
 
-def _fitting_prompts(task: Task, readers: Sequence[Reader]) -> tuple[tuple[TaskPrompt, ...], list[str]]:
+def _filter_prompts(task: Task, readers: Sequence[ModelLimits]) -> tuple[tuple[TaskPrompt, ...], list[str]]:
     kept, refused = [], []
     for prompt in task.prompts:
-        reason = next(filter(None, (reader.refusal(prompt) for reader in readers)), "")
+        reason = next(filter(None, (reader.explain_refusal(prompt) for reader in readers)), "")
         kept += [] if reason else [prompt]
         refused += [(prompt.id, reason)] if reason else []
     if not refused:
@@ -80,7 +80,7 @@ def _fitting_prompts(task: Task, readers: Sequence[Reader]) -> tuple[tuple[TaskP
     return tuple(kept), [note]
 
 
-def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[MeasureSpec, list[str]]:
+def _filter_prompt_lengths(asked: MeasureSpec, readers: Sequence[ModelLimits]) -> tuple[MeasureSpec, list[str]]:
     """Keep only prompt lengths that leave room for the new tokens."""
     if "speed" not in asked.measures:
         return asked, []
@@ -95,11 +95,11 @@ def _fitting_speed(asked: MeasureSpec, readers: Sequence[Reader]) -> tuple[Measu
         f" of {name}, {least:,} tokens."
     )
     if not lengths:
-        return _without("speed", asked, [note]), [note]
+        return _remove_measure("speed", asked, [note]), [note]
     return asked.model_copy(update={"prompt_lengths": lengths}), [note]
 
 
-def _without(measure: str, asked: MeasureSpec, notes: list[str]) -> MeasureSpec:
+def _remove_measure(measure: str, asked: MeasureSpec, notes: list[str]) -> MeasureSpec:
     left = tuple(name for name in asked.measures if name != measure)
     if not left:
         raise SpecError(f"Nothing is left to evaluate. {notes[0]}", "Choose other --measures, or shorter prompts.")

@@ -6,8 +6,8 @@ Example: one sentence repeated fifty times gives a perplexity of 1.10.
 from collections.abc import Iterator
 from typing import Literal
 
-from lsprism.figures import PerplexityFigure, SpeedComparison
-from lsprism.outcomes import Closeness, EvalReport, Flag, SideReport
+from lsprism.figures import PerplexityResult, SpeedComparison
+from lsprism.outcomes import EvalReport, ModelReport, SanityFlag, TextSimilarity
 
 LEAST_PERPLEXITY = 2.0  # lower values on real text mean a bug or a memorized text
 BETTER = 0.98  # a ratio to the baseline's perplexity down to this may be chance
@@ -17,13 +17,13 @@ SAME = 1 - 1e-9
 CLOSE = {"similarity", "bertscore_f1", "rougeL", "token_agreement"}
 
 
-def flags(report: EvalReport) -> list[Flag]:
+def find_flags(report: EvalReport) -> list[SanityFlag]:
     """All flags of a report."""
-    return [*_likelihoods(report), *_agreements(report), *_speeds(report), *_sizes(report)]
+    return [*_check_likelihoods(report), *_check_agreements(report), *_check_speeds(report), *_check_sizes(report)]
 
 
-def _likelihoods(report: EvalReport) -> Iterator[Flag]:
-    sides: dict[Literal["model", "baseline"], SideReport | None] = {
+def _check_likelihoods(report: EvalReport) -> Iterator[SanityFlag]:
+    sides: dict[Literal["model", "baseline"], ModelReport | None] = {
         "model": report.compressed,
         "baseline": report.baseline,
     }
@@ -31,63 +31,63 @@ def _likelihoods(report: EvalReport) -> Iterator[Flag]:
         if side is None or side.likelihood is None:
             continue
         if side.likelihood.value < LEAST_PERPLEXITY:
-            yield _flag("perplexity", f"below {LEAST_PERPLEXITY:g}: no model predicts unseen text so well", name)
+            yield _make_flag("perplexity", f"below {LEAST_PERPLEXITY:g}: no model predicts unseen text so well", name)
         if side.likelihood.text == report.compressed.model.calibration:
-            yield _flag("perplexity", f"evaluated on the calibration text, {side.likelihood.text}", name)
+            yield _make_flag("perplexity", f"evaluated on the calibration text, {side.likelihood.text}", name)
     ours = report.compressed.likelihood
     theirs = report.baseline.likelihood if report.baseline else None
-    if ours and theirs and _differ(report):
+    if ours and theirs and _has_other_weights(report):
         if ours.value < BETTER * theirs.value:
-            yield _flag("perplexity", "lower than its base model's")
-        if not _same_protocol(ours, theirs):
-            yield _flag("perplexity", "protocol differs from the baseline's")
+            yield _make_flag("perplexity", "lower than its base model's")
+        if not _has_same_protocol(ours, theirs):
+            yield _make_flag("perplexity", "protocol differs from the baseline's")
 
 
-def _agreements(report: EvalReport) -> Iterator[Flag]:
-    if not _differ(report):
+def _check_agreements(report: EvalReport) -> Iterator[SanityFlag]:
+    if not _has_other_weights(report):
         return
     if report.agreement is not None and report.agreement.kl == 0:
-        yield _flag("kl", "exactly 0 between two different models")
+        yield _make_flag("kl", "exactly 0 between two different models")
     for task in report.tasks:
-        yield from _too_close(task.task, task.against_baseline)
+        yield from _check_similarity(task.task, task.against_baseline)
 
 
-def _too_close(task: str, closeness: Closeness | None) -> Iterator[Flag]:
+def _check_similarity(task: str, closeness: TextSimilarity | None) -> Iterator[SanityFlag]:
     for name, score in (closeness.scores if closeness else {}).items():
         if name in CLOSE and score.mean is not None and score.mean >= SAME:
-            yield _flag(name, f"exactly 1 between two different models in {task}")
+            yield _make_flag(name, f"exactly 1 between two different models in {task}")
 
 
-def _speeds(report: EvalReport) -> Iterator[Flag]:
+def _check_speeds(report: EvalReport) -> Iterator[SanityFlag]:
     for comparison in report.speedups:
-        if comparison.ratio > FASTER and not _changed(report, comparison):
-            yield _flag("speedup", "faster although neither format nor dtype changed")
+        if comparison.ratio > FASTER and not _is_changed(report, comparison):
+            yield _make_flag("speedup", "faster although neither format nor dtype changed")
         if comparison.highest > SPREAD * comparison.lowest:
             low, high = comparison.lowest, comparison.highest
             prompt = comparison.baseline.prompt_tokens
             reason = f"noisy: {low:.2f}x to {high:.2f}x with a prompt of {prompt} tokens"
-            yield _flag("speedup", reason)
+            yield _make_flag("speedup", reason)
 
 
-def _sizes(report: EvalReport) -> Iterator[Flag]:
+def _check_sizes(report: EvalReport) -> Iterator[SanityFlag]:
     ours = report.compressed.sizes
     theirs = report.baseline.sizes if report.baseline else None
     if ours and theirs and report.compressed.model.packed_layers and ours.stored_bytes >= theirs.stored_bytes:
-        yield _flag("stored", "not smaller on disk than the baseline")
+        yield _make_flag("stored", "not smaller on disk than the baseline")
 
 
-def _changed(report: EvalReport, comparison: SpeedComparison) -> bool:
+def _is_changed(report: EvalReport, comparison: SpeedComparison) -> bool:
     return report.compressed.model.packed_layers > 0 or comparison.baseline.dtype != comparison.compressed.dtype
 
 
-def _differ(report: EvalReport) -> bool:
+def _has_other_weights(report: EvalReport) -> bool:
     return report.baseline is not None and report.baseline.model.fingerprint != report.compressed.model.fingerprint
 
 
-def _same_protocol(a: PerplexityFigure, b: PerplexityFigure) -> bool:
+def _has_same_protocol(a: PerplexityResult, b: PerplexityResult) -> bool:
     fields = ("text", "context", "windows", "of", "bos", "begins", "dtype")
     return all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
-def _flag(figure: str, reason: str, side: Literal["model", "baseline"] = "model") -> Flag:
-    return Flag(figure=figure, side=side, reason=reason)
+def _make_flag(figure: str, reason: str, side: Literal["model", "baseline"] = "model") -> SanityFlag:
+    return SanityFlag(figure=figure, side=side, reason=reason)

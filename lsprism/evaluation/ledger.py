@@ -12,25 +12,25 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from lsprism.artifact.shards import write_whole
+from lsprism.artifact.shards import write_atomic
 from lsprism.evaluation.steps import Part
 
 T = TypeVar("T")
 
 
-class Ledger:
+class ResultCache:
     """Cached results in memory, and in `folder` if given."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self.known: dict[str, str] = {}
 
-    def once(self, kind: Any, key: dict[str, Any], steps: Callable[[], Part[T]]) -> Part[T]:
+    def load_or_run(self, kind: Any, key: dict[str, Any], steps: Callable[[], Part[T]]) -> Part[T]:
         """Return the cached result for `key` as a `kind` (a type for pydantic); otherwise run steps() and cache it.
 
         key["measure"] is the name of the metric.
         """
-        name, adapter = _name(key), TypeAdapter(kind)
+        name, adapter = _make_name(key), TypeAdapter(kind)
         text = self._read(name)
         if text is not None:
             try:
@@ -50,9 +50,9 @@ class Ledger:
     def _write(self, name: str, text: str) -> None:
         self.known[name] = text
         if self.folder is not None:
-            write_whole(self.folder / name, text)
+            write_atomic(self.folder / name, text)
 
 
-def _name(key: dict[str, Any]) -> str:
+def _make_name(key: dict[str, Any]) -> str:
     text = json.dumps(key, sort_keys=True, default=str)
     return f"{key['measure']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

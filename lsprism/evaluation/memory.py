@@ -8,21 +8,21 @@ from pathlib import Path
 
 import torch
 
-from lsprism.artifact.finish import peak_memory
+from lsprism.artifact.finish import read_peak_memory
 from lsprism.errors import WorkError
-from lsprism.evaluation.profile import answer
-from lsprism.figures import SpeedFigure
-from lsprism.layers.compute_dtype import requested_compute_dtype, using_compute_dtype
+from lsprism.evaluation.profile import measure_answer
+from lsprism.figures import SpeedResult
+from lsprism.layers.compute_dtype import get_requested_compute_dtype, use_compute_dtype
 from lsprism.models.load import load
 from lsprism.reports import ModelSource, Record
 
 # The child process must register the format of artifacts before it loads one.
 IMPORTS = "import lsprism.hf, sys; from lsprism.evaluation import memory; "
-IDLE = IMPORTS + "print(memory.peak_memory())"
-AT_WORK = IMPORTS + "print(memory.peak_of(memory.Work.model_validate_json(sys.argv[1])))"
+IDLE = IMPORTS + "print(memory.read_peak_memory())"
+AT_WORK = IMPORTS + "print(memory.measure_peak(memory.MemoryProbe.model_validate_json(sys.argv[1])))"
 
 
-class Work(Record):
+class MemoryProbe(Record):
     """One model and one prompt."""
 
     source: ModelSource
@@ -33,41 +33,41 @@ class Work(Record):
     compute_dtype: str = "auto"
 
 
-def with_peak_memory(figure: SpeedFigure, source: ModelSource) -> SpeedFigure:
+def add_peak_memory(figure: SpeedResult, source: ModelSource) -> SpeedResult:
     """Add the peak memory of a process that loads the model and generates once with the settings of `figure`.
 
     On a CPU: VmHWM minus that of a process that only imports the package; on CUDA: the maximum allocated by PyTorch;
     None if the system does not report it. WorkError if the process fails.
     """
-    work = Work(
+    work = MemoryProbe(
         source=source,
         device=figure.device,
         dtype=figure.dtype,
         prompt_tokens=figure.prompt_tokens,
         new_tokens=figure.new_tokens,
-        compute_dtype=requested_compute_dtype(),
+        compute_dtype=get_requested_compute_dtype(),
     )
-    peak = _child(AT_WORK, work.model_dump_json())
+    peak = _run_child(AT_WORK, work.model_dump_json())
     if peak and not figure.device.startswith("cuda"):
-        peak -= _idle()
+        peak -= _measure_idle()
     return figure.model_copy(update={"peak_memory_bytes": peak or None})
 
 
-def peak_of(work: Work) -> int:
+def measure_peak(work: MemoryProbe) -> int:
     """Load, generate, and return the peak memory of this process in bytes: on CUDA that of the device, else VmHWM."""
     loaded = load(work.source, work.device, work.dtype)
     vocabulary = loaded.model.config.get_text_config().vocab_size
-    with using_compute_dtype(work.compute_dtype):
-        answer(loaded, (torch.arange(work.prompt_tokens) % vocabulary)[None], work.new_tokens)
-    return torch.cuda.max_memory_allocated(loaded.device) if loaded.device.type == "cuda" else peak_memory()
+    with use_compute_dtype(work.compute_dtype):
+        measure_answer(loaded, (torch.arange(work.prompt_tokens) % vocabulary)[None], work.new_tokens)
+    return torch.cuda.max_memory_allocated(loaded.device) if loaded.device.type == "cuda" else read_peak_memory()
 
 
 @functools.cache
-def _idle() -> int:
-    return _child(IDLE)
+def _measure_idle() -> int:
+    return _run_child(IDLE)
 
 
-def _child(code: str, *arguments: str) -> int:
+def _run_child(code: str, *arguments: str) -> int:
     """Run code in a new interpreter that can import this package, and return the last number it prints."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -10,18 +10,18 @@ Steps = Generator[Progress, None, T]
 Part = Generator[Event, None, T]  # several metrics, with stages and notices between them
 
 
-def counted(step: str, items: Iterator[T], of: int) -> Steps[list[T]]:
+def track_items(step: str, items: Iterator[T], of: int) -> Steps[list[T]]:
     """Collect `of` items; yields progress (an item counts as a block) before the first and after each."""
     clock, taken = BlockClock(of), []
-    yield clock.progress(step, 0)
+    yield clock.make_progress(step, 0)
     for item in items:
         taken.append(item)
-        clock.block_done()
-        yield clock.progress(step, 0)
+        clock.next_block()
+        yield clock.make_progress(step, 0)
     return taken
 
 
-def finished(steps: Steps[T]) -> T:
+def run_to_end(steps: Steps[T]) -> T:
     """Run a generator to its end and return its result."""
     while True:
         try:

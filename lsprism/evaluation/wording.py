@@ -19,17 +19,17 @@ UNSPACED = (
 ZERO_WIDTH_SPACE = "\u200b"  # separates words, unlike other format characters
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words in lower case, Unicode-normalized, without invisible joiners."""
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
-    return ["".join(c for c in plain[begin:end] if _kind(c) != "joiner") for begin, end in spans(plain)]
+    return ["".join(c for c in plain[begin:end] if _get_kind(c) != "joiner") for begin, end in iter_spans(plain)]
 
 
-def spans(text: str) -> Iterator[tuple[int, int]]:
+def iter_spans(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of every word."""
     begin, last = None, "gap"  # start of the current word, and the kind of its characters
     for place, character in enumerate(text):
-        kind = _kind(character)
+        kind = _get_kind(character)
         if kind in ("mark", "joiner") or (kind == last == "letter"):
             continue
         if begin is not None:
@@ -40,7 +40,7 @@ def spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=4096)
-def _kind(character: str) -> Kind:
+def _get_kind(character: str) -> Kind:
     category = unicodedata.category(character)
     if category[0] == "M":
         return "mark"

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.calibration.corpus import Corpus
 from lsprism.errors import CorpusError, SpecError
-from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_exp
-from lsprism.evaluation.steps import Steps, counted
-from lsprism.evaluation.windows import require_context
-from lsprism.figures import WordPerplexityFigure
-from lsprism.layers.compute_dtype import name_compute_dtype
+from lsprism.evaluation.likelihood import check_finite, compute_nll, has_plain_head, safe_exp
+from lsprism.evaluation.steps import Steps, track_items
+from lsprism.evaluation.windows import check_context
+from lsprism.figures import WordPerplexityResult
+from lsprism.layers.compute_dtype import format_compute_dtype
 from lsprism.models.load import LoadedModel
-from lsprism.models.tokens import embedding_rows, opening, plain_ids, require_rows
+from lsprism.models.tokens import check_rows, count_embedding_rows, encode_plain, find_start_tokens
 from lsprism.specs import BosName
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)
@@ -39,26 +39,26 @@ class Documents:
     of: int  # total number of documents
 
 
-def measuring(
+def stream_word_perplexity(
     loaded: LoadedModel, documents: Documents, context: int, bos: BosName = "each"
-) -> Steps[WordPerplexityFigure]:
+) -> Steps[WordPerplexityResult]:
     """Yield progress per window, then return the metric. SpecError if the model's context is too short or there is
     neither a BOS nor an EOS token, CorpusError without documents, NumericError for NaN likelihoods."""
-    require_context(loaded.model, context)
-    start = opening(loaded.tokenizer) if bos == "each" else []
+    check_context(loaded.model, context)
+    start = find_start_tokens(loaded.tokenizer) if bos == "each" else []
     if start and context <= len(start):
         raise SpecError(f"--context {context} leaves no token of the text.", f"Choose {len(start) + 1} or more.")
-    prefix, name = (start[0], "BOS") if start else prefix_token(loaded.tokenizer)
-    encoded = [plain_ids(loaded.tokenizer, text) for text in documents.texts]
+    prefix, name = (start[0], "BOS") if start else find_prefix_token(loaded.tokenizer)
+    encoded = [encode_plain(loaded.tokenizer, text) for text in documents.texts]
     for tokens in encoded:
-        require_rows(embedding_rows(loaded.model), tokens, loaded.tokenizer)
-    cut = partial(begun_windows, start=start) if start else partial(rolling_windows, prefix=prefix)
+        check_rows(count_embedding_rows(loaded.model), tokens, loaded.tokenizer)
+    cut = partial(iter_started_windows, start=start) if start else partial(iter_rolling_windows, prefix=prefix)
     windows = [window for tokens in encoded for window in cut(tokens, context=context)]
     if not windows:
         raise CorpusError(f"{documents.name} has no document with at least one word.", "Choose another text.")
-    sums = yield from counted("word perplexity", _nll_of_windows(loaded.model, windows), len(windows))
+    sums = yield from track_items("word perplexity", _iter_window_nll(loaded.model, windows), len(windows))
     words = sum(map(count_words, documents.texts))
-    return WordPerplexityFigure(
+    return WordPerplexityResult(
         value=safe_exp(math.fsum(sums) / words),
         nll=math.fsum(sums) / words,
         words=words,
@@ -70,12 +70,12 @@ def measuring(
         begins="each" if start else "first",
         text=documents.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
-        compute_dtype=name_compute_dtype(loaded.model),
+        compute_dtype=format_compute_dtype(loaded.model),
         device=str(loaded.device),
     )
 
 
-def documents_of(corpus: Corpus, most: int | None = None) -> Documents:
+def split_documents(corpus: Corpus, most: int | None = None) -> Documents:
     """The articles of WikiText, which start with ` = Title = `; any other text is one document. `most`: maximum."""
     heads = [found.start() for found in ARTICLE.finditer(corpus.text)]
     ends = [*heads[1:], len(corpus.text)]
@@ -83,7 +83,7 @@ def documents_of(corpus: Corpus, most: int | None = None) -> Documents:
     return Documents(texts[:most], corpus.name, len(texts))
 
 
-def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterator[Window]:
+def iter_rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterator[Window]:
     """Windows that predict every token once, with as much context as fits: the first starts with `prefix`, the last
     overlaps the one before it so that it is full."""
     sequence = [prefix, *tokens]
@@ -92,8 +92,8 @@ def rolling_windows(tokens: Sequence[int], prefix: int, context: int) -> Iterato
         yield sequence[max(0, end - context) : end], sequence[start + 1 : end + 1]
 
 
-def begun_windows(tokens: Sequence[int], start: Sequence[int], context: int) -> Iterator[Window]:
-    """As `rolling_windows`, but every window starts with `start`, which leaves less room for the text."""
+def iter_started_windows(tokens: Sequence[int], start: Sequence[int], context: int) -> Iterator[Window]:
+    """As `iter_rolling_windows`, but every window starts with `start`, which leaves less room for the text."""
     size, done = context - len(start), 0
     while done < len(tokens):
         end = min(done + size + (done == 0), len(tokens))
@@ -106,7 +106,7 @@ def count_words(text: str) -> int:
     return len(re.split(r"\s+", text))
 
 
-def prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
+def find_prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
     """The token before a document, and its name: BOS, or EOS if there is none. SpecError if there is neither."""
     for token, name in ((tokenizer.bos_token_id, "BOS"), (tokenizer.eos_token_id, "EOS")):
         if token is not None:
@@ -117,10 +117,10 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
     )
 
 
-def _nll_of_windows(model: PreTrainedModel, windows: list[Window]) -> Iterator[float]:
+def _iter_window_nll(model: PreTrainedModel, windows: list[Window]) -> Iterator[float]:
     """Yield the sum of -log p in nats over each window."""
-    plain = is_plain(model, torch.tensor([windows[0][0]]))
+    plain = has_plain_head(model, torch.tensor([windows[0][0]]))
     for number, (read, predicted) in enumerate(windows, start=1):
-        (value,) = nll(model, torch.tensor([read]), torch.tensor([predicted]), plain)
-        require_number(value, number, len(windows))
+        (value,) = compute_nll(model, torch.tensor([read]), torch.tensor([predicted]), plain)
+        check_finite(value, number, len(windows))
         yield value

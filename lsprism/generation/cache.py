@@ -20,10 +20,10 @@ def make_room(cache: object) -> None:
     if type(cache) is DynamicCache:
         for layer in cache.layers:
             if type(layer) is DynamicLayer:
-                layer.__class__ = RoomyLayer
+                layer.__class__ = PreallocatedCacheLayer
 
 
-def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
+def estimate_cache_bytes(model: PreTrainedModel, tokens: int) -> int:
     """Upper bound of the bytes of the KV cache for `tokens`: 2 x layers x key heads x head width, preallocated.
 
     Models with sliding windows, latent or recurrent states use less.
@@ -38,7 +38,7 @@ def cache_bytes(model: PreTrainedModel, tokens: int) -> int:
     return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize * room
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """A preallocated cache layer: `keys` and `values` [batch, heads, tokens, width] are views of the buffers."""
 
     buffers: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -50,13 +50,13 @@ class RoomyLayer(DynamicLayer):
             return super().update(key_states, value_states)
         assert self.keys is not None and self.values is not None
         keys, values = self.buffers
-        keys, self.keys = _append(keys, self.keys, before, key_states)
-        values, self.values = _append(values, self.values, before, value_states)
+        keys, self.keys = _add_tokens(keys, self.keys, before, key_states)
+        values, self.values = _add_tokens(values, self.values, before, value_states)
         self.buffers = keys, values
         return self.keys, self.values
 
 
-def _append(buffer: Tensor | None, old: Tensor, before: int, new: Tensor) -> tuple[Tensor, Tensor]:
+def _add_tokens(buffer: Tensor | None, old: Tensor, before: int, new: Tensor) -> tuple[Tensor, Tensor]:
     """Write `new` after the `before` tokens of `old`; returns the buffer and a view of its tokens.
 
     Allocates another buffer if this one is too small, or if `old` is not a view of it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Timing:
+class DecodeTiming:
     """The tokens and times so far."""
 
     tokens: int = 0
@@ -25,15 +25,15 @@ class Clock:
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self.timing = Timing()
+        self.timing = DecodeTiming()
 
     @contextmanager
-    def token(self) -> Iterator[None]:
+    def measure_token(self) -> Iterator[None]:
         """Time the work for one token. A token whose work raises is not counted."""
         started = self._now()
         yield
         seconds, so_far = self._now() - started, self.timing
         if so_far.first_token_s is None:
-            self.timing = Timing(tokens=1, first_token_s=seconds)
+            self.timing = DecodeTiming(tokens=1, first_token_s=seconds)
         else:
-            self.timing = Timing(so_far.tokens + 1, so_far.first_token_s, so_far.decode_s + seconds)
+            self.timing = DecodeTiming(so_far.tokens + 1, so_far.first_token_s, so_far.decode_s + seconds)

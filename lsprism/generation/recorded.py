@@ -13,40 +13,40 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from lsprism.generation.cache import ROOM, RoomyLayer
-from lsprism.layers.kernels.dispatch import chosen
+from lsprism.generation.cache import ROOM, PreallocatedCacheLayer
+from lsprism.layers.kernels.dispatch import get_active_kernel
 
 _refused: WeakSet[PreTrainedModel] = WeakSet()  # models whose step could not be recorded
 
 logger = logging.getLogger("lsprism.generation")
 
 
-def recorded(model: PreTrainedModel, cache: object) -> "Recorded | None":
+def capture_graph(model: PreTrainedModel, cache: object) -> "GraphedDecoder | None":
     """A replacement for the cache; None if the model's step cannot be recorded."""
-    if model in _refused or not isinstance(cache, Cache) or not recordable(model, cache):
+    if model in _refused or not isinstance(cache, Cache) or not is_capturable(model, cache):
         return None
     try:
-        return Recorded(model, cache)
+        return GraphedDecoder(model, cache)
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         logger.info("A step of %s cannot be recorded: %s", type(model).__name__, error)
         _refused.add(model)
         return None
 
 
-def recordable(model: PreTrainedModel, cache: Cache) -> bool:
+def is_capturable(model: PreTrainedModel, cache: Cache) -> bool:
     """Whether the model is on one CUDA device, supports graphs, and its cache stores keys and values of all tokens."""
     return (
         model.device.type == "cuda"
-        and chosen() == "auto"
+        and get_active_kernel() == "auto"
         and not hasattr(model, "hf_device_map")
         and getattr(model, "_can_compile_fullgraph", False)
         and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they mask unused positions
         and type(cache) is DynamicCache
-        and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+        and all(type(layer) in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers)
     )
 
 
-class Recorded:
+class GraphedDecoder:
     """Replaces the cache of a prompt (1 sequence), which is copied.
 
     Raises RuntimeError, or another error of the model's code, if a step cannot be recorded.
@@ -59,13 +59,13 @@ class Recorded:
         self._model = model
         self._length = cache.get_seq_length()
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        self._move(_held(cache))
+        self._move(_get_tensors(cache))
 
     @torch.inference_mode()
-    def step(self, token: int) -> Tensor:
+    def decode_step(self, token: int) -> Tensor:
         """Read one more token; returns the logits [vocab] of the next one."""
         if self._length == self._room:
-            self._move(_held(self._cache))
+            self._move(_get_tensors(self._cache))
         self._token.fill_(token)
         self._length += 1
         if self._graph is None:  # on the CPU, in tests
@@ -82,37 +82,37 @@ class Recorded:
         for layer, (keys, values) in zip(self._cache.layers, filled, strict=True):
             assert isinstance(layer, StaticLayer)
             layer.update(keys[:, :, : self._length], values[:, :, : self._length])
-        self._record()
+        self._capture()
 
     def _forward(self) -> Tensor:
         output = self._model(input_ids=self._token, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         return output.logits[0, -1]
 
-    def _record(self) -> None:
+    def _capture(self) -> None:
         """Run a step once as a warmup, undo it, and record it if on a GPU."""
         if not self._token.is_cuda:
-            self._try()
+            self._run_once()
             return
         here = torch.cuda.current_stream(self._token.device)
         with torch.cuda.device(self._token.device), torch.cuda.stream(here):  # restores the stream even on failure
             aside = torch.cuda.Stream()
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
-                self._try()
+                self._run_once()
             here.wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=aside):
                 self._logits = self._forward()
         self._graph = graph
 
-    def _try(self) -> None:
+    def _run_once(self) -> None:
         self._forward()
         for layer in self._cache.layers:
             assert isinstance(layer, StaticLayer) and isinstance(layer.cumulative_length, Tensor)
             layer.cumulative_length.fill_(self._length)
 
 
-def _held(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+def _get_tensors(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the layers."""
     layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer | StaticLayer)]
     return [(one.keys, one.values) for one in layers if one.keys is not None and one.values is not None]

@@ -32,13 +32,13 @@ class Detokenizer:
             return ""
         self._tail.append(token)
         text = self._decode()
-        certain = _certain(text)
+        certain = _remove_uncertain(text)
         piece = certain[self._shown :]
         self._shown = max(self._shown, len(certain))
         if piece and certain == text:
-            self._keep(self._tail[self._context :])
+            self._store_tail(self._tail[self._context :])
         elif len(self._tail) > _LONGEST_TAIL:  # invalid bytes, or tokens that never end on a character boundary
-            self._keep(self._tail[-_SHORT_TAIL:])
+            self._store_tail(self._tail[-_SHORT_TAIL:])
         return piece
 
     def finish(self) -> str:
@@ -47,14 +47,14 @@ class Detokenizer:
         self._tail, self._context, self._shown = [], 0, 0
         return piece
 
-    def _keep(self, tail: list[int]) -> None:
+    def _store_tail(self, tail: list[int]) -> None:
         self._tail, self._context = tail, len(tail)
-        self._shown = len(_certain(self._decode()))
+        self._shown = len(_remove_uncertain(self._decode()))
 
     def _decode(self) -> str:
         return str(self._tokenizer.decode(self._tail, skip_special_tokens=True))
 
 
-def _certain(text: str) -> str:
+def _remove_uncertain(text: str) -> str:
     """The text without trailing U+FFFD that further bytes may still complete."""
     return text[: max(len(text.rstrip(_OPEN)), len(text) - _MOST_OPEN)]

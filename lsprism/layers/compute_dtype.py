@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from lsprism.errors import SpecError
-from lsprism.layers.compute import computing_in
+from lsprism.layers.compute import convert_products
 from lsprism.layers.kernels.choice import read_cached, write_cached
 from lsprism.paths import cache_folder
 
@@ -30,7 +30,7 @@ _requested = "auto"
 
 
 @contextmanager
-def using_compute_dtype(name: str) -> Iterator[None]:
+def use_compute_dtype(name: str) -> Iterator[None]:
     """Inside the `with`, all models of the process use this compute dtype for many tokens; `auto`: the fastest."""
     global _requested
     before, _requested = _requested, name
@@ -40,27 +40,27 @@ def using_compute_dtype(name: str) -> Iterator[None]:
         _requested = before
 
 
-def requested_compute_dtype() -> str:
-    """The name that `using_compute_dtype` has set."""
+def get_requested_compute_dtype() -> str:
+    """The name that `use_compute_dtype` has set."""
     return _requested
 
 
-def reading_many(model: PreTrainedModel) -> AbstractContextManager[None]:
+def apply_compute_dtype(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Context for a forward pass of a loaded model over many tokens, on this thread."""
-    return computing_in(compute_dtype_of(model))
+    return convert_products(get_compute_dtype(model))
 
 
-def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
+def get_compute_dtype(model: PreTrainedModel) -> torch.dtype:
     """The compute dtype of `model`, as requested for the process."""
-    return pick_compute_dtype(_requested, model.dtype, model.device)
+    return select_compute_dtype(_requested, model.dtype, model.device)
 
 
-def name_compute_dtype(model: PreTrainedModel) -> str:
+def format_compute_dtype(model: PreTrainedModel) -> str:
     """The compute dtype of `model` as named in reports."""
-    return _name(compute_dtype_of(model))
+    return _format_dtype(get_compute_dtype(model))
 
 
-def pick_compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
+def select_compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype `name`; `auto`: the storage dtype or float32, whichever is faster. SpecError for an unknown name."""
     if name in DTYPES:
         return DTYPES[name]
@@ -71,7 +71,7 @@ def pick_compute_dtype(name: str, storage: torch.dtype, device: torch.device) ->
     if device.type == "cuda":
         emulated = storage is torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0)
         return torch.float32 if emulated else storage
-    return _fastest_on_cpu(storage) if device.type == "cpu" else storage
+    return _find_fastest_on_cpu(storage) if device.type == "cpu" else storage
 
 
 def measure_rates(storage: torch.dtype) -> dict[torch.dtype, float]:
@@ -79,23 +79,23 @@ def measure_rates(storage: torch.dtype) -> dict[torch.dtype, float]:
 
     Cached: the best measurement of the first PROCESSES processes, because the machine may be busy during one of them.
     """
-    return _measured(_describe(storage), storage)
+    return _load_rates(_make_key(storage), storage)
 
 
 @cache
-def _measured(key: str, storage: torch.dtype) -> dict[torch.dtype, float]:
+def _load_rates(key: str, storage: torch.dtype) -> dict[torch.dtype, float]:
     path = cache_folder() / "products.json"
     known = read_cached(path)
     entry: dict[str, Any] = known[key] if _is_usable(known.get(key), storage) else {TIMES: 0}
     if entry[TIMES] < PROCESSES:
-        found = {_name(dtype): rate for dtype, rate in _time_products(storage).items()}
+        found = {_format_dtype(dtype): rate for dtype, rate in _measure_products(storage).items()}
         best = {name: max(rate, entry.get(name, 0.0)) for name, rate in found.items()}
         known[key] = entry = {**best, TIMES: entry[TIMES] + 1}
         write_cached(path, known)
     return {DTYPES[name]: rate for name, rate in entry.items() if name in DTYPES}
 
 
-def _fastest_on_cpu(storage: torch.dtype) -> torch.dtype:
+def _find_fastest_on_cpu(storage: torch.dtype) -> torch.dtype:
     rates = measure_rates(storage)
     if rates[storage] > CLEAR * rates[torch.float32]:
         return storage
@@ -104,7 +104,7 @@ def _fastest_on_cpu(storage: torch.dtype) -> torch.dtype:
     return storage if _has_instructions(storage) else torch.float32
 
 
-def _time_products(storage: torch.dtype) -> dict[torch.dtype, float]:
+def _measure_products(storage: torch.dtype) -> dict[torch.dtype, float]:
     """Time both dtypes alternately. A dtype that torch does not support has rate 0."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(TOKENS, COLUMNS, generator=generator).to(storage)
@@ -112,28 +112,28 @@ def _time_products(storage: torch.dtype) -> dict[torch.dtype, float]:
     seconds = dict.fromkeys((storage, torch.float32), float("inf"))
     for repeat in range(1 + REPEATS):
         for dtype in seconds:
-            took = _time_product(x, weight, dtype)
+            took = _measure_product(x, weight, dtype)
             if repeat:  # the first one warms up
                 seconds[dtype] = min(seconds[dtype], took)
     return {dtype: 2 * TOKENS * ROWS * COLUMNS / least for dtype, least in seconds.items()}
 
 
 @torch.no_grad()
-def _time_product(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> float:
+def _measure_product(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> float:
     started = time.perf_counter()
     try:
-        with computing_in(None if dtype is x.dtype else dtype):
+        with convert_products(None if dtype is x.dtype else dtype):
             F.linear(x, weight)
     except RuntimeError:
         return float("inf")
     return time.perf_counter() - started
 
 
-def _describe(storage: torch.dtype) -> str:
+def _make_key(storage: torch.dtype) -> str:
     """The cache key: everything that a rate depends on. Environment variables may limit the instruction set."""
     level = torch.backends.cpu.get_cpu_capability()
-    native = ", ".join(_name(dtype) for dtype in (torch.bfloat16, torch.float16) if _has_instructions(dtype))
-    return f"{_name(storage)}, {level}, {native or 'no'} instructions, {torch.get_num_threads()} threads"
+    native = ", ".join(_format_dtype(dtype) for dtype in (torch.bfloat16, torch.float16) if _has_instructions(dtype))
+    return f"{_format_dtype(storage)}, {level}, {native or 'no'} instructions, {torch.get_num_threads()} threads"
 
 
 @cache
@@ -150,8 +150,8 @@ def _is_usable(rates: object, storage: torch.dtype) -> bool:
     """Whether a cached entry has the format of `measure_rates`."""
     if not isinstance(rates, dict) or not isinstance(rates.get(TIMES), int):
         return False
-    return all(isinstance(rates.get(name), float) for name in (_name(storage), "float32"))
+    return all(isinstance(rates.get(name), float) for name in (_format_dtype(storage), "float32"))
 
 
-def _name(dtype: torch.dtype) -> str:
+def _format_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

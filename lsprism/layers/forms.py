@@ -1,7 +1,7 @@
 """Packed weight formats: sparse, low-rank, sparse + low-rank, and dense where those would be larger.
 
 Each format converts back to the matrix [rows, columns] (`dense`) and knows the number of kept parameters (`kept`) and
-stored bytes (`nbytes`). A sparse matrix stores a bitmap of 1 bit per entry, padded to whole bytes per row, and its
+stored bytes (`count_bytes`). A sparse matrix stores a bitmap of 1 bit per entry, padded to whole bytes per row, and its
 packed non-zeros: in bfloat16 at 50 % sparsity, 9/16 of the dense size. Values have the model's dtype, or are int8 with
 a scale of that dtype per row (see int8.py): then 50 % sparsity takes 5 bits per entry.
 """
@@ -18,7 +18,7 @@ from lsprism.reports import FormName, ValuesName
 _BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 
 
-def bitmap_columns(columns: int) -> int:
+def count_bitmap_columns(columns: int) -> int:
     """Bytes per bitmap row."""
     return (columns + 7) // 8
 
@@ -26,7 +26,7 @@ def bitmap_columns(columns: int) -> int:
 def pack_mask(mask: Tensor) -> Tensor:
     """bool [rows, columns] -> uint8 [rows, ceil(columns / 8)]; the lowest bit is the leftmost column."""
     rows, columns = mask.shape
-    padded = torch.zeros(rows, bitmap_columns(columns) * 8, dtype=torch.uint8, device=mask.device)
+    padded = torch.zeros(rows, count_bitmap_columns(columns) * 8, dtype=torch.uint8, device=mask.device)
     padded[:, :columns] = mask
     return (padded.view(rows, -1, 8) * _BITS.to(mask.device)).sum(-1, dtype=torch.uint8)
 
@@ -37,7 +37,7 @@ def unpack_mask(bitmap: Tensor, columns: int) -> Tensor:
     return bits.view(bitmap.shape[0], -1)[:, :columns]
 
 
-def restored(values: Tensor, scales: Tensor | None) -> Tensor:
+def dequantize(values: Tensor, scales: Tensor | None) -> Tensor:
     """Dequantize [rows, n] to the model's dtype: int8 values times the scales [rows]; `values` if there are none."""
     return values if scales is None else (values.float() * scales.float().unsqueeze(1)).to(scales.dtype)
 
@@ -57,14 +57,14 @@ class Sparse:
         """Keep `weight` [rows, columns] where `mask` is true. A zero inside the mask is stored and counts as kept."""
         return cls(weight[mask], pack_mask(mask), weight.shape[1])
 
-    def mask(self) -> Tensor:
+    def unpack_mask(self) -> Tensor:
         """bool [rows, columns]: the positions of the values."""
         return unpack_mask(self.bitmap, self.columns)
 
-    def dense(self) -> Tensor:
-        mask = self.mask()
+    def to_dense(self) -> Tensor:
+        mask = self.unpack_mask()
         full = torch.zeros(mask.shape, dtype=self.values.dtype, device=mask.device).masked_scatter_(mask, self.values)
-        return restored(full, self.scales)
+        return dequantize(full, self.scales)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,8 +78,8 @@ class Sparse:
     def rank(self) -> int:
         return 0
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.values, "bitmap": self.bitmap, **_there(scales=self.scales)}
+    def get_tensors(self) -> dict[str, Tensor]:
+        return {"weight": self.values, "bitmap": self.bitmap, **_filter_present(scales=self.scales)}
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,17 @@ class LowRank:
     left_scales: Tensor | None = None  # [rows] if the values are int8
     right_scales: Tensor | None = None  # [rank]
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def get_factors(self) -> tuple[Tensor, Tensor]:
         """left and right, dequantized to the model's dtype."""
-        return restored(self.left, self.left_scales), restored(self.right, self.right_scales)
+        return dequantize(self.left, self.left_scales), dequantize(self.right, self.right_scales)
 
-    def product(self) -> Tensor:
+    def compute_product(self) -> Tensor:
         """left @ right, float32."""
-        left, right = self.factors()
+        left, right = self.get_factors()
         return left.float() @ right.float()
 
-    def dense(self) -> Tensor:
-        return self.product().to(self.dtype)
+    def to_dense(self) -> Tensor:
+        return self.compute_product().to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,8 +116,8 @@ class LowRank:
     def rank(self) -> int:
         return self.left.shape[1]
 
-    def tensors(self) -> dict[str, Tensor]:
-        scales = _there(scales=self.left_scales, right_scales=self.right_scales)
+    def get_tensors(self) -> dict[str, Tensor]:
+        scales = _filter_present(scales=self.left_scales, right_scales=self.right_scales)
         return {"weight": self.left, "right": self.right, **scales}
 
 
@@ -129,8 +129,8 @@ class SparseLowRank:
     sparse: Sparse
     low_rank: LowRank
 
-    def dense(self) -> Tensor:
-        return self.low_rank.product().add_(self.sparse.dense()).to(self.dtype)
+    def to_dense(self) -> Tensor:
+        return self.low_rank.compute_product().add_(self.sparse.to_dense()).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,10 +144,10 @@ class SparseLowRank:
     def rank(self) -> int:
         return self.low_rank.rank
 
-    def tensors(self) -> dict[str, Tensor]:
+    def get_tensors(self) -> dict[str, Tensor]:
         part = self.low_rank
-        scales = _there(left_scales=part.left_scales, right_scales=part.right_scales)
-        return {**self.sparse.tensors(), "left": part.left, "right": part.right, **scales}
+        scales = _filter_present(left_scales=part.left_scales, right_scales=part.right_scales)
+        return {**self.sparse.get_tensors(), "left": part.left, "right": part.right, **scales}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Dense:
     name: ClassVar[FormName] = "dense"
     weight: Tensor  # [rows, columns]
 
-    def dense(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         return self.weight
 
     @property
@@ -172,14 +172,14 @@ class Dense:
     def rank(self) -> int:
         return 0
 
-    def tensors(self) -> dict[str, Tensor]:
+    def get_tensors(self) -> dict[str, Tensor]:
         return {"weight": self.weight}
 
 
-Form = Sparse | LowRank | SparseLowRank | Dense
+PackedWeight = Sparse | LowRank | SparseLowRank | Dense
 
 
-def form_of(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) -> Form:
+def packed_from_tensors(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) -> PackedWeight:
     """The packed weight of `tensors`, named as by its `tensors()`; KeyError if one is missing."""
     held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     scales, factor_scales = held.get("scales"), (held.get("left_scales"), held.get("right_scales"))
@@ -195,21 +195,21 @@ def form_of(name: FormName, tensors: Mapping[str, Tensor | None], columns: int) 
             return Dense(held["weight"])
 
 
-def values_of(form: Form) -> ValuesName:
+def get_value_type(form: PackedWeight) -> ValuesName:
     """The value type of the packed weight."""
-    return "int8" if "scales" in form.tensors() else "float"
+    return "int8" if "scales" in form.get_tensors() else "float"
 
 
-def _there(**tensors: Tensor | None) -> dict[str, Tensor]:
+def _filter_present(**tensors: Tensor | None) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def nbytes(form: Form) -> int:
+def count_bytes(form: PackedWeight) -> int:
     """Bytes of the stored tensors; the same in memory and on disk."""
-    return sum(tensor.nbytes for tensor in form.tensors().values())
+    return sum(tensor.nbytes for tensor in form.get_tensors().values())
 
 
-def form_shape(form: Form) -> tuple[int, int]:
+def get_shape(form: PackedWeight) -> tuple[int, int]:
     """(rows, columns) of the matrix that the packed weight represents."""
     match form:
         case Sparse():
@@ -217,6 +217,6 @@ def form_shape(form: Form) -> tuple[int, int]:
         case LowRank():
             return form.left.shape[0], form.right.shape[1]
         case SparseLowRank():
-            return form_shape(form.sparse)
+            return get_shape(form.sparse)
         case Dense():
             return form.weight.shape[0], form.weight.shape[1]

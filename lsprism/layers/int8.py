@@ -6,12 +6,12 @@ The scale is rounded to the model's dtype before the values are quantized, so ro
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank, unpack_mask
+from lsprism.layers.forms import LowRank, PackedWeight, Sparse, SparseLowRank, unpack_mask
 
 LARGEST = 127
 
 
-def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """[rows, n] -> int8 [rows, n] and scales [rows] in the matrix's dtype."""
     exact = matrix.float()
     scales = (exact.abs().amax(dim=1) / LARGEST).to(matrix.dtype)
@@ -20,7 +20,7 @@ def rows_to_int8(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return numbers.to(torch.int8), scales
 
 
-def to_int8(form: Form) -> Form:
+def to_int8(form: PackedWeight) -> PackedWeight:
     """The same packed weight with int8 values; a dense one is returned unchanged."""
     match form:
         case Sparse():
@@ -34,10 +34,10 @@ def to_int8(form: Form) -> Form:
 
 
 def _sparse_to_int8(form: Sparse) -> Sparse:
-    numbers, scales = rows_to_int8(form.dense())
+    numbers, scales = quantize_rows(form.to_dense())
     return Sparse(numbers[unpack_mask(form.bitmap, form.columns)], form.bitmap, form.columns, scales)
 
 
 def _factors_to_int8(form: LowRank) -> LowRank:
-    (left, left_scales), (right, right_scales) = rows_to_int8(form.left), rows_to_int8(form.right)
+    (left, left_scales), (right, right_scales) = quantize_rows(form.left), quantize_rows(form.right)
     return LowRank(left, right, left_scales, right_scales)

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_of, form_shape
+from lsprism.layers.forms import (
+    Dense,
+    LowRank,
+    PackedWeight,
+    Sparse,
+    SparseLowRank,
+    count_bitmap_columns,
+    get_shape,
+    packed_from_tensors,
+)
 from lsprism.layers.kernels import reference
-from lsprism.layers.kernels.dispatch import FEW_TOKENS, Product, on_recent_gpu
-from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
+from lsprism.layers.kernels.dispatch import FEW_TOKENS, PreparedMatmul, on_recent_gpu
+from lsprism.reports import FormName, Layer, LayerBudget, ValuesName
 
 if TYPE_CHECKING:
     from lsprism.layers.kernels.group import Group
@@ -30,30 +39,30 @@ class PrismLinear(nn.Module):
     weight: Tensor
     bias: nn.Parameter | None
 
-    def __init__(self, form: Form, bias: Tensor | None = None) -> None:
+    def __init__(self, form: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.form_name: FormName = form.name
-        self.out_features, self.in_features = form_shape(form)
-        for name, tensor in form.tensors().items():
+        self.out_features, self.in_features = get_shape(form)
+        for name, tensor in form.get_tensors().items():
             if tensor.is_floating_point():
                 self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             else:
                 self.register_buffer(name, tensor)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-        self._product: Product | None = None
+        self._product: PreparedMatmul | None = None
         self._streams: Streams | None = None  # on a recent GPU: holds what `weight` and `bitmap` stand for
         self._siblings: list[PrismLinear] | None = None
 
     @property
-    def form(self) -> Form:
+    def form(self) -> PackedWeight:
         """The packed weight, as a view of the module's current tensors."""
         self._restore()
         return self.outline
 
     @property
-    def outline(self) -> Form:
+    def outline(self) -> PackedWeight:
         """The same, but its values and bitmap may be on the meta device, while a GPU has them in its own format."""
-        return form_of(self.form_name, {**self._parameters, **self._buffers}, self.in_features)
+        return packed_from_tensors(self.form_name, {**self._parameters, **self._buffers}, self.in_features)
 
     @property
     def group(self) -> "Group | None":
@@ -63,14 +72,14 @@ class PrismLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        return _product(self, x)
+        return _compute_product(self, x)
 
-    def forget(self) -> None:
+    def reset_product(self) -> None:
         """Drop the prepared product, which references the module's tensors."""
         self._restore()
         self._product = None
 
-    def _release(self, product: Product) -> None:
+    def _release(self, product: PreparedMatmul) -> None:
         """Let the product have the packed weight, in the GPU's own format, and drop it here."""
         for name in _STREAMED:
             tensor = self._parameters.get(name, self._buffers.get(name))
@@ -103,7 +112,7 @@ class PrismLinear(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _HARMLESS:
-            self.forget()
+            self.reset_product()
         super().__setattr__(name, value)
 
     def _save_to_state_dict(self, *args: Any) -> None:
@@ -111,11 +120,11 @@ class PrismLinear(nn.Module):
         super()._save_to_state_dict(*args)
 
     def _apply(self, *args: Any, **settings: Any) -> "PrismLinear":
-        self.forget()  # changes dtype or device
+        self.reset_product()  # changes dtype or device
         return super()._apply(*args, **settings)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.forget()  # changes values in place
+        self.reset_product()  # changes values in place
         super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,10 +143,10 @@ class DenseLinear(nn.Linear):
     Converts a loaded layer in place and keeps its tensors and their names, so tied weights stay tied.
     """
 
-    _product: Product | None = None
+    _product: PreparedMatmul | None = None
 
     @classmethod
-    def adopt(cls, layer: nn.Linear) -> None:
+    def convert(cls, layer: nn.Linear) -> None:
         """Convert `layer` in place."""
         layer.__class__ = cls
 
@@ -147,46 +156,46 @@ class DenseLinear(nn.Linear):
         layer.__class__ = nn.Linear
         del self._product
 
-    def forget(self) -> None:
+    def reset_product(self) -> None:
         """Like PrismLinear.forget."""
         self._product = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "_product":
-            self.forget()
+            self.reset_product()
         super().__setattr__(name, value)
 
     def _apply(self, *args: Any, **settings: Any) -> "DenseLinear":
-        self.forget()
+        self.reset_product()
         return super()._apply(*args, **settings)
 
     @property
-    def form(self) -> Form:
+    def form(self) -> PackedWeight:
         return Dense(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        return _product(self, x)
+        return _compute_product(self, x)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_product": None}
 
 
-def _product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
+def _compute_product(layer: PrismLinear | DenseLinear, x: Tensor) -> Tensor:
     """W x + bias. The prepared product is cached in the layer until the layer's tensors are replaced."""
     if torch.compiler.is_compiling():
-        return reference.linear(x, layer.form, layer.bias)
-    product = product_of(layer)
+        return reference.compute_linear(x, layer.form, layer.bias)
+    product = get_product(layer)
     if not product.tried and x.is_cuda and x.numel() <= FEW_TOKENS * layer.in_features:
         product = _use_streams(layer, product)
     return product(x)
 
 
-def product_of(layer: PrismLinear | DenseLinear) -> Product:
+def get_product(layer: PrismLinear | DenseLinear) -> PreparedMatmul:
     """The prepared product of the layer's current tensors."""
     product = layer._product
-    if product is None or not product.holds(layer._parameters, layer._buffers):
-        product = layer._product = Product(layer.form, layer.bias)
+    if product is None or not product.is_valid(layer._parameters, layer._buffers):
+        product = layer._product = PreparedMatmul(layer.form, layer.bias)
     return product
 
 
@@ -196,7 +205,7 @@ def link_siblings(layers: list[PrismLinear]) -> None:
         layer._siblings = layers
 
 
-def _use_streams(layer: PrismLinear | DenseLinear, product: Product) -> Product:
+def _use_streams(layer: PrismLinear | DenseLinear, product: PreparedMatmul) -> PreparedMatmul:
     """Prepare a layer and its siblings for the kernels of recent GPUs, if they are there; the product to use.
 
     Only once a few tokens are to be multiplied: a compression, which reads many, has no use for it.
@@ -209,9 +218,9 @@ def _use_streams(layer: PrismLinear | DenseLinear, product: Product) -> Product:
         streams = on_recent_gpu([one.form for one in layers], [one.bias for one in layers])
         if streams is not None:
             for one, packed in zip(layers, streams, strict=True):
-                one._release(Product(one.form, one.bias, packed))
+                one._release(PreparedMatmul(one.form, one.bias, packed))
             break
-    return product_of(layer)
+    return get_product(layer)
 
 
 def _is_offloaded(layer: PrismLinear) -> bool:
@@ -219,28 +228,28 @@ def _is_offloaded(layer: PrismLinear) -> bool:
     return bool(getattr(layer.__dict__.get("_hf_hook"), "offload", False))
 
 
-def empty_form(
-    site: LinearSite, form: FormName, budget: LayerBudget, dtype: torch.dtype, values: ValuesName = "float"
-) -> Form:
+def make_meta_packed(
+    site: Layer, form: FormName, budget: LayerBudget, dtype: torch.dtype, values: ValuesName = "float"
+) -> PackedWeight:
     """A packed weight on the meta device, with the shapes and dtypes of the tensors stored for a layer."""
     stored = torch.int8 if values == "int8" else dtype
 
-    def empty(*shape: int, dtype: torch.dtype = stored) -> Tensor:
+    def make_tensor(*shape: int, dtype: torch.dtype = stored) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    def scales(count: int) -> Tensor | None:
-        return empty(count, dtype=dtype) if values == "int8" else None
+    def make_scales(count: int) -> Tensor | None:
+        return make_tensor(count, dtype=dtype) if values == "int8" else None
 
     rows, columns, rank = site.rows, site.columns, budget.rank
-    bitmap = empty(rows, bitmap_columns(columns), dtype=torch.uint8)
-    factors = LowRank(empty(rows, rank), empty(rank, columns), scales(rows), scales(rank))
+    bitmap = make_tensor(rows, count_bitmap_columns(columns), dtype=torch.uint8)
+    factors = LowRank(make_tensor(rows, rank), make_tensor(rank, columns), make_scales(rows), make_scales(rank))
     match form:
         case "sparse":
-            return Sparse(empty(budget.kept), bitmap, columns, scales(rows))
+            return Sparse(make_tensor(budget.kept), bitmap, columns, make_scales(rows))
         case "low_rank":
             return factors
         case "sparse_low_rank":
             nonzeros = budget.kept - rank * (rows + columns)
-            return SparseLowRank(Sparse(empty(nonzeros), bitmap, columns, scales(rows)), factors)
+            return SparseLowRank(Sparse(make_tensor(nonzeros), bitmap, columns, make_scales(rows)), factors)
         case _:
-            return Dense(empty(rows, columns, dtype=dtype))
+            return Dense(make_tensor(rows, columns, dtype=dtype))

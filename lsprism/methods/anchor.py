@@ -17,7 +17,7 @@ from lsprism.methods.masks import CHUNK
 from lsprism.methods.stats import InputStats
 
 
-def anchored(weight: Tensor, stats: InputStats, share: float) -> Tensor:
+def compute_compensated_weight(weight: Tensor, stats: InputStats, share: float) -> Tensor:
     """W + share * (T - W) for weight [rows, columns], in its dtype. `stats` of X' provide C as their `drift`."""
     if not share or stats.drift is None:
         return weight

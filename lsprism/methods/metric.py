@@ -24,20 +24,20 @@ FLOOR = 1e-6  # minimum of the diagonal, for features that were always zero; the
 
 
 @dataclass(frozen=True)
-class Metric:
+class GramFactor:
     """H, damped and divided by the mean of its diagonal, and R^-1, where R R^T = H. Both float32 [columns, columns]."""
 
     gram: Tensor
     inverse: Tensor  # upper triangular
     unit: float = 1.0  # the mean of the diagonal
 
-    def rooted(self, weight: Tensor) -> Tensor:
+    def apply_root(self, weight: Tensor) -> Tensor:
         """weight [rows, columns] -> W R. R itself is not stored, to save memory."""
         product: Tensor = torch.linalg.solve_triangular(self.inverse, weight, upper=True, left=False)
         return product
 
 
-def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
+def factorize_gram(gram: Tensor, *, in_place: bool = False) -> GramFactor:
     """Damp and factorize gram [columns, columns] = X^T X, of any rank.
 
     The damping is multiplied by ten until the factorization succeeds. Raises NumericError if `gram` is not finite.
@@ -59,10 +59,10 @@ def metric_of(gram: Tensor, *, in_place: bool = False) -> Metric:
         root, failed = torch.linalg.cholesky_ex(gram.flip(0, 1))  # rotated by 180 degrees: lower becomes upper
         damping *= 10
     root = root.flip(0, 1)
-    return Metric(gram, _inverse(root), mean.item())
+    return GramFactor(gram, _compute_inverse(root), mean.item())
 
 
-def _inverse(root: Tensor) -> Tensor:
+def _compute_inverse(root: Tensor) -> Tensor:
     """The inverse of an upper triangular matrix."""
     if root.device.type == "cpu":
         # LAPACK's strtri skips the zeros, unlike the functions of torch: 1536 x 1536 in 24 ms instead of 58.
@@ -72,7 +72,7 @@ def _inverse(root: Tensor) -> Tensor:
     return solved
 
 
-def _top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
+def _compute_top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
     """matrix [n, n], symmetric -> [n, count] eigenvectors of the largest eigenvalues, in descending order.
 
     Raises LinAlgError if they cannot be computed.
@@ -92,7 +92,7 @@ def _top_eigenvectors(matrix: Tensor, count: int) -> Tensor:
     return found[:, -count:].flip(1)
 
 
-def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def compute_truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """matrix [rows, columns] -> left [rows, rank], right [rank, columns], the best rank-`rank` approximation.
 
     Computed from the eigenvectors of the smaller Gram matrix: several times faster than an SVD (576 x 576: 15 ms, not
@@ -100,22 +100,23 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = matrix.shape
     if rows > columns:
-        left, right = truncated_svd(matrix.T, rank)
+        left, right = compute_truncated_svd(matrix.T, rank)
         return right.T, left.T
-    left = _top_eigenvectors(matrix @ matrix.T, rank)
+    left = _compute_top_eigenvectors(matrix @ matrix.T, rank)
     return left, left.T @ matrix
 
 
-def low_rank_in(metric: Metric, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def compute_weighted_svd(metric: GramFactor, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Factors of the rank-`rank` approximation of `weight` [rows, columns] with the least output error.
 
     It is SVD_r(W R) R^-1.
     """
-    left, right = truncated_svd(metric.rooted(weight), rank)
+    left, right = compute_truncated_svd(metric.apply_root(weight), rank)
     return left, right @ metric.inverse
 
 
-def low_rank_step(gram: Tensor, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of subspace iteration from `right` [rank, columns] towards `low_rank_in`, in a fraction of its time."""
+def advance_low_rank(gram: Tensor, weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of subspace iteration from `right` [rank, columns] towards `compute_weighted_svd`, in a fraction of its
+    time."""
     left, _ = torch.linalg.qr(weight @ (gram @ right.T))
     return left, left.T @ weight

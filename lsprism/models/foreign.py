@@ -7,7 +7,7 @@ from typing import Any
 
 from lsprism.errors import DamagedError, SourceError
 from lsprism.json_files import read_object
-from lsprism.models.stored import INDEX, SINGLE, Header, read_headers
+from lsprism.models.stored import INDEX, SINGLE, TensorHeader, read_headers
 
 QUANT_METHOD = "ls_prism"  # the format of artifacts, as config.json names it to transformers
 ADAPTER = "adapter_config.json"
@@ -35,7 +35,7 @@ COPIES = {
 }
 
 
-def quant_method(config: dict[str, Any]) -> str:
+def get_quant_method(config: dict[str, Any]) -> str:
     """The quantization format according to config.json or its text part; empty if the model is not quantized."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
@@ -51,22 +51,22 @@ def quant_method(config: dict[str, Any]) -> str:
 
 def check_dense(folder: Path, name: str, config: dict[str, Any]) -> None:
     """Raise SourceError for quantized weights, recognized by config.json, by other files or by tensor names."""
-    method = quant_method(config)
+    method = get_quant_method(config)
     if method == QUANT_METHOD:
         return
     method = method or next((maker for file, maker in FILES.items() if (folder / file).is_file()), "")
-    headers: dict[str, Header] = {}
+    headers: dict[str, TensorHeader] = {}
     if not method and ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         with suppress(DamagedError, SourceError):  # reported when the weights are read
             headers = read_headers(folder)
     if any(".lora_A." in key or ".base_layer." in key for key in headers):
         raise SourceError(f"{name} holds adapter weights in addition to the model's.", MERGE)
-    method = method or quantized_by(headers)
+    method = method or infer_quant_method(headers)
     if method:
-        raise SourceError(f"{name} is already quantized ({method}).", remedy(method))
+        raise SourceError(f"{name} is already quantized ({method}).", get_remedy(method))
 
 
-def quantized_by(headers: dict[str, Header]) -> str:
+def infer_quant_method(headers: dict[str, TensorHeader]) -> str:
     """The quantization format according to the names and dtypes of the tensors; empty if there is none."""
     leaves = {key.rpartition(".")[2] for key in headers}
     if any(".quant_state.bitsandbytes__" in key for key in headers):
@@ -78,11 +78,11 @@ def quantized_by(headers: dict[str, Header]) -> str:
     return "MLX" if any(f"{key.removesuffix('weight')}biases" in headers for key in packed) else ""
 
 
-def remedy(method: str) -> str:
+def get_remedy(method: str) -> str:
     return COPY.format(*COPIES[method]) if method in COPIES else DENSE
 
 
-def refuse_adapter(folder: Path) -> None:
+def check_not_adapter(folder: Path) -> None:
     """Raise SourceError if the folder holds an adapter, which transformers would apply to any weights next to it."""
     if not (folder / ADAPTER).is_file():
         return
@@ -91,14 +91,14 @@ def refuse_adapter(folder: Path) -> None:
     raise SourceError(f"{folder} holds an adapter{of}, not a complete model.", MERGE)
 
 
-def holds_other_weights(listed: Iterable[str]) -> bool:
+def has_other_weights(listed: Iterable[str]) -> bool:
     """Whether the files include weights, but none in safetensors format."""
     files = list(listed)
     other = any(file.endswith(".gguf") or file.startswith("pytorch_model") for file in files)
     return other and not any(file.endswith(".safetensors") for file in files)
 
 
-def refuse_other_weights(name: str, listed: Iterable[str], missing: str) -> None:
+def check_weight_format(name: str, listed: Iterable[str], missing: str) -> None:
     """Raise SourceError for a model without the file `missing`, and say what it has instead; `listed`: all files."""
     files = sorted(listed)
     of = lambda *ends: next((file for file in files if file.endswith(ends)), "")

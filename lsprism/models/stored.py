@@ -23,7 +23,7 @@ class IndexShape(Shape):
 
 
 @dataclass(frozen=True)
-class Header:
+class TensorHeader:
     """Shape and dtype of one tensor in a file."""
 
     file: str
@@ -44,7 +44,7 @@ def read_index(path: Path, error: type[LSPrismError] = DamagedError) -> dict[str
     return listed
 
 
-def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list[str]:
+def list_weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list[str]:
     """Names of the files that `from_pretrained` reads, in its order, whether they exist or not."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
@@ -55,14 +55,14 @@ def weight_files(folder: Path, error: type[LSPrismError] = DamagedError) -> list
     return sorted(set(read_index(folder / INDEX, error).values()))
 
 
-def tensor_files(folder: Path) -> dict[str, str]:
+def map_tensor_files(folder: Path) -> dict[str, str]:
     """Key of each tensor -> name of the file that it is read from.
 
     As in `from_pretrained`: all tensors of all files named by the index, listed or not; of two with the same name, the
     one in the later file. Raises DamagedError, with the file's name, for a file that is missing, truncated, or lacks a
     tensor that the index lists in it.
     """
-    held = {file: _keys(folder / file) for file in weight_files(folder)}
+    held = {file: _read_keys(folder / file) for file in list_weight_files(folder)}
     if SINGLE not in held:
         for key, file in read_index(folder / INDEX).items():
             if key not in held[file]:
@@ -70,20 +70,20 @@ def tensor_files(folder: Path) -> dict[str, str]:
     return {key: file for file, keys in held.items() for key in keys}
 
 
-def read_headers(folder: Path) -> dict[str, Header]:
-    """Key of each tensor -> its file, shape and dtype. Raises DamagedError as `tensor_files` does."""
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Key of each tensor -> its file, shape and dtype. Raises DamagedError as `map_tensor_files` does."""
     headers = {}
-    file_of = tensor_files(folder)
+    file_of = map_tensor_files(folder)
     for file in dict.fromkeys(file_of.values()):
-        with opened(folder / file) as stored:
+        with open_tensors(folder / file) as stored:
             for key in stored.keys():  # noqa: SIM118 - not a dict
                 if file_of[key] == file:
                     part = stored.get_slice(key)
-                    headers[key] = Header(file, tuple(part.get_shape()), part.get_dtype())
+                    headers[key] = TensorHeader(file, tuple(part.get_shape()), part.get_dtype())
     return headers
 
 
-def stored_dtype(folder: Path) -> torch.dtype | None:
+def find_stored_dtype(folder: Path) -> torch.dtype | None:
     """The floating-point dtype of most stored values; None without weights."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return None
@@ -104,7 +104,7 @@ def is_pointer(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[safe_open]:
+def open_tensors(path: Path) -> Iterator[safe_open]:
     """Open a safetensors file. Raises DamagedError if it is missing, truncated or something else."""
     try:
         with safe_open(path, framework="pt") as stored:
@@ -117,6 +117,6 @@ def opened(path: Path) -> Iterator[safe_open]:
         raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
 
 
-def _keys(path: Path) -> set[str]:
-    with opened(path) as stored:
+def _read_keys(path: Path) -> set[str]:
+    with open_tensors(path) as stored:
         return set(stored.keys())

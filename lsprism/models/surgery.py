@@ -4,10 +4,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.reports import LinearSite
+from lsprism.reports import Layer
 
 
-def weight_of(model: nn.Module, site: LinearSite) -> Tensor:
+def get_weight(model: nn.Module, site: Layer) -> Tensor:
     """Weight of a layer as [rows, columns], whether the module stores it transposed or not."""
     weight = model.get_submodule(site.name).get_parameter("weight").detach()
     return weight.T.contiguous() if site.transposed else weight
@@ -20,7 +20,7 @@ def bias_of(module: nn.Module) -> Tensor | None:
     return bias
 
 
-def place(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the module at the path `name`."""
     model.set_submodule(name, module)
 
@@ -30,7 +30,7 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     if isinstance(module, PrismLinear | DenseLinear):
-        module.forget()
+        module.reset_product()
     if leaf in module._parameters:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
     else:

@@ -13,7 +13,7 @@ from lsprism.paths import expand
 STATE = "LSPRISM_STATE"  # environment variable
 
 
-def state_folder() -> Path:
+def get_state_folder() -> Path:
     """`$LSPRISM_STATE`, `$LSPRISM_HOME/state`, or the user's state folder; it need not exist yet."""
     if own := os.environ.get(STATE):
         return expand(own).absolute()
@@ -23,7 +23,7 @@ def state_folder() -> Path:
 
 
 @contextmanager
-def refusals(folder: Path) -> Iterator[None]:
+def translate_os_errors(folder: Path) -> Iterator[None]:
     """Translate an OSError into a DiskError that names the folder."""
     try:
         yield

@@ -14,7 +14,7 @@ EVENTS, LOG = "events.jsonl", "log"
 LAST_BYTES = 16384  # searched for the newest progress
 
 
-class Moment(BaseModel):
+class LoggedEvent(BaseModel):
     """An event and its time in seconds since 1970: one line of the file."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,12 +23,12 @@ class Moment(BaseModel):
     event: Event
 
 
-class Tail(NamedTuple):
-    moments: tuple[Moment, ...]
+class EventPage(NamedTuple):
+    moments: tuple[LoggedEvent, ...]
     offset: int  # in bytes; the next read starts here
 
 
-class Journal:
+class EventLog:
     """The only writer of a run's events."""
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read_events(folder: Path, offset: int = 0) -> Tail:
+def read_events(folder: Path, offset: int = 0) -> EventPage:
     """Events from `offset` on; if nothing was added, only the file's size is read.
 
     A line that is damaged or from a later version is skipped; an incomplete last line is left for the next read.
@@ -61,58 +61,58 @@ def read_events(folder: Path, offset: int = 0) -> Tail:
     try:
         size = path.stat().st_size
         if size == offset:
-            return Tail((), offset)
+            return EventPage((), offset)
         if size < offset:  # started over
             offset = 0
         with path.open("rb") as stream:
             stream.seek(offset)
             content = stream.read()
     except OSError:
-        return Tail((), 0)
+        return EventPage((), 0)
     whole = content[: content.rfind(b"\n") + 1]
-    found = (_moment(line) for line in whole.split(b"\n") if line)
-    return Tail(tuple(moment for moment in found if moment is not None), offset + len(whole))
+    found = (_parse_event(line) for line in whole.split(b"\n") if line)
+    return EventPage(tuple(moment for moment in found if moment is not None), offset + len(whole))
 
 
-def newest_progress(folder: Path) -> Moment | None:
+def find_latest_progress(folder: Path) -> LoggedEvent | None:
     """The newest progress event, read from the end of the file."""
-    for line in reversed(_last_bytes(folder / EVENTS, LAST_BYTES).split(b"\n")):
-        if b'"kind":"progress"' in line and (moment := _moment(line)):
+    for line in reversed(_read_last_bytes(folder / EVENTS, LAST_BYTES).split(b"\n")):
+        if b'"kind":"progress"' in line and (moment := _parse_event(line)):
             return moment
     return None
 
 
 def read_log(folder: Path, last_bytes: int) -> str:
     """The end of the log, starting at a whole line."""
-    content = _last_bytes(folder / LOG, last_bytes + 1)
+    content = _read_last_bytes(folder / LOG, last_bytes + 1)
     if len(content) > last_bytes:
         content = content[content.find(b"\n") + 1 :]
     return content.decode(errors="replace")
 
 
-def plain_values(report: Any) -> dict[str, JsonValue]:
+def extract_values(report: Any) -> dict[str, JsonValue]:
     """The scalar values of any report by dotted name; lists are left out."""
-    return dict(_flat(report.model_dump(mode="json")))
+    return dict(_flatten(report.model_dump(mode="json")))
 
 
-def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, JsonValue]]:
+def _flatten(values: dict[str, Any], before: str = "") -> list[tuple[str, JsonValue]]:
     found: list[tuple[str, JsonValue]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{before}{name}.")
+            found += _flatten(value, f"{before}{name}.")
         elif not isinstance(value, list):
             found.append((before + name, value))
     return found
 
 
-def _moment(line: bytes) -> Moment | None:
+def _parse_event(line: bytes) -> LoggedEvent | None:
     try:
-        return Moment.model_validate_json(line)
+        return LoggedEvent.model_validate_json(line)
     except ValidationError:
         return None
 
 
-def _last_bytes(path: Path, count: int) -> bytes:
+def _read_last_bytes(path: Path, count: int) -> bytes:
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)

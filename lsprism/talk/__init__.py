@@ -6,7 +6,7 @@
     engine.py        loads and unloads the models and interleaves their answers, token by token
     outgoing.py      batches tokens into events
     worker.py        the process that owns the models
-    talk.py          the client `Talk`, for a dashboard or a script
+    talk.py          the client `ChatClient`, for a dashboard or a script
     conversation.py  turns, messages of each side, and the first difference between two answers
     votes.py         votes for the better answer
 
@@ -14,25 +14,25 @@ A separate process makes it possible to cancel a load, to release memory complet
 when memory runs out. Only the worker imports the engine, and with it torch.
 """
 
-from lsprism.talk.conversation import Answer, Conversation, Turn, parting, speed_up
-from lsprism.talk.talk import Progress, Seating, Talk, Work
-from lsprism.talk.words import SLOTS, Memory, Portrait, Seat, Slot, Timing, Wanted
+from lsprism.talk.conversation import ChatAnswer, Conversation, Turn, compute_speed_up, find_divergence
+from lsprism.talk.talk import ChatClient, ChatProgress, ChatTask, LoadedModels
+from lsprism.talk.words import SLOTS, AnswerTiming, LoadedSlot, ModelRequest, ModelSummary, Slot, WorkerMemory
 
 __all__ = [
     "SLOTS",
-    "Answer",
+    "ChatAnswer",
     "Conversation",
-    "Memory",
-    "Portrait",
-    "Progress",
-    "Seat",
-    "Seating",
+    "WorkerMemory",
+    "ModelSummary",
+    "ChatProgress",
+    "LoadedSlot",
+    "LoadedModels",
     "Slot",
-    "Talk",
-    "Timing",
+    "ChatClient",
+    "AnswerTiming",
     "Turn",
-    "Wanted",
-    "Work",
-    "parting",
-    "speed_up",
+    "ModelRequest",
+    "ChatTask",
+    "find_divergence",
+    "compute_speed_up",
 ]

@@ -7,18 +7,18 @@ import sys
 import psutil
 import torch
 
-from lsprism.evaluation.sides import free_bytes
-from lsprism.talk.words import Memory
+from lsprism.evaluation.sides import get_free_bytes
+from lsprism.talk.words import WorkerMemory
 
 
-def memory_on(device: str) -> Memory:
+def read_memory(device: str) -> WorkerMemory:
     """Memory use on `device`; "" (no models loaded): of the host."""
     if device.startswith("cuda"):
-        return Memory(taken=torch.cuda.memory_reserved(torch.device(device)), free=free_bytes(device))
-    return Memory(taken=psutil.Process().memory_info().rss, free=free_bytes("cpu"))
+        return WorkerMemory(taken=torch.cuda.memory_reserved(torch.device(device)), free=get_free_bytes(device))
+    return WorkerMemory(taken=psutil.Process().memory_info().rss, free=get_free_bytes("cpu"))
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return freed memory to the system, which the allocators of Python, C and CUDA would otherwise cache."""
     gc.collect()
     if torch.cuda.is_available():

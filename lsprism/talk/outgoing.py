@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable
 
-from lsprism.generation.clock import Timing as Clocked
+from lsprism.generation.clock import DecodeTiming as Clocked
 from lsprism.generation.stream import Piece
-from lsprism.talk.words import News, Slot, Timing, Words
+from lsprism.talk.words import AnswerTiming, Slot, TokenChunk, WorkerEvent
 
 EVERY_S = 0.08
 
 
-class Outgoing:
+class TokenBatcher:
     """The token events of one request."""
 
-    def __init__(self, tell: Callable[[News], None], work: int) -> None:
+    def __init__(self, tell: Callable[[WorkerEvent], None], work: int) -> None:
         self._tell, self._work = tell, work
         self._held: dict[Slot, list[Piece]] = {}
         self._sent = 0.0
@@ -27,20 +27,20 @@ class Outgoing:
 
     def flush(self) -> None:
         for slot, pieces in self._held.items():
-            self._tell(_words(self._work, slot, pieces))
+            self._tell(_make_chunk(self._work, slot, pieces))
         self._held, self._sent = {}, time.monotonic()
 
 
-def _words(work: int, slot: Slot, pieces: list[Piece]) -> Words:
-    return Words(
+def _make_chunk(work: int, slot: Slot, pieces: list[Piece]) -> TokenChunk:
+    return TokenChunk(
         work=work,
         slot=slot,
         tokens=[piece.token for piece in pieces],
         texts=[piece.text for piece in pieces],
-        timing=_timing(pieces[-1].timing),
+        timing=_make_timing(pieces[-1].timing),
         reason=pieces[-1].reason,
     )
 
 
-def _timing(clocked: Clocked) -> Timing:
-    return Timing(tokens=clocked.tokens, first_token_s=clocked.first_token_s, tokens_per_s=clocked.tokens_per_s)
+def _make_timing(clocked: Clocked) -> AnswerTiming:
+    return AnswerTiming(tokens=clocked.tokens, first_token_s=clocked.first_token_s, tokens_per_s=clocked.tokens_per_s)

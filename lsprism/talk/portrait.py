@@ -7,71 +7,71 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lsprism.evaluation.sides import Side
-from lsprism.evaluation.sizes import sizes
+from lsprism.evaluation.sides import EvaluatedModel
+from lsprism.evaluation.sizes import measure_sizes
 from lsprism.layers.forms import Sparse, SparseLowRank
 from lsprism.layers.modules import PrismLinear
-from lsprism.models.anatomy import dissect
+from lsprism.models.anatomy import find_structure
 from lsprism.models.load import LoadedModel
-from lsprism.talk.words import Portrait
+from lsprism.talk.words import ModelSummary
 
 
-def portrait(loaded: LoadedModel) -> Portrait:
+def build_model_summary(loaded: LoadedModel) -> ModelSummary:
     """Summarize a loaded model. Reads every tensor once, for the hash."""
-    model, size = loaded.model, sizes(loaded)
+    model, size = loaded.model, measure_sizes(loaded)
     packed = [module for module in model.modules() if isinstance(module, PrismLinear)]
     ranks = [module.form.rank for module in packed if module.form.rank]
-    side = Side(loaded.source, str(loaded.device), size.dtype)
-    return Portrait(
+    side = EvaluatedModel(loaded.source, str(loaded.device), size.dtype)
+    return ModelSummary(
         model_id=loaded.source.model_id,
-        label=side.subject().label,
+        label=side.get_info().label,
         kept_parameters=size.kept_parameters,
         model_parameters=size.model_parameters,
-        zeros=zeros(model),
+        zeros=compute_zero_share(model),
         mean_rank=sum(ranks) / len(ranks) if ranks else None,
         packed_layers=len(packed),
         resident_bytes=size.resident_bytes,
         dtype=size.dtype,
         device=str(loaded.device),
         chats=bool(loaded.tokenizer.chat_template),
-        weights_sha256=weights_sha256(model),
+        weights_sha256=compute_weights_sha256(model),
         tokenizer_sha256=hashlib.sha256(json.dumps(loaded.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest(),
     )
 
 
-def zeros(model: PreTrainedModel) -> float | None:
+def compute_zero_share(model: PreTrainedModel) -> float | None:
     """Fraction of zero entries in the layers of the blocks, with low-rank factors of their sparse part.
 
     Excludes layers that are purely low-rank; None if all are.
     """
     nothing = places = 0
-    for layer in _layers(model):
-        numbers, shape = _matrix(layer)
+    for layer in _list_layers(model):
+        numbers, shape = _get_matrix(layer)
         if numbers is not None:
             places += shape[0] * shape[1]
             nothing += shape[0] * shape[1] - int(numbers.count_nonzero())
     return nothing / places if places else None
 
 
-def weights_sha256(model: nn.Module) -> str:
+def compute_weights_sha256(model: nn.Module) -> str:
     """Hash of the names, dtypes, shapes and bytes of all tensors; a tied tensor counts under each of its names."""
     digest, before = hashlib.sha256(), {}
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if place not in before:
-            before[place] = hashlib.sha256(_bytes(tensor)).digest()
+            before[place] = hashlib.sha256(_to_bytes(tensor)).digest()
         digest.update(before[place])
     return digest.hexdigest()
 
 
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
+def _list_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The packed layers, or for a dense model the layers that would be compressed."""
     packed: list[nn.Module] = [module for module in model.modules() if isinstance(module, PrismLinear)]
-    return packed or [model.get_submodule(site.name) for site in dissect(model).sites]
+    return packed or [model.get_submodule(site.name) for site in find_structure(model).sites]
 
 
-def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
+def _get_matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
     """The dense or sparse values of a layer, None if it is purely low-rank, and the shape of its matrix."""
     if not isinstance(layer, PrismLinear):
         weight = layer.get_parameter("weight")
@@ -83,6 +83,6 @@ def _matrix(layer: nn.Module) -> tuple[Tensor | None, tuple[int, int]]:
     return None, shape
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def _to_bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -16,25 +16,25 @@ from pydantic import BaseModel, ValidationError
 import lsprism
 from lsprism.errors import WorkError
 from lsprism.specs import GenerateSpec
-from lsprism.talk.conversation import Answer
+from lsprism.talk.conversation import ChatAnswer
 from lsprism.talk.words import (
     SLOTS,
-    Ask,
-    Began,
     Ended,
     Failed,
+    Generate,
     Load,
-    Memory,
+    LoadedSlot,
     Message,
-    News,
-    Seat,
-    Seats,
+    ModelRequest,
+    ModelsChanged,
     Slot,
     Stop,
+    TaskStarted,
+    TokenChunk,
     Unload,
-    Wanted,
-    Words,
-    read_news,
+    WorkerEvent,
+    WorkerMemory,
+    read_event,
 )
 
 PROGRAM = (sys.executable, "-P", "-m", "lsprism.talk.worker")
@@ -45,26 +45,26 @@ STARTING, WAITING = "starting the model worker", "waiting for another request"
 
 
 @dataclass(frozen=True)
-class Progress:
+class ChatProgress:
     """The state of a request at one moment."""
 
     what: str
     slot: Slot | None = None
-    answers: Mapping[Slot, Answer] = field(default_factory=dict)
+    answers: Mapping[Slot, ChatAnswer] = field(default_factory=dict)
     failure: str = ""  # error of the whole request, not of one side
     ended: bool = False
     stopped: bool = False
 
 
 @dataclass(frozen=True)
-class Seating:
+class LoadedModels:
     """The loaded models, and the effect of the last change on memory."""
 
-    seats: Mapping[Slot, Seat] = field(default_factory=dict)
+    seats: Mapping[Slot, LoadedSlot] = field(default_factory=dict)
     together: bool = True
     note: str = ""
-    before: Memory | None = None
-    after: Memory | None = None
+    before: WorkerMemory | None = None
+    after: WorkerMemory | None = None
 
     @property
     def same_tokens(self) -> bool:
@@ -72,15 +72,15 @@ class Seating:
         return len({seat.portrait.tokenizer_sha256 for seat in self.seats.values()}) == 1
 
 
-class Work:
+class ChatTask:
     """A request in progress: answering, loading or unloading."""
 
     def __init__(self, number: int, slots: Sequence[Slot], what: str, changed: threading.Condition) -> None:
         self.number, self.begun = number, False
-        self.progress = Progress(what, answers={slot: Answer() for slot in slots})
+        self.progress = ChatProgress(what, answers={slot: ChatAnswer() for slot in slots})
         self._changed = changed
 
-    def watch(self, every_s: float = 0.1) -> Iterator[Progress]:
+    def iter_progress(self, every_s: float = 0.1) -> Iterator[ChatProgress]:
         """Yield the progress until it has ended, at most every `every_s` and at least every ALIVE_S seconds.
 
         Yields even without changes, so that a reader that has gone away is noticed.
@@ -89,51 +89,51 @@ class Work:
         yield seen
         while not seen.ended:
             time.sleep(every_s)
-            seen = self._other_than(seen)
+            seen = self._wait_for_change(seen)
             yield seen
 
-    def wait(self) -> Progress:
+    def wait(self) -> ChatProgress:
         """Wait for the end. Raises WorkError if the whole request failed; an error of one side is in its answer."""
-        *_, last = self.watch()
+        *_, last = self.iter_progress()
         if last.failure:
             raise WorkError(last.failure)
         return last
 
-    def _other_than(self, seen: Progress) -> Progress:
+    def _wait_for_change(self, seen: ChatProgress) -> ChatProgress:
         with self._changed:
             self._changed.wait_for(lambda: self.progress is not seen, timeout=ALIVE_S)
             return self.progress
 
 
-class Talk:
+class ChatClient:
     """Chat with two models. Thread-safe; requests are processed in order."""
 
     def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         self._program = program
         self._changed = threading.Condition(threading.RLock())  # guards all below
         self._process: subprocess.Popen | None = None
-        self._open: dict[int, Work] = {}
+        self._open: dict[int, ChatTask] = {}
         self._count = 0
         self._reason = ""  # why this client has killed the process
-        self.seating = Seating()
+        self.seating = LoadedModels()
         atexit.register(self.close)
 
-    def load(self, seats: Mapping[Slot, Wanted]) -> Work:
-        return self._begin(list(seats), Load, seats=dict(seats))
+    def load(self, seats: Mapping[Slot, ModelRequest]) -> ChatTask:
+        return self._start_task(list(seats), Load, seats=dict(seats))
 
-    def unload(self, *slots: Slot) -> Work:
-        return self._begin((), Unload, slots=slots or SLOTS)
+    def unload(self, *slots: Slot) -> ChatTask:
+        return self._start_task((), Unload, slots=slots or SLOTS)
 
-    def ask(
-        self, seats: Mapping[Slot, Wanted], prompts: Mapping[Slot, str | list[Message]], spec: GenerateSpec
-    ) -> Work:
+    def generate(
+        self, seats: Mapping[Slot, ModelRequest], prompts: Mapping[Slot, str | list[Message]], spec: GenerateSpec
+    ) -> ChatTask:
         """Let each side answer its prompt: messages by its chat template, a text as a plain completion.
 
         A model that is not in memory is loaded first.
         """
-        return self._begin(list(prompts), Ask, seats=dict(seats), prompts=dict(prompts), spec=spec)
+        return self._start_task(list(prompts), Generate, seats=dict(seats), prompts=dict(prompts), spec=spec)
 
-    def stop(self, work: Work) -> None:
+    def stop(self, work: ChatTask) -> None:
         """Stop a request. One that has not started ends at once; if it does not react in time, the worker is killed."""
         with self._changed:
             if work.progress.ended or self._process is None:
@@ -142,7 +142,7 @@ class Talk:
             if not work.begun:
                 self._close(work, stopped=True)
                 return self._changed.notify_all()
-            timer = threading.Timer(PATIENCE_S, self._end_for_certain, [work, self._process])
+            timer = threading.Timer(PATIENCE_S, self._kill_worker, [work, self._process])
         timer.daemon = True
         timer.start()
 
@@ -150,12 +150,14 @@ class Talk:
         """End the worker; the next request starts another one."""
         self._kill("The model worker was closed.")
 
-    def _begin(self, answering: Sequence[Slot], kind: type[Load] | type[Unload] | type[Ask], **fields: object) -> Work:
+    def _start_task(
+        self, answering: Sequence[Slot], kind: type[Load] | type[Unload] | type[Generate], **fields: object
+    ) -> ChatTask:
         with self._changed:
             self._count += 1
             command = kind(work=self._count, **fields)
             what = WAITING if self._open else STARTING if self._process is None else "starting"
-            work = Work(self._count, answering, what, self._changed)
+            work = ChatTask(self._count, answering, what, self._changed)
             self._start()
             self._open[work.number] = work
             self._send(command)
@@ -174,46 +176,46 @@ class Talk:
             reason = f"The model worker cannot be started: {error.strerror or error}."
             raise WorkError(reason, "Close other programs and try again.") from error
         self._process, self._reason = process, ""
-        threading.Thread(target=self._listen, args=[process], daemon=True, name="lsprism-talk").start()
+        threading.Thread(target=self._read_events, args=[process], daemon=True, name="lsprism-talk").start()
 
     def _send(self, command: BaseModel) -> None:
-        with suppress(OSError):  # it has just ended, which `_listen` reports
+        with suppress(OSError):  # it has just ended, which `_read_events` reports
             assert self._process is not None and self._process.stdin is not None
             self._process.stdin.write(command.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
-    def _listen(self, process: subprocess.Popen) -> None:
+    def _read_events(self, process: subprocess.Popen) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             with suppress(ValidationError):  # truncated by the end of the process
-                self._hear(read_news(line))
+                self._handle_event(read_event(line))
         code = process.wait()
         with self._changed:
             if self._process is process:
                 self._process = None
-            self.seating = Seating()
+            self.seating = LoadedModels()
             for work in list(self._open.values()):
-                self._close(work, failure=self._reason or _why(code))
+                self._close(work, failure=self._reason or _explain_exit(code))
             self._changed.notify_all()
 
-    def _hear(self, news: News) -> None:
+    def _handle_event(self, news: WorkerEvent) -> None:
         with self._changed:
-            if isinstance(news, Seats):
+            if isinstance(news, ModelsChanged):
                 told = {name: getattr(news, name) for name in ("seats", "together", "note", "before", "after")}
-                self.seating = Seating(**told)
+                self.seating = LoadedModels(**told)
             elif (work := self._open.get(news.work)) is not None:
                 work.begun = True
                 if isinstance(news, Ended):
                     self._close(work, stopped=news.stopped)
                 else:
-                    work.progress = _after(work.progress, news)
+                    work.progress = _apply_event(work.progress, news)
             self._changed.notify_all()
 
-    def _close(self, work: Work, failure: str = "", stopped: bool = False) -> None:
+    def _close(self, work: ChatTask, failure: str = "", stopped: bool = False) -> None:
         work.progress = replace(work.progress, ended=True, stopped=stopped, failure=failure)
         self._open.pop(work.number)
 
-    def _end_for_certain(self, work: Work, process: subprocess.Popen) -> None:
+    def _kill_worker(self, work: ChatTask, process: subprocess.Popen) -> None:
         if not work.progress.ended and self._process is process:
             self._kill("It did not stop in time, so the model worker was ended. Both models have to be loaded again.")
 
@@ -225,20 +227,20 @@ class Talk:
             process.wait()
 
 
-def _after(progress: Progress, news: Began | Words | Failed) -> Progress:
-    if isinstance(news, Began):
+def _apply_event(progress: ChatProgress, news: TaskStarted | TokenChunk | Failed) -> ChatProgress:
+    if isinstance(news, TaskStarted):
         return replace(progress, what=news.what, slot=news.slot)
     if news.slot is None:
         return replace(progress, failure=f"{news.message} {news.hint}".strip())
-    before = progress.answers.get(news.slot, Answer())
-    if isinstance(news, Words):
-        answer = before.grown(news)
+    before = progress.answers.get(news.slot, ChatAnswer())
+    if isinstance(news, TokenChunk):
+        answer = before.add_chunk(news)
     else:
         answer = replace(before, reason="failed", failure=f"{news.message} {news.hint}".strip())
     return replace(progress, answers={**progress.answers, news.slot: answer})
 
 
-def _why(code: int) -> str:
+def _explain_exit(code: int) -> str:
     """Explain the exit code of a worker that this client has not ended."""
     if code == -9:
         return "The model worker was killed by the system, probably out of memory. Choose smaller models."

@@ -27,7 +27,7 @@ class Vote(Record):
     weights: dict[Slot, str]  # hashes of the weights, which identify the models
 
 
-class Tally(Record):
+class VoteCount(Record):
     """Counts of the votes on one pair of models, by their current sides."""
 
     left: int = 0
@@ -39,14 +39,14 @@ class Tally(Record):
     def decided(self) -> int:
         return self.left + self.right
 
-    def interval(self) -> tuple[float, float]:
+    def compute_interval(self) -> tuple[float, float]:
         """95 % confidence interval of the right side's fraction of decided votes (Wilson score interval, 1927)."""
         n, share = self.decided, self.right / self.decided
         middle, width = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
         return (middle - width) / (1 + Z**2 / n), (middle + width) / (1 + Z**2 / n)
 
 
-class Votes:
+class VoteStore:
     """The votes file of a state folder."""
 
     def __init__(self, home: Path) -> None:
@@ -64,31 +64,31 @@ class Votes:
                 "Free some space; the vote is not counted.",
             ) from error
 
-    def all(self) -> list[Vote]:
+    def read_all(self) -> list[Vote]:
         """Read all votes; damaged lines are skipped."""
         try:
             lines = self.path.read_bytes().splitlines()
         except OSError:
             return []
-        return [vote for line in lines if (vote := _vote(line)) is not None]
+        return [vote for line in lines if (vote := _parse_vote(line)) is not None]
 
 
-def tally(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> Tally:
+def count_votes(votes: Sequence[Vote], weights: dict[Slot, str], blind: bool) -> VoteCount:
     """Count the votes on these two models, on either side: the blind ones, or the open ones."""
     counts = dict.fromkeys(("left", "right", "equal", "bad"), 0)
     for vote in votes:
         if vote.blind == blind and sorted(vote.weights.values()) == sorted(weights.values()):
             crossed = vote.weights != weights
-            counts[_other(vote.verdict) if crossed else vote.verdict] += 1
-    return Tally(**counts)
+            counts[_swap_verdict(vote.verdict) if crossed else vote.verdict] += 1
+    return VoteCount(**counts)
 
 
-def _other(verdict: Verdict) -> Verdict:
+def _swap_verdict(verdict: Verdict) -> Verdict:
     crossed: dict[Verdict, Verdict] = {"left": "right", "right": "left"}
     return crossed.get(verdict, verdict)
 
 
-def _vote(line: bytes) -> Vote | None:
+def _parse_vote(line: bytes) -> Vote | None:
     try:
         return Vote.model_validate(parse(line))
     except (ValueError, ValidationError):

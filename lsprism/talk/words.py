@@ -13,7 +13,7 @@ Message = dict[str, str]  # "role" and "content"
 Reason = Literal["eos", "length", "stopped", "failed"]
 
 
-class Wanted(Request):
+class ModelRequest(Request):
     """A model, and how to load it."""
 
     model_id: Text = Field(min_length=1, description="artifact, Hub id, folder, .gguf file, or demo")
@@ -24,7 +24,7 @@ class Wanted(Request):
 class Load(Request):
     kind: Literal["load"] = "load"
     work: int
-    seats: dict[Slot, Wanted]
+    seats: dict[Slot, ModelRequest]
 
 
 class Unload(Request):
@@ -33,12 +33,12 @@ class Unload(Request):
     slots: tuple[Slot, ...]
 
 
-class Ask(Request):
+class Generate(Request):
     """Answer prompts. A model that is not in memory is loaded first."""
 
     kind: Literal["ask"] = "ask"
     work: int
-    seats: dict[Slot, Wanted]
+    seats: dict[Slot, ModelRequest]
     prompts: dict[Slot, str | list[Message]]  # text: plain completion; messages: chat template
     spec: GenerateSpec
 
@@ -50,14 +50,14 @@ class Stop(Request):
     work: int
 
 
-class Memory(Record):
+class WorkerMemory(Record):
     """Memory use of the worker, in bytes."""
 
     taken: int  # resident memory of the process; on CUDA the device memory reserved by PyTorch
     free: int  # free memory on the device of the models
 
 
-class Portrait(Record):
+class ModelSummary(Record):
     """A loaded model, computed from its modules and not from its files."""
 
     model_id: str
@@ -75,16 +75,16 @@ class Portrait(Record):
     tokenizer_sha256: str  # of the vocabulary
 
 
-class Seat(Record):
+class LoadedSlot(Record):
     """The model of one side. `resident` is False while it is swapped out because both do not fit into memory."""
 
-    wanted: Wanted
-    portrait: Portrait
+    wanted: ModelRequest
+    portrait: ModelSummary
     resident: bool
     seconds: float  # loading time
 
 
-class Timing(Record):
+class AnswerTiming(Record):
     """Timing of one answer, excluding the time of the other side."""
 
     tokens: int = 0
@@ -92,7 +92,7 @@ class Timing(Record):
     tokens_per_s: float | None = None
 
 
-class Began(Record):
+class TaskStarted(Record):
     """The worker has started a step of a request, described by `what`."""
 
     kind: Literal["began"] = "began"
@@ -101,21 +101,21 @@ class Began(Record):
     what: str = ""
 
 
-class Seats(Record):
+class ModelsChanged(Record):
     """The loaded models after a load or unload, with the memory use before and after it.
 
     `together` is False if both do not fit into memory; then `note` explains the sizes.
     """
 
     kind: Literal["seats"] = "seats"
-    seats: dict[Slot, Seat]
+    seats: dict[Slot, LoadedSlot]
     together: bool
     note: str
-    before: Memory
-    after: Memory
+    before: WorkerMemory
+    after: WorkerMemory
 
 
-class Words(Record):
+class TokenChunk(Record):
     """New tokens of one side, with the text of each (which may be empty)."""
 
     kind: Literal["words"] = "words"
@@ -123,7 +123,7 @@ class Words(Record):
     slot: Slot
     tokens: list[int | None]  # None: stopped before this one was computed
     texts: list[str]
-    timing: Timing
+    timing: AnswerTiming
     reason: Reason | None = None  # in the last event of an answer
 
 
@@ -143,7 +143,7 @@ class Ended(Record):
     stopped: bool = False
 
 
-Command = Annotated[Load | Unload | Ask | Stop, Field(discriminator="kind")]
-News = Annotated[Began | Seats | Words | Failed | Ended, Field(discriminator="kind")]
+Command = Annotated[Load | Unload | Generate | Stop, Field(discriminator="kind")]
+WorkerEvent = Annotated[TaskStarted | ModelsChanged | TokenChunk | Failed | Ended, Field(discriminator="kind")]
 read_command = TypeAdapter(Command).validate_json
-read_news = TypeAdapter(News).validate_json
+read_event = TypeAdapter(WorkerEvent).validate_json

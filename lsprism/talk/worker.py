@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from lsprism.talk.words import Ask, Command, Ended, Load, Stop, Unload, read_command
+from lsprism.talk.words import Command, Ended, Generate, Load, Stop, Unload, read_command
 
 if TYPE_CHECKING:
     from lsprism.talk.engine import Engine
 
 
-class Inbox:
+class CommandQueue:
     """The command queue. Stops are received on another thread while the main one works."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Inbox:
         self._current = -1  # number of the current request
         self._breakable = False  # used only on the main thread, which also handles the signal
 
-    def listen(self) -> None:
+    def read_commands(self) -> None:
         """Read commands until the input is closed, then exit."""
         for line in sys.stdin.buffer:
             command = read_command(line)
@@ -42,7 +42,7 @@ class Inbox:
                 self.commands.put(command)
         os._exit(0)
 
-    def take(self) -> tuple[Command, threading.Event]:
+    def next_command(self) -> tuple[Command, threading.Event]:
         """The next command, and the event that stops it."""
         command = self.commands.get()
         self._current = command.work
@@ -52,7 +52,7 @@ class Inbox:
         return self._stops.setdefault(work, threading.Event())
 
     @contextmanager
-    def breakable(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Inside the `with`, a stop raises KeyboardInterrupt on the main thread; elsewhere it only sets the event."""
         self._breakable = True
         try:
@@ -67,40 +67,40 @@ class Inbox:
             self._breakable = False
             raise KeyboardInterrupt
 
-    def forget(self, work: int) -> None:
+    def remove(self, work: int) -> None:
         self._stops.pop(work, None)
 
 
 def main() -> None:
     sink = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # keep output of libraries out of the event stream
-    inbox = Inbox()
+    inbox = CommandQueue()
     signal.signal(signal.SIGINT, inbox.interrupt)
-    threading.Thread(target=inbox.listen, daemon=True).start()
+    threading.Thread(target=inbox.read_commands, daemon=True).start()
 
-    def tell(news: BaseModel) -> None:
+    def send_event(news: BaseModel) -> None:
         sink.write(news.model_dump_json() + "\n")
         sink.flush()
 
     from lsprism.talk.engine import Engine
 
-    engine = Engine(tell, inbox.breakable)
+    engine = Engine(send_event, inbox.interruptible)
     while True:
-        command, stop = inbox.take()
+        command, stop = inbox.next_command()
         with suppress(KeyboardInterrupt):  # a canceled load, which the engine has already reported
-            _carry_out(engine, command, stop)
-        tell(Ended(work=command.work, stopped=stop.is_set()))
-        inbox.forget(command.work)
+            _run_command(engine, command, stop)
+        send_event(Ended(work=command.work, stopped=stop.is_set()))
+        inbox.remove(command.work)
 
 
-def _carry_out(engine: "Engine", command: Command, stop: threading.Event) -> None:
+def _run_command(engine: "Engine", command: Command, stop: threading.Event) -> None:
     if stop.is_set():
         return
     match command:
         case Load():
             engine.load(command)
-        case Ask():
-            engine.answer(command, stop)
+        case Generate():
+            engine.generate(command, stop)
         case Unload():
             engine.unload(command)
 

@@ -2,42 +2,44 @@
 
 from pathlib import Path
 
-from lsprism.runs import Run, Runs
+from lsprism.runs import Run, RunStore
 from lsprism.ui import models
-from lsprism.ui.cards import title_of
+from lsprism.ui.cards import format_title
 from lsprism.ui.texts import common as texts
 
 Choice = tuple[str, str]  # label, model
 
 
-def choices(runs: Runs) -> list[Choice]:
+def list_choices(runs: RunStore) -> list[Choice]:
     """The demo, then artifacts, the newest first, then cached models."""
-    made = [(f"{name} · {Path(folder).name}", folder) for folder, name in artifacts(runs).items()]
-    return [(texts.DEMO, models.DEMO), *made, *((one, one) for one in models.cached())]
+    made = [(f"{name} · {Path(folder).name}", folder) for folder, name in list_artifacts(runs).items()]
+    return [(texts.DEMO, models.DEMO), *made, *((one, one) for one in models.list_cached())]
 
 
-def artifacts(runs: Runs) -> dict[str, str]:
+def list_artifacts(runs: RunStore) -> dict[str, str]:
     """Folder -> label of each artifact that still exists, those of sweeps too."""
     found: dict[str, str] = {}
-    for run in runs.all():
-        for folder, name in artifacts_of(run).items():
+    for run in runs.list_all():
+        for folder, name in list_run_artifacts(run).items():
             if folder not in found and (Path(folder) / "config.json").is_file():
                 found[folder] = name
     return found
 
 
-def pair_of(run: Run) -> tuple[str, str] | None:
+def find_pair(run: Run) -> tuple[str, str] | None:
     """The model of a run and its artifact; None if the artifact does not exist."""
-    made = next((folder for folder in reversed(artifacts_of(run)) if (Path(folder) / "config.json").is_file()), None)
+    made = next(
+        (folder for folder in reversed(list_run_artifacts(run)) if (Path(folder) / "config.json").is_file()), None
+    )
     return (str(run.settings["model_id"]), made) if made else None
 
 
-def artifacts_of(run: Run) -> dict[str, str]:
+def list_run_artifacts(run: Run) -> dict[str, str]:
     """Folder -> label of the artifacts that one run has made or will make."""
     if run.artifact is None or run.state == "damaged":
         return {}
     if run.verb == "compress":
-        return {str(run.artifact): title_of(run)} if run.state == "done" else {}
+        return {str(run.artifact): format_title(run)} if run.state == "done" else {}
     if run.verb != "sweep":
         return {}
     method, model = run.settings.get("method"), run.settings.get("model_id")

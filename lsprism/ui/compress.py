@@ -6,75 +6,75 @@ from typing import Any
 import gradio as gr
 
 from lsprism.errors import LSPrismError, SpecError
-from lsprism.machine import free_memory
+from lsprism.machine import get_free_memory
 from lsprism.runs import resume, start
 from lsprism.ui import compress_form, form
-from lsprism.ui.cards import empty, progress_card, queue
-from lsprism.ui.context import Context, end_run, refusals
-from lsprism.ui.estimate import estimate, refusal, seconds_before, waiting
+from lsprism.ui.cards import render_empty, render_progress_card, render_queue
+from lsprism.ui.context import Context, show_errors, stop_run
+from lsprism.ui.estimate import find_previous_seconds, render_estimate, render_refusal, render_waiting
 from lsprism.ui.texts import common
 from lsprism.ui.texts import compress as texts
 
 POLL_S = 1.0
-NOTHING = empty(texts.NO_RUN)
+NOTHING = render_empty(texts.NO_RUN)
 SHOW = "() => document.getElementById('compress-run').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 
 
-class Handlers:
+class CompressHandlers:
     """What the controls do; `values` are those of the form, by the names of the settings."""
 
     def __init__(self, context: Context) -> None:
         self.runs, self.watch, self.planner = context.runs, context.watch, context.planner
 
-    def words(self, values: dict[str, Any]) -> tuple[str, str]:
+    def update_command(self, values: dict[str, Any]) -> tuple[str, str]:
         """The command and the YAML."""
         try:
-            spec = form.spec_of(values)
+            spec = form.make_spec(values)
         except LSPrismError as error:
             return f"# {error.message}", f"# {error.message}\n"
-        return form.command_of(spec, self.runs), form.yaml_of(spec)
+        return form.format_command(spec, self.runs), form.format_yaml(spec)
 
-    def estimate(self, values: dict[str, Any], token: str) -> str:
+    def update_estimate(self, values: dict[str, Any], token: str) -> str:
         """The estimate for the current settings, as HTML."""
         try:
-            spec = form.spec_of(values)
-            runs = self.runs.all()
+            spec = form.make_spec(values)
+            runs = self.runs.list_all()
             finished = sum(run.state == "done" for run in runs)
-            plan = self.planner.plan(form.plan_of(spec), token.strip(), finished=finished)
-            card = self.planner.free_on(plan.device)
+            plan = self.planner.plan(form.make_plan_spec(spec), token.strip(), finished=finished)
+            card = self.planner.get_free_bytes(plan.device)
         except LSPrismError as error:
-            return refusal(error.message, error.hint)
-        return estimate(plan, free_memory(), seconds_before(runs, spec), card)
+            return render_refusal(error.message, error.hint)
+        return render_estimate(plan, get_free_memory(), find_previous_seconds(runs, spec), card)
 
-    def start(self, values: dict[str, Any], token: str) -> str:
+    def handle_start(self, values: dict[str, Any], token: str) -> str:
         """The id of the run that was started."""
-        with refusals():
-            return start(self.runs, "compress", form.spec_of(values), token=token).id
+        with show_errors():
+            return start(self.runs, "compress", form.make_spec(values), token=token).id
 
-    def resume(self, run_id: str, token: str | None) -> None:
+    def handle_resume(self, run_id: str, token: str | None) -> None:
         """`token` is None if its field was never opened."""
-        with refusals():
+        with show_errors():
             resume(self.runs, run_id, token=token or "")
 
-    def settings(self, run_id: str) -> list[Any]:
+    def load_settings(self, run_id: str) -> list[Any]:
         """The form's values from the selected run; SpecError if it is not a compression."""
-        with refusals():
+        with show_errors():
             run = self.runs.get(run_id)
             if run.verb != "compress":
                 raise SpecError(*texts.NOT_A_COMPRESSION)
-        values = {**compress_form.DEFAULTS, **form.settings_of(run.settings)}  # an older run may lack some
-        elsewhere = run.artifact is not None and not run.artifact.is_relative_to(self.runs.path(run.id))
+        values = {**compress_form.DEFAULTS, **form.map_settings(run.settings)}  # an older run may lack some
+        elsewhere = run.artifact is not None and not run.artifact.is_relative_to(self.runs.get_folder(run.id))
         values["save_path"] = str(run.artifact) if elsewhere else ""
         return [values[name] for name in compress_form.FIELDS]
 
-    def stop(self, run_id: str) -> None:
-        end_run(self.runs, run_id)
+    def handle_stop(self, run_id: str) -> None:
+        stop_run(self.runs, run_id)
 
-    def look(self, run_id: str, seen: str) -> tuple[Any, ...]:
+    def update_view(self, run_id: str, seen: str) -> tuple[Any, ...]:
         """Progress, log, Stop, Resume, Reuse settings, and the mark that keeps unchanged content from being sent."""
-        live = [run for run in self.runs.all() if run.live]
+        live = [run for run in self.runs.list_all() if run.is_active]
         try:
-            view = self.watch.view(run_id) if run_id else None
+            view = self.watch.get_view(run_id) if run_id else None
         except LSPrismError:
             view = None  # deleted in the meantime
         mark = f"{run_id} {view.mark if view else 0} {[(run.id, run.state) for run in live]}"
@@ -82,22 +82,29 @@ class Handlers:
             return (gr.skip(),) * 6
         if view is None or view.run.verb != "compress":
             hidden = gr.Button(visible=False)
-            return NOTHING + queue(live, ""), "", gr.Button(interactive=False), hidden, hidden, mark
+            return NOTHING + render_queue(live, ""), "", gr.Button(interactive=False), hidden, hidden, mark
         log = view.log or "\n".join(view.said)
-        stops, goes_on = gr.Button(interactive=view.run.live), gr.Button(visible=view.run.goes_on)
-        return progress_card(view) + queue(live, run_id), log, stops, goes_on, gr.Button(visible=True), mark
+        stops, goes_on = gr.Button(interactive=view.run.is_active), gr.Button(visible=view.run.is_resumable)
+        return (
+            render_progress_card(view) + render_queue(live, run_id),
+            log,
+            stops,
+            goes_on,
+            gr.Button(visible=True),
+            mark,
+        )
 
 
 def build(context: Context) -> None:
     """The form on the left, the estimate and the run on the right."""
-    handlers = Handlers(context)
+    handlers = CompressHandlers(context)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320):
             parts = compress_form.build()
         with gr.Column(scale=6, min_width=320):
             with gr.Group(elem_classes="panel"):
                 gr.HTML(f"<h2>{texts.ESTIMATE}</h2>", elem_classes="title")
-                expected = gr.HTML(waiting(), elem_id="compress-estimate")
+                expected = gr.HTML(render_waiting(), elem_id="compress-estimate")
             with gr.Row(elem_classes="actions"):
                 begin = gr.Button(common.START, variant="primary", elem_id="compress-start")
                 end = gr.Button(common.STOP, interactive=False, elem_id="compress-stop")
@@ -109,24 +116,24 @@ def build(context: Context) -> None:
                 log = gr.Textbox(
                     show_label=False, lines=8, max_lines=16, interactive=False, buttons=["copy"], elem_id="compress-log"
                 )
-    _form_events(handlers, parts, expected, context)
+    _register_form_events(handlers, parts, expected, context)
     seen, opened = gr.State(""), context.opened
     shown = [card, log, end, go_on, again, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    named = _named(parts)
-    begin.click(named(handlers.start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
+    named = _map_components(parts)
+    begin.click(named(handlers.handle_start), {*parts.fields.values(), parts.token}, opened, **quiet).success(
         None, js=SHOW, api_visibility="private"
     )
-    end.click(handlers.stop, opened, None, **quiet).then(handlers.look, [opened, seen], shown, **quiet)
-    go_on.click(handlers.resume, [opened, parts.token], None, **quiet).then(
-        handlers.look, [opened, seen], shown, **quiet
+    end.click(handlers.handle_stop, opened, None, **quiet).then(handlers.update_view, [opened, seen], shown, **quiet)
+    go_on.click(handlers.handle_resume, [opened, parts.token], None, **quiet).then(
+        handlers.update_view, [opened, seen], shown, **quiet
     )
-    again.click(handlers.settings, opened, [parts.fields[name] for name in compress_form.FIELDS], **quiet)
-    opened.change(handlers.look, [opened, seen], shown, **quiet)
-    context.timer("compress", POLL_S).tick(handlers.look, [opened, seen], shown, queue=False, **quiet)
+    again.click(handlers.load_settings, opened, [parts.fields[name] for name in compress_form.FIELDS], **quiet)
+    opened.change(handlers.update_view, [opened, seen], shown, **quiet)
+    context.create_timer("compress", POLL_S).tick(handlers.update_view, [opened, seen], shown, queue=False, **quiet)
 
 
-def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], Any]]:
+def _map_components(parts: compress_form.CompressForm) -> Callable[[Callable], Callable[[dict], Any]]:
     """Translate gradio's dict of components to names of settings; the token is passed separately."""
 
     def wrap(handler: Callable) -> Callable[[dict], Any]:
@@ -139,12 +146,19 @@ def _named(parts: compress_form.Parts) -> Callable[[Callable], Callable[[dict], 
     return wrap
 
 
-def _form_events(handlers: Handlers, parts: compress_form.Parts, expected: gr.HTML, context: Context) -> None:
+def _register_form_events(
+    handlers: CompressHandlers, parts: compress_form.CompressForm, expected: gr.HTML, context: Context
+) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
     fields = set(parts.fields.values())
     changes = [component.change for component in fields]
-    named = _named(parts)
+    named = _map_components(parts)
     gr.on(
-        [*changes, context.page.load], named(handlers.words), fields, [parts.command, parts.yaml], queue=False, **quiet
+        [*changes, context.page.load],
+        named(handlers.update_command),
+        fields,
+        [parts.command, parts.yaml],
+        queue=False,
+        **quiet,
     )
-    gr.on([*changes, context.page.load], named(handlers.estimate), {*fields, parts.token}, expected, **quiet)
+    gr.on([*changes, context.page.load], named(handlers.update_estimate), {*fields, parts.token}, expected, **quiet)

@@ -7,10 +7,10 @@ import yaml
 
 from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
-from lsprism.runs import Runs
-from lsprism.runs.command import line_of, options_of, order_of
+from lsprism.runs import RunStore
+from lsprism.runs.command import collect_options, format_command_line, make_request
 from lsprism.runs.yaml_options import parse_options
-from lsprism.specs import JOINED, PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, ask
+from lsprism.specs import JOINED, PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, validate
 from lsprism.ui.texts import compress as texts
 
 TEXT = tuple(CalibrationSpec.model_fields)  # settings that belong to the calibration
@@ -20,16 +20,16 @@ CUSTOM = texts.CUSTOM
 METHODS = texts.METHODS
 
 
-def preset_of(sparsity: float) -> str:
+def find_preset(sparsity: float) -> str:
     """The preset with this sparsity."""
     return next((name for name, preset in PRESETS.items() if abs(preset - sparsity) < 1e-9), CUSTOM)
 
 
-def sentence_of(sparsity: float) -> str:
-    return texts.PRESETS[preset_of(sparsity)]
+def get_sentence(sparsity: float) -> str:
+    return texts.PRESETS[find_preset(sparsity)]
 
 
-def spec_of(values: dict[str, Any]) -> PlanSpec:
+def make_spec(values: dict[str, Any]) -> PlanSpec:
     """The form as a request: a CompressSpec if it names a folder. SpecError names the setting that is wrong.
 
     Settings that do not apply to the method (a pattern for svd, a rank share without factors) keep their defaults.
@@ -47,26 +47,26 @@ def spec_of(values: dict[str, Any]) -> PlanSpec:
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):
         said["save_path"] = str(said["save_path"]).strip()
-        return ask(CompressSpec, **said)
-    return ask(PlanSpec, **said)
+        return validate(CompressSpec, **said)
+    return validate(PlanSpec, **said)
 
 
-def plan_of(spec: PlanSpec) -> PlanSpec:
+def make_plan_spec(spec: PlanSpec) -> PlanSpec:
     """The request without the output folder, which does not change the plan."""
     return PlanSpec(**{name: getattr(spec, name) for name in PlanSpec.model_fields})
 
 
-def command_of(spec: PlanSpec, runs: Runs) -> str:
+def format_command(spec: PlanSpec, runs: RunStore) -> str:
     """The command that Start will run; the output folder defaults to that of the run."""
-    line = line_of(order_of("compress", spec))
+    line = format_command_line(make_request("compress", spec))
     return line if isinstance(spec, CompressSpec) else f"{line} --save-path {runs.folder / 'NEW-RUN' / 'artifact'}"
 
 
-def yaml_of(spec: PlanSpec) -> str:
+def format_yaml(spec: PlanSpec) -> str:
     """The same settings for --config, one option per line."""
     said = {
         name.replace("_", "-"): str(value) if isinstance(value, Path) else value
-        for name, value in options_of(spec).items()
+        for name, value in collect_options(spec).items()
     }
     # Also written at their defaults, so that a reader of the file sees them.
     for name in ("method", "sparsity"):
@@ -74,7 +74,7 @@ def yaml_of(spec: PlanSpec) -> str:
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
 
-def values_of(text: str) -> dict[str, Any]:
+def parse_yaml(text: str) -> dict[str, Any]:
     """The form's values from such YAML; SpecError for anything but the options of a compression."""
     names = [NAMES.get(name, name) for name in (*CompressSpec.model_fields, *TEXT) if name != "calibration"]
     own = {option: name for name, option in NAMES.items()}
@@ -83,12 +83,12 @@ def values_of(text: str) -> dict[str, Any]:
         raise SpecError(*texts.NO_MODEL)
     calibration = {name: values.pop(name) for name in TEXT if name in values}
     save_path = values.get("save_path", "")
-    spec = ask(CompressSpec, **{**values, "save_path": save_path or "unused", "calibration": calibration})
+    spec = validate(CompressSpec, **{**values, "save_path": save_path or "unused", "calibration": calibration})
     filled = {**spec.model_dump(exclude={"calibration"}), **spec.calibration.model_dump()}
     return {**filled, "save_path": save_path}
 
 
-def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
+def map_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The form's values from the settings of an earlier run."""
     calibration = settings.get("calibration") or {}
     return {**{name: value for name, value in settings.items() if name != "calibration"}, **calibration}

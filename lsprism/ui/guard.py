@@ -21,31 +21,31 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it."""
-    address = _address(host)
+    address = _parse_address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def is_any(host: str) -> bool:
     """Whether it means all addresses of this machine."""
-    address = _address(host)
+    address = _parse_address(host)
     return not host if address is None else address.is_unspecified
 
 
-def hosts_of(host: str) -> frozenset[str]:
+def list_hosts(host: str) -> frozenset[str]:
     """The host names that are valid for a dashboard that listens on `host`."""
     if not is_any(host):
-        return frozenset({*LOOPBACK, plain(host)})
-    own = {plain(a.address.partition("%")[0]) for group in psutil.net_if_addrs().values() for a in group}
+        return frozenset({*LOOPBACK, normalize_host(host)})
+    own = {normalize_host(a.address.partition("%")[0]) for group in psutil.net_if_addrs().values() for a in group}
     return frozenset({*LOOPBACK, *own, socket.gethostname().lower(), socket.getfqdn().lower()})
 
 
-def plain(host: str) -> str:
+def normalize_host(host: str) -> str:
     """A host without brackets, an IPv6 address in its short form: '[0:0:0:0:0:0:0:1]' -> '::1'."""
-    address = _address(host)
+    address = _parse_address(host)
     return host.lower() if address is None else str(address)
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = ipaddress.ip_address(inner)
@@ -64,30 +64,30 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if name_of(headers.get("host", "")) not in self.hosts:
-            return await _refuse(send, 400, texts.WRONG_HOST)
+        if extract_host(headers.get("host", "")) not in self.hosts:
+            return await _send_refusal(send, 400, texts.WRONG_HOST)
         origin = headers.get("origin", "")
-        if origin and _host_of(origin) not in self.hosts:
-            return await _refuse(send, 403, texts.WRONG_ORIGIN)
+        if origin and _extract_origin_host(origin) not in self.hosts:
+            return await _send_refusal(send, 403, texts.WRONG_ORIGIN)
         return await self.app(scope, receive, send)
 
 
-def name_of(host: str) -> str:
+def extract_host(host: str) -> str:
     """'localhost:7860' -> 'localhost', '[::1]:7860' -> '::1'."""
     if host.startswith("["):
-        return plain(host[1:].partition("]")[0])
-    return plain(host.rpartition(":")[0] or host if host.count(":") == 1 else host)
+        return normalize_host(host[1:].partition("]")[0])
+    return normalize_host(host.rpartition(":")[0] or host if host.count(":") == 1 else host)
 
 
-def _host_of(origin: str) -> str:
+def _extract_origin_host(origin: str) -> str:
     """'http://[::1]:7860' -> '::1'; empty if it is not an address."""
     try:
-        return name_of(urlsplit(origin).netloc)
+        return extract_host(urlsplit(origin).netloc)
     except ValueError:  # an unmatched bracket
         return ""
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
+async def _send_refusal(send: Send, status: int, text: str) -> None:
     body = text.encode()
     kind = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": kind})

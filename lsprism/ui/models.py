@@ -6,7 +6,7 @@ DEMO = "demo"
 CONFIGS = "snapshots/*/config.json"
 
 
-def cached(cache: Path | None = None) -> list[str]:
+def list_cached(cache: Path | None = None) -> list[str]:
     """Hub ids whose config is in the cache."""
     if cache is None:
         from huggingface_hub.constants import HF_HUB_CACHE

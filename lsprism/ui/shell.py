@@ -8,14 +8,14 @@ from starlette.middleware import Middleware
 
 from lsprism.errors import LSPrismError
 from lsprism.paths import ASSETS
-from lsprism.runs import Runs
+from lsprism.runs import RunStore
 from lsprism.ui import chat, compress, evaluate, layers, service
 from lsprism.ui import runs as runs_tab
 from lsprism.ui.context import Context
-from lsprism.ui.guard import Guard, hosts_of
+from lsprism.ui.guard import Guard, list_hosts
 from lsprism.ui.texts import common as texts
-from lsprism.ui.theme import theme
-from lsprism.ui.watch import first_shown
+from lsprism.ui.theme import make_theme
+from lsprism.ui.watch import select_first_run
 
 KEPT_S = (3600, 86400)  # how often temporary files are checked, and how old they may get
 TABS = {
@@ -28,11 +28,11 @@ TABS = {
 TOGGLE = "document.body.classList.toggle('dark')"
 
 
-def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
+def build_dashboard(runs: RunStore) -> tuple[gr.Blocks, Context]:
     """The whole page, not yet served."""
     with gr.Blocks(title=texts.NAME, analytics_enabled=False, delete_cache=KEPT_S, fill_width=True) as page:
-        service.expose(runs)  # first, so that its endpoints get their names
-        gr.HTML(_head(), elem_id="head")
+        service.register_api(runs)  # first, so that its endpoints get their names
+        gr.HTML(_render_head(), elem_id="head")
         opened = gr.State("")
         talk = gr.BrowserState("", storage_key="lsprism-chat")  # readable as long as this dashboard runs
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -42,39 +42,39 @@ def dashboard(runs: Runs) -> tuple[gr.Blocks, Context]:
                 with gr.Tab(texts.TABS[name], id=name, elem_id=f"tab-{name}", render_children=True) as shown[name]:
                     build(context)
         for name, tab in shown.items():
-            _in_sight(name, tab, context.timers)
+            _setup_timers(name, tab, context.timers)
         _load(page, runs, opened, tabs)
     return page, context
 
 
-def _in_sight(name: str, tab: gr.Tab, timers: dict[str, list[gr.Timer]]) -> None:
+def _setup_timers(name: str, tab: gr.Tab, timers: dict[str, list[gr.Timer]]) -> None:
     """Only the timers of the visible tab tick."""
     of = {timer: tab_name for tab_name, found in timers.items() for timer in found}
 
-    def switch() -> list[gr.Timer]:
+    def update_timers() -> list[gr.Timer]:
         return [gr.Timer(active=tab_name == name) for tab_name in of.values()]
 
-    tab.select(switch, None, list(of), queue=False, show_progress="hidden", api_visibility="private")
+    tab.select(update_timers, None, list(of), queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _load(page: gr.Blocks, runs: Runs, opened: gr.State, tabs: gr.Tabs) -> None:
-    def opening(request: gr.Request) -> tuple[str, Any]:
-        return first_look(runs, dict(request.query_params))
+def _load(page: gr.Blocks, runs: RunStore, opened: gr.State, tabs: gr.Tabs) -> None:
+    def load_page(request: gr.Request) -> tuple[str, Any]:
+        return select_first_view(runs, dict(request.query_params))
 
     # In the queue: outside of it gradio does not notify the listeners of a state.
-    page.load(opening, None, [opened, tabs], show_progress="hidden", api_visibility="private")
+    page.load(load_page, None, [opened, tabs], show_progress="hidden", api_visibility="private")
 
 
-def first_look(runs: Runs, query: dict[str, str]) -> tuple[str, Any]:
+def select_first_view(runs: RunStore, query: dict[str, str]) -> tuple[str, Any]:
     """The run and the tab that a newly opened page shows; ?run=ID opens that run."""
     try:
         run = runs.get(query.get("run", ""))
     except LSPrismError:
-        return first_shown(runs), gr.skip()
-    return run.id, gr.Tabs(selected="compress" if run.live and run.verb == "compress" else "runs")
+        return select_first_run(runs), gr.skip()
+    return run.id, gr.Tabs(selected="compress" if run.is_active and run.verb == "compress" else "runs")
 
 
-def _head() -> str:
+def _render_head() -> str:
     logo = (ASSETS / "logo.svg").read_text(encoding="utf-8")
     return (
         f'<header>{logo}<div><h1>{texts.NAME}</h1><p class="quiet">{texts.TAGLINE}</p></div>'
@@ -85,16 +85,16 @@ def _head() -> str:
 
 def launch(home: Path, host: str, port: int, *, auth: tuple[str, str] | None = None, browser: bool = False) -> None:
     """Serve the page until Ctrl-C."""
-    page, context = dashboard(Runs(home))
+    page, context = build_dashboard(RunStore(home))
     try:
-        context.planner.warm()
+        context.planner.start()
         # _frontend=False: gradio would request its own page and give up after 3 s, too soon on a busy machine.
-        page.launch(**settings(host, port, auth), inbrowser=browser, _frontend=False)
+        page.launch(**get_settings(host, port, auth), inbrowser=browser, _frontend=False)
     finally:
         context.planner.close()
 
 
-def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[str, Any]:
+def get_settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[str, Any]:
     """Arguments of `launch`: no share link, no analytics, no history in the browser, no other files."""
     return {
         "server_name": host,
@@ -112,8 +112,8 @@ def settings(host: str, port: int, auth: tuple[str, str] | None = None) -> dict[
         "max_file_size": "4mb",
         "show_error": True,
         "footer_links": ["api", "settings"],
-        "app_kwargs": {"middleware": [Middleware(Guard, hosts=hosts_of(host))]},
-        "theme": theme(),
+        "app_kwargs": {"middleware": [Middleware(Guard, hosts=list_hosts(host))]},
+        "theme": make_theme(),
         "css_paths": [ASSETS / f"{name}.css" for name in ("dashboard", "evaluate", "chat")],
         "favicon_path": ASSETS / "logo.svg",
     }

@@ -8,14 +8,14 @@ from lsprism.artifact.manifest import REPORT
 from lsprism.errors import LSPrismError
 from lsprism.reports import CompressionReport, LayerReport
 from lsprism.runs import Run
-from lsprism.ui.choices import artifacts_of
-from lsprism.ui.ledger import label_of
+from lsprism.ui.choices import list_run_artifacts
+from lsprism.ui.ledger import format_label
 from lsprism.ui.texts import common
-from lsprism.ui.watch import Watch
+from lsprism.ui.watch import RunViews
 
 
 @dataclass(frozen=True)
-class Subject:
+class LayerSource:
     """A compression. `key` is the id of the run, followed by a slash and the artifact's name if the run is a sweep."""
 
     key: str
@@ -25,38 +25,38 @@ class Subject:
     spectra: Path  # file for its singular values
 
 
-def choices(watch: Watch) -> list[tuple[str, str]]:
+def list_choices(watch: RunViews) -> list[tuple[str, str]]:
     """Label and key of each; the newest first."""
     found = []
-    for run in watch.runs.all():
+    for run in watch.runs.list_all():
         if run.verb == "compress":
-            found.append((label_of(run), run.id))
+            found.append((format_label(run), run.id))
         elif run.verb == "sweep":
-            made = {Path(folder): name for folder, name in artifacts_of(run).items()}
+            made = {Path(folder): name for folder, name in list_run_artifacts(run).items()}
             done = {folder.name: name for folder, name in made.items() if (folder / REPORT).is_file()}
             labels = {folder: common.OF_SWEEP.format(name=name, run=run.id[-6:]) for folder, name in done.items()}
             found += [(label, f"{run.id}/{folder}") for folder, label in labels.items()]
     return found
 
 
-def subject(watch: Watch, key: str | None) -> Subject | None:
+def find_source(watch: RunViews, key: str | None) -> LayerSource | None:
     """None if the run does not exist."""
     run_id, _, name = (key or "").partition("/")
     try:
-        view = watch.view(run_id)
+        view = watch.get_view(run_id)
     except LSPrismError:
         return None
-    run, folder = view.run, watch.runs.path(run_id)
+    run, folder = view.run, watch.runs.get_folder(run_id)
     if not name:
         artifact = run.artifact if run.state == "done" else None
-        return Subject(run_id, run, artifact, view.layers, folder / "spectra.jsonl")
-    artifact = next((Path(made) for made in artifacts_of(run) if Path(made).name == name), None)
+        return LayerSource(run_id, run, artifact, view.layers, folder / "spectra.jsonl")
+    artifact = next((Path(made) for made in list_run_artifacts(run) if Path(made).name == name), None)
     if artifact is None:
         return None
-    return Subject(f"{run_id}/{name}", run, artifact, _layers(artifact), folder / f"spectra-{name}.jsonl")
+    return LayerSource(f"{run_id}/{name}", run, artifact, _load_layers(artifact), folder / f"spectra-{name}.jsonl")
 
 
-def _layers(artifact: Path) -> tuple[LayerReport, ...]:
+def _load_layers(artifact: Path) -> tuple[LayerReport, ...]:
     path = artifact / REPORT
     try:
         return _read(path, path.stat().st_mtime_ns)

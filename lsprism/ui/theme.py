@@ -19,7 +19,7 @@ GREY = colors.Color(
 )  # fmt: skip
 
 
-def theme() -> gr.themes.Base:
+def make_theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue=BLUE,
         secondary_hue=BLUE,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
 from lsprism.reports import CompressionReport, LayerReport
-from lsprism.runs import Run, Runs
+from lsprism.runs import Run, RunStore
 
 LOG_BYTES = 16384  # read from the end of the log
 FOLLOWED = 16  # runs whose events are kept in memory
@@ -15,7 +15,7 @@ SKIM_LINES = 200
 
 
 @dataclass(frozen=True)
-class View:
+class RunView:
     """One run. `mark` changes whenever anything else in it changes."""
 
     run: Run
@@ -31,28 +31,28 @@ class View:
     log: str = ""
 
 
-class Watch:
+class RunViews:
     """Follows runs: every look reads only what was added since the last one, on any page."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: RunStore) -> None:
         self.runs = runs
-        self._views: OrderedDict[str, View] = OrderedDict()
+        self._views: OrderedDict[str, RunView] = OrderedDict()
         self._places: dict[str, tuple[int, int]] = {}  # read offsets of events and log
         self._lock = threading.Lock()
 
-    def view(self, run_id: str) -> View:
+    def get_view(self, run_id: str) -> RunView:
         """The same object as long as nothing changes; RequestError if the run does not exist."""
         run = self.runs.get(run_id)
         with self._lock:
-            old = self._views.get(run_id) or View(run)
+            old = self._views.get(run_id) or RunView(run)
             offset, logged = self._places.get(run_id, (0, -1))
-            tail = self.runs.tail(run_id, offset)
+            tail = self.runs.read_events(run_id, offset)
             size = self._log_size(run_id)
-            ahead = len(self.runs.ahead(run)) if run.state == "queued" else 0
+            ahead = len(self.runs.find_ahead(run)) if run.state == "queued" else 0
             if run_id in self._views and (run, tail.offset, size, ahead) == (old.run, offset, logged, old.ahead):
                 return old
-            begun = View(run, mark=old.mark) if tail.offset < offset else old  # started over: read from the start
-            view = _with_events(replace(begun, run=run, ahead=ahead), tail.moments)
+            begun = RunView(run, mark=old.mark) if tail.offset < offset else old  # started over: read from the start
+            view = _add_events(replace(begun, run=run, ahead=ahead), tail.moments)
             log = self.runs.log(run_id, LOG_BYTES) if size != logged else old.log
             self._views[run_id] = replace(view, log=log, mark=old.mark + 1)
             self._places[run_id] = tail.offset, size
@@ -63,7 +63,7 @@ class Watch:
 
     def _log_size(self, run_id: str) -> int:
         try:
-            return (self.runs.path(run_id) / "log").stat().st_size
+            return (self.runs.get_folder(run_id) / "log").stat().st_size
         except OSError:
             return 0
 
@@ -71,7 +71,7 @@ class Watch:
 OF_A_BLOCK = ("measure", "compress", "learn", "propagate", "teach")  # steps that count blocks
 
 
-def _with_events(view: View, moments: tuple) -> View:
+def _add_events(view: RunView, moments: tuple) -> RunView:
     changes: dict[str, Any] = {"said": list(view.said), "layers": {layer.name: layer for layer in view.layers}}
     for moment in moments:
         match moment.event:
@@ -98,9 +98,9 @@ def _with_events(view: View, moments: tuple) -> View:
     return replace(view, said=tuple(said[-SKIM_LINES:]), layers=tuple(layers.values()), **changes)
 
 
-def first_shown(runs: Runs) -> str:
+def select_first_run(runs: RunStore) -> str:
     """Id of the compression that a new page shows: an active one, else a queued one, else the newest; "" if none."""
-    found = [run for run in runs.all() if run.verb == "compress"]
-    live = [run for run in found if run.live]
+    found = [run for run in runs.list_all() if run.verb == "compress"]
+    live = [run for run in found if run.is_active]
     at_work = [run for run in live if run.state != "queued"]
     return next((run.id for run in [*at_work, *live, *found]), "")

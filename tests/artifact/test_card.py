@@ -9,11 +9,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
 import lsprism
-from lsprism.artifact.companions import Licence, licence_of, read_card
+from lsprism.artifact.companions import License, read_card, read_license
 from lsprism.cli.main import main
 from lsprism.errors import WorkError
 from lsprism.models.hub import COPIES, WORDS
-from lsprism.specs import CompressSpec, ask
+from lsprism.specs import CompressSpec, validate
 
 NOTICE = (
     "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright (c) Meta Platforms, Inc. "
@@ -83,10 +83,10 @@ def test_the_command_reproduces_the_request(tmp_path, text_file, method, monkeyp
         specs.append(spec)
         raise WorkError("enough")
 
-    monkeypatch.setattr("lsprism.api.compressing", compressing)
+    monkeypatch.setattr("lsprism.api.stream_compress", compressing)
     assert main(words[3:]) == 1
     calibration = {"source": text_file.name, "samples": 4, "length": 16, "seed": 0}
-    asked = ask(CompressSpec, model_id="tiny", save_path="OUT", calibration=calibration, **settings)
+    asked = validate(CompressSpec, model_id="tiny", save_path="OUT", calibration=calibration, **settings)
     asked = asked.model_copy(update={"allocation": asked.rule, "compute_dtype": "float32"})
     assert specs == [asked], "only local paths are left out"
     assert str(tmp_path) not in text and "--seed 0" in text, "defaults may change later, so they are written out"
@@ -141,19 +141,19 @@ def test_an_existing_notice_is_kept_and_not_repeated(tmp_path, text_file):
     ],
 )
 def test_a_llama_is_recognized_by_the_name_of_its_base_model(tmp_path, base_model, version, name):
-    licence = licence_of(tmp_path, base_model)
-    assert licence.llama == version and licence.name(base_model) == name
+    licence = read_license(tmp_path, base_model)
+    assert licence.llama == version and licence.suggest_name(base_model) == name
     assert licence.fields == ({"license": f"llama{version}"} if version else {})
 
 
 @pytest.mark.parametrize("text", ["", "no front matter", "---\na: [\n---\n", "---\n- a\n---\n", "---\n---\n", "\udc80"])
 def test_a_readme_without_front_matter(tmp_path, text):
     (tmp_path / "README.md").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert licence_of(tmp_path) == Licence({})
+    assert read_license(tmp_path) == License({})
 
 
 def test_no_readme_at_all(tmp_path):
-    assert licence_of(tmp_path, "org/model") == Licence({}) and licence_of(tmp_path).notice == ""
+    assert read_license(tmp_path, "org/model") == License({}) and read_license(tmp_path).notice == ""
 
 
 def test_licenses_and_notes_are_downloaded_from_the_hub():

@@ -37,8 +37,8 @@ COMPRESS = """
 import json, sys, time, torch, lsprism.api as api
 from lsprism.specs import CompressSpec
 spec, done = CompressSpec.model_validate_json(sys.argv[1]), []
-expected = api.planning(spec).memory.on_device
-for event in api.compressing(spec):
+expected = api.plan_from_spec(spec).memory.on_device
+for event in api.stream_compress(spec):
     if event.kind == "block_done":
         done.append(time.time())
 print(json.dumps({"seconds_per_block": [b - a for a, b in zip(done, done[1:])], "expected_bytes": expected,
@@ -87,9 +87,9 @@ def half_of(weight: torch.Tensor, pattern: bool) -> object:
 
 
 def kernels(shape: str, options: argparse.Namespace) -> dict:
-    from lsprism.layers.forms import Dense, nbytes
+    from lsprism.layers.forms import Dense, count_bytes
     from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.dispatch import Product
+    from lsprism.layers.kernels.dispatch import PreparedMatmul
 
     rows, columns = map(int, shape.split("x"))
     count = max(2, min(40, (options.megabytes << 20) // (2 * rows * columns)))
@@ -100,14 +100,14 @@ def kernels(shape: str, options: argparse.Namespace) -> dict:
         "int8": [to_int8(half_of(w, pattern=False)) for w in weights],
         "2:4": [half_of(w, pattern=True) for w in weights],
     }
-    products = {name: [Product(form, None) for form in of] for name, of in forms.items()}
+    products = {name: [PreparedMatmul(form, None) for form in of] for name, of in forms.items()}
     us = {}
     with torch.inference_mode():
         for tokens in (1, *options.many):
             x = torch.randn(1, tokens, columns, device=CARD).bfloat16()
             ways = {name: [lambda p=p, x=x: p(x) for p in of] for name, of in products.items()}
             us[tokens] = microseconds(ways, options.rounds)
-    read = {name: nbytes(of[0]) / us[1][name] / 1e6 for name, of in forms.items()}
+    read = {name: count_bytes(of[0]) / us[1][name] / 1e6 for name, of in forms.items()}
     return {"us": us, "terabytes_per_s": read, "copies": count}
 
 
@@ -158,7 +158,7 @@ def loop(model: torch.nn.Module, recorded: bool) -> Callable[[], float]:
         nonlocal cache, token
         started = time.perf_counter()
         if recorded:
-            logits, cache = decode.step(model, token, cache)
+            logits, cache = decode.decode_step(model, token, cache)
         else:
             logits, cache = decode._forward(model, torch.tensor([[token]], device=CARD), cache)
         token = int(logits.argmax())

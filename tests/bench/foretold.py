@@ -34,7 +34,7 @@ def settings_of(method: str, options: argparse.Namespace) -> dict:
 def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> dict:
     """The predicted error of each layer, and the seconds for measuring and predicting."""
     from lsprism import api
-    from lsprism.specs import CompressSpec, ask
+    from lsprism.specs import CompressSpec, validate
 
     os.environ["LSPRISM_TRAITS"] = str(work / f"traits-{way}")
     asked = settings_of(method, options)
@@ -43,7 +43,9 @@ def foretell(method: str, way: str, work: Path, options: argparse.Namespace) -> 
         for sparsity in options.known.split(","):
             api.compress(options.model, work / f"{way}-{sparsity}", sparsity=sparsity, **asked)
     else:
-        measure(ask(CompressSpec, model_id=options.model, save_path=work / way, allocation="error-curves", **asked))
+        measure(
+            validate(CompressSpec, model_id=options.model, save_path=work / way, allocation="error-curves", **asked)
+        )
     learnt = time.monotonic()
     plan = api.inspect(options.model, sparsity=options.sparsity, **asked)
     return {
@@ -57,7 +59,7 @@ def measure(spec: CompressSpec) -> None:
     """Run only the pass that the allocation needs, without the compression."""
     from lsprism import api
 
-    with closing(api.compressing(spec)) as events:
+    with closing(api.stream_compress(spec)) as events:
         next(event for event in events if event.kind == "stage" and event.name == "calibrate")
 
 

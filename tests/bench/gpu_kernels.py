@@ -130,7 +130,7 @@ def groups() -> dict:
         }
         for _ in range(3):
             forms = [random_form((n, 4096), 0.45, 60, GPU) for n in rows]
-            dense = [form.dense() for form in forms]
+            dense = [form.to_dense() for form in forms]
             stacked = torch.cat(dense)
             one = build_group(forms, [None] * len(forms), gpu.count_blocks(GPU), gpu.WARPS)
             each = [build_group([form], [None], gpu.count_blocks(GPU), gpu.WARPS) for form in forms]
@@ -174,7 +174,11 @@ def many() -> dict:
     for rows, columns in SHAPES[:2]:
         form = random_form((rows, columns), 0.5, 0, GPU)
         group = build_group([form], [None], gpu.count_blocks(GPU), gpu.WARPS)
-        packed, dense, x = cuda.Packed(form, None), form.dense(), torch.randn(512, columns, device=GPU).bfloat16()
+        packed, dense, x = (
+            cuda.CudaPacked(form, None),
+            form.to_dense(),
+            torch.randn(512, columns, device=GPU).bfloat16(),
+        )
         assert torch.equal(gpu.unpack_group(group), dense)
         ways = {
             "dense": lambda x=x, w=dense: F.linear(x, w), "unpacked": lambda g=group: gpu.unpack_group(g),
@@ -188,17 +192,17 @@ def decode(shape: str, turns: int = 12) -> dict:
     """The product's own loop, which replays a recorded step."""
     from card import compressed, loop, random_llama
 
-    from lsprism.evaluation.sizes import resident_bytes
-    from lsprism.models.fused import fuse
+    from lsprism.evaluation.sizes import count_resident_bytes
+    from lsprism.models.fused import enable_fused_decode
 
     made = {"dense": None, "sparse": (0,), "hybrid": (0.1,), "2:4": (0, True)}
     ms, held, sides = {}, {}, {}
     for name, how in made.items():
         model = random_llama(shape) if how is None else compressed(random_llama(shape), *how)
-        fuse(model)  # layers that read the same input are multiplied together
+        enable_fused_decode(model)  # layers that read the same input are multiplied together
         sides[name] = loop(model, recorded=True)
         sides[name]()  # packs and records
-        held[name] = resident_bytes(type("Loaded", (), {"model": model}))
+        held[name] = count_resident_bytes(type("Loaded", (), {"model": model}))
         torch.cuda.empty_cache()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):

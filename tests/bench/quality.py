@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 GROUP = 64  # consecutive weights in a row that share a scale and a zero point
-IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
+IMPORTS = "import lsprism.api; from lsprism.artifact.finish import read_peak_memory; print(read_peak_memory())"
 COMPRESS = """
 import sys, lsprism.api
 {without}
 from lsprism.specs import CompressSpec
 spec = CompressSpec.model_validate_json(sys.argv[1])
-print(lsprism.api.report_of(lsprism.api.compressing(spec), lsprism.CompressionReport).model_dump_json())
+print(lsprism.api.get_final_report(lsprism.api.stream_compress(spec), lsprism.CompressionReport).model_dump_json())
 """
 WITHOUT = {
     "": "",
     "compensation": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
     "refit": "from lsprism.methods import hybrid; hybrid.REFIT = hybrid.BEST_REFIT = 0, 0",
-    "global-mask": "from lsprism.methods import admm, masks; admm.keep_anywhere = masks.keep",
+    "global-mask": "from lsprism.methods import admm, masks; admm.make_global_mask = masks.make_mask",
 }
 
 
@@ -68,10 +68,10 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
 def round_to_nearest(bits: int, options: argparse.Namespace) -> dict:
     """The dense model with round-to-nearest quantization of the layers that the other rows compress."""
     from lsprism import api
-    from lsprism.models.anatomy import dissect
+    from lsprism.models.anatomy import find_structure
 
     loaded = api.load(options.model)
-    sites = dissect(loaded.model).sites
+    sites = find_structure(loaded.model).sites
     for site in sites:
         linear = loaded.model.get_submodule(site.name)
         linear.weight.data.copy_(rounded(linear.weight.data, bits))
@@ -132,16 +132,16 @@ def dense_model(model: str) -> LoadedModel:
 
 def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
     from lsprism.evaluation import agreement
-    from lsprism.evaluation.perplexity import perplexity
-    from lsprism.evaluation.steps import finished
+    from lsprism.evaluation.perplexity import compute_perplexity
+    from lsprism.evaluation.steps import run_to_end
 
     taken = windows_of(loaded, options.text, options)
     taken = replace(taken, tokens=taken.tokens[options.first : options.first + options.windows])
-    figure = perplexity(loaded.model, taken)
-    other = perplexity(loaded.model, windows_of(loaded, "embedded", options))
+    figure = compute_perplexity(loaded.model, taken)
+    other = compute_perplexity(loaded.model, windows_of(loaded, "embedded", options))
     return {
         "perplexity": figure.value,
-        "kl": finished(agreement.measuring(dense_model(options.model), loaded, taken)).kl,
+        "kl": run_to_end(agreement.stream_agreement(dense_model(options.model), loaded, taken)).kl,
         "perplexity_embedded": other.value,
         "text": figure.text,
         "context": figure.context,
@@ -156,9 +156,9 @@ def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
 
 def windows_of(loaded: LoadedModel, text: str, options: argparse.Namespace) -> Windows:
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation.windows import windows_of
+    from lsprism.evaluation.windows import make_windows
 
-    return windows_of(loaded.tokenizer, read_text(text, split="test"), options.context)
+    return make_windows(loaded.tokenizer, read_text(text, split="test"), options.context)
 
 
 def measure(row: str, options: argparse.Namespace) -> dict:

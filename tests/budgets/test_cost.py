@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsprism.budgets.cost import break_even_rank, form_bytes, patterned, split
-from lsprism.budgets.uniform import uniform
-from lsprism.reports import LayerBudget, LinearSite
-from lsprism.specs import PlanSpec, ask
+from lsprism.budgets.cost import compute_break_even_rank, count_packed_bytes, make_pattern_budget, split
+from lsprism.budgets.uniform import allocate_uniform
+from lsprism.reports import Layer, LayerBudget
+from lsprism.specs import PlanSpec, validate
 
-SPEC = ask(PlanSpec, model_id="demo")
+SPEC = validate(PlanSpec, model_id="demo")
 sizes = st.integers(1, 300)
 
 
 def pattern_spec(pattern: str) -> PlanSpec:
-    return ask(PlanSpec, model_id="demo", method="wanda", pattern=pattern)
+    return validate(PlanSpec, model_id="demo", method="wanda", pattern=pattern)
 
 
 @given(sizes, sizes, st.floats(0.01, 0.99))
@@ -29,7 +29,7 @@ def test_low_rank_takes_the_highest_rank_within_the_budget(rows, columns, share)
 @given(sizes, sizes, st.floats(0.01, 0.99), st.floats(0.01, 0.9))
 def test_hybrid_keeps_exactly_its_budget(rows, columns, share, rank_share):
     kept = round(share * rows * columns)
-    spec = ask(PlanSpec, model_id="demo", rank_share=rank_share)
+    spec = validate(PlanSpec, model_id="demo", rank_share=rank_share)
     budget = split("sparse_low_rank", rows, columns, kept, spec)
     factors = budget.rank * (rows + columns)
     assert budget.kept == kept and factors <= kept and budget.rank <= min(rows, columns)
@@ -57,22 +57,22 @@ def test_a_pattern_keeps_n_of_every_m_columns_and_of_the_rest(rows, columns, pat
 
 
 def test_a_pattern_is_exact_for_whole_groups():
-    assert patterned(10, 64, "2:4") == LayerBudget(kept=320, pattern=(2, 4))
-    assert patterned(10, 64, "unstructured") is None
+    assert make_pattern_budget(10, 64, "2:4") == LayerBudget(kept=320, pattern=(2, 4))
+    assert make_pattern_budget(10, 64, "unstructured") is None
 
 
 @given(sizes, sizes)
 def test_factors_are_smaller_than_the_matrix_up_to_the_break_even_rank(rows, columns):
-    rank, shape = break_even_rank(rows, columns), (rows, columns)
+    rank, shape = compute_break_even_rank(rows, columns), (rows, columns)
 
     def smaller(rank: int) -> bool:
         factors = LayerBudget(kept=rank * (rows + columns), rank=rank)
-        return form_bytes("low_rank", shape, factors, 2) < form_bytes("dense", shape, factors, 2)
+        return count_packed_bytes("low_rank", shape, factors, 2) < count_packed_bytes("dense", shape, factors, 2)
 
     assert smaller(rank) and not smaller(rank + 1)
 
 
 def test_uniform_gives_every_layer_the_same_density():
-    sites = [LinearSite(name=f"s{n}", block=0, rows=n + 3, columns=7 * n + 1, bias=False) for n in range(9)]
-    kept = {name: share.kept for name, share in uniform(sites, 0.7, []).items()}
+    sites = [Layer(name=f"s{n}", block=0, rows=n + 3, columns=7 * n + 1, bias=False) for n in range(9)]
+    kept = {name: share.kept for name, share in allocate_uniform(sites, 0.7, []).items()}
     assert kept == {site.name: round(0.7 * site.rows * site.columns) for site in sites}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lsprism.calibration.harm import Harm
-from lsprism.calibration.walk import Call, Walk
+from lsprism.calibration.harm import BlockOutputChange
+from lsprism.calibration.walk import BlockCall, BlockwiseForward
 
 WIDTH = 4
 CPU = torch.device("cpu")
@@ -28,55 +28,55 @@ def block() -> Block:
     return Block()
 
 
-def walk(*batches: torch.Tensor) -> Walk:
-    return Walk(CPU, hidden=list(batches), calls=[[Call((), {}, None) for _ in batches]])
+def walk(*batches: torch.Tensor) -> BlockwiseForward:
+    return BlockwiseForward(CPU, hidden=list(batches), calls=[[BlockCall((), {}, None) for _ in batches]])
 
 
-def harm_of(on: Walk, block: nn.Module) -> Harm:
+def harm_of(on: BlockwiseForward, block: nn.Module) -> BlockOutputChange:
     """A measurement with its reference output."""
-    harm = Harm(on, 0, block)
-    harm.expect(on.calls[0][0].run(block, on.hidden[0].clone()).detach())
+    harm = BlockOutputChange(on, 0, block)
+    harm.set_reference(on.calls[0][0].run(block, on.hidden[0].clone()).detach())
     return harm
 
 
 def test_the_original_weight_changes_nothing(block):
-    assert harm_of(walk(torch.randn(2, 3, WIDTH)), block).of(block.site, block.site.weight.data.clone()) == 0
+    assert harm_of(walk(torch.randn(2, 3, WIDTH)), block).measure(block.site, block.site.weight.data.clone()) == 0
 
 
 def test_it_is_the_mean_over_tokens_of_the_squared_relative_change(block):
     hidden, weight = torch.randn(2, 3, WIDTH), torch.randn(WIDTH, WIDTH)
     wanted, found = hidden + hidden @ block.site.weight.T, hidden + hidden @ weight.T
     expected = ((found - wanted).square().sum(-1) / wanted.square().sum(-1)).mean().item()
-    assert harm_of(walk(hidden, torch.randn(2, 3, WIDTH)), block).of(block.site, weight) == pytest.approx(expected)
+    assert harm_of(walk(hidden, torch.randn(2, 3, WIDTH)), block).measure(block.site, weight) == pytest.approx(expected)
 
 
 def test_a_token_of_huge_scale_has_the_same_weight(block):
     hidden, weight = torch.randn(1, 8, WIDTH), torch.randn(WIDTH, WIDTH)
     huge = hidden * torch.tensor([1e3] + [1.0] * 7).view(1, 8, 1)
-    assert harm_of(walk(huge), block).of(block.site, weight) == pytest.approx(
-        harm_of(walk(hidden), block).of(block.site, weight)
+    assert harm_of(walk(huge), block).measure(block.site, weight) == pytest.approx(
+        harm_of(walk(hidden), block).measure(block.site, weight)
     )
 
 
 def test_the_block_and_the_walk_are_unchanged(block):
     hidden = torch.randn(2, 3, WIDTH)
     on, own, wanted = walk(hidden.clone()), block.site.weight.data.clone(), block(hidden)
-    harm_of(on, block).of(block.site, torch.zeros(WIDTH, WIDTH))
+    harm_of(on, block).measure(block.site, torch.zeros(WIDTH, WIDTH))
     assert torch.equal(block.site.weight, own)
-    list(on.propagate(0, block))
+    list(on.advance(0, block))
     assert torch.equal(on.hidden[0], wanted)
 
 
 def test_the_weight_is_restored_if_the_block_fails(block):
     harm, own = harm_of(walk(torch.randn(1, 2, WIDTH)), block), block.site.weight.data.clone()
     with pytest.raises(RuntimeError):
-        harm.of(block.site, torch.zeros(WIDTH, WIDTH + 1))
+        harm.measure(block.site, torch.zeros(WIDTH, WIDTH + 1))
     assert torch.equal(block.site.weight, own)
 
 
 def test_overflowing_hidden_states_give_zero(block):
     harm = harm_of(walk(torch.randn(1, 2, WIDTH)), block)
-    assert harm.of(block.site, torch.full((WIDTH, WIDTH), torch.inf)) == 0
+    assert harm.measure(block.site, torch.full((WIDTH, WIDTH), torch.inf)) == 0
 
 
 class Chain(nn.Module):
@@ -95,10 +95,10 @@ def test_outputs_of_finished_layers_are_computed_once():
     block, calls = Chain(), []
     block.first.register_forward_hook(lambda *_: calls.append(1))
     hidden, weight = torch.randn(2, 3, WIDTH), torch.randn(WIDTH, 8 * WIDTH)
-    expected = harm_of(walk(hidden.clone()), block).of(block.second, weight)
+    expected = harm_of(walk(hidden.clone()), block).measure(block.second, weight)
     harm = harm_of(walk(hidden.clone()), block)
-    harm.finish(["first"], ["first", "second"])
+    harm.mark_done(["first"], ["first", "second"])
     calls.clear()
-    assert [harm.of(block.second, weight) for _ in range(3)] == [expected] * 3
-    harm.forget()
+    assert [harm.measure(block.second, weight) for _ in range(3)] == [expected] * 3
+    harm.reset()
     assert "forward" not in block.first.__dict__

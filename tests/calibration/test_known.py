@@ -8,11 +8,14 @@ import pytest
 from conftest import make_model
 from safetensors.torch import load_file, save_file
 
-from lsprism.calibration.known import Known, known
-from lsprism.reports import ErrorPoint, ModelSource, SiteTraits
+from lsprism.calibration.known import SensitivityCache, open_sensitivity_cache
+from lsprism.reports import ErrorPoint, LayerSensitivity, ModelSource
 from lsprism.specs import CalibrationSpec
 
-TRAITS = [SiteTraits(name="a", outlier_share=1 / 3), SiteTraits(name="b", curve=[ErrorPoint(density=0.5, error=0.1)])]
+TRAITS = [
+    LayerSensitivity(name="a", outlier_share=1 / 3),
+    LayerSensitivity(name="b", curve=[ErrorPoint(density=0.5, error=0.1)]),
+]
 
 
 @pytest.fixture
@@ -22,11 +25,11 @@ def model(tmp_path) -> Path:
 
 def path_of(folder: Path, settings: dict | None = None, **calibration) -> Path:
     source = ModelSource(model_id="m", kind="folder", folder=folder, base_model="m")
-    return known(source, "owl", settings or {}, CalibrationSpec(**calibration)).path
+    return open_sensitivity_cache(source, "owl", settings or {}, CalibrationSpec(**calibration)).path
 
 
 def test_values_are_read_exactly_as_written(tmp_path):
-    kept = Known(tmp_path / "new" / "traits.json")
+    kept = SensitivityCache(tmp_path / "new" / "traits.json")
     assert kept.read() == []
     kept.write(TRAITS)
     assert kept.read() == TRAITS
@@ -36,20 +39,20 @@ def test_values_are_read_exactly_as_written(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"[{", b'{"a": 1}', b'[{"name": 5}]', b"\xff"])
 def test_a_damaged_file_counts_as_missing(tmp_path, content):
     (tmp_path / "traits.json").write_bytes(content)
-    assert Known(tmp_path / "traits.json").read() == []
+    assert SensitivityCache(tmp_path / "traits.json").read() == []
 
 
 def test_a_cache_that_cannot_be_written_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
-    Known(tmp_path / "file" / "traits.json").write(TRAITS)
-    Known(None).write(TRAITS)
-    assert Known(None).read() == []
+    SensitivityCache(tmp_path / "file" / "traits.json").write(TRAITS)
+    SensitivityCache(None).write(TRAITS)
+    assert SensitivityCache(None).read() == []
 
 
 def test_points_are_added_and_those_of_the_same_budget_replaced(tmp_path):
-    kept = Known(tmp_path / "traits.json")
+    kept = SensitivityCache(tmp_path / "traits.json")
     for density, error in ((0.5, 0.3), (0.7, 0.1), (0.5, 0.2)):
-        kept.add_points([SiteTraits(name="a", curve=[ErrorPoint(density=density, error=error)])])
+        kept.add_points([LayerSensitivity(name="a", curve=[ErrorPoint(density=density, error=error)])])
     assert [(p.density, p.error) for p in kept.read()[0].curve] == [(0.5, 0.2), (0.7, 0.1)]
 
 
@@ -86,6 +89,6 @@ def test_the_name_depends_on_the_weights_and_the_config(model, tmp_path):
 
 def test_a_model_without_weights_has_no_cache_file(model):
     source = ModelSource(model_id="m", kind="hub", folder=model, base_model="m", config_only=True)
-    assert known(source, "owl", {}).path is None
+    assert open_sensitivity_cache(source, "owl", {}).path is None
     (model / "model.safetensors").unlink()
     assert path_of(model) is None

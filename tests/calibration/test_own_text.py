@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from lsprism.calibration.own_text import own_windows
+from lsprism.calibration.own_text import generate_windows
 from lsprism.specs import CalibrationSpec
 
 
@@ -14,22 +14,22 @@ def model(tiny_folder):
 
 
 def test_windows_have_the_requested_shape_and_depend_on_the_seed(model):
-    first = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
+    first = generate_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
     torch.manual_seed(99)
-    again = own_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
-    other = own_windows(model, CalibrationSpec(samples=5, length=12, seed=4), [1, 2])
+    again = generate_windows(model, CalibrationSpec(samples=5, length=12, seed=3), [1, 2])
+    other = generate_windows(model, CalibrationSpec(samples=5, length=12, seed=4), [1, 2])
     assert first.shape == (5, 12) and first.dtype == torch.int64
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_texts_neither_end_early_nor_contain_special_tokens(model):
-    texts = own_windows(model, CalibrationSpec(samples=16, length=24, seed=0), [1, 2])
+    texts = generate_windows(model, CalibrationSpec(samples=16, length=24, seed=0), [1, 2])
     assert not torch.isin(texts, torch.tensor([1, 2])).any()
 
 
 def test_texts_follow_the_models_distribution(model):
     """The model assigns its own samples a higher likelihood than random tokens."""
-    own = own_windows(model, CalibrationSpec(samples=32, length=24, seed=0), [])
+    own = generate_windows(model, CalibrationSpec(samples=32, length=24, seed=0), [])
     chance = torch.randint(model.config.vocab_size, own.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert model(own, labels=own).loss < model(chance, labels=chance).loss - 0.1
@@ -39,7 +39,7 @@ def test_the_global_random_state_is_unchanged(model):
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
-    own_windows(model, CalibrationSpec(samples=2, length=8, seed=0), [])
+    generate_windows(model, CalibrationSpec(samples=2, length=8, seed=0), [])
     assert torch.equal(torch.rand(1), wanted)
 
 
@@ -58,8 +58,8 @@ def test_the_global_random_state_is_unchanged(model):
 )
 def test_the_models_generation_config_is_ignored(model, monkeypatch, settings):
     asked = CalibrationSpec(samples=4, length=24)
-    wanted = own_windows(model, asked, [1, 2])
+    wanted = generate_windows(model, asked, [1, 2])
     own = GenerationConfig(eos_token_id=2, **settings)
     monkeypatch.setattr(model, "generation_config", own)
-    assert torch.equal(own_windows(model, asked, [1, 2]), wanted)
+    assert torch.equal(generate_windows(model, asked, [1, 2]), wanted)
     assert model.generation_config is own

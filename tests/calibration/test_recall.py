@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lsprism.calibration.recall import Recall
+from lsprism.calibration.recall import CachedBlock
 
 
 class Part(nn.Module):
@@ -31,7 +31,7 @@ class Block(nn.Module):
 SITES = ["attention.first", "attention.second", "last"]
 
 
-def passes(recall: Recall, batches: list[Tensor], times: int) -> list[list[Tensor]]:
+def passes(recall: CachedBlock, batches: list[Tensor], times: int) -> list[list[Tensor]]:
     with torch.no_grad():
         return [[recall.run(lambda b, x: b(x), n, x.clone()) for n, x in enumerate(batches)] for _ in range(times)]
 
@@ -39,8 +39,8 @@ def passes(recall: Recall, batches: list[Tensor], times: int) -> list[list[Tenso
 @pytest.mark.parametrize("done, runs", [(SITES[:1], 6), (SITES[:2], 2), ([], 6)])
 def test_finished_parts_run_once_per_batch(done, runs):
     block, batches = Block(), list(torch.randn(2, 3, 4))
-    recall = Recall(block)
-    recall.finish(done, SITES)
+    recall = CachedBlock(block)
+    recall.mark_done(done, SITES)
     first, second, third = passes(recall, batches, 3)
     assert block.attention.runs == runs
     for a, b, c, x in zip(first, second, third, batches, strict=True):
@@ -49,8 +49,8 @@ def test_finished_parts_run_once_per_batch(done, runs):
 
 def test_weights_of_other_parts_may_change_between_passes():
     block, x = Block(), torch.randn(1, 4)
-    recall = Recall(block)
-    recall.finish(SITES[:2], SITES)
+    recall = CachedBlock(block)
+    recall.mark_done(SITES[:2], SITES)
     passes(recall, [x], 1)
     block.last.weight.data.zero_()
     assert torch.equal(passes(recall, [x], 1)[0][0], block.last.bias.expand(1, 4))
@@ -58,8 +58,8 @@ def test_weights_of_other_parts_may_change_between_passes():
 
 def test_a_part_that_is_called_twice_runs_each_time():
     block, x = Block(times=2), torch.randn(3, 4)
-    recall = Recall(block)
-    recall.finish(SITES[:2], SITES)
+    recall = CachedBlock(block)
+    recall.mark_done(SITES[:2], SITES)
     first, second = passes(recall, [x], 2)
     assert block.attention.runs == 4 and torch.equal(first[0], second[0])
 
@@ -68,18 +68,18 @@ def test_outputs_larger_than_the_hidden_states_are_not_cached():
     block, x = Block(), torch.randn(3, 4)
     inner = block.attention.forward
     block.attention.forward = lambda x: (inner(x)[0], torch.zeros(100))
-    recall = Recall(block)
-    recall.finish(SITES[:2], SITES)
+    recall = CachedBlock(block)
+    recall.mark_done(SITES[:2], SITES)
     passes(recall, [x], 2)
     assert block.attention.runs == 2
 
 
 def test_forget_restores_the_block():
     block, x = Block(), torch.randn(3, 4)
-    recall = Recall(block)
-    recall.finish(SITES[:2], SITES)
+    recall = CachedBlock(block)
+    recall.mark_done(SITES[:2], SITES)
     passes(recall, [x], 2)
-    recall.forget()
+    recall.reset()
     assert "forward" not in vars(block.attention)
     block.attention.second.weight.data.zero_()
     block.attention.second.bias.data.zero_()

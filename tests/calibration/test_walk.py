@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lsprism.calibration import walk as walking
-from lsprism.calibration.walk import Call, capture
+from lsprism.calibration.walk import BlockCall, capture_block_inputs
 from lsprism.errors import NumericError, SourceError
 
 CPU = torch.device("cpu")
@@ -66,10 +66,10 @@ def two_samples_a_batch(monkeypatch):
     monkeypatch.setattr(walking, "BATCH_TOKENS", 2 * TOKENS.shape[1])
 
 
-def walk_through(model) -> walking.Walk:
-    walk = capture(model, model.blocks, TOKENS, CPU)
+def walk_through(model) -> walking.BlockwiseForward:
+    walk = capture_block_inputs(model, model.blocks, TOKENS, CPU)
     for index, block in enumerate(model.blocks):
-        list(walk.propagate(index, block))
+        list(walk.advance(index, block))
     return walk
 
 
@@ -113,13 +113,13 @@ def test_hidden_states_may_be_passed_by_keyword():
             return block(mask=None, hidden_states=hidden)
 
     model = Named()
-    assert capture(model, model.blocks, TOKENS, CPU).calls[0][0].keyword == "hidden_states"
+    assert capture_block_inputs(model, model.blocks, TOKENS, CPU).calls[0][0].keyword == "hidden_states"
     torch.testing.assert_close(torch.cat(walk_through(model).hidden), own(model))
 
 
 def test_equal_arguments_of_batches_are_stored_once():
     model = Model()
-    walk = capture(model, model.blocks, TOKENS, CPU)
+    walk = capture_block_inputs(model, model.blocks, TOKENS, CPU)
     for number, calls in enumerate(walk.calls):
         masks = [call.args[0] for call in calls]
         assert all(torch.equal(mask, torch.full((1, 6), float(number))) for mask in masks)
@@ -133,7 +133,7 @@ def test_different_arguments_of_batches_are_stored_separately():
             return block(hidden, hidden.mean(-1), pair=(hidden.sum(-1), number))
 
     model = Differing()
-    walk = capture(model, model.blocks, TOKENS.clone().random_(10), CPU)
+    walk = capture_block_inputs(model, model.blocks, TOKENS.clone().random_(10), CPU)
     first, second, _ = walk.calls[1]
     assert not torch.equal(first.args[0], second.args[0])
     assert not torch.equal(first.kwargs["pair"][0], second.kwargs["pair"][0])
@@ -150,10 +150,10 @@ def test_a_block_may_modify_its_input_in_place():
         block = InPlace
 
     model = Model2()
-    walk, wanted = capture(model, model.blocks, TOKENS, CPU), model.embedding(TOKENS)
+    walk, wanted = capture_block_inputs(model, model.blocks, TOKENS, CPU), model.embedding(TOKENS)
     assert torch.equal(torch.cat(walk.hidden), wanted)
     stats = {}
-    list(walk.collect(0, model.blocks[0], {"linear": model.blocks[0].linear}, stats, gram=True))
+    list(walk.collect_stats(0, model.blocks[0], {"linear": model.blocks[0].linear}, stats, gram=True))
     assert torch.equal(torch.cat(walk.hidden), wanted)
     x = wanted.reshape(-1, WIDTH)
     torch.testing.assert_close(stats["linear"].gram, x.T @ x)
@@ -161,7 +161,7 @@ def test_a_block_may_modify_its_input_in_place():
 
 def test_the_model_is_unchanged_afterwards():
     model = Model()
-    capture(model, model.blocks, TOKENS, CPU)
+    capture_block_inputs(model, model.blocks, TOKENS, CPU)
     assert not any("forward" in vars(block) for block in model.blocks)
     assert len(model.blocks[0].calls) == 1 and not model.blocks[1].calls  # only the first one ran, once
 
@@ -171,19 +171,19 @@ def test_a_layer_without_tokens_is_measured_by_its_weights():
     model = Model()
     block = model.blocks[0]
     block.expert = nn.Linear(WIDTH, 2)
-    walk, stats = capture(model, model.blocks, TOKENS, CPU), {}
-    list(walk.collect(0, block, {"linear": block.linear, "expert": block.expert}, stats, gram=True))
+    walk, stats = capture_block_inputs(model, model.blocks, TOKENS, CPU), {}
+    list(walk.collect_stats(0, block, {"linear": block.linear, "expert": block.expert}, stats, gram=True))
     assert stats["linear"].tokens == TOKENS.numel() and stats["expert"].tokens == 0
     assert torch.equal(stats["expert"].gram, torch.eye(WIDTH)) and torch.equal(stats["expert"].norms, torch.ones(WIDTH))
 
 
 def test_nan_is_reported_with_its_block():
     model = Model()
-    walk = capture(model, model.blocks, TOKENS, CPU)
+    walk = capture_block_inputs(model, model.blocks, TOKENS, CPU)
     model.blocks[1].linear.weight.data[0, 0] = float("inf")
-    list(walk.propagate(0, model.blocks[0]))
+    list(walk.advance(0, model.blocks[0]))
     with pytest.raises(NumericError, match="Block 1"):
-        list(walk.propagate(1, model.blocks[1]))
+        list(walk.advance(1, model.blocks[1]))
 
 
 # --- unsupported models -----------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def refused(step=None, forward=None) -> str:
     kind = type("Odd", (Model,), {key: f for key, f in {"step": step, "forward": forward}.items() if f})
     model = kind()
     with pytest.raises(SourceError) as error:
-        capture(model, model.blocks, TOKENS, CPU)
+        capture_block_inputs(model, model.blocks, TOKENS, CPU)
     assert error.value.message.startswith("Odd ") and error.value.hint
     assert not any("forward" in vars(block) for block in model.blocks)
     return error.value.message
@@ -224,7 +224,7 @@ def test_running_the_blocks_twice_is_refused():
 
     model = Outer()
     with pytest.raises(SourceError, match="once each"):
-        capture(model, model.blocks, TOKENS, CPU)
+        capture_block_inputs(model, model.blocks, TOKENS, CPU)
 
 
 def test_blocks_without_hidden_states_are_refused():
@@ -245,7 +245,7 @@ def test_results_passed_between_blocks_are_refused():
 
     model = Chained()
     with pytest.raises(SourceError, match="passes results of one block to another"):
-        capture(model, model.blocks, TOKENS, CPU)
+        capture_block_inputs(model, model.blocks, TOKENS, CPU)
 
 
 def test_an_empty_shared_mapping_makes_a_walk_stateful():
@@ -258,28 +258,28 @@ def test_an_empty_shared_mapping_makes_a_walk_stateful():
             return block(hidden, keys=self.shared)
 
     model = Shared()
-    assert capture(model, model.blocks, TOKENS, CPU).stateful
+    assert capture_block_inputs(model, model.blocks, TOKENS, CPU).stateful
     model = Model()
-    assert not capture(model, model.blocks, TOKENS, CPU).stateful
+    assert not capture_block_inputs(model, model.blocks, TOKENS, CPU).stateful
 
 
 def test_a_call_passes_hidden_states_as_the_model_does():
     hidden = torch.ones(1)
-    assert Call((2,), {"c": 3}, None).answer(lambda *a, **k: (a, k), hidden) == ((hidden, 2), {"c": 3})
-    assert Call((), {"c": 3}, "x").answer(lambda *a, **k: (a, k), hidden) == ((), {"x": hidden, "c": 3})
-    assert Call((), {}, None).run(lambda h: (h, "more"), hidden) is hidden
+    assert BlockCall((2,), {"c": 3}, None).compute_output(lambda *a, **k: (a, k), hidden) == ((hidden, 2), {"c": 3})
+    assert BlockCall((), {"c": 3}, "x").compute_output(lambda *a, **k: (a, k), hidden) == ((), {"x": hidden, "c": 3})
+    assert BlockCall((), {}, None).run(lambda h: (h, "more"), hidden) is hidden
 
 
 @torch.no_grad()
 def test_the_dense_model_is_tracked_separately():
     model = Model()
-    walk = capture(model, model.blocks, TOKENS, CPU)
-    walk.keep_dense()
+    walk = capture_block_inputs(model, model.blocks, TOKENS, CPU)
+    walk.track_dense()
     wanted = own(model)
     for index, block in enumerate(model.blocks):
-        list(walk.teach(index, block))
+        list(walk.advance_dense(index, block))
         block.linear.weight.zero_()
-        list(walk.propagate(index, block))
+        list(walk.advance(index, block))
     torch.testing.assert_close(torch.cat(walk.dense), wanted)
     assert not torch.allclose(torch.cat(walk.hidden), wanted)
     streams = walk.streams
@@ -289,9 +289,11 @@ def test_the_dense_model_is_tracked_separately():
 
 def test_the_dense_model_cannot_be_tracked_if_blocks_share_state():
     with pytest.raises(SourceError, match="share state"):
-        walking.Walk(CPU, stateful=True).keep_dense()
+        walking.BlockwiseForward(CPU, stateful=True).track_dense()
 
 
 def test_the_batch_size_can_be_reduced():
     model = Model()
-    assert [len(hidden) for hidden in capture(model, model.blocks, TOKENS, CPU, TOKENS.shape[1]).hidden] == [1] * 5
+    assert [
+        len(hidden) for hidden in capture_block_inputs(model, model.blocks, TOKENS, CPU, TOKENS.shape[1]).hidden
+    ] == [1] * 5

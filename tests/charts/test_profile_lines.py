@@ -2,8 +2,8 @@
 
 from eval_reports import report, speed
 
-from lsprism.charts.page import page
-from lsprism.charts.profile import HEAD, profile
+from lsprism.charts.page import render_page
+from lsprism.charts.profile import HEAD, iter_speed_rows
 from lsprism.figures import SpeedComparison
 
 
@@ -19,7 +19,7 @@ def profiled(lengths: tuple[int, ...] = (32, 256)):
 
 
 def test_a_line_for_every_length_and_side():
-    cells = [line.cells() for line in profile(profiled())]
+    cells = [line.format_cells() for line in iter_speed_rows(profiled())]
     assert [cell[:3] for cell in cells[:3]] == [
         ("32", "wanda 0.5", "bfloat16"),
         ("32", "dense", "float16"),
@@ -32,15 +32,17 @@ def test_a_line_for_every_length_and_side():
 
 
 def test_the_page_shows_all_of_it():
-    html = page("A study", [profiled()])
+    html = render_page("A study", [profiled()])
     assert "inference profile" in html and "2.20x (2.00 to 2.40)" in html
 
 
 def test_a_model_alone_has_its_own_lines():
     alone = profiled().model_copy(update={"baseline": None, "speedups": [], "speedups_as_shipped": []})
-    assert [line.cells()[1] for line in profile(alone)] == ["wanda 0.5"] * 2
+    assert [line.format_cells()[1] for line in iter_speed_rows(alone)] == ["wanda 0.5"] * 2
 
 
 def test_what_was_not_timed_has_none():
     made = report()
-    assert not list(profile(made.model_copy(update={"compressed": made.compressed.model_copy(update={"speeds": []})})))
+    assert not list(
+        iter_speed_rows(made.model_copy(update={"compressed": made.compressed.model_copy(update={"speeds": []})}))
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lsprism.cli import follow as module
-from lsprism.cli.follow import follow, stoppable
+from lsprism.cli.follow import handle_stop_signals, show_events
 from lsprism.errors import NumericError
 from lsprism.events import Notice
 
@@ -28,9 +28,9 @@ def test_events_are_shown_in_order_and_the_report_of_the_last_is_returned():
         report = "the report"
 
     seen = []
-    assert follow(lambda: iter([*noted("a", "b"), WithReport()]), seen.append) == "the report"
+    assert show_events(lambda: iter([*noted("a", "b"), WithReport()]), seen.append) == "the report"
     assert seen[:2] == noted("a", "b")
-    assert follow(lambda: iter(noted("a")), seen.append) is None
+    assert show_events(lambda: iter(noted("a")), seen.append) is None
 
 
 def test_what_a_generator_returns_is_returned():
@@ -38,7 +38,7 @@ def test_what_a_generator_returns_is_returned():
         yield Notice(text="a")
         return "value"
 
-    assert follow(work, lambda _: None) == "value"
+    assert show_events(work, lambda _: None) == "value"
 
 
 def test_the_work_is_done_on_a_thread_and_shown_on_this_one():
@@ -48,7 +48,7 @@ def test_the_work_is_done_on_a_thread_and_shown_on_this_one():
         threads["work"] = threading.current_thread()
         yield Notice(text="a")
 
-    follow(work, lambda _: threads.update(show=threading.current_thread()))
+    show_events(work, lambda _: threads.update(show=threading.current_thread()))
     assert threads["show"] is threading.current_thread()
     assert threads["work"] is not threads["show"]
 
@@ -63,7 +63,7 @@ def test_what_the_work_raises_is_raised_here(at):
         refuse()
 
     with pytest.raises(NumericError, match="broken"):
-        follow(refuse if at == "before" else work, lambda _: None)
+        show_events(refuse if at == "before" else work, lambda _: None)
 
 
 def test_an_error_while_showing_is_raised_too():
@@ -71,7 +71,7 @@ def test_an_error_while_showing_is_raised_too():
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        follow(lambda: iter(noted("a")), show)
+        show_events(lambda: iter(noted("a")), show)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -86,8 +86,8 @@ def test_a_signal_closes_the_generator_at_its_next_event(number):
         finally:
             closed.set()
 
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        follow(work, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt), handle_stop_signals():
+        show_events(work, lambda _: os.kill(os.getpid(), number))
     assert closed.is_set()
 
 
@@ -100,22 +100,22 @@ def test_a_signal_is_heard_while_the_work_cannot_be_interrupted(monkeypatch):
         release.wait(30)
 
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        follow(work, lambda _: None)
+    with pytest.raises(KeyboardInterrupt), handle_stop_signals():
+        show_events(work, lambda _: None)
     assert time.monotonic() - started < 2
     release.set()
 
 
 def test_the_handlers_of_before_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stoppable():
+    with handle_stop_signals():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_on_another_thread_there_are_no_signals_to_hear():
     def run():
-        with stoppable():
+        with handle_stop_signals():
             done.append(True)
 
     done: list[bool] = []
@@ -128,7 +128,7 @@ def test_on_another_thread_there_are_no_signals_to_hear():
 # A command whose worker sits in a download: a child process that heeds no signal.
 STUBBORN = """
     import subprocess, sys
-    from lsprism.cli.follow import STOPPED, follow, leave, stoppable
+    from lsprism.cli.follow import STOPPED, show_events, exit_now, handle_stop_signals
     from lsprism.events import Notice
 
     def work():
@@ -137,10 +137,10 @@ STUBBORN = """
         child.wait()
 
     try:
-        with stoppable():
-            follow(work, lambda event: None)
+        with handle_stop_signals():
+            show_events(work, lambda event: None)
     except KeyboardInterrupt:
-        leave(STOPPED)
+        exit_now(STOPPED)
 """
 
 

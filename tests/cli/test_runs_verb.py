@@ -6,20 +6,20 @@ import os
 import pytest
 
 from lsprism.cli import main
-from lsprism.cli.runs import state_of
+from lsprism.cli.runs import format_state
 from lsprism.events import Notice, Progress, Stage
-from lsprism.runs import Order, Run, Runs
-from lsprism.runs.journal import LOG, Journal
-from lsprism.runs.process import identify
+from lsprism.runs import Run, RunRequest, RunStore
+from lsprism.runs.journal import LOG, EventLog
+from lsprism.runs.process import get_process
 
 SETTINGS = {"model_id": "demo", "method": "svd", "sparsity": 0.3}
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch) -> Runs:
+def runs(tmp_path, monkeypatch) -> RunStore:
     monkeypatch.setenv("LSPRISM_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    return Runs()
+    return RunStore()
 
 
 @pytest.fixture
@@ -34,10 +34,12 @@ def say(capsys):
     return run
 
 
-def made(runs: Runs, **changes) -> Run:
-    order = Order(verb="compress", words=["--model-id", "demo"], settings=SETTINGS, artifact=runs.home.parent / "out")
-    run = runs.create(runs.new_id(), order)
-    return runs.change(run.id, lambda run: run.but(**{"state": "done", **changes}))
+def made(runs: RunStore, **changes) -> Run:
+    order = RunRequest(
+        verb="compress", words=["--model-id", "demo"], settings=SETTINGS, artifact=runs.home.parent / "out"
+    )
+    run = runs.create(runs.create_id(), order)
+    return runs.update(run.id, lambda run: run.replace(**{"state": "done", **changes}))
 
 
 def test_the_list_names_every_run_with_its_state_and_result(runs, say):
@@ -55,7 +57,7 @@ def test_the_list_names_every_run_with_its_state_and_result(runs, say):
 
 def test_a_damaged_record_is_named_among_the_others(runs, say):
     good, bad = made(runs), made(runs)
-    (runs.path(bad.id) / "record.json").write_text("{")
+    (runs.get_folder(bad.id) / "record.json").write_text("{")
     out = say()[1]
     assert good.id in out
     assert "damaged" in next(line for line in out.splitlines() if bad.id in line)
@@ -63,7 +65,7 @@ def test_a_damaged_record_is_named_among_the_others(runs, say):
 
 def test_show_says_why_it_failed_with_the_last_lines(runs, say):
     run = made(runs, state="failed", message="It crashed.", hint="Try again.", figures={"stored_bytes": 1234567})
-    (runs.path(run.id) / LOG).write_text("".join(f"line {n}\n" for n in range(50)))
+    (runs.get_folder(run.id) / LOG).write_text("".join(f"line {n}\n" for n in range(50)))
     code, out, _ = say("show", run.id)
     assert code == 0
     for word in ("It crashed. Try again.", "python -m lsprism compress --model-id demo", "line 49", "1,234,567"):
@@ -84,24 +86,24 @@ def test_a_name_may_be_shortened_as_long_as_it_is_clear(runs, say):
 
 def test_the_log_of_a_run_from_the_terminal_is_what_its_events_say(runs, say):
     run = made(runs)
-    journal = Journal(runs.path(run.id))
+    journal = EventLog(runs.get_folder(run.id))
     journal.add(Stage(name="prepare", detail="demo"))
     journal.add(Notice(text="a notice"))
     journal.close()
     assert say("log", run.id)[1] == "prepare  demo\n  a notice\n"
-    (runs.path(run.id) / LOG).write_text("said\n")
+    (runs.get_folder(run.id) / LOG).write_text("said\n")
     assert say("log", run.id)[1] == "said\n"
     assert json.loads(say("log", run.id, "--json")[1]) == {"id": run.id, "log": "said\n"}
 
 
 def test_the_state_tells_how_far_it_is_and_what_it_waits_for(runs):
-    me = [identify(os.getpid())]
+    me = [get_process(os.getpid())]
     running = made(runs, state="running", processes=me, device="cpu", begun=1.0)
-    journal = Journal(runs.path(running.id))
+    journal = EventLog(runs.get_folder(running.id))
     journal.add(Progress(step="s", block=2, of=4, fraction=0.25, elapsed_s=1.0, eta_s=130))
     journal.close()
-    assert state_of(runs, running) == "running 25%, 2 min 10 s left"
-    assert state_of(runs, made(runs, state="queued", device="cpu")) == "queued behind 1"
+    assert format_state(runs, running) == "running 25%, 2 min 10 s left"
+    assert format_state(runs, made(runs, state="queued", device="cpu")) == "queued behind 1"
 
 
 def test_delete_takes_the_run_and_says_what_stays(runs, say):

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from lsprism.cli import show
-from lsprism.reports import LayerBudget, LinearSite, Memory, ModelSource, Plan, SitePlan
+from lsprism.reports import Layer, LayerBudget, LayerPlan, MemoryEstimate, ModelSource, Plan
 
 
 def plan(
@@ -14,8 +14,8 @@ def plan(
     kept: tuple[int, ...] = (100, 100),
 ) -> Plan:
     sites = [
-        SitePlan(
-            site=LinearSite(name=f"layers.{n}.q", block=n, rows=20, columns=10, bias=False),
+        LayerPlan(
+            site=Layer(name=f"layers.{n}.q", block=n, rows=20, columns=10, bias=False),
             budget=LayerBudget(kept=kept[n], pattern=pattern),
             form="sparse",
             kept=kept[n],
@@ -36,7 +36,7 @@ def plan(
         device="cpu",
         sites=sites,
         left_alone=[],
-        memory=Memory(**counts),
+        memory=MemoryEstimate(**counts),
         disk_bytes=1,
         notes=notes or [],
         **dict.fromkeys(totals, 1000),
@@ -46,7 +46,7 @@ def plan(
 def said(report: Plan) -> str:
     console = Console(width=80, file=None)
     with console.capture() as captured:
-        console.print(show.plan(report))
+        console.print(show.render_plan(report))
     return " ".join(captured.get().split())
 
 
@@ -77,7 +77,7 @@ def test_layers_with_shares_of_their_own_are_one_row_of_means_and_the_budget_is_
 
 @pytest.mark.parametrize(("healing", "total"), [(0, 19), (100, 104)])
 def test_the_parts_of_the_memory_are_those_that_its_total_is_reckoned_from(healing, total):
-    memory = Memory(
+    memory = MemoryEstimate(
         fixed=1, outside=15, hidden_states=3, block=4, statistics=5, workspace=6, healing=healing, embeddings=9
     )
     assert memory.total == total

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lsprism import api
-from lsprism.charts.spectrum import energy, read_spectra, split, to_csv, values
+from lsprism.charts.spectrum import plot_energy, plot_split, plot_values, read_spectra, to_csv
 from lsprism.cli import main
 
 
@@ -49,10 +49,10 @@ def test_spectra_can_be_drawn(artifact, tmp_path):
     path = tmp_path / "spectra.jsonl"
     main(["spectra", "--model-path", str(artifact), "--save-path", str(path)])
     sites = read_spectra(path)[:2]
-    figure = values(sites)
+    figure = plot_values(sites)
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
     assert list(figure.data[1].y) == sites[0].after and len(figure.layout.shapes) == len({s.rank for s in sites})
-    assert list(energy(sites).data[0].y) == sites[0].energy_before
-    shares = [bar.y[0] for bar in split(sites).data]
+    assert list(plot_energy(sites).data[0].y) == sites[0].energy_before
+    shares = [bar.y[0] for bar in plot_split(sites).data]
     assert shares[0] == 0 and shares[1] == pytest.approx(shares[2])  # no sparse part
     assert len(to_csv(sites).splitlines()) == 1 + sum(len(site.ranks) for site in sites)

@@ -14,9 +14,9 @@ import pytest
 
 import lsprism
 from lsprism.artifact.manifest import verify
-from lsprism.artifact.target import alone
+from lsprism.artifact.target import exclusive_lock
 from lsprism.cli import follow, main
-from lsprism.cli.verbs import VERBS
+from lsprism.cli.verbs import COMMANDS
 from lsprism.reports import CompressionReport, Plan, StatsReport
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,7 +93,7 @@ def test_resume_of_what_is_finished_says_so_and_exits_0(run, tmp_path):
 
 
 def test_a_second_run_is_refused_in_a_sentence(run, tmp_path):
-    with alone(tmp_path / "out"):
+    with exclusive_lock(tmp_path / "out"):
         code, _, err = run("compress", "--save-path", tmp_path / "out")
     assert code == 2
     assert f"error Another run is writing {tmp_path / 'out'}.\n" in err
@@ -187,11 +187,11 @@ def hybrid(tiny_folder, text_file, tmp_path_factory) -> dict[str, str]:
 # Where a run may sit when Ctrl-C comes: a name in the code that is then blocked for as long as the test likes.
 SITTING = {
     "fetching": ("lsprism.api.resolve", signal.SIGINT),
-    "tokenizing": ("lsprism.calibration.sample.tokens_to_cut", signal.SIGTERM),
+    "tokenizing": ("lsprism.calibration.sample.prepare_tokens", signal.SIGTERM),
     "factorising": ("scipy.linalg.eigh", signal.SIGINT),
     "writing a shard": ("lsprism.engine.run.write_shard", signal.SIGTERM),
     "writing a checkpoint": ("lsprism.artifact.staging.write_shard", signal.SIGINT),
-    "finishing": ("lsprism.engine.run.finish", signal.SIGTERM),
+    "finishing": ("lsprism.engine.run.write_artifact", signal.SIGTERM),
 }
 
 
@@ -230,7 +230,7 @@ def test_a_verb_that_cannot_be_resumed_promises_nothing(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lsprism.api.planning", stop)
+    monkeypatch.setattr("lsprism.api.plan_from_spec", stop)
     assert run("inspect") == (130, "", "Stopped.\n")
 
 
@@ -248,20 +248,20 @@ def test_alone_the_program_prints_its_help_and_exits_2(capsys):
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    for name, verb in VERBS.items():
+    for name, verb in COMMANDS.items():
         assert (f"\n  {name} " in said.err) != verb.hidden
     for name in ("LSPRISM_CACHE", "LSPRISM_STATE", "LSPRISM_HOME", "HF_TOKEN", "LSPRISM_AUTH", "130", "wikitext2"):
         assert name in said.err
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_explains_itself(verb, capsys):
     assert main([verb, "--help"]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.startswith(f"usage: python -m lsprism {verb} ")
     assert f"example:\n  python -m lsprism {verb} " in said.out
-    assert ("--json" in said.out) == VERBS[verb].reports
+    assert ("--json" in said.out) == COMMANDS[verb].reports
 
 
 def test_the_version(capsys):

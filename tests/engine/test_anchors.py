@@ -8,9 +8,9 @@ from conftest import make_model
 from tiny_runs import asked, digests, distance, done, stopped_after
 
 from lsprism import api
-from lsprism.calibration.recall import Recall
-from lsprism.calibration.walk import capture
-from lsprism.calibration.watch import input_of
+from lsprism.calibration.recall import CachedBlock
+from lsprism.calibration.walk import capture_block_inputs
+from lsprism.calibration.watch import capture_input
 from lsprism.events import BlockDone
 from lsprism.methods.hybrid import Hybrid
 from lsprism.methods.stats import InputStats
@@ -46,15 +46,15 @@ def test_a_resumed_run_restores_both_streams(model, text_file, made, tmp_path):
 
 
 def test_cached_outputs_change_no_byte(model, text_file, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(Recall, "finish", lambda *_: None)
+    monkeypatch.setattr(CachedBlock, "mark_done", lambda *_: None)
     done(asked(model, text_file, tmp_path / "out", **SIZE))
     assert digests(tmp_path / "out") == digests(made)
 
 
 def test_cached_outputs_are_dropped_with_their_block(model, text_file, tmp_path, monkeypatch):
-    made, before = [], Recall.__init__
-    monkeypatch.setattr(Recall, "__init__", lambda self, block: (made.append(self), before(self, block))[1])
-    for event in api.compressing(asked(model, text_file, tmp_path / "out", **SIZE)):
+    made, before = [], CachedBlock.__init__
+    monkeypatch.setattr(CachedBlock, "__init__", lambda self, block: (made.append(self), before(self, block))[1])
+    for event in api.stream_compress(asked(model, text_file, tmp_path / "out", **SIZE)):
         if isinstance(event, BlockDone):
             assert len(made) == 2 * event.block
             assert not any(recall._answers or recall._parts for recall in made)
@@ -63,23 +63,23 @@ def test_cached_outputs_are_dropped_with_their_block(model, text_file, tmp_path,
 @torch.no_grad()
 def test_layers_are_grouped_by_input_in_order_of_execution(model):
     loaded = api.load(str(model), device="cpu").model
-    walk = capture(loaded, loaded.model.layers, torch.arange(3, 19).repeat(4, 1), torch.device("cpu"))
+    walk = capture_block_inputs(loaded, loaded.model.layers, torch.arange(3, 19).repeat(4, 1), torch.device("cpu"))
     block = loaded.model.layers[0]
     sites = {name: part for name, part in block.named_modules() if name.endswith("_proj")}
-    assert [[name.partition(".")[2][0] for name in group] for group in walk.groups(0, block, sites)] == [
+    assert [[name.partition(".")[2][0] for name in group] for group in walk.find_shared_inputs(0, block, sites)] == [
         ["q", "k", "v"],
         ["o"],
         ["g", "u"],
         ["d"],
     ]
-    walk.keep_dense()
+    walk.track_dense()
     walk.hidden = [hidden * 0.5 for hidden in walk.hidden]
     stats = InputStats(32, gram=True, batches=1)
-    both = Recall(block), Recall(block)
-    list(walk.collect_beside(0, both, "self_attn.o_proj", stats, teach=False))
+    both = CachedBlock(block), CachedBlock(block)
+    list(walk.collect_paired_stats(0, both, "self_attn.o_proj", stats, teach=False))
     assert stats.tokens == 64 and stats.drift.norm() > 0
     before = walk.streams
-    list(walk.collect_beside(0, both, "mlp.down_proj", InputStats(48, gram=True, batches=1), teach=True))
+    list(walk.collect_paired_stats(0, both, "mlp.down_proj", InputStats(48, gram=True, batches=1), teach=True))
     assert torch.equal(walk.dense[0], walk.calls[0][0].run(block, before[1])) and torch.equal(walk.hidden[0], before[0])
 
 
@@ -87,8 +87,8 @@ def test_the_forward_stops_at_the_measured_layer():
     first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     ran, x = [], torch.ones(2, 4)
     second.register_forward_pre_hook(lambda *_: ran.append("second"))
-    seen, answer = input_of(first, lambda: second(first(x)))
+    seen, answer = capture_input(first, lambda: second(first(x)))
     assert seen is x and answer is None and not ran
-    seen, answer = input_of(first, lambda: second(first(x)), go_on=True)
+    seen, answer = capture_input(first, lambda: second(first(x)), go_on=True)
     assert torch.equal(seen, x) and torch.equal(answer, second(first(x)))
     assert not first._forward_pre_hooks

@@ -91,7 +91,7 @@ def test_an_impossible_resume_is_refused_before_measuring(model, text_file, tmp_
     spec = asked(model, text_file, tmp_path / "out", method="wanda", allocation="owl")
     stopped_after(spec, 1)
     shutil.rmtree(traits_folder())
-    events = api.compressing(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
+    events = api.stream_compress(spec.model_copy(update={"resume": True, "sparsity": 0.3}))
     with pytest.raises(TargetError, match=r"out\.part was started with different settings: sparsity 0.5, not 0.3"):
         deque(events)
     assert not traits_folder().exists()
@@ -102,7 +102,7 @@ def test_a_resumed_run_keeps_its_budgets_without_the_cache(model, text_file, tmp
     spec = asked(model, text_file, tmp_path / "out", method="sparsegpt", allocation="error-curves")
     stopped_after(spec, 2)
     shutil.rmtree(traits_folder())
-    monkeypatch.setattr(traits, "_pass", lambda *_: pytest.fail("the model is measured again"))
+    monkeypatch.setattr(traits, "_run_pass", lambda *_: pytest.fail("the model is measured again"))
     events = done(spec.model_copy(update={"resume": True}))
     assert "Resuming after block 2 of 3." in notices(events)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
@@ -128,12 +128,12 @@ def test_stored_errors_do_not_change_the_next_run(model, text_file, tmp_path):
 @pytest.mark.parametrize("rule", ["spectrum", "sensitivity"])
 def test_an_interrupted_pass_resumes_at_the_next_block(model, text_file, tmp_path, monkeypatch, rule):
     spec = asked(model, text_file, tmp_path / "out", method="wanda", allocation=rule)
-    events = api.compressing(spec)
+    events = api.stream_compress(spec)
     next(event for event in events if event.kind == "progress" and event.block == 3)
     events.close()
     assert plan_of(model, text_file, method="wanda", allocation=rule).notes  # incomplete measurements are not used
-    learn, blocks = traits._learn, []
-    monkeypatch.setattr(traits, "_learn", lambda *given: blocks.append(given[3]) or learn(*given))
+    learn, blocks = traits._measure_block, []
+    monkeypatch.setattr(traits, "_measure_block", lambda *given: blocks.append(given[3]) or learn(*given))
     done(spec)
     assert blocks == [2]
     shutil.rmtree(traits_folder())

@@ -14,7 +14,7 @@ from lsprism.artifact import staging
 from lsprism.calibration.sample import sample_windows
 from lsprism.engine import heal as healing
 from lsprism.events import Progress, Stage
-from lsprism.layers.compute_dtype import reading_many
+from lsprism.layers.compute_dtype import apply_compute_dtype
 from lsprism.layers.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,20 +69,22 @@ def test_the_gradient_is_that_of_the_divergence():
     logits, wanted = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3, 7)
     pair = logits.log_softmax(-1), wanted.log_softmax(-1)
     (torch.nn.functional.kl_div(*pair, log_target=True, reduction="sum") / 6).backward()
-    assert torch.allclose(healing.gradient(logits.detach(), wanted), logits.grad, atol=1e-6)
+    assert torch.allclose(healing.compute_gradient(logits.detach(), wanted), logits.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_target_is_the_dense_models_logits(text_file, tmp_path, monkeypatch, tied):
     model, seen = make_model(tmp_path / "tiny", blocks=BLOCKS, tied=tied), []
     monkeypatch.setattr(
-        healing, "gradient", lambda found, wanted: seen.append(wanted.cpu().float().log_softmax(-1)) or found * 0
+        healing,
+        "compute_gradient",
+        lambda found, wanted: seen.append(wanted.cpu().float().log_softmax(-1)) or found * 0,
     )
     spec = asked(model, text_file, tmp_path / "out", heal_steps=1, **SIZE)
     done(spec)
     tokens, _, _ = sample_windows(spec, api.resolve(str(model)))
     loaded = api.load(str(model), device="cpu").model
-    with torch.no_grad(), reading_many(loaded):
+    with torch.no_grad(), apply_compute_dtype(loaded):
         dense = loaded(tokens).logits.float().log_softmax(-1)
     assert all(any(torch.allclose(wanted[0], own, atol=0.05) for own in dense) for wanted in seen) and seen
 
@@ -92,7 +94,7 @@ def test_the_target_is_the_dense_models_logits(text_file, tmp_path, monkeypatch,
 def test_a_run_stopped_anywhere_ends_with_the_same_bytes(model, text_file, healed, tmp_path, monkeypatch, moment):
     spec = asked(model, text_file, tmp_path / "out", **STEPS, **SIZE)
     if moment == "learning":
-        with closing(api.compressing(spec)) as events:
+        with closing(api.stream_compress(spec)) as events:
             next(event for event in events if isinstance(event, Progress) and event.step == "heal")
     else:
         moves, real = [], os.replace

@@ -54,7 +54,7 @@ def test_an_error_after_publishing_is_a_notice(tiny_folder, text_file, tmp_path,
     def remember(*_):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(api, "remember", remember)
+    monkeypatch.setattr(api, "store_errors", remember)
     words = ["--calibration", str(text_file), "--samples", "2", "--length", "16", "--method", "wanda", "--json"]
     assert main(["compress", "--model-id", str(tiny_folder), "--save-path", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()

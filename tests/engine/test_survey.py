@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from lsprism import api
 from lsprism.calibration.sample import sample_windows
-from lsprism.engine.survey import _Meter
+from lsprism.engine.survey import _InputStatsHook
 from lsprism.errors import NumericError, SourceError
 from lsprism.events import Finished, Progress, Stage
 from lsprism.reports import StatsReport
-from lsprism.specs import PlanSpec, ask
+from lsprism.specs import PlanSpec, validate
 
 NORM = "model.layers.1.input_layernorm.weight"
 SHAPE = {"samples": 6, "length": 24}
@@ -34,7 +34,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def survey_of(model: Path, text: Path) -> list:
-    spec = ask(PlanSpec, model_id=str(model), device="cpu", calibration={"source": str(text), **SHAPE})
+    spec = validate(PlanSpec, model_id=str(model), device="cpu", calibration={"source": str(text), **SHAPE})
     return list(api.check_stats(spec))
 
 
@@ -50,7 +50,7 @@ def own_inputs(model: Path, text: Path) -> dict[str, torch.Tensor]:
         if isinstance(part, nn.Linear):
             part.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)}))
     source = api.resolve(str(model))
-    tokens, _, _ = sample_windows(ask(PlanSpec, model_id="x", calibration={"source": str(text), **SHAPE}), source)
+    tokens, _, _ = sample_windows(validate(PlanSpec, model_id="x", calibration={"source": str(text), **SHAPE}), source)
     with torch.no_grad():
         loaded(tokens)
     return seen
@@ -93,10 +93,10 @@ def test_events_show_progress_and_the_source_is_unchanged(model, text_file):
 
 
 def test_inputs_passed_by_keyword_are_measured():
-    layer, meter = nn.Linear(4, 2), _Meter(4)
-    layer.register_forward_pre_hook(meter.hook, with_kwargs=True)
+    layer, meter = nn.Linear(4, 2), _InputStatsHook(4)
+    layer.register_forward_pre_hook(meter.update, with_kwargs=True)
     layer(input=torch.ones(3, 4))
-    assert (meter.tokens, meter.result("x", 0).mean) == (3, 1.0)
+    assert (meter.tokens, meter.get_stats("x", 0).mean) == (3, 1.0)
 
 
 def test_nan_weights_are_reported_with_their_layer(model, text_file, tmp_path):

@@ -2,23 +2,23 @@
 
 from eval_reports import changed, report
 
-from lsprism.evaluation.advice import TOLERANCE, advise
-from lsprism.outcomes import Flag
+from lsprism.evaluation.advice import TOLERANCE, recommend
+from lsprism.outcomes import SanityFlag
 
 LITTLE, MUCH = report(sparsity=0.3, perplexity=21.0), report(sparsity=0.5, perplexity=24.0)
 
 
 def test_the_smallest_acceptable_model_is_recommended():
-    assert advise([LITTLE, MUCH]).choice == "wanda 0.5"
-    assert advise([LITTLE, report(sparsity=0.5, perplexity=26.0)]).choice == "wanda 0.3"
+    assert recommend([LITTLE, MUCH]).choice == "wanda 0.5"
+    assert recommend([LITTLE, report(sparsity=0.5, perplexity=26.0)]).choice == "wanda 0.3"
 
 
 def test_a_perplexity_exactly_at_the_limit_is_accepted():
-    assert advise([report(perplexity=20.0 * TOLERANCE)]).choice == "wanda 0.5"
+    assert recommend([report(perplexity=20.0 * TOLERANCE)]).choice == "wanda 0.5"
 
 
 def test_if_no_model_is_accepted_the_closest_is_named():
-    advice = advise([report(sparsity=0.3, perplexity=30.0), report(sparsity=0.5, perplexity=40.0)])
+    advice = recommend([report(sparsity=0.3, perplexity=30.0), report(sparsity=0.5, perplexity=40.0)])
     assert advice.choice == ""
     assert "No model meets the rule; the closest is wanda 0.3: perplexity 30.00, baseline 20.00 (1.50x)" in (
         advice.reason
@@ -26,17 +26,17 @@ def test_if_no_model_is_accepted_the_closest_is_named():
 
 
 def test_a_flagged_perplexity_is_ignored():
-    flagged = MUCH.model_copy(update={"flags": [Flag(figure="perplexity", side="model", reason="odd")]})
-    assert advise([LITTLE, flagged]).choice == "wanda 0.3"
-    assert advise([flagged]).choice == ""
+    flagged = MUCH.model_copy(update={"flags": [SanityFlag(figure="perplexity", side="model", reason="odd")]})
+    assert recommend([LITTLE, flagged]).choice == "wanda 0.3"
+    assert recommend([flagged]).choice == ""
 
 
 def test_without_perplexity_nothing_is_recommended():
-    advice = advise([changed(MUCH, "compressed", likelihood=None)])
+    advice = recommend([changed(MUCH, "compressed", likelihood=None)])
     assert advice.choice == ""
     assert "No perplexity" in advice.reason
 
 
 def test_the_rule_states_its_threshold():
-    assert "at most 1.25 times" in advise([MUCH]).rule
-    assert "at most 2 times" in advise([MUCH], tolerance=2).rule
+    assert "at most 1.25 times" in recommend([MUCH]).rule
+    assert "at most 2 times" in recommend([MUCH], tolerance=2).rule

@@ -7,11 +7,11 @@ from conftest import make_model, make_tokenizer
 
 from lsprism import measure
 from lsprism.errors import SpecError
-from lsprism.evaluation.fitting import fitting
+from lsprism.evaluation.fitting import fit_evaluation
 from lsprism.evaluation.tasks import Task, TaskPrompt
 from lsprism.events import Finished, Notice, Stage
 from lsprism.models.source import resolve
-from lsprism.specs import EvaluateSpec, MeasureSpec, ask
+from lsprism.specs import EvaluateSpec, MeasureSpec, validate
 
 LONG = "river " * 300  # the tiny model has positions for 256 tokens
 
@@ -38,29 +38,29 @@ def beyond(tmp_path_factory):
 
 def test_prompts_that_fit_are_unchanged(source):
     asked, tasks = MeasureSpec(prompt_lengths=(8, 32)), [task("a", "a river"), task("b", "the stone")]
-    found = fitting(asked, tasks, [source, source])
+    found = fit_evaluation(asked, tasks, [source, source])
     assert (found.asked, found.tasks, found.notes) == (asked, tasks, [])
 
 
 def test_a_prompt_that_is_too_long_is_left_out_with_a_note(source):
-    found = fitting(MeasureSpec(measures="text"), [task("a", "a river", LONG, "the stone")], [source])
+    found = fit_evaluation(MeasureSpec(measures="text"), [task("a", "a river", LONG, "the stone")], [source])
     assert [prompt.id for prompt in found.tasks[0].prompts] == ["a-0", "a-2"]
     assert "subset" in found.tasks[0].label
     assert "1 of 3 prompts were left out (a-1)" in found.notes[0] and "256" in found.notes[0]
 
 
 def test_a_prompt_with_a_token_beyond_one_models_embedding_is_left_out(source, beyond):
-    found = fitting(MeasureSpec(measures="text"), [task("a", "a river", "a [PAD]")], [source, beyond])
+    found = fit_evaluation(MeasureSpec(measures="text"), [task("a", "a river", "a [PAD]")], [source, beyond])
     assert [prompt.id for prompt in found.tasks[0].prompts] == ["a-0"] and "Token 24" in found.notes[0]
 
 
 def test_an_empty_task_is_removed_and_nothing_left_is_an_error(source):
-    found = fitting(MeasureSpec(measures="text"), [task("a", LONG), task("b", "a river")], [source])
+    found = fit_evaluation(MeasureSpec(measures="text"), [task("a", LONG), task("b", "a river")], [source])
     assert [one.name for one in found.tasks] == ["b"]
-    found = fitting(MeasureSpec(measures="text,perplexity"), [task("a", LONG)], [source])
+    found = fit_evaluation(MeasureSpec(measures="text,perplexity"), [task("a", LONG)], [source])
     assert found.asked.measures == ("perplexity",)
     with pytest.raises(SpecError, match="Nothing is left to evaluate. a: 1 of 1 prompts"):
-        fitting(MeasureSpec(measures="text"), [task("a", LONG)], [source])
+        fit_evaluation(MeasureSpec(measures="text"), [task("a", LONG)], [source])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_an_empty_task_is_removed_and_nothing_left_is_an_error(source):
     [((32, 256, 1024), 64, (32,)), ((1024, 32), 64, (32,)), ((32, 256), 250, None), ((192,), 64, (192,))],
 )
 def test_timed_prompts_leave_room_for_new_tokens(source, lengths, new, left):
-    found = fitting(MeasureSpec(measures="speed,sizes", prompt_lengths=lengths, new_tokens=new), [], [source])
+    found = fit_evaluation(MeasureSpec(measures="speed,sizes", prompt_lengths=lengths, new_tokens=new), [], [source])
     assert found.asked.prompt_lengths == (left or lengths) and ("speed" in found.asked.measures) == bool(left)
     assert bool(found.notes) == (left != lengths)
 
@@ -78,7 +78,7 @@ def test_an_evaluation_runs_without_the_prompt_and_notes_it_first(tiny_folder, t
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     asked = {"measures": "perplexity,text", "dataset": str(text_file), "context": 16, "windows": 1}
     asked["tasks"] = str(tmp_path / "p.jsonl")
-    *events, last = measure.evaluating(ask(EvaluateSpec, model_id=tiny_folder, measuring=asked))
+    *events, last = measure.stream_evaluate(validate(EvaluateSpec, model_id=tiny_folder, measuring=asked))
     assert isinstance(last, Finished) and last.report.perplexity
     assert [row.id for row in last.report.tasks[0].rows] == ["2"]
     notices = [n for n, event in enumerate(events) if isinstance(event, Notice) and "left out" in event.text]

@@ -3,29 +3,29 @@
 import pytest
 from eval_reports import agreement, changed, likelihood, report, sizes, speed, subject, task
 
-from lsprism.evaluation.guards import flags
+from lsprism.evaluation.guards import find_flags
 from lsprism.figures import SpeedComparison
 
 
 def reasons(made) -> dict[str, str]:
-    return {flag.figure: flag.reason for flag in flags(made)}
+    return {flag.figure: flag.reason for flag in find_flags(made)}
 
 
 def test_an_ordinary_report_has_no_flags():
-    assert flags(report()) == []
+    assert find_flags(report()) == []
 
 
 def test_a_perplexity_below_two_is_flagged():
-    (flag,) = flags(changed(report(), "compressed", likelihood=likelihood(1.1)))[:1]
+    (flag,) = find_flags(changed(report(), "compressed", likelihood=likelihood(1.1)))[:1]
     assert (flag.figure, flag.side) == ("perplexity", "model")
     assert "below 2" in flag.reason
-    (flag,) = flags(changed(report(), "baseline", likelihood=likelihood(1.9)))
+    (flag,) = find_flags(changed(report(), "baseline", likelihood=likelihood(1.9)))
     assert flag.side == "baseline"
 
 
 def test_clearly_better_than_the_base_model_is_flagged():
     assert "lower than" in reasons(report(perplexity=19.0))["perplexity"]
-    assert flags(report(perplexity=19.9)) == []
+    assert find_flags(report(perplexity=19.9)) == []
 
 
 def test_perplexities_of_different_protocols_are_flagged():
@@ -49,7 +49,7 @@ def test_exact_agreement_of_different_models_is_flagged():
 def test_a_model_compared_with_itself_is_not_flagged():
     same = report(agreement=agreement(0.0, 1.0), tasks=[task(1.0)], speedups=[])
     same = changed(same, "compressed", model=same.baseline.model, likelihood=likelihood(20.0), sizes=sizes(100, 200))
-    assert flags(same) == []
+    assert find_flags(same) == []
 
 
 def test_a_speedup_without_a_change_is_flagged():
@@ -72,4 +72,4 @@ def test_a_compressed_model_that_is_not_smaller_is_flagged():
 def test_missing_metrics_are_not_flagged(missing):
     empty = {"speeds": [], "sizes": None, "likelihood": None}[missing]
     made = changed(report(agreement=None, tasks=[], speedups=[]), "compressed", **{missing: empty})
-    assert flags(made) == []
+    assert find_flags(made) == []

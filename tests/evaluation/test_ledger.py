@@ -6,12 +6,12 @@ import os
 import pytest
 
 from lsprism.errors import DiskError
-from lsprism.evaluation.ledger import Ledger
-from lsprism.evaluation.steps import finished
+from lsprism.evaluation.ledger import ResultCache
+from lsprism.evaluation.steps import run_to_end
 from lsprism.events import Progress
-from lsprism.figures import SizeFigure
+from lsprism.figures import SizeResult
 
-FIGURE = SizeFigure(kept_parameters=3, model_parameters=4, stored_bytes=5, resident_bytes=6, dtype="bfloat16")
+FIGURE = SizeResult(kept_parameters=3, model_parameters=4, stored_bytes=5, resident_bytes=6, dtype="bfloat16")
 KEY = {"measure": "sizes", "model": "abc", "context": 8}
 
 
@@ -29,18 +29,18 @@ class Measure:
 
 def test_the_second_time_the_cached_result_is_returned(tmp_path):
     measure = Measure()
-    ledger = Ledger(tmp_path)
-    assert finished(ledger.once(SizeFigure, KEY, measure)) == FIGURE
-    assert finished(ledger.once(SizeFigure, KEY, measure)) == FIGURE
-    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    ledger = ResultCache(tmp_path)
+    assert run_to_end(ledger.load_or_run(SizeResult, KEY, measure)) == FIGURE
+    assert run_to_end(ledger.load_or_run(SizeResult, KEY, measure)) == FIGURE
+    assert run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure)) == FIGURE
     assert measure.runs == 1
 
 
 @pytest.mark.parametrize("change", [{"model": "abd"}, {"context": 9}, {"measure": "other"}, {"windows": 4}])
 def test_another_key_is_another_result(tmp_path, change):
-    measure, ledger = Measure(), Ledger(tmp_path)
-    finished(ledger.once(SizeFigure, KEY, measure))
-    finished(ledger.once(SizeFigure, {**KEY, **change}, measure))
+    measure, ledger = Measure(), ResultCache(tmp_path)
+    run_to_end(ledger.load_or_run(SizeResult, KEY, measure))
+    run_to_end(ledger.load_or_run(SizeResult, {**KEY, **change}, measure))
     assert measure.runs == 2
 
 
@@ -49,22 +49,22 @@ def test_lists_are_cached_too(tmp_path):
         yield from ()
         return [FIGURE, FIGURE]
 
-    finished(Ledger(tmp_path).once(list[SizeFigure], KEY, measure))
-    again = finished(Ledger(tmp_path).once(list[SizeFigure], KEY, lambda: pytest.fail("measured again")))
+    run_to_end(ResultCache(tmp_path).load_or_run(list[SizeResult], KEY, measure))
+    again = run_to_end(ResultCache(tmp_path).load_or_run(list[SizeResult], KEY, lambda: pytest.fail("measured again")))
     assert again == [FIGURE, FIGURE]
 
 
 def test_a_file_with_another_structure_is_computed_again(tmp_path):
     measure = Measure()
-    finished(Ledger(tmp_path).once(SizeFigure, KEY, measure))
+    run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure))
     (path,) = tmp_path.iterdir()
     path.write_text('{"kept_parameters": 1}')
-    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    assert run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure)) == FIGURE
     assert measure.runs == 2
 
 
 def test_an_interrupted_metric_is_not_cached(tmp_path):
-    steps = Ledger(tmp_path).once(SizeFigure, KEY, Measure())
+    steps = ResultCache(tmp_path).load_or_run(SizeResult, KEY, Measure())
     next(steps)
     steps.close()
     assert list(tmp_path.iterdir()) == []
@@ -76,16 +76,16 @@ def test_a_full_disk_is_an_error_with_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DiskError, match="the disk is full"):
-        finished(Ledger(tmp_path).once(SizeFigure, KEY, Measure()))
+        run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, Measure()))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"[" * 5000])
 def test_a_damaged_file_is_computed_again(tmp_path, content):
     measure = Measure()
-    finished(Ledger(tmp_path).once(SizeFigure, KEY, measure))
+    run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure))
     (path,) = tmp_path.iterdir()
     path.write_bytes(content)
-    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    assert run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure)) == FIGURE
     assert measure.runs == 2
-    assert finished(Ledger(tmp_path).once(SizeFigure, KEY, measure)) == FIGURE
+    assert run_to_end(ResultCache(tmp_path).load_or_run(SizeResult, KEY, measure)) == FIGURE
     assert measure.runs == 2

@@ -8,13 +8,13 @@ import pytest
 import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.errors import WorkError
 from lsprism.evaluation import memory as room
-from lsprism.evaluation.memory import Work, peak_of, with_peak_memory
-from lsprism.figures import SpeedFigure
+from lsprism.evaluation.memory import MemoryProbe, add_peak_memory, measure_peak
+from lsprism.figures import SpeedResult
 from lsprism.models.source import resolve
 
 
-def figure(prompt_tokens: int = 8, dtype: str = "bfloat16", device: str = "cpu") -> SpeedFigure:
-    return SpeedFigure(
+def figure(prompt_tokens: int = 8, dtype: str = "bfloat16", device: str = "cpu") -> SpeedResult:
+    return SpeedResult(
         model="tiny",
         prompt_tokens=prompt_tokens,
         new_tokens=4,
@@ -37,48 +37,48 @@ def children(monkeypatch):
         return SimpleNamespace(returncode=said["code"], stdout=text + "\n", stderr=said["stderr"])
 
     monkeypatch.setattr(subprocess, "run", scripted)
-    room._idle.cache_clear()
+    room._measure_idle.cache_clear()
     yield started, said
-    room._idle.cache_clear()
+    room._measure_idle.cache_clear()
 
 
 def test_the_memory_of_an_idle_process_is_subtracted(children, tiny_folder):
     started, _ = children
-    found = with_peak_memory(figure(), resolve(str(tiny_folder)))
+    found = add_peak_memory(figure(), resolve(str(tiny_folder)))
     assert found.peak_memory_bytes == 700
     assert found == figure().model_copy(update={"peak_memory_bytes": 700})
-    with_peak_memory(figure(), resolve(str(tiny_folder)))
+    add_peak_memory(figure(), resolve(str(tiny_folder)))
     assert [bool(arguments) for arguments in started] == [True, False, True]  # the idle process is measured once
-    work = Work.model_validate_json(started[0][0])
+    work = MemoryProbe.model_validate_json(started[0][0])
     assert (work.prompt_tokens, work.new_tokens, work.dtype, work.device) == (8, 4, "bfloat16", "cpu")
     assert work.source == resolve(str(tiny_folder))
 
 
 def test_nothing_is_subtracted_from_device_memory(children, tiny_folder):
-    assert with_peak_memory(figure(device="cuda:0"), resolve(str(tiny_folder))).peak_memory_bytes == 1000
+    assert add_peak_memory(figure(device="cuda:0"), resolve(str(tiny_folder))).peak_memory_bytes == 1000
 
 
 def test_without_a_value_from_the_system_it_is_none(children, tiny_folder):
     children[1]["work"] = "0"
-    assert with_peak_memory(figure(), resolve(str(tiny_folder))).peak_memory_bytes is None
+    assert add_peak_memory(figure(), resolve(str(tiny_folder))).peak_memory_bytes is None
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1, "ValueError: broken"), (-9, "probably out of memory")])
 def test_a_failed_process_is_an_error_with_its_reason(children, tiny_folder, code, reason):
     children[1].update(code=code, stderr="Traceback\nValueError: broken\n")
     with pytest.raises(WorkError, match=reason):
-        with_peak_memory(figure(), resolve(str(tiny_folder)))
+        add_peak_memory(figure(), resolve(str(tiny_folder)))
 
 
 def test_the_peak_of_this_process_is_read_after_generation(tiny_folder):
-    work = Work(source=resolve(str(tiny_folder)), device="cpu", dtype="float32", prompt_tokens=200, new_tokens=3)
-    assert peak_of(work) > 2**26
+    work = MemoryProbe(source=resolve(str(tiny_folder)), device="cpu", dtype="float32", prompt_tokens=200, new_tokens=3)
+    assert measure_peak(work) > 2**26
 
 
 @pytest.mark.slow
 def test_real_processes_measure_the_weights(tmp_path):
     """float32 weights take twice the memory of bfloat16: 135 M parameters are 538 MB or 269 MB."""
     demo = resolve("demo")
-    short, long = (with_peak_memory(figure(dtype=dtype), demo).peak_memory_bytes for dtype in ("bfloat16", "float32"))
+    short, long = (add_peak_memory(figure(dtype=dtype), demo).peak_memory_bytes for dtype in ("bfloat16", "float32"))
     assert 269e6 < short < 269e6 * 3
     assert long - short > 200e6

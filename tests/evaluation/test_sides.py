@@ -8,13 +8,13 @@ from conftest import make_model
 
 from lsprism.api import compress
 from lsprism.evaluation import sides as room
-from lsprism.evaluation.sides import Sides, fit, offloaded, side_of
+from lsprism.evaluation.sides import ModelPair, fits_in_memory, load_offloaded, resolve_model
 from lsprism.models.source import resolve
 
 
 @pytest.fixture
 def pair(tmp_path):
-    return [side_of(resolve(str(make_model(tmp_path / name))), "cpu", "auto") for name in ("a", "b")]
+    return [resolve_model(resolve(str(make_model(tmp_path / name))), "cpu", "auto") for name in ("a", "b")]
 
 
 def test_auto_is_the_dtype_of_the_model(pair):
@@ -23,12 +23,12 @@ def test_auto_is_the_dtype_of_the_model(pair):
 
 def test_bytes_are_estimated_from_files_and_dtype(pair):
     stored = sum(path.stat().st_size for path in pair[0].source.folder.glob("*.safetensors"))
-    assert pair[0].bytes() == stored
-    assert pair[0].in_dtype("float32").bytes() == 2 * stored
+    assert pair[0].count_bytes() == stored
+    assert pair[0].replace_dtype("float32").count_bytes() == 2 * stored
 
 
 def test_both_stay_loaded_if_they_fit(pair):
-    sides = Sides(*pair)
+    sides = ModelPair(*pair)
     assert sides.together
     first = sides.load(pair[0])
     sides.load(pair[1])
@@ -36,8 +36,8 @@ def test_both_stay_loaded_if_they_fit(pair):
 
 
 def test_one_is_released_before_the_other_is_loaded_if_they_do_not_fit(pair, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda device: room.BESIDE + pair[0].bytes())
-    sides = Sides(*pair)
+    monkeypatch.setattr(room, "get_free_bytes", lambda device: room.BESIDE + pair[0].count_bytes())
+    sides = ModelPair(*pair)
     assert not sides.together
     first = sides.load(pair[0])
     sides.load(pair[1])
@@ -45,24 +45,24 @@ def test_one_is_released_before_the_other_is_loaded_if_they_do_not_fit(pair, mon
 
 
 def test_a_model_alone_is_together(pair, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda device: 0)
-    assert Sides(pair[0], None).together
+    monkeypatch.setattr(room, "get_free_bytes", lambda device: 0)
+    assert ModelPair(pair[0], None).together
 
 
 @pytest.mark.parametrize("room_bytes", [10**9, 20_000])
 def test_offloading_to_disk_gives_the_same_logits(pair, room_bytes):
     tokens = torch.arange(20)[None]
     expected = pair[0].load().model(tokens).logits
-    with offloaded(pair[0], room_bytes) as loaded:
+    with load_offloaded(pair[0], room_bytes) as loaded:
         assert torch.equal(loaded.model(tokens).logits, expected)
 
 
 def test_fit_adds_up(pair, monkeypatch):
-    need = room.BESIDE + room.ROOM * 2 * pair[0].bytes()
-    monkeypatch.setattr(room, "free_bytes", lambda device: int(need) - 1)
-    assert not fit(*pair)
-    monkeypatch.setattr(room, "free_bytes", lambda device: int(need) + 2)
-    assert fit(*pair)
+    need = room.BESIDE + room.ROOM * 2 * pair[0].count_bytes()
+    monkeypatch.setattr(room, "get_free_bytes", lambda device: int(need) - 1)
+    assert not fits_in_memory(*pair)
+    monkeypatch.setattr(room, "get_free_bytes", lambda device: int(need) + 2)
+    assert fits_in_memory(*pair)
 
 
 def test_the_fingerprint_differs_between_models_and_after_a_change(pair):
@@ -77,9 +77,9 @@ def test_the_fingerprint_differs_between_models_and_after_a_change(pair):
 def test_the_subject_of_an_artifact_has_its_settings(tiny_folder, text_file, tmp_path):
     calibration = {"source": str(text_file), "samples": 2, "length": 16}
     compress(str(tiny_folder), tmp_path / "out", method="wanda", sparsity=0.5, calibration=calibration)
-    subject = side_of(resolve(str(tmp_path / "out")), "cpu", "auto").subject()
+    subject = resolve_model(resolve(str(tmp_path / "out")), "cpu", "auto").get_info()
     assert (subject.label, subject.kind, subject.calibration) == ("wanda 0.5", "artifact", text_file.name)
     assert subject.base_model == tiny_folder.name
     assert subject.packed_layers == 14
-    dense = side_of(resolve(str(tiny_folder)), "cpu", "auto").subject()
+    dense = resolve_model(resolve(str(tiny_folder)), "cpu", "auto").get_info()
     assert (dense.label, dense.packed_layers, dense.sparsity) == (str(tiny_folder), 0, None)

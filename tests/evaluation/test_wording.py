@@ -2,9 +2,9 @@
 
 import pytest
 
-from lsprism.evaluation.checks import places
+from lsprism.evaluation.checks import find_places
 from lsprism.evaluation.metrics import Rouge
-from lsprism.evaluation.wording import spans, words
+from lsprism.evaluation.wording import iter_spans, split_words
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from lsprism.evaluation.wording import spans, words
     ],
 )
 def test_words_are_complete(text, wanted):
-    assert words(text) == wanted
+    assert split_words(text) == wanted
 
 
 def test_spans_are_where_the_words_stand():
     text = "a की, 水x "
-    assert [text[begin:end] for begin, end in spans(text)] == ["a", "की", "水", "x"]
+    assert [text[begin:end] for begin, end in iter_spans(text)] == ["a", "की", "水", "x"]
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_rouge_counts_equal_words(one, other, value):
     ],
 )
 def test_only_whole_words_match(text, answer, wanted):
-    assert places(text, answer) == wanted
+    assert find_places(text, answer) == wanted

@@ -18,7 +18,7 @@ def pair(monkeypatch):
     both = DynamicCache(), DynamicCache()
     feed(both, 2)
     roomy.make_room(both[0])
-    assert type(both[0].layers[0]) is roomy.RoomyLayer
+    assert type(both[0].layers[0]) is roomy.PreallocatedCacheLayer
     return both
 
 
@@ -68,4 +68,4 @@ def test_the_size_of_a_cache_is_predicted(tiny_folder, tokens):
         model(torch.full((1, tokens), 5, device=model.device), past_key_values=cache)
     held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
     spare = 2 * roomy.ROOM * held / tokens if model.device.type == "cuda" else 0
-    assert held <= roomy.cache_bytes(model, tokens) <= 2 * held + spare
+    assert held <= roomy.estimate_cache_bytes(model, tokens) <= 2 * held + spare

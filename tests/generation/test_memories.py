@@ -9,11 +9,11 @@ from conftest import WORDS, make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lsprism import api, measure
-from lsprism.generation.decode import TextRead, prefill, step
+from lsprism.generation.decode import TextRead, decode_step, prefill
 from lsprism.specs import GenerateSpec
-from lsprism.talk import Wanted
+from lsprism.talk import ModelRequest
 from lsprism.talk.engine import Engine
-from lsprism.talk.words import Ask, Failed, Load, Words
+from lsprism.talk.words import Failed, Generate, Load, TokenChunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +84,7 @@ def test_steps_equal_one_pass_over_the_text(family, folder_of):
     logits, memory = prefill(model, torch.tensor([TEXT[:5]]))
     found = [logits]
     for token in TEXT[5:]:
-        logits, memory = step(model, token, memory)
+        logits, memory = decode_step(model, token, memory)
         found.append(logits)
     torch.testing.assert_close(torch.stack(found), wanted[4:], rtol=1e-3, atol=1e-4)
     assert isinstance(memory, TextRead) == (family == "openai-gpt")
@@ -92,13 +92,17 @@ def test_steps_equal_one_pass_over_the_text(family, folder_of):
 
 def test_a_chat_continues_in_architectures_without_a_kv_cache(folder_of):
     told = []
-    seats = {"left": Wanted(model_id=folder_of("mamba")), "right": Wanted(model_id=folder_of("openai-gpt"))}
+    seats = {"left": ModelRequest(model_id=folder_of("mamba")), "right": ModelRequest(model_id=folder_of("openai-gpt"))}
     engine = Engine(told.append)
     engine.load(Load(work=1, seats=seats))
     spec = GenerateSpec(max_new_tokens=4, greedy=True, ignore_eos=True)
-    engine.answer(Ask(work=2, seats=seats, prompts=dict.fromkeys(seats, "the river"), spec=spec), threading.Event())
+    engine.generate(
+        Generate(work=2, seats=seats, prompts=dict.fromkeys(seats, "the river"), spec=spec), threading.Event()
+    )
     assert not [news for news in told if isinstance(news, Failed)]
-    spoken = {slot: [t for n in told if isinstance(n, Words) and n.slot == slot for t in n.tokens] for slot in seats}
+    spoken = {
+        slot: [t for n in told if isinstance(n, TokenChunk) and n.slot == slot for t in n.tokens] for slot in seats
+    }
     assert all(len(tokens) == 4 for tokens in spoken.values())
 
 
@@ -113,7 +117,7 @@ def test_the_whole_loop_from_compression_to_evaluation(family, folder_of, text_f
     report = api.compress(folder, tmp_path / "out", sparsity=0.1, device="cpu", calibration=calibration)
     assert report.kept_parameters < report.model_parameters
     loaded = api.load(tmp_path / "out", "cpu")
-    pieces = list(api.generating(loaded, "a river", GenerateSpec(max_new_tokens=4, greedy=True, ignore_eos=True)))
+    pieces = list(api.stream_generate(loaded, "a river", GenerateSpec(max_new_tokens=4, greedy=True, ignore_eos=True)))
     assert len(pieces) == 4
     text = ",text" if family == "mamba" else ""  # its encoder takes a second
     asked = {"measures": f"sizes,perplexity,kl,word-perplexity{text}", "dataset": str(text_file), "context": 32}

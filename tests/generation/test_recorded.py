@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, MistralConfig, MistralForCausalLM
 
 from lsprism.generation import recorded
-from lsprism.generation.decode import prefill, step
-from lsprism.layers.kernels.dispatch import using
+from lsprism.generation.decode import decode_step, prefill
+from lsprism.layers.kernels.dispatch import use_kernel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPT = [1, 5, 6, 7, 9, 3]
@@ -27,29 +27,29 @@ def test_steps_equal_one_pass_over_the_text(model, monkeypatch):
     """With several buffers: each starts with the content of the previous one."""
     monkeypatch.setattr(recorded, "ROOM", 4)
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
-    one, tokens = recorded.Recorded(model, cache), [3, 8, 4, 4, 9, 10, 5, 6, 7, 11, 3, 12]
-    found = torch.stack([one.step(token) for token in tokens])
+    one, tokens = recorded.GraphedDecoder(model, cache), [3, 8, 4, 4, 9, 10, 5, 6, 7, 11, 3, 12]
+    found = torch.stack([one.decode_step(token) for token in tokens])
     torch.testing.assert_close(found, dynamic(model, tokens), rtol=1e-4, atol=1e-4)
     assert (one._graph is not None) == (DEVICE == "cuda")
 
 
 def test_two_answers_can_be_interleaved(model):
     caches = [prefill(model, torch.tensor([PROMPT], device=DEVICE))[1] for _ in range(2)]
-    left, right = (recorded.Recorded(model, cache) for cache in caches)
+    left, right = (recorded.GraphedDecoder(model, cache) for cache in caches)
     found = []
     for a, b in ((3, 9), (8, 5), (4, 7)):
-        found.append((left.step(a), right.step(b)))
+        found.append((left.decode_step(a), right.decode_step(b)))
     for side, tokens in enumerate(([3, 8, 4], [9, 5, 7])):
         exact = dynamic(model, tokens)
         torch.testing.assert_close(torch.stack([pair[side] for pair in found]), exact, rtol=1e-4, atol=1e-4)
 
 
 def read(model):
-    """The first logits, with a growing cache and with the one that `step` chooses."""
+    """The first logits, with a growing cache and with the one that `decode_step` chooses."""
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     found = []
     for token in (3, 8, 4):
-        logits, cache = step(model, token, cache)
+        logits, cache = decode_step(model, token, cache)
         found.append(logits)
     return cache, torch.stack(found)
 
@@ -58,26 +58,26 @@ def test_a_model_without_fixed_size_support_keeps_its_cache(monkeypatch):
     """Falcon's alibi has the length of the text."""
     config = FalconConfig(vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
     model = FalconForCausalLM(config).eval().to(DEVICE)
-    monkeypatch.setattr(recorded, "recordable", lambda *_: True)
+    monkeypatch.setattr(recorded, "is_capturable", lambda *_: True)
     for _ in range(2):
         cache, found = read(model)
-        assert not isinstance(cache, recorded.Recorded) and model in recorded._refused
+        assert not isinstance(cache, recorded.GraphedDecoder) and model in recorded._refused
         torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="nothing is recorded without a CUDA device")
 def test_a_failed_recording_restores_the_stream(tiny_folder, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).to(DEVICE)
-    plain, stream = recorded.Recorded._forward, torch.cuda.current_stream()
+    plain, stream = recorded.GraphedDecoder._forward, torch.cuda.current_stream()
 
     def asking(self):
         logits = plain(self)
         logits[0].item()  # synchronizes, which a recording does not allow
         return logits
 
-    monkeypatch.setattr(recorded.Recorded, "_forward", asking)
+    monkeypatch.setattr(recorded.GraphedDecoder, "_forward", asking)
     cache, found = read(model)
-    assert not isinstance(cache, recorded.Recorded) and torch.cuda.current_stream() == stream
+    assert not isinstance(cache, recorded.GraphedDecoder) and torch.cuda.current_stream() == stream
     torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)
 
 
@@ -88,17 +88,17 @@ def on_a_card(model, monkeypatch):
 def test_requirements_of_a_recording(model, monkeypatch):
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     if DEVICE == "cpu":
-        assert not recorded.recordable(model, cache)
+        assert not recorded.is_capturable(model, cache)
         on_a_card(model, monkeypatch)
-    assert recorded.recordable(model, cache)
-    with using("reference"):
-        assert not recorded.recordable(model, cache)
+    assert recorded.is_capturable(model, cache)
+    with use_kernel("reference"):
+        assert not recorded.is_capturable(model, cache)
     monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
-    assert not recorded.recordable(model, cache), "it would attend to unused positions"
+    assert not recorded.is_capturable(model, cache), "it would attend to unused positions"
     monkeypatch.setattr(model.config, "_attn_implementation", "sdpa")
-    assert recorded.recordable(model, cache)
+    assert recorded.is_capturable(model, cache)
     monkeypatch.setattr(model, "hf_device_map", {"": "cpu"}, raising=False)
-    assert not recorded.recordable(model, cache)
+    assert not recorded.is_capturable(model, cache)
 
 
 def test_sliding_windows_are_not_recorded(monkeypatch):
@@ -108,12 +108,12 @@ def test_sliding_windows_are_not_recorded(monkeypatch):
     model = MistralForCausalLM(config).to(DEVICE)
     _, cache = prefill(model, torch.tensor([PROMPT], device=DEVICE))
     on_a_card(model, monkeypatch)
-    assert not recorded.recordable(model, cache)
+    assert not recorded.is_capturable(model, cache)
 
 
 def test_the_decode_loop_uses_recordings(model, monkeypatch):
     if DEVICE == "cpu":
-        monkeypatch.setattr(recorded, "recordable", lambda *_: True)
+        monkeypatch.setattr(recorded, "is_capturable", lambda *_: True)
     cache, found = read(model)
-    assert isinstance(cache, recorded.Recorded)
+    assert isinstance(cache, recorded.GraphedDecoder)
     torch.testing.assert_close(found, dynamic(model, [3, 8, 4]), rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lsprism.layers.compute import computing_in
+from lsprism.layers.compute import convert_products
 from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
 from lsprism.layers.int8 import to_int8
 from lsprism.layers.kernels import dispatch, tiles
@@ -53,7 +53,7 @@ PRODUCTS = {
 def test_a_product_is_that_of_float32_rounded_once(name, stored):
     product, *shapes = PRODUCTS[name]
     tensors = [randn(*shape, dtype=stored) for shape in shapes]
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         found = product(*tensors)
     assert found.dtype is stored
     assert torch.allclose(found.float(), exact(product, *tensors).float(), rtol=torch.finfo(stored).eps, atol=1e-6)
@@ -65,21 +65,21 @@ def test_attention_uses_the_mask_of_each_sequence(texts):
     mask = torch.rand(texts, 1, TOKENS, TOKENS) < 0.8
     mask |= torch.eye(TOKENS, dtype=torch.bool)
     wanted = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         found = F.scaled_dot_product_attention(query, key, value=value, attn_mask=mask)
     assert torch.allclose(found.float(), wanted, rtol=0.01, atol=1e-3)
 
 
 def test_products_of_other_dtypes_are_unchanged():
     x, weight = torch.randn(TOKENS, COLUMNS, dtype=torch.float64), torch.randn(ROWS, COLUMNS, dtype=torch.float64)
-    with computing_in(torch.float32):
+    with convert_products(torch.float32):
         assert torch.equal(F.linear(x, weight), x @ weight.T)
 
 
 def test_nothing_is_converted_after_the_with_or_an_error(monkeypatch):
     x, weight = randn(TOKENS, COLUMNS), randn(ROWS, COLUMNS)
     before = F.linear(x, weight)
-    with pytest.raises(ZeroDivisionError), computing_in(torch.float32):
+    with pytest.raises(ZeroDivisionError), convert_products(torch.float32):
         raise ZeroDivisionError
     assert dispatch.set_compute_dtype(None) is None
     assert torch.equal(F.linear(x, weight), before)
@@ -87,7 +87,7 @@ def test_nothing_is_converted_after_the_with_or_an_error(monkeypatch):
 
 def test_an_input_modified_in_place_is_converted_again():
     x, weight = randn(TOKENS, COLUMNS), randn(ROWS, COLUMNS)
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         first = F.linear(x, weight)
         assert torch.equal(F.linear(x.mul_(2), weight), first * 2)
 
@@ -95,7 +95,7 @@ def test_an_input_modified_in_place_is_converted_again():
 def test_a_large_weight_is_converted_one_tile_at_a_time(monkeypatch):
     monkeypatch.setattr(tiles, "TILE_BYTES", 64 * COLUMNS * 4)
     tiles._buffers.__dict__.clear()
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         F.linear(randn(TOKENS, COLUMNS), randn(50 * 64, COLUMNS))
     assert tiles._buffers.tile.nbytes == tiles.TILE_BYTES
 
@@ -104,7 +104,7 @@ def test_a_large_weight_is_converted_one_tile_at_a_time(monkeypatch):
 def test_gradients_are_those_of_float32(layer):
     layer, x = copy.deepcopy(layer).bfloat16(), randn(TOKENS, COLUMNS)
     wide = copy.deepcopy(layer).float()
-    with computing_in(torch.float32):
+    with convert_products(torch.float32):
         layer(x).sum().backward()
     wide(x.float()).sum().backward()
     assert torch.allclose(layer.weight.grad.float(), wide.weight.grad, rtol=0.02, atol=0.02)
@@ -120,17 +120,17 @@ def test_a_packed_layer_equals_its_dense_matrix(stored, kind, int8, tokens):
     form = {"sparse": sparse, "low_rank": factors, "sparse_low_rank": SparseLowRank(sparse, factors)}[kind]
     layer = PrismLinear(to_int8(form) if int8 else form, randn(ROWS, dtype=stored))
     x = randn(tokens, COLUMNS, dtype=stored)
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         found = layer(x).float()
-    wanted = F.linear(x.float(), layer.form.dense().float(), layer.bias.float())
+    wanted = F.linear(x.float(), layer.form.to_dense().float(), layer.bias.float())
     assert torch.linalg.norm(found - wanted) < 4 * torch.finfo(stored).eps * torch.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("tokens", [1, 12, TOKENS], ids=lambda n: f"{n} tokens")
 def test_a_dense_layer_equals_its_matrix(tokens):
     layer = nn.Linear(COLUMNS, ROWS).bfloat16().requires_grad_(False)
-    DenseLinear.adopt(layer)
+    DenseLinear.convert(layer)
     x = randn(tokens, COLUMNS)
-    with computing_in(torch.float32), torch.no_grad():
+    with convert_products(torch.float32), torch.no_grad():
         found = layer(x)
     assert torch.allclose(found.float(), exact(F.linear, x, layer.weight, layer.bias).float(), rtol=0.01, atol=1e-3)

@@ -7,7 +7,7 @@ import torch
 
 from lsprism.errors import SpecError
 from lsprism.layers import compute_dtype
-from lsprism.layers.compute_dtype import measure_rates, pick_compute_dtype
+from lsprism.layers.compute_dtype import measure_rates, select_compute_dtype
 from lsprism.layers.kernels import choice
 
 CPU = torch.device("cpu")
@@ -24,13 +24,13 @@ def home(tmp_path, monkeypatch):
 def forget() -> None:
     """Simulate another process."""
     choice.read_cached.cache_clear()
-    compute_dtype._measured.cache_clear()
+    compute_dtype._load_rates.cache_clear()
 
 
 def rates(monkeypatch, bfloat16: float, float32: float, instructions: bool = False) -> None:
     """Simulate a machine with these speeds."""
     found = {torch.bfloat16: bfloat16, torch.float32: float32}
-    monkeypatch.setattr(compute_dtype, "_time_products", lambda storage: found)
+    monkeypatch.setattr(compute_dtype, "_measure_products", lambda storage: found)
     monkeypatch.setattr(compute_dtype, "_has_instructions", lambda dtype: instructions)
 
 
@@ -46,25 +46,25 @@ def rates(monkeypatch, bfloat16: float, float32: float, instructions: bool = Fal
 )
 def test_on_a_cpu_the_faster_one_is_picked(monkeypatch, bfloat16, float32, instructions, picked):
     rates(monkeypatch, bfloat16, float32, instructions)
-    assert pick_compute_dtype("auto", torch.bfloat16, CPU) is picked
+    assert select_compute_dtype("auto", torch.bfloat16, CPU) is picked
 
 
 def test_float32_is_never_computed_in_lower_precision(monkeypatch):
     rates(monkeypatch, 400e9, 100e9)
-    assert pick_compute_dtype("auto", torch.float32, CPU) is torch.float32
+    assert select_compute_dtype("auto", torch.float32, CPU) is torch.float32
 
 
 @pytest.mark.parametrize(("capability", "picked"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
 def test_a_gpu_that_emulates_bfloat16_computes_in_float32(monkeypatch, capability, picked):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert pick_compute_dtype("auto", torch.bfloat16, torch.device("cuda:0")) is picked
-    assert pick_compute_dtype("auto", torch.float16, torch.device("cuda:0")) is torch.float16
+    assert select_compute_dtype("auto", torch.bfloat16, torch.device("cuda:0")) is picked
+    assert select_compute_dtype("auto", torch.float16, torch.device("cuda:0")) is torch.float16
 
 
 def test_an_explicit_name_is_used_or_refused():
-    assert pick_compute_dtype("bfloat16", torch.float32, CPU) is torch.bfloat16
+    assert select_compute_dtype("bfloat16", torch.float32, CPU) is torch.bfloat16
     with pytest.raises(SpecError, match="'int4'"):
-        pick_compute_dtype("int4", torch.bfloat16, CPU)
+        select_compute_dtype("int4", torch.bfloat16, CPU)
 
 
 def test_the_machine_is_measured_once_per_process():
@@ -79,7 +79,7 @@ def test_the_best_of_three_processes_counts(monkeypatch):
         forget()
         found = measure_rates(torch.bfloat16)
     assert found == {torch.bfloat16: 3e9, torch.float32: 2e9}
-    monkeypatch.setattr(compute_dtype, "_time_products", lambda storage: pytest.fail("measured again"))
+    monkeypatch.setattr(compute_dtype, "_measure_products", lambda storage: pytest.fail("measured again"))
     forget()
     assert measure_rates(torch.bfloat16) == found
 
@@ -89,5 +89,5 @@ def test_an_invalid_cache_entry_is_measured_again(home, monkeypatch, entry):
     rates(monkeypatch, 1e9, 2e9)
     path = home / "cache" / "products.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({compute_dtype._describe(torch.bfloat16): entry}))
+    path.write_text(json.dumps({compute_dtype._make_key(torch.bfloat16): entry}))
     assert measure_rates(torch.bfloat16) == {torch.bfloat16: 1e9, torch.float32: 2e9}

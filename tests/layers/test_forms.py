@@ -5,20 +5,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsprism.budgets.cost import form_bytes
+from lsprism.budgets.cost import count_packed_bytes
 from lsprism.layers.forms import (
     Dense,
     LowRank,
     Sparse,
     SparseLowRank,
-    nbytes,
+    count_bytes,
+    get_value_type,
     pack_mask,
     unpack_mask,
-    values_of,
 )
 from lsprism.layers.int8 import to_int8
-from lsprism.layers.modules import empty_form, form_shape
-from lsprism.reports import LayerBudget, LinearSite
+from lsprism.layers.modules import get_shape, make_meta_packed
+from lsprism.reports import Layer, LayerBudget
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 quick = settings(max_examples=60, deadline=None)
@@ -58,8 +58,8 @@ def test_sparse_is_the_weight_where_it_is_kept_and_zero_elsewhere(mask: torch.Te
     weight = torch.randn(mask.shape).to(dtype)
     weight[:, 0] = 0  # a kept entry may be zero
     form = Sparse.pack(weight, mask)
-    assert form.dense().dtype == dtype
-    assert torch.equal(form.dense(), torch.where(mask, weight, torch.zeros((), dtype=dtype)))
+    assert form.to_dense().dtype == dtype
+    assert torch.equal(form.to_dense(), torch.where(mask, weight, torch.zeros((), dtype=dtype)))
     assert form.kept == mask.sum()
 
 
@@ -80,24 +80,26 @@ def forms(rows: int, columns: int, kept: int, rank: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("rows", "columns", "kept", "rank"), [(12, 20, 100, 2), (7, 13, 60, 1), (1, 9, 10, 1)])
 def test_reported_bytes_and_shapes_match_the_tensors(rows, columns, kept, rank, dtype):
-    site = LinearSite(name="x", block=0, rows=rows, columns=columns, bias=False)
+    site = Layer(name="x", block=0, rows=rows, columns=columns, bias=False)
     there_are = forms(rows, columns, min(kept, rows * columns + rank), rank, dtype)
     for form in [*there_are, *map(to_int8, there_are)]:
         budget = LayerBudget(kept=form.kept, rank=form.rank)
-        assert form_shape(form) == (rows, columns) == tuple(form.dense().shape)
-        assert nbytes(form) == sum(t.numel() * t.element_size() for t in form.tensors().values())
-        assert nbytes(form) == form_bytes(form.name, (rows, columns), budget, dtype.itemsize, values_of(form))
-        planned = empty_form(site, form.name, budget, dtype, values_of(form)).tensors()
-        real = form.tensors()
+        assert get_shape(form) == (rows, columns) == tuple(form.to_dense().shape)
+        assert count_bytes(form) == sum(t.numel() * t.element_size() for t in form.get_tensors().values())
+        assert count_bytes(form) == count_packed_bytes(
+            form.name, (rows, columns), budget, dtype.itemsize, get_value_type(form)
+        )
+        planned = make_meta_packed(site, form.name, budget, dtype, get_value_type(form)).get_tensors()
+        real = form.get_tensors()
         assert {k: (t.shape, t.dtype) for k, t in planned.items()} == {k: (t.shape, t.dtype) for k, t in real.items()}
 
 
 def test_sparse_and_low_rank_add_up():
     sparse, factors, *_ = forms(6, 9, 40, 2, torch.float32)
     both = SparseLowRank(sparse, factors)
-    assert torch.allclose(both.dense(), sparse.dense() + factors.left @ factors.right)
+    assert torch.allclose(both.to_dense(), sparse.to_dense() + factors.left @ factors.right)
     assert both.kept == 40 + 2 * (6 + 9) and both.rank == 2
 
 
 def test_half_of_bfloat16_takes_nine_sixteenths_of_the_bytes():
-    assert form_bytes("sparse", (64, 64), LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16
+    assert count_packed_bytes("sparse", (64, 64), LayerBudget(kept=64 * 32), 2) == 64 * 64 * 2 * 9 // 16

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Form
-from lsprism.methods.metric import Metric
+from lsprism.layers.forms import PackedWeight
+from lsprism.methods.metric import GramFactor
 from lsprism.methods.stats import InputStats
 
 
-def root_of(metric: Metric) -> Tensor:
+def root_of(metric: GramFactor) -> Tensor:
     """R [columns, columns], computed independently of the metric."""
     return torch.linalg.inv(metric.inverse.double()).float()
 
@@ -40,9 +40,9 @@ def low_rank_plus_sparse(rows: int, columns: int, rank: int, share: float) -> Te
     return random(rows, rank, seed=5) @ random(rank, columns, seed=6) + outliers + 0.2 * random(rows, columns, seed=9)
 
 
-def output_error(weight: Tensor, form: Form, x: Tensor) -> float:
+def output_error(weight: Tensor, form: PackedWeight, x: Tensor) -> float:
     """||X (W - W')^T||_F / ||X W^T||_F over all of x."""
-    lost = x.double() @ (weight.double() - form.dense().double()).T
+    lost = x.double() @ (weight.double() - form.to_dense().double()).T
     return (lost.norm() / (x.double() @ weight.double().T).norm()).item()
 
 

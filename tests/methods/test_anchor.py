@@ -4,8 +4,8 @@ import pytest
 import torch
 from problems import inputs, random
 
-from lsprism.methods.anchor import anchored
-from lsprism.methods.metric import metric_of
+from lsprism.methods.anchor import compute_compensated_weight
+from lsprism.methods.metric import factorize_gram
 from lsprism.methods.stats import InputStats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def beside(x: torch.Tensor, dense: torch.Tensor) -> InputStats:
     stats = InputStats(x.shape[1], gram=True, batches=2)
     for part, other in zip(x.split(400), dense.split(400), strict=True):
-        stats.add_beside(part, other)
+        stats.add_paired(part, other)
     return stats
 
 
@@ -26,7 +26,7 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_it_is_the_damped_least_squares_fit_to_the_dense_outputs():
     weight, x, dense = problem()
-    target, metric = anchored(weight, beside(x, dense), 1.0), metric_of(x.T @ x)
+    target, metric = compute_compensated_weight(weight, beside(x, dense), 1.0), factorize_gram(x.T @ x)
     drift = (dense - x).T @ x / (x.T @ x).diagonal().mean()
     assert torch.allclose(target @ metric.gram, weight @ (metric.gram + drift), atol=1e-3)
 
@@ -34,18 +34,21 @@ def test_it_is_the_damped_least_squares_fit_to_the_dense_outputs():
 def test_a_larger_fraction_reduces_the_output_error():
     weight, x, dense = problem()
     stats, wanted = beside(x, dense), dense @ weight.T
-    lost = [(x @ anchored(weight, stats, share).T - wanted).norm().item() for share in (0.0, 0.5, 0.75, 1.0)]
+    lost = [
+        (x @ compute_compensated_weight(weight, stats, share).T - wanted).norm().item()
+        for share in (0.0, 0.5, 0.75, 1.0)
+    ]
     assert lost == sorted(lost, reverse=True) and lost[-1] < 0.5 * lost[0]
 
 
 def test_the_weight_is_unchanged_without_drift_or_with_fraction_zero():
     weight, x, dense = problem()
-    assert anchored(weight, beside(x, dense), 0.0) is weight
-    assert torch.equal(anchored(weight, beside(x, x), 1.0), weight)
+    assert compute_compensated_weight(weight, beside(x, dense), 0.0) is weight
+    assert torch.equal(compute_compensated_weight(weight, beside(x, x), 1.0), weight)
     plain = InputStats(40, gram=True, batches=1)
     plain.add(x)
-    assert anchored(weight, plain, 1.0) is weight
-    assert anchored(weight.bfloat16(), beside(x, dense), 1.0).dtype == torch.bfloat16
+    assert compute_compensated_weight(weight, plain, 1.0) is weight
+    assert compute_compensated_weight(weight.bfloat16(), beside(x, dense), 1.0).dtype == torch.bfloat16
 
 
 def test_outlier_tokens_are_excluded_from_the_drift():
@@ -57,4 +60,4 @@ def test_outlier_tokens_are_excluded_from_the_drift():
 
 def test_zero_inputs_are_supported():
     weight, nothing = random(6, 8), torch.zeros(400, 8)
-    assert torch.equal(anchored(weight, beside(nothing, nothing), 1.0), weight)
+    assert torch.equal(compute_compensated_weight(weight, beside(nothing, nothing), 1.0), weight)

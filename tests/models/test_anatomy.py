@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 import lsprism
 from lsprism.errors import SourceError
-from lsprism.models.anatomy import dissect, is_linear, parameter_count, skeleton
+from lsprism.models.anatomy import build_meta_model, count_parameters, find_structure, is_linear
 
 LLAMA_31_8B = dict(  # config.json of meta-llama/Llama-3.1-8B
     architectures=["LlamaForCausalLM"], attention_bias=False, bos_token_id=128000, eos_token_id=128001,
@@ -32,11 +32,11 @@ SMALL = dict(
 def skeleton_of(tmp_path, family: str, **changes):
     config = AutoConfig.for_model(family, **SMALL | changes)
     config.save_pretrained(tmp_path)
-    return skeleton(tmp_path, torch.bfloat16)
+    return build_meta_model(tmp_path, torch.bfloat16)
 
 
 def reasons(model) -> dict[str, str]:
-    return {row.name: row.reason for row in dissect(model).left_alone}
+    return {row.name: row.reason for row in find_structure(model).left_alone}
 
 
 def test_llama_31_8b_is_understood_from_its_config_alone(tmp_path):
@@ -61,26 +61,26 @@ def test_the_buffers_of_a_skeleton_are_those_of_from_pretrained(tmp_path):
     config = AutoConfig.for_model("gptj", vocab_size=30, n_embd=32, n_head=4, n_layer=1, rotary_dim=8, n_positions=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    ours = dict(skeleton(tmp_path, torch.bfloat16).named_buffers())
+    ours = dict(build_meta_model(tmp_path, torch.bfloat16).named_buffers())
     assert ours.keys() == dict(theirs.named_buffers()).keys() and ours
     for name, buffer in theirs.named_buffers():
         assert torch.equal(buffer, ours[name]), name
 
 
 def test_every_linear_layer_of_a_block_is_found_in_order(tmp_path):
-    anatomy = dissect(skeleton_of(tmp_path, "llama", mlp_bias=True))
-    leaves = [site.name.rpartition(".")[2] for site in anatomy.of_block(1)]
+    anatomy = find_structure(skeleton_of(tmp_path, "llama", mlp_bias=True))
+    leaves = [site.name.rpartition(".")[2] for site in anatomy.get_block_layers(1)]
     assert leaves == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    up, down = anatomy.of_block(0)[-2:]
+    up, down = anatomy.get_block_layers(0)[-2:]
     assert (up.rows, up.columns, up.bias, up.transposed) == (48, 32, True, False)
     assert (down.name, down.rows, down.columns) == ("model.layers.0.mlp.down_proj", 32, 48)
-    assert (anatomy.blocks, anatomy.count, anatomy.block_name(1)) == ("model.layers", 2, "model.layers.1")
+    assert (anatomy.blocks, anatomy.count, anatomy.get_block_name(1)) == ("model.layers", 2, "model.layers.1")
 
 
 def test_transposed_weights_are_recognized_by_their_module(tmp_path):
     config = AutoConfig.for_model("gpt2", vocab_size=30, n_embd=32, n_head=4, n_layer=2)
     config.save_pretrained(tmp_path)
-    site = dissect(skeleton(tmp_path, torch.float32)).of_block(0)[0]
+    site = find_structure(build_meta_model(tmp_path, torch.float32)).get_block_layers(0)[0]
     assert (site.rows, site.columns, site.transposed, site.bias) == (96, 32, True, True)
 
 
@@ -91,9 +91,9 @@ def test_every_parameter_is_listed_once(tmp_path):
         "gpt_oss": dict(num_local_experts=4, head_dim=8),
     }.items():
         model = skeleton_of(tmp_path, family, **changes)
-        anatomy = dissect(model)
+        anatomy = find_structure(model)
         counted = sum(site.parameters for site in anatomy.sites) + sum(row.parameters for row in anatomy.left_alone)
-        assert counted == parameter_count(model)
+        assert counted == count_parameters(model)
 
 
 def test_parts_that_are_not_compressed_have_a_reason(tmp_path):
@@ -115,16 +115,16 @@ def test_fused_experts_and_gates_are_not_compressed(tmp_path):
     assert "3-D" in found["model.layers.*.mlp.experts.gate_up_proj"]
     assert found["model.layers.*.mlp.gate.weight"] == "not a standalone linear layer"
     assert "too small" in found["model.layers.*.mlp.shared_expert_gate.weight"]  # one output
-    assert any(site.name.endswith("shared_expert.down_proj") for site in dissect(model).sites)
+    assert any(site.name.endswith("shared_expert.down_proj") for site in find_structure(model).sites)
 
 
 def test_a_weight_used_without_its_layer_is_not_compressed(tmp_path):
     """Mamba multiplies by dt_proj.weight itself, which would fail with a packed layer."""
     config = AutoConfig.for_model("mamba", vocab_size=30, hidden_size=32, num_hidden_layers=2, time_step_rank=4)
     config.save_pretrained(tmp_path)
-    model = skeleton(tmp_path, torch.float32)
+    model = build_meta_model(tmp_path, torch.float32)
     assert "without calling" in reasons(model)["backbone.layers.*.mixer.dt_proj.weight"]
-    assert {site.name.rpartition(".")[2] for site in dissect(model).sites} == {"in_proj", "x_proj", "out_proj"}
+    assert {site.name.rpartition(".")[2] for site in find_structure(model).sites} == {"in_proj", "x_proj", "out_proj"}
 
 
 def test_the_text_decoder_is_chosen_even_if_the_vision_tower_is_larger(tmp_path):
@@ -133,8 +133,8 @@ def test_the_text_decoder_is_chosen_even_if_the_vision_tower_is_larger(tmp_path)
         "gemma3", text_config=SMALL | dict(head_dim=8), vision_config=vision | dict(patch_size=8)
     )
     config.save_pretrained(tmp_path)
-    model = skeleton(tmp_path, torch.float32)
-    anatomy = dissect(model)
+    model = build_meta_model(tmp_path, torch.float32)
+    anatomy = find_structure(model)
     assert anatomy.blocks.endswith("language_model.layers") and anatomy.count == 2
     tower = [row for row in anatomy.left_alone if "vision_tower" in row.name]
     assert tower and any(row.reason == "outside the decoder blocks" for row in tower)
@@ -150,7 +150,7 @@ def test_a_model_without_blocks_is_refused():
             return self
 
     with pytest.raises(SourceError, match="Flat has no list of decoder blocks"):
-        dissect(Flat())
+        find_structure(Flat())
 
 
 def test_subclasses_that_compute_a_linear_layer_are_accepted():

@@ -22,15 +22,15 @@ from transformers import (
 )
 
 from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
-from lsprism.layers.kernels.build import usable_levels
+from lsprism.layers.kernels.build import list_usable_levels
 from lsprism.layers.kernels.cpu import PackedBlock
-from lsprism.layers.kernels.dispatch import using
+from lsprism.layers.kernels.dispatch import use_kernel
 from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.models.fused import fuse, separate
-from lsprism.models.surgery import place
+from lsprism.models.fused import disable_fused_decode, enable_fused_decode
+from lsprism.models.surgery import replace_module
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-LEVELS = usable_levels()
+LEVELS = list_usable_levels()
 KINDS = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 5}),
@@ -56,11 +56,11 @@ def make(kind="llama", dtype=torch.float32, fused=True):
             form = Sparse.pack(layer.weight.data, torch.rand(rows, columns) < 0.5)
             if name.endswith("gate_proj"):
                 form = SparseLowRank(form, LowRank(torch.randn(rows, 3).to(dtype), torch.randn(3, columns).to(dtype)))
-            place(model, name, PrismLinear(form, layer.bias))
+            replace_module(model, name, PrismLinear(form, layer.bias))
         elif type(layer) is nn.Linear:
-            DenseLinear.adopt(layer)
+            DenseLinear.convert(layer)
     if fused:
-        fuse(model)
+        enable_fused_decode(model)
     return model
 
 
@@ -68,8 +68,8 @@ def make(kind="llama", dtype=torch.float32, fused=True):
 def calls(monkeypatch):
     """Records every fused block step."""
     made = []
-    plain = PackedBlock.end
-    monkeypatch.setattr(PackedBlock, "end", lambda *args: made.append(1) or plain(*args))
+    plain = PackedBlock.compute_output
+    monkeypatch.setattr(PackedBlock, "compute_output", lambda *args: made.append(1) or plain(*args))
     return made
 
 
@@ -87,7 +87,7 @@ def logits(model, tokens=6, **settings):
 @pytest.mark.parametrize("level", [*(pytest.param(level, marks=pytest.mark.slow) for level in LEVELS[:-1]), LEVELS[-1]])
 def test_levels_agree_with_the_models_own_code(level, calls):
     wanted = logits(make(fused=False))
-    with using(level):
+    with use_kernel(level):
         torch.testing.assert_close(logits(make()), wanted, rtol=1e-4, atol=1e-4)
     assert len(calls) == 12
 
@@ -95,7 +95,7 @@ def test_levels_agree_with_the_models_own_code(level, calls):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float16, 6e-3), (torch.bfloat16, 5e-2)])
 def test_families_agree_with_their_own_code(kind, dtype, error, calls):
-    with using("reference"):
+    with use_kernel("reference"):
         wanted = logits(make(kind, torch.float32, fused=False)).double()
     model = make(kind, torch.float32)
     for module in model.modules():  # not model.to(), which would also round the rotary frequencies
@@ -136,7 +136,7 @@ def test_cases_without_fused_decoding(calls):
     assert calls.count("heard") == 2 and calls.count(1) == 1
     heard.remove()
     calls.clear()
-    with using("reference"):
+    with use_kernel("reference"):
         logits(model)
     logits(model, output_attentions=True)
     model(torch.tensor([[3], [4]]), past_key_values=DynamicCache())  # two sequences
@@ -172,7 +172,7 @@ def _scale_a_norm(model):
 def _replace_a_layer(model):
     torch.manual_seed(1)
     form = Sparse.pack(torch.randn(51, 40), torch.rand(51, 40) < 0.3)
-    place(model, "model.layers.0.mlp.up_proj", PrismLinear(form))
+    replace_module(model, "model.layers.0.mlp.up_proj", PrismLinear(form))
 
 
 def _replace_values(model):
@@ -192,7 +192,7 @@ def test_it_can_be_disabled_and_releases_its_tensors(calls):
     kind = type(model.model.layers[0])
     logits(model)
     held = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
-    separate(model)
+    disable_fused_decode(model)
     assert type(model.model.layers[0]) is kind.__base__ and kind.__name__ == "LlamaDecoderLayer"
     calls.clear()
     torch.testing.assert_close(logits(model), logits(make(fused=False)), rtol=1e-4, atol=1e-4)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lsprism.cli.options import Parser, add_options, asked, given, options_of
-from lsprism.runs.command import line_of, order_of, words_of
+from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options
+from lsprism.runs.command import format_argv, format_command_line, make_request
 from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec, StudySpec
 
 SPECS = [
@@ -34,20 +34,20 @@ MEASURING = [
 
 @pytest.mark.parametrize("spec", SPECS + MEASURING)
 def test_the_words_say_the_spec(spec):
-    known = options_of(type(spec))
+    known = list_options(type(spec))
     parser = Parser()
     add_options(parser, known)
-    assert asked(type(spec), given(parser.parse_args(words_of(spec)), known)) == spec
+    assert build_spec(type(spec), collect_options(parser.parse_args(format_argv(spec)), known)) == spec
 
 
 def test_only_what_differs_from_the_defaults_is_said():
-    assert words_of(PlanSpec(model_id="demo", sparsity=0.5)) == ["--model-id", "demo"]
-    assert words_of(SPECS[0]) == ["--model-id", "demo", "--save-path", "out"]
+    assert format_argv(PlanSpec(model_id="demo", sparsity=0.5)) == ["--model-id", "demo"]
+    assert format_argv(SPECS[0]) == ["--model-id", "demo", "--save-path", "out"]
 
 
 def test_the_line_can_be_copied_into_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    order = order_of("compress", CompressSpec(model_id="demo", save_path="a b"))
-    assert line_of(order) == "python -m lsprism compress --model-id demo --save-path 'a b'"
+    order = make_request("compress", CompressSpec(model_id="demo", save_path="a b"))
+    assert format_command_line(order) == "python -m lsprism compress --model-id demo --save-path 'a b'"
     assert (order.artifact, order.cwd, order.device) == (tmp_path / "a b", tmp_path, "auto")
     assert order.settings["calibration"]["samples"] == 64

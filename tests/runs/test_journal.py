@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from lsprism.events import Finished, Notice, Progress, Stage
 from lsprism.reports import StatsReport
 from lsprism.runs import journal
-from lsprism.runs.journal import EVENTS, LOG, Journal, newest_progress, plain_values, read_events, read_log
+from lsprism.runs.journal import EVENTS, LOG, EventLog, extract_values, find_latest_progress, read_events, read_log
 
 STATS = StatsReport(model_id="m", calibration="c", samples=1, length=2, sites=[])
 
@@ -20,7 +20,7 @@ def noted(*texts: str) -> list[Notice]:
 
 
 def write(folder: Path, *events) -> None:
-    writer = Journal(folder)
+    writer = EventLog(folder)
     for event in events:
         writer.add(event)
     writer.close()
@@ -31,7 +31,7 @@ def events(folder: Path, offset: int = 0) -> list:
 
 
 def test_a_follower_sees_every_event_once_and_in_order(tmp_path):
-    writer, offset, seen = Journal(tmp_path), 0, []
+    writer, offset, seen = EventLog(tmp_path), 0, []
     given = [Stage(name="a\nb", detail="ü"), *noted("b", "c"), Finished(report=STATS)]
     for event in given:
         writer.add(event)
@@ -82,7 +82,7 @@ def test_a_file_begun_anew_is_read_from_its_start_and_a_missing_one_is_empty(tmp
 
 
 def test_a_disk_that_takes_half_a_line_is_full(tmp_path):
-    writer = Journal(tmp_path)
+    writer = EventLog(tmp_path)
     file, writer.file = writer.file, type("Half", (), {"write": lambda self, line: len(line) // 2})()
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         writer.add(Notice(text="a"))
@@ -93,9 +93,9 @@ def test_the_newest_progress_is_found_from_the_end(tmp_path):
     def step(n):
         return Progress(step="s", block=n, of=9, fraction=n / 9, elapsed_s=1.0)
 
-    assert newest_progress(tmp_path) is None
+    assert find_latest_progress(tmp_path) is None
     write(tmp_path, *noted("x" * journal.LAST_BYTES), step(1), step(2), *noted("a"))
-    assert newest_progress(tmp_path).event == step(2)
+    assert find_latest_progress(tmp_path).event == step(2)
 
 
 def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path):
@@ -116,4 +116,4 @@ def test_a_report_of_any_kind_gives_its_plain_values():
         path: Path = Path("a/b")
         nothing: Inner | None = None
 
-    assert plain_values(Outer()) == {"inner.value": 2.5, "path": "a/b", "nothing": None}
+    assert extract_values(Outer()) == {"inner.value": 2.5, "path": "a/b", "nothing": None}

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from fake_runs import fake, kept, made, until
 
-from lsprism.runs import Runs, ask_to_stop, keeper
+from lsprism.runs import RunStore, keeper, request_stop
 from lsprism.runs import runs as module
 from lsprism.runs.launch import PROGRAM
-from lsprism.runs.process import find, identify
+from lsprism.runs.process import find, get_process
 from lsprism.runs.recording import RUN
 
 pytestmark = pytest.mark.slow  # whole runs: half a minute together
@@ -32,20 +32,20 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def runs(tmp_path) -> Runs:
-    return Runs(tmp_path / "state")
+def runs(tmp_path) -> RunStore:
+    return RunStore(tmp_path / "state")
 
 
-def ended(runs: Runs, run, script: str):
+def ended(runs: RunStore, run, script: str):
     """What becomes of a run whose command is `script`."""
     with kept(runs, run, script):
         pass
     return runs.get(run.id)
 
 
-def with_log(runs: Runs, text: str):
+def with_log(runs: RunStore, text: str):
     run = made(runs)
-    (runs.path(run.id) / "log").write_text(text)
+    (runs.get_folder(run.id) / "log").write_text(text)
     return run
 
 
@@ -54,7 +54,7 @@ def test_the_command_gets_the_verb_the_words_and_the_run(runs, tmp_path):
     script = f"import os, sys; open({str(out)!r}, 'w').write(repr([sys.argv[1:], os.environ[{RUN!r}]]))"
     run = made(runs, verb="evaluate", words=["--a", "b c"])
     assert ended(runs, run, script).state == "done"
-    assert eval(out.read_text()) == [["evaluate", "--a", "b c"], str(runs.path(run.id))]
+    assert eval(out.read_text()) == [["evaluate", "--a", "b c"], str(runs.get_folder(run.id))]
     assert RUN not in os.environ
 
 
@@ -85,7 +85,7 @@ def test_a_command_that_fails_before_it_is_recorded_gives_its_reason(runs, monke
     """The real command line: its arguments are refused before anything else happens."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     run = made(runs, words=["--model-id", "demo", "--sparsity", "2", "--save-path", "out"])
-    keeper.keep(runs.path(run.id), list(PROGRAM), threading.Event())
+    keeper.run_supervised(runs.get_folder(run.id), list(PROGRAM), threading.Event())
     run = runs.get(run.id)
     assert (run.state, run.exit_code) == ("failed", 2)
     assert run.message == "--sparsity: input should be less than 1, got '2'."
@@ -96,7 +96,7 @@ def test_what_the_command_wrote_down_itself_stands(runs, monkeypatch):
     run = made(runs)
     with kept(runs, run, "import time; time.sleep(0.3)"):
         until(lambda: runs.get(run.id).state == "running")
-        runs.change(run.id, lambda run: run.but(state="done", figures={"a": 1}))
+        runs.update(run.id, lambda run: run.replace(state="done", figures={"a": 1}))
     found = runs.get(run.id)
     assert (found.state, found.exit_code, found.figures) == ("done", 0, {"a": 1})
 
@@ -109,7 +109,7 @@ def test_it_is_stopped_for_certain(runs, script, by):
     with kept(runs, run, script) as asked:
         until(lambda: runs.get(run.id).state == "running")
         time.sleep(0.1)
-        ask_to_stop(runs, run.id)  # whose signal reaches nobody: the keeper is a thread here
+        request_stop(runs, run.id)  # whose signal reaches nobody: the keeper is a thread here
         if by == "signal":
             asked.set()
     assert runs.get(run.id).state == "stopped"
@@ -121,7 +121,7 @@ def test_a_queued_run_that_is_stopped_never_begins(runs, tmp_path):
     run = made(runs)
     with kept(runs, run, f"open({str(tmp_path / 'begun')!r}, 'w')"):
         time.sleep(0.1)
-        ask_to_stop(runs, run.id)
+        request_stop(runs, run.id)
     assert (runs.get(run.id).state, runs.get(run.id).begun) == ("stopped", None)
     assert not (tmp_path / "begun").exists()
 
@@ -142,10 +142,10 @@ def test_where_its_folder_is_deleted_the_command_is_ended(runs, tmp_path):
     run = made(runs)
     with kept(runs, run, f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"):
         until(lambda: pid.exists() and pid.read_text())
-        process = identify(int(pid.read_text()))
-        shutil.rmtree(runs.path(run.id))
+        process = get_process(int(pid.read_text()))
+        shutil.rmtree(runs.get_folder(run.id))
     assert find(process) is None
-    assert not runs.path(run.id).exists()
+    assert not runs.get_folder(run.id).exists()
 
 
 def test_a_disk_that_refuses_for_a_while_delays_it_only(runs, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_disk_that_refuses_for_a_while_delays_it_only(runs, monkeypatch):
 
 def test_a_program_that_cannot_be_started_is_a_failed_run(runs):
     run = made(runs)
-    keeper.keep(runs.path(run.id), ["/no/such/program"], threading.Event())
+    keeper.run_supervised(runs.get_folder(run.id), ["/no/such/program"], threading.Event())
     assert runs.get(run.id).state == "failed"
     assert "/no/such/program cannot be started: No such file" in runs.get(run.id).message
 
@@ -178,7 +178,7 @@ left = subprocess.Popen([sys.executable, '-S', '-c', {SLEEPS!r}])
 open({str(pid)!r}, 'w').write(str(left.pid))
 """
     run = made(runs)
-    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.path(run.id)), *fake(child)]
+    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.get_folder(run.id)), *fake(child)]
     assert subprocess.run(command, start_new_session=True, timeout=30).returncode == 0
     assert runs.get(run.id).state == "done"
     until(lambda: not _lives(int(pid.read_text())))
@@ -186,14 +186,14 @@ open({str(pid)!r}, 'w').write(str(left.pid))
 
 def _lives(pid: int) -> bool:
     try:
-        return find(identify(pid)) is not None
+        return find(get_process(pid)) is not None
     except psutil.Error:
         return False
 
 
 def test_it_hears_a_signal_itself(runs):
     run = made(runs)
-    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.path(run.id)), *fake(SLEEPS)]
+    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.get_folder(run.id)), *fake(SLEEPS)]
     process = subprocess.Popen(command, start_new_session=True)
     until(lambda: runs.get(run.id).state == "running")
     process.send_signal(signal.SIGTERM)

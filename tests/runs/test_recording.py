@@ -13,8 +13,8 @@ from lsprism.cli import main
 from lsprism.errors import SpecError, WorkError
 from lsprism.events import Finished, Notice
 from lsprism.reports import StatsReport
-from lsprism.runs import Recording, Runs, journal, runs
-from lsprism.runs.command import order_of
+from lsprism.runs import RunRecorder, RunStore, journal, runs
+from lsprism.runs.command import make_request
 from lsprism.runs.recording import RUN
 from lsprism.specs import CompressSpec
 
@@ -48,23 +48,23 @@ def recorded(events=(), error=None, **settings):
     warned = []
     spec = CompressSpec(model_id="demo", save_path="out", **settings)
     expected = suppress(type(error)) if error else nullcontext()
-    with expected, Recording(order_of("compress", spec, "command line"), warned.append) as recording:
+    with expected, RunRecorder(make_request("compress", spec, "command line"), warned.append) as recording:
         for event in events:
             recording.add(event)
         if error:
             raise error
-    return Runs().all(), warned
+    return RunStore().list_all(), warned
 
 
 def test_a_compression_is_a_run_in_the_list(compress, tmp_path):
     code, said = compress()
     assert (code, "not recorded" in said) == (0, False)
-    [run] = Runs().all()
+    [run] = RunStore().list_all()
     assert (run.verb, run.state, run.origin, run.exit_code) == ("compress", "done", "command line", 0)
     assert run.artifact == tmp_path / "out"
     report = json.loads((tmp_path / "out/lsprism/report.json").read_text())
     assert run.figures["kept_parameters"] == report["kept_parameters"]
-    kinds = [moment.event.kind for moment in Runs().tail(run.id).moments]
+    kinds = [moment.event.kind for moment in RunStore().read_events(run.id).moments]
     assert kinds[0] == "stage"
     assert kinds.count("block_done") == 2
     assert kinds[-1] == "finished"
@@ -73,18 +73,18 @@ def test_a_compression_is_a_run_in_the_list(compress, tmp_path):
 def test_an_evaluation_is_one_too(tiny_folder, tmp_path, capsys):
     words = f"--model-id {tiny_folder} --baseline none --measures sizes --save-path {tmp_path}/out".split()
     assert main(["evaluate", *words]) == 0, capsys.readouterr().err
-    [run] = Runs().all()
+    [run] = RunStore().list_all()
     assert (run.verb, run.state, run.artifact) == ("evaluate", "done", tmp_path / "out")
     assert run.figures
-    assert Runs().tail(run.id).moments[-1].event.kind == "finished"
+    assert RunStore().read_events(run.id).moments[-1].event.kind == "finished"
 
 
 def test_what_was_refused_leaves_no_run(compress):
     compress()
     assert compress()[0] == 2
     assert compress("--samples", "0")[0] == 2
-    assert len(Runs().all()) == 1
-    assert [path.name for path in Runs().folder.iterdir()] == [Runs().all()[0].id]
+    assert len(RunStore().list_all()) == 1
+    assert [path.name for path in RunStore().folder.iterdir()] == [RunStore().list_all()[0].id]
 
 
 def test_a_stopped_run_goes_on_as_the_same_run(compress, monkeypatch):
@@ -94,14 +94,14 @@ def test_a_stopped_run_goes_on_as_the_same_run(compress, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("lsprism.api.run", stop)
         assert compress()[0] == 130
-    [run] = Runs().all()
+    [run] = RunStore().list_all()
     assert (run.state, run.exit_code) == ("stopped", 130)
-    Runs().note(run.id, "mine")
+    RunStore().set_notes(run.id, "mine")
     assert compress("--resume")[0] == 0
-    [again] = Runs().all()
+    [again] = RunStore().list_all()
     assert (again.id, again.state, again.notes, again.created) == (run.id, "done", "mine", run.created)
     assert compress("--resume")[0] == 0  # of what is finished, there is nothing to go on with: a run of its own
-    assert len(Runs().all()) == 2
+    assert len(RunStore().list_all()) == 2
 
 
 def test_a_bug_is_a_failed_run_and_is_raised():
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_written_the_command_says_so_and_does_its_work(comp
     with ExitStack() as meanwhile:
         if why == "locked":
             monkeypatch.setattr(runs, "LOCK_S", 0.05)
-            meanwhile.enter_context(Runs().alone())
+            meanwhile.enter_context(RunStore().lock())
         elif why == "a file is there":
             home.write_text("")
         else:
@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_the_events_and_not_the_end(monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.Journal, "_write", full)
+    monkeypatch.setattr(journal.EventLog, "_write", full)
     [run], warned = recorded([Notice(text="a"), Notice(text="b"), Finished(report=STATS)])
     assert warned == ["This run is not recorded: [Errno 28] No space left on device"]
     assert (run.state, run.figures["samples"]) == ("done", 3)
@@ -157,15 +157,15 @@ def test_a_folder_deleted_meanwhile_costs_a_word(home):
 
 
 def test_in_a_keepers_run_it_writes_there_and_hands_the_name_on_to_nobody(monkeypatch):
-    shelf = Runs()
-    order = order_of("compress", CompressSpec(model_id="demo", save_path="out"))
-    run = shelf.create(shelf.new_id(), order)
-    monkeypatch.setenv(RUN, str(shelf.path(run.id)))
+    shelf = RunStore()
+    order = make_request("compress", CompressSpec(model_id="demo", save_path="out"))
+    run = shelf.create(shelf.create_id(), order)
+    monkeypatch.setenv(RUN, str(shelf.get_folder(run.id)))
     [found], _ = recorded([Notice(text="a")])
     assert RUN not in os.environ
     assert (found.id, found.state, found.origin) == (run.id, "done", "dashboard")
     assert found.processes[0].pid == os.getpid()
-    assert len(shelf.tail(run.id).moments) == 1
+    assert len(shelf.read_events(run.id).moments) == 1
 
 
 def test_text_that_is_no_unicode_is_recorded_escaped():

@@ -6,7 +6,7 @@ from conftest import make_model
 
 from lsprism import api
 from lsprism.layers.modules import PrismLinear
-from lsprism.talk.portrait import portrait, weights_sha256, zeros
+from lsprism.talk.portrait import build_model_summary, compute_weights_sha256, compute_zero_share
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def compressed(folder, text_file, dense, method):
 
 
 def test_summary_of_a_dense_model(dense):
-    header = portrait(dense)
+    header = build_model_summary(dense)
     total = sum(parameter.numel() for parameter in dense.model.parameters())
     assert header.kept_parameters == header.model_parameters == total
     assert (header.packed_layers, header.mean_rank, header.dtype, header.device) == (
@@ -36,14 +36,14 @@ def test_summary_of_a_dense_model(dense):
 @pytest.mark.parametrize("method, share, rank", [("wanda", 0.5, False), ("svd", None, True), ("hybrid", 0.55, True)])
 def test_summary_of_an_artifact(tmp_path, text_file, dense, method, share, rank):
     loaded = compressed(tmp_path, text_file, dense, method)
-    header = portrait(loaded)
+    header = build_model_summary(loaded)
     packed = [module for module in loaded.model.modules() if isinstance(module, PrismLinear)]
     assert header.label == f"{method} 0.5"
     assert header.packed_layers == len(packed)
     assert header.zeros == (pytest.approx(share, abs=0.02) if share else None)
     ranks = [module.form.rank for module in packed if module.form.rank]
     assert header.mean_rank == (pytest.approx(sum(ranks) / len(ranks)) if rank else None)
-    assert header.kept_parameters < header.model_parameters == portrait(dense).model_parameters
+    assert header.kept_parameters < header.model_parameters == build_model_summary(dense).model_parameters
 
 
 def test_zeros_of_a_dense_model_are_counted(dense):
@@ -51,17 +51,17 @@ def test_zeros_of_a_dense_model_are_counted(dense):
     before = layer.weight.clone()
     places = sum(p.numel() for n, p in dense.model.named_parameters() if "proj" in n)
     layer.weight[:4] = 0
-    assert zeros(dense.model) == pytest.approx(4 * layer.in_features / places)
+    assert compute_zero_share(dense.model) == pytest.approx(4 * layer.in_features / places)
     layer.weight.copy_(before)
 
 
 def test_the_hash_is_that_of_the_values_in_memory(dense):
-    first = weights_sha256(dense.model)
-    assert weights_sha256(api.load(dense.source.model_id).model) == first
+    first = compute_weights_sha256(dense.model)
+    assert compute_weights_sha256(api.load(dense.source.model_id).model) == first
     norm = dense.model.model.norm.weight
     with torch.no_grad():
         norm[0] += 1
-    assert weights_sha256(dense.model) != first
+    assert compute_weights_sha256(dense.model) != first
     with torch.no_grad():
         norm[0] -= 1
-    assert weights_sha256(dense.model) == first
+    assert compute_weights_sha256(dense.model) == first

@@ -8,10 +8,10 @@ import pytest
 
 from lsprism.errors import WorkError
 from lsprism.specs import GenerateSpec
-from lsprism.talk import SLOTS, Seating, Talk, Wanted, talk
-from lsprism.talk.talk import Progress
+from lsprism.talk import SLOTS, ChatClient, LoadedModels, ModelRequest, talk
+from lsprism.talk.talk import ChatProgress
 
-SEATS = dict.fromkeys(SLOTS, Wanted(model_id="demo"))
+SEATS = dict.fromkeys(SLOTS, ModelRequest(model_id="demo"))
 PROMPTS = dict.fromkeys(SLOTS, "Hello")
 MEMORY = {"taken": 1, "free": 2}
 
@@ -34,8 +34,8 @@ def program(*news: dict, then: str = "pass") -> tuple[str, ...]:
 def talking():
     made = []
 
-    def make(*news, **more) -> Talk:
-        made.append(Talk(program(*news, **more)))
+    def make(*news, **more) -> ChatClient:
+        made.append(ChatClient(program(*news, **more)))
         return made[-1]
 
     yield make
@@ -54,7 +54,7 @@ ENDED = {"kind": "ended"}
 
 def test_events_become_answers(talking):
     one = talking(words("left", "Good"), words("right", "Oh"), words("left", " day", reason="eos"), ENDED)
-    last = one.ask(SEATS, PROMPTS, GenerateSpec()).wait()
+    last = one.generate(SEATS, PROMPTS, GenerateSpec()).wait()
     assert {slot: answer.text for slot, answer in last.answers.items()} == {"left": "Good day", "right": "Oh"}
     assert last.answers["left"].reason == "eos" and last.answers["right"].reason is None
     assert last.ended and not last.stopped
@@ -77,7 +77,7 @@ def test_the_last_report_of_loaded_models_counts(talking):
 @pytest.mark.parametrize("then, said", [("os.kill(os.getpid(), 9)", "out of memory"), ("os._exit(3)", "code 3")])
 def test_a_crash_is_reported_and_the_next_request_restarts(talking, then, said):
     one = talking(words("left", "Half"), then=then)
-    work = one.ask(SEATS, PROMPTS, GenerateSpec())
+    work = one.generate(SEATS, PROMPTS, GenerateSpec())
     with pytest.raises(WorkError, match=said):
         work.wait()
     assert work.progress.answers["left"].text == "Half", "the partial answer is kept"
@@ -89,18 +89,18 @@ def test_a_stop_without_reaction_kills_the_process(talking, monkeypatch):
     monkeypatch.setattr(talk, "PATIENCE_S", 0.1)
     one = talking({"kind": "began", "what": "loading"}, then="time.sleep(60)")
     work = one.load(SEATS)
-    next(now for now in work.watch(0) if now.what == "loading")
+    next(now for now in work.iter_progress(0) if now.what == "loading")
     one.stop(work)
     begun = time.monotonic()
     with pytest.raises(WorkError, match="did not stop in time"):
         work.wait()
     assert time.monotonic() - begun < 10
-    assert one.seating == Seating()
+    assert one.seating == LoadedModels()
 
 
 def test_a_waiting_request_is_stopped_at_once(talking):
     one = talking(words("left", "Good"), ENDED, then="time.sleep(0.2)")
-    first, second = one.load(SEATS), one.ask(SEATS, PROMPTS, GenerateSpec())
+    first, second = one.load(SEATS), one.generate(SEATS, PROMPTS, GenerateSpec())
     one.stop(second)
     assert second.progress.stopped and second.progress.ended
     assert first.wait().ended and one.load(SEATS).wait().ended, "the process continues"
@@ -109,7 +109,7 @@ def test_a_waiting_request_is_stopped_at_once(talking):
 
 def test_watch_yields_without_changes(talking, monkeypatch):
     monkeypatch.setattr(talk, "ALIVE_S", 0.05)
-    stream = talking(then="time.sleep(60)").load(SEATS).watch(0)
+    stream = talking(then="time.sleep(60)").load(SEATS).iter_progress(0)
     assert next(stream) is next(stream)
 
 
@@ -118,12 +118,12 @@ def test_an_invalid_line_is_skipped(talking):
 
 
 def test_watch_starts_with_the_current_progress_and_ends(talking):
-    work = talking(words("left", "a"), ENDED).ask(SEATS, PROMPTS, GenerateSpec())
-    seen = list(work.watch(every_s=0))
-    assert seen[-1].ended and all(isinstance(one, Progress) and not one.ended for one in seen[:-1])
-    assert list(work.watch())[-1] is seen[-1]
+    work = talking(words("left", "a"), ENDED).generate(SEATS, PROMPTS, GenerateSpec())
+    seen = list(work.iter_progress(every_s=0))
+    assert seen[-1].ended and all(isinstance(one, ChatProgress) and not one.ended for one in seen[:-1])
+    assert list(work.iter_progress())[-1] is seen[-1]
 
 
 def test_a_missing_program_is_a_clear_error():
     with pytest.raises(WorkError, match="cannot be started"):
-        Talk(("/nowhere/python",)).load(SEATS)
+        ChatClient(("/nowhere/python",)).load(SEATS)

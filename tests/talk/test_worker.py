@@ -5,15 +5,15 @@ import time
 import pytest
 
 from lsprism.specs import GenerateSpec
-from lsprism.talk import SLOTS, Talk, Wanted
+from lsprism.talk import SLOTS, ChatClient, ModelRequest
 
-DEMO = dict.fromkeys(SLOTS, Wanted(model_id="demo"))
+DEMO = dict.fromkeys(SLOTS, ModelRequest(model_id="demo"))
 LONG = GenerateSpec(max_new_tokens=4000, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
 def talk():
-    one = Talk()
+    one = ChatClient()
     yield one
     one.close()
 
@@ -27,12 +27,12 @@ def until(true, seconds=120.0):
 
 @pytest.mark.slow
 def test_it_loads_answers_stops_and_releases_memory(talk):
-    work = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), GenerateSpec(max_new_tokens=8, greedy=True))
+    work = talk.generate(DEMO, dict.fromkeys(SLOTS, "The sky is"), GenerateSpec(max_new_tokens=8, greedy=True))
     answers = work.wait().answers
     assert answers["left"].tokens == answers["right"].tokens
     assert talk.seating.seats["left"].portrait == talk.seating.seats["right"].portrait
 
-    work = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
+    work = talk.generate(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
     until(lambda: all(answer.timing.tokens > 3 for answer in work.progress.answers.values()))
     begun = time.monotonic()
     talk.stop(work)
@@ -48,7 +48,7 @@ def test_it_loads_answers_stops_and_releases_memory(talk):
 @pytest.mark.slow
 def test_a_load_is_canceled_and_the_process_continues(talk):
     process = talk._process
-    work = talk.load({"left": Wanted(model_id="demo", dtype="float32")})
+    work = talk.load({"left": ModelRequest(model_id="demo", dtype="float32")})
     until(lambda: work.progress.slot == "left")
     talk.stop(work)
     last = work.wait()
@@ -60,8 +60,8 @@ def test_a_load_is_canceled_and_the_process_continues(talk):
 
 @pytest.mark.slow
 def test_a_request_stopped_while_waiting_never_starts(talk):
-    first = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
-    second = talk.ask(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
+    first = talk.generate(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
+    second = talk.generate(DEMO, dict.fromkeys(SLOTS, "The sky is"), LONG)
     talk.stop(second)
     until(lambda: first.progress.answers["right"].timing.tokens > 1)
     talk.stop(first)

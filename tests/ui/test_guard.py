@@ -7,11 +7,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from lsprism.ui.guard import Guard, hosts_of, is_any, is_loopback, name_of
+from lsprism.ui.guard import Guard, extract_host, is_any, is_loopback, list_hosts
 
 
 def client(host: str = "127.0.0.1") -> TestClient:
-    guard = Middleware(Guard, hosts=hosts_of(host))
+    guard = Middleware(Guard, hosts=list_hosts(host))
     routes = [Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])]
     return TestClient(Starlette(routes=routes, middleware=[guard]))
 
@@ -43,8 +43,8 @@ def test_a_page_of_another_site_may_not_post():
 def test_listening_everywhere_knows_the_names_of_this_machine():
     import socket
 
-    assert {"127.0.0.1", "localhost", socket.gethostname().lower()} <= hosts_of("0.0.0.0")
-    assert "evil.example" not in hosts_of("0.0.0.0")
+    assert {"127.0.0.1", "localhost", socket.gethostname().lower()} <= list_hosts("0.0.0.0")
+    assert "evil.example" not in list_hosts("0.0.0.0")
 
 
 def test_loopback():
@@ -53,7 +53,7 @@ def test_loopback():
 
 
 def test_names_lose_their_port():
-    assert [name_of(h) for h in ("a:1", "a", "[::1]:1", "::1")] == ["a", "a", "::1", "::1"]
+    assert [extract_host(h) for h in ("a:1", "a", "[::1]:1", "::1")] == ["a", "a", "::1", "::1"]
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "LOCALHOST"])
@@ -81,4 +81,4 @@ def test_an_address_of_version_6_is_known_in_every_spelling():
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "0:0:0:0:0:0:0:0", ""])
 def test_all_spellings_of_everywhere(host):
     assert is_any(host)
-    assert "::1" in hosts_of(host)
+    assert "::1" in list_hosts(host)

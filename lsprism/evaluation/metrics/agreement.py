@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from lsprism.evaluation.metrics.base import MetricInMemory, scored
+from lsprism.evaluation.metrics.base import MetricInMemory, make_score
 from lsprism.outcomes import Score
 
 AGREEMENT = "Fraction of positions with equal tokens, relative to the longer output; mean over the pairs."
@@ -24,21 +24,23 @@ class TokenAgreement(MetricInMemory):
         pairs = list(zip(prediction_tokens, reference_tokens, strict=True))
         empty = sum(not (a and b) for a, b in pairs)
         notes = [f"{empty} of {len(pairs)} pairs have an output without tokens and score 0."] if empty else []
-        parts = [divergence(a, b) for a, b in pairs]
+        parts = [find_divergence(a, b) for a, b in pairs]
         equal = [f"{parts.count(None)} of {len(pairs)} pairs are identical."]
         return {
-            "token_agreement": scored("token_agreement", AGREEMENT, [agreement(a, b) for a, b in pairs], notes),
-            "first_divergence": scored("first_divergence", DIVERGENCE, parts, equal),
+            "token_agreement": make_score(
+                "token_agreement", AGREEMENT, [compute_agreement(a, b) for a, b in pairs], notes
+            ),
+            "first_divergence": make_score("first_divergence", DIVERGENCE, parts, equal),
         }
 
 
-def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
+def compute_agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
     """Number of positions with equal tokens / the longer length; 0 if both are empty."""
     same = sum(a == b for a, b in zip(ours, theirs, strict=False))
     return same / max(len(ours), len(theirs), 1)
 
 
-def divergence(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+def find_divergence(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
     """Index of the first token that differs, or the length of the shorter one; None if they are identical."""
     for n, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:

@@ -1,4 +1,4 @@
-"""Base of the metrics: their result record, and an `evaluate.Metric` without disk or network access."""
+"""Base of the metrics: their result record, and an `evaluate.GramFactor` without disk or network access."""
 
 from collections.abc import Callable, Sequence, Sized
 from statistics import fmean
@@ -9,14 +9,14 @@ from datasets import Features
 from lsprism.outcomes import Score
 
 
-def scored(metric: str, protocol: str, values: Sequence[float | None], notes: Sequence[str] = ()) -> Score:
+def make_score(metric: str, protocol: str, values: Sequence[float | None], notes: Sequence[str] = ()) -> Score:
     """A Score with the mean of its values."""
     defined = [value for value in values if value is not None]
     mean = fmean(defined) if defined else None
     return Score(metric=metric, protocol=protocol, values=list(values), mean=mean, notes=list(notes))
 
 
-def empty_pairs(
+def find_empty_pairs(
     predictions: Sequence[str], references: Sequence[str], content: Callable[[str], Sized] = str.strip
 ) -> tuple[set[int], list[str]]:
     """Indices of the pairs in which one text has no `content` (default: no visible character), and a note on them."""

@@ -34,26 +34,26 @@ class BuildError(Exception):
     """The kernels cannot be compiled or loaded. Never reaches the user: the reference path is used instead."""
 
 
-def usable_levels() -> list[str]:
+def list_usable_levels() -> list[str]:
     """The levels that this CPU supports, the best last."""
     has = torch.cpu.get_capabilities()
     return [level for level, needs in LEVELS.items() if all(has.get(name) for name in needs)]
 
 
 @cache
-def library(level: str, sanitize: bool = False) -> ctypes.CDLL:
+def load_library(level: str, sanitize: bool = False) -> ctypes.CDLL:
     """The kernels of one level, compiled unless the cache contains them; BuildError if that fails."""
-    path = cache_folder() / f"kernels-{level}-{version(level, sanitize)}.so"
+    path = cache_folder() / f"kernels-{level}-{compute_version(level, sanitize)}.so"
     if not path.is_file():
         _compile(level, path, sanitize)
     try:
-        return _declared(ctypes.CDLL(str(path)))
+        return _set_signatures(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as error:
         path.unlink(missing_ok=True)  # the next process compiles it again
         raise BuildError(f"{path} cannot be loaded ({error})") from None
 
 
-def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+def _set_signatures(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Declare the C functions of kernels.cpp."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     loaded.prism_multiply.argtypes = [pointer, pointer, pointer, number, ctypes.c_int, ctypes.c_int]
@@ -67,16 +67,16 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
 
 
 @cache
-def version(level: str, sanitize: bool = False) -> str:
+def compute_version(level: str, sanitize: bool = False) -> str:
     """A hash of the sources, the flags and the OpenMP runtime."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update(source.read_bytes())
-    digest.update(repr((_flags(level, sanitize), platform.machine(), _openmp())).encode())
+    digest.update(repr((_list_flags(level, sanitize), platform.machine(), _find_openmp())).encode())
     return digest.hexdigest()[:16]
 
 
-def _flags(level: str, sanitize: bool) -> list[str]:
+def _list_flags(level: str, sanitize: bool) -> list[str]:
     # -w: GCC 12 warns about uninitialized values in its own AVX-512 headers.
     flags = [
         "-std=c++17",
@@ -92,7 +92,7 @@ def _flags(level: str, sanitize: bool) -> list[str]:
     return flags + list(LEVELS[level].values())
 
 
-def _openmp() -> Path | None:
+def _find_openmp() -> Path | None:
     """The OpenMP runtime bundled with torch; None if torch uses the system's."""
     root = Path(torch.__file__).parent
     found = [path for folder in (root / "lib", root.with_name("torch.libs")) for path in folder.glob("lib[gi]omp*.so*")]
@@ -105,13 +105,13 @@ def _compile(level: str, path: Path, sanitize: bool) -> None:
     compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
         raise BuildError("no C++ compiler found")
-    openmp = _openmp()
+    openmp = _find_openmp()
     logger.info("Compiling the CPU kernels (%s); takes a few seconds, once.", level)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as work:
             made, objects = Path(work) / path.name, Path(work) / "kernels.o"
-            flags = _flags(level, sanitize)
+            flags = _list_flags(level, sanitize)
             _run([compiler, *flags, "-fopenmp", "-c", str(SOURCES[0]), "-o", str(objects)])
             runtime = [str(openmp)] if openmp else ["-fopenmp"]
             _run([compiler, *flags, str(objects), *runtime, "-o", str(made)])

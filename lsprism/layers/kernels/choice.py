@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lsprism.layers.kernels.build import usable_levels, version
+from lsprism.layers.kernels.build import compute_version, list_usable_levels
 from lsprism.paths import cache_folder
 from lsprism.reports import FormName, LayerBudget, ValuesName
 
@@ -28,21 +28,21 @@ MAX_SECONDS = 0.1  # per candidate, once it has made MIN_CALLS
 logger = logging.getLogger("lsprism.layers.kernels")
 
 
-def fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
-    """The name of the fastest of `ways`; the first unless another one is clearly faster. `key`: see `describe`."""
-    known = read_cached(_file(usable_levels()[-1]))
+def select_fastest(key: str, ways: dict[str, Callable[[], object]]) -> str:
+    """The name of the fastest of `ways`; the first unless another one is clearly faster. `key`: see `make_key`."""
+    known = read_cached(_get_file(list_usable_levels()[-1]))
     if known.get(key) in ways:
         return known[key]
-    seconds = _seconds(ways)
+    seconds = _measure_seconds(ways)
     first, best = next(iter(ways)), min(seconds, key=seconds.__getitem__)
     choice = best if seconds[first] > MARGIN * seconds[best] else first
     known[key] = choice
-    write_cached(_file(usable_levels()[-1]), known)
+    write_cached(_get_file(list_usable_levels()[-1]), known)
     logger.info("%s: %s (%s)", key, choice, ", ".join(f"{name} {s * 1e6:.0f} us" for name, s in seconds.items()))
     return choice
 
 
-def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
+def make_key(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
     """The cache key: everything that the choice depends on.
 
     The density is rounded to fifths and the rank up to a power of two, so that layers with similar budgets share one
@@ -55,13 +55,13 @@ def describe(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesNa
     return f"{form} {rows}x{columns}, {share}/5, rank {rank}, {numbers}, {torch.get_num_threads()} threads"
 
 
-def recorded(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
+def load_choice(form: FormName, shape: Shape, budget: LayerBudget, values: ValuesName, dtype: torch.dtype) -> str:
     """The cached choice; the best instruction set if nothing has been measured yet."""
-    level = usable_levels()[-1]
-    return read_cached(_file(level)).get(describe(form, shape, budget, values, dtype), level)
+    level = list_usable_levels()[-1]
+    return read_cached(_get_file(level)).get(make_key(form, shape, budget, values, dtype), level)
 
 
-def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+def _measure_seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Seconds of each candidate's fastest call. Candidates are called alternately; clearly slow ones are dropped."""
     seconds = dict.fromkeys(ways, float("inf"))
     spent = dict.fromkeys(ways, 0.0)
@@ -77,8 +77,8 @@ def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
     return seconds
 
 
-def _file(level: str) -> Path:
-    return cache_folder() / f"choices-{level}-{version(level)}.json"
+def _get_file(level: str) -> Path:
+    return cache_folder() / f"choices-{level}-{compute_version(level)}.json"
 
 
 @cache

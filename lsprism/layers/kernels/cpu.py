@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, form_shape
+from lsprism.layers.forms import Dense, LowRank, PackedWeight, Sparse, SparseLowRank, get_shape
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -14,7 +14,7 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PARTS = ("values", "bitmap", "offsets", "left", "right", "bias", "scales", "left_scales", "right_scales")
 
 
-class Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     """Mirrors Layer in rows.h."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("rows", "columns", "rank", "nonzeros")] + [
@@ -22,14 +22,14 @@ class Layer(ctypes.Structure):
     ]
 
 
-class Packed:
-    """One packed weight and its bias for the kernels; `readable` tests whether they are supported."""
+class CpuPacked:
+    """One packed weight and its bias for the kernels; `is_readable` tests whether they are supported."""
 
-    def __init__(self, kernels: ctypes.CDLL, form: Form, bias: Tensor | None) -> None:
-        sparse, factors, dense = _parts(form)
-        self.rows, self.columns = form_shape(form)
+    def __init__(self, kernels: ctypes.CDLL, form: PackedWeight, bias: Tensor | None) -> None:
+        sparse, factors, dense = _split_parts(form)
+        self.rows, self.columns = get_shape(form)
         self.sparse = sparse is not None
-        offsets = _offsets(kernels, sparse) if sparse else None
+        offsets = _compute_offsets(kernels, sparse) if sparse else None
         values, bitmap = (sparse.values, sparse.bitmap) if sparse else (dense, None)
         left, right = (factors.left, factors.right) if factors else (None, None)
         factor_scales = (factors.left_scales, factors.right_scales) if factors else (None, None)
@@ -37,7 +37,7 @@ class Packed:
         # Keeps the memory alive, even if the module replaces the tensors.
         self._read = [None if tensor is None else tensor.detach() for tensor in read]
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._read]
-        self.layer = Layer(self.rows, self.columns, form.rank, sparse.kept if sparse else 0, *addresses)
+        self.layer = _LayerStruct(self.rows, self.columns, form.rank, sparse.kept if sparse else 0, *addresses)
         self._layer = ctypes.addressof(self.layer)
         self.dtype = form.dtype
 
@@ -71,19 +71,21 @@ class PackedBlock:
 
     def __init__(
         self,
-        layers: list[Packed],
+        layers: list[CpuPacked],
         norms: list[Tensor | None],
         heads: tuple[int, int, int],
         numbers: tuple[float, float],
     ) -> None:
         self._read = layers, [None if norm is None else norm.detach() for norm in norms]
         addresses = [None if norm is None else norm.data_ptr() for norm in norms]
-        parts = (Layer * 7)(*(one.layer for one in layers)), (ctypes.c_void_p * 4)(*addresses)
-        self._block = _Block(*parts, *heads, *numbers)
+        parts = (_LayerStruct * 7)(*(one.layer for one in layers)), (ctypes.c_void_p * 4)(*addresses)
+        self._block = _BlockStruct(*parts, *heads, *numbers)
         self._address = ctypes.addressof(self._block)
         self._heads, self._dtype = heads, DTYPES[layers[0].dtype]
 
-    def begin(self, kernels: ctypes.CDLL, x: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_qkv(
+        self, kernels: ctypes.CDLL, x: Tensor, cosine: Tensor, sine: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x [1, 1, hidden] -> queries [heads, width], key and value [1, key heads, 1, width]."""
         heads, key_heads, width = self._heads
         query = x.new_empty(heads, width)
@@ -101,12 +103,14 @@ class PackedBlock:
         )
         return query, key, value
 
-    def end(self, kernels: ctypes.CDLL, x: Tensor, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def compute_output(self, kernels: ctypes.CDLL, x: Tensor, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """keys, values [1, key heads, tokens, width], including this token's -> the block's output for x."""
-        keys, values = _rows(keys, x), _rows(values, x)
+        keys, values = _convert_past(keys, x), _convert_past(values, x)
         _, key_head, key_token, _ = keys.stride()
         _, value_head, value_token, _ = values.stride()
-        past = _Past(keys.data_ptr(), values.data_ptr(), keys.shape[2], key_head, key_token, value_head, value_token)
+        past = _PastStruct(
+            keys.data_ptr(), values.data_ptr(), keys.shape[2], key_head, key_token, value_head, value_token
+        )
         y = torch.empty_like(x)
         kernels.prism_end_block(
             self._address,
@@ -120,16 +124,16 @@ class PackedBlock:
         return y
 
 
-def _rows(past: Tensor, x: Tensor) -> Tensor:
+def _convert_past(past: Tensor, x: Tensor) -> Tensor:
     """`past`, converted if the cache has another dtype or memory layout than the block."""
     return past if past.dtype is x.dtype and past.stride(3) == 1 else past.to(x.dtype).contiguous()
 
 
-class _Block(ctypes.Structure):
+class _BlockStruct(ctypes.Structure):
     """Mirrors Block in block.h."""
 
     _fields_ = [
-        ("layers", Layer * 7),
+        ("layers", _LayerStruct * 7),
         ("norms", ctypes.c_void_p * 4),
         ("heads", ctypes.c_int64),
         ("key_heads", ctypes.c_int64),
@@ -139,7 +143,7 @@ class _Block(ctypes.Structure):
     ]
 
 
-class _Past(ctypes.Structure):
+class _PastStruct(ctypes.Structure):
     """Mirrors Past in block.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values")] + [
@@ -147,15 +151,15 @@ class _Past(ctypes.Structure):
     ]
 
 
-def readable(form: Form, bias: Tensor | None) -> bool:
+def is_readable(form: PackedWeight, bias: Tensor | None) -> bool:
     """Whether the kernels can read these tensors in place: on the CPU, contiguous, with one supported dtype."""
-    parts = [*form.tensors().values(), *([] if bias is None else [bias])]
+    parts = [*form.get_tensors().values(), *([] if bias is None else [bias])]
     dtypes = {tensor.dtype for tensor in parts} - {torch.uint8, torch.int8}
     plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in parts)
-    return plain and len(dtypes) == 1 and dtypes <= DTYPES.keys() and min(form_shape(form)) > 0
+    return plain and len(dtypes) == 1 and dtypes <= DTYPES.keys() and min(get_shape(form)) > 0
 
 
-def _parts(form: Form) -> tuple[Sparse | None, LowRank | None, Tensor | None]:
+def _split_parts(form: PackedWeight) -> tuple[Sparse | None, LowRank | None, Tensor | None]:
     match form:
         case SparseLowRank():
             return form.sparse, form.low_rank, None
@@ -167,7 +171,7 @@ def _parts(form: Form) -> tuple[Sparse | None, LowRank | None, Tensor | None]:
             return None, None, form.weight
 
 
-def _offsets(kernels: ctypes.CDLL, sparse: Sparse) -> Tensor:
+def _compute_offsets(kernels: ctypes.CDLL, sparse: Sparse) -> Tensor:
     """[rows + 1] offsets of each row's values. Raises DamagedError if the bitmap does not match the values.
 
     This protects the kernels, which do not check bounds, from reading past the end of the values.

@@ -15,15 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import Sparse, SparseLowRank, form_shape
-from lsprism.layers.kernels.two_four import LARGE, is_two_four, semi_structured
+from lsprism.layers.forms import Sparse, SparseLowRank, get_shape
+from lsprism.layers.kernels.two_four import LARGE, is_two_four, to_semi_structured
 
 WORD = 8  # bytes
 FACTORS = 32  # ranks of the low-rank part per step
 
 
 @triton.jit
-def _ones(word):
+def _count_ones(word):
     """Number of set bits, in a form that compilers recognize as popcount."""
     word -= (word >> 1) & 0x5555555555555555
     word = (word & 0x3333333333333333) + ((word >> 2) & 0x3333333333333333)
@@ -32,12 +32,12 @@ def _ones(word):
 
 
 @triton.jit
-def _look(words, starts, place, there, shift):
+def _find_values(words, starts, place, there, shift):
     """Position in the row of the first value from bit `shift` of the word at `place`, and the bits from there on."""
     word = tl.load(words + place, mask=there, other=0)
     start = tl.load(starts + place, mask=there, other=0).to(tl.int32)
     below = (tl.full([1], 1, tl.uint64) << shift) - 1
-    return start + _ones(word & below), (word >> shift).to(tl.int32)
+    return start + _count_ones(word & below), (word >> shift).to(tl.int32)
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def _multiply(
     total = tl.zeros([LANES], tl.float32)
     for first in range(0, groups, LANES // 8):
         group = first + lane // 8
-        place, bits = _look(words, starts, row * groups + group, group < groups, shift)
+        place, bits = _find_values(words, starts, row * groups + group, group < groups, shift)
         column = first * 64 + span
         entries = tl.load(x + token * columns + column, mask=column < columns, other=0)
         before, after = tl.split(tl.permute(tl.reshape(entries, [LANES, 2, 4]), [0, 2, 1]))
@@ -143,7 +143,7 @@ def _unpack(
     first = tl.program_id(1) * LANES * 4
     group = (first + lane * 4) // 64
     shift = (lane * 4 % 64).to(tl.uint64)
-    place, bits = _look(words, starts, row * groups + group, inside & (group < groups), shift)
+    place, bits = _find_values(words, starts, row * groups + group, inside & (group < groups), shift)
     value_at = values + (tl.load(offsets + row, mask=inside, other=0) + place)
     one, two, three, four = bits & 1, (bits >> 1) & 1, (bits >> 2) & 1, (bits >> 3) & 1
     a = tl.load(value_at, mask=one != 0, other=0)
@@ -158,7 +158,7 @@ def _unpack(
     tl.store(out + row.to(tl.int64) * columns + column, spread.to(out.dtype.element_ty), mask=there)
 
 
-def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pack_words(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Convert a bitmap, uint8 [rows, ceil(columns / 8)], for the kernels.
 
     Returns words uint64 [rows, n], the number of values before each word in its row [rows, n] (int16, or int32 for wide
@@ -176,7 +176,7 @@ def words_of(bitmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return bitmap.view(torch.uint64), starts, torch.cat([ends.new_zeros(1), ends])
 
 
-class Packed:
+class CudaPacked:
     """A packed weight with a sparse part, and its bias, prepared for the kernels.
 
     Raises DamagedError if the bitmap does not match the values.
@@ -185,11 +185,11 @@ class Packed:
     few = 2  # tokens to multiply by the bitmap directly; for more, unpacking the matrix temporarily is faster
 
     def __init__(self, form: Sparse | SparseLowRank, bias: Tensor | None) -> None:
-        self.rows, self.columns = form_shape(form)
+        self.rows, self.columns = get_shape(form)
         self._sparse = form if isinstance(form, Sparse) else form.sparse
         self._factors = None if isinstance(form, Sparse) else form.low_rank
         self._bias, self._dtype = bias, form.dtype
-        self._words, self._starts, self._offsets = words_of(self._sparse.bitmap)
+        self._words, self._starts, self._offsets = pack_words(self._sparse.bitmap)
         self.device = self._offsets.device
         if self._sparse.kept < 1 << 31:
             self._offsets = self._offsets.int()  # faster than 64 bits
@@ -200,7 +200,7 @@ class Packed:
             )
         self._two_four = isinstance(form, Sparse) and is_two_four(form)
         large = self.rows * self.columns >= LARGE
-        self._semi = semi_structured(self._sparse, self.unpack()) if self._two_four and large else None
+        self._semi = to_semi_structured(self._sparse, self.unpack()) if self._two_four and large else None
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows] in x's dtype: the sparse part and the bias, without factors."""
@@ -211,7 +211,7 @@ class Packed:
         before, x = x.shape[:-1], x.reshape(-1, self.columns)
         y, grid = x.new_empty(len(x), self.rows), (self.rows, len(x))
         lanes = max(32, min(128, triton.next_power_of_2(self.columns // 8)))
-        biased, bias = self._bias is not None, _or(self._bias, x)
+        biased, bias = self._bias is not None, _replace_none(self._bias, x)
         if self._two_four:
             with _on(self.device):
                 _multiply_two_four[grid](
@@ -221,11 +221,11 @@ class Packed:
             return y.view(*before, self.rows)
         inner = left = left_scales = x  # placeholders, which are not read
         if self._factors is not None:
-            left, left_scales = self._factors.left, _or(self._factors.left_scales, x)
-            inner = F.linear(x, self._factors.factors()[1])
+            left, left_scales = self._factors.left, _replace_none(self._factors.left_scales, x)
+            inner = F.linear(x, self._factors.get_factors()[1])
         with _on(self.device):
             _multiply[grid](
-                x, *self._arrays(x), left, left_scales, inner, bias, y,
+                x, *self._get_arrays(x), left, left_scales, inner, bias, y,
                 self.rows, self.columns, self._words.shape[1], left.shape[1],
                 SCALED=self._sparse.scales is not None, RANKED=self._factors is not None, BIASED=biased,
                 LANES=lanes, FACTORS=FACTORS, num_warps=lanes // 32,
@@ -239,15 +239,15 @@ class Packed:
         lanes = min(256, triton.next_power_of_2(groups * 16))
         with _on(self.device):
             _unpack[(triton.cdiv(self.rows, 4), triton.cdiv(groups * 16, lanes))](
-                *self._arrays(out), out, self.rows, self.columns, groups,
+                *self._get_arrays(out), out, self.rows, self.columns, groups,
                 SCALED=self._sparse.scales is not None, ROWS=4, LANES=lanes,
             )  # fmt: skip
         return out
 
-    def _arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _get_arrays(self, absent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Values, words, starts, offsets, scales; `absent` in place of a missing one."""
         values = self._sparse.values if self._sparse.kept else absent
-        return values, self._words, self._starts, self._offsets, _or(self._sparse.scales, absent)
+        return values, self._words, self._starts, self._offsets, _replace_none(self._sparse.scales, absent)
 
 
 def _on(device: torch.device) -> AbstractContextManager:
@@ -255,5 +255,5 @@ def _on(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _or(tensor: Tensor | None, absent: Tensor) -> Tensor:
+def _replace_none(tensor: Tensor | None, absent: Tensor) -> Tensor:
     return absent if tensor is None else tensor

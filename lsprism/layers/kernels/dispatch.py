@@ -14,18 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lsprism.errors import SpecError
-from lsprism.layers.forms import Form, Sparse, SparseLowRank, values_of
+from lsprism.layers.forms import PackedWeight, Sparse, SparseLowRank, get_value_type
 from lsprism.layers.kernels import reference
-from lsprism.layers.kernels.build import BuildError, library, usable_levels
-from lsprism.layers.kernels.choice import SMALL, describe, fastest
-from lsprism.layers.kernels.cpu import Packed, readable
+from lsprism.layers.kernels.build import BuildError, list_usable_levels, load_library
+from lsprism.layers.kernels.choice import SMALL, make_key, select_fastest
+from lsprism.layers.kernels.cpu import CpuPacked, is_readable
 from lsprism.layers.kernels.tiles import multiply_by_tiles
 from lsprism.reports import LayerBudget
 
 if TYPE_CHECKING:
     from lsprism.layers.kernels import cuda, streamed
 
-    OnGpu = cuda.Packed | streamed.Packed
+    OnGpu = cuda.CudaPacked | streamed.Packed
 
 FEW_TOKENS = 8  # with more tokens, the matrix is unpacked tile by tile and multiplied by PyTorch
 FEW_CONVERTED = 48  # the same if tiles also have to be converted to another dtype
@@ -46,21 +46,21 @@ def set_compute_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
 
 
 @contextmanager
-def using(kernel: str) -> Iterator[None]:
+def use_kernel(kernel: str) -> Iterator[None]:
     """Inside the `with`, the whole process uses this backend: "auto", "reference", or a level of build.LEVELS.
 
     Raises SpecError if it is not available on this machine.
     """
     global _chosen
     if kernel not in ("auto", "reference"):
-        levels = usable_levels()
+        levels = list_usable_levels()
         if kernel not in levels:
             raise SpecError(
                 f"The kernels {kernel!r} are not available on this CPU.",
                 f"Choose from auto, reference, {', '.join(levels)}.",
             )
         try:
-            library(kernel)
+            load_library(kernel)
         except BuildError as error:
             raise SpecError(f"The kernels {kernel!r} cannot be built: {error}.", "Choose auto or reference.") from None
     before, _chosen = _chosen, kernel
@@ -70,36 +70,36 @@ def using(kernel: str) -> Iterator[None]:
         _chosen = before
 
 
-def kernels() -> ctypes.CDLL | None:
+def load_kernels() -> ctypes.CDLL | None:
     """The library of the selected backend; None: the reference path."""
     if _chosen == "reference":
         return None
-    return _best() if _chosen == "auto" else library(_chosen)
+    return _load_best() if _chosen == "auto" else load_library(_chosen)
 
 
 @cache
-def _best() -> ctypes.CDLL | None:
+def _load_best() -> ctypes.CDLL | None:
     try:
-        return library(usable_levels()[-1])
+        return load_library(list_usable_levels()[-1])
     except BuildError as error:
         logger.warning("Falling back to the PyTorch reference kernels (slower): %s.", error)
         return None
 
 
-def on_card(form: Form, bias: Tensor | None) -> "cuda.Packed | None":
+def is_on_gpu(form: PackedWeight, bias: Tensor | None) -> "cuda.CudaPacked | None":
     """The packed weight for the Triton kernels: with a sparse part, on a CUDA device. None: use the reference path."""
-    parts = [*form.tensors().values(), *([] if bias is None else [bias])]
+    parts = [*form.get_tensors().values(), *([] if bias is None else [bias])]
     if not isinstance(form, Sparse | SparseLowRank) or not all(part.is_cuda and part.is_contiguous() for part in parts):
         return None
     try:
         from lsprism.layers.kernels import cuda
     except ImportError:
-        _without_triton()
+        _log_missing_triton()
         return None
-    return cuda.Packed(form, bias)
+    return cuda.CudaPacked(form, bias)
 
 
-def on_recent_gpu(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> "list[streamed.Packed] | None":
+def on_recent_gpu(forms: Sequence[PackedWeight], biases: Sequence[Tensor | None]) -> "list[streamed.Packed] | None":
     """Packed weights that read the same x, for one launch; None unless a recent GPU and its kernels are there."""
     if _chosen == "reference":
         return None
@@ -109,43 +109,47 @@ def on_recent_gpu(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> "li
 
 
 @cache
-def _without_triton() -> None:
+def _log_missing_triton() -> None:
     logger.warning("Falling back to the PyTorch reference kernels (slower): Triton is not installed.")
 
 
-def chosen() -> str:
-    """The selected backend, as named by `using`."""
+def get_active_kernel() -> str:
+    """The selected backend, as named by `use_kernel`."""
     return _chosen
 
 
-def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) -> bool:
+def _is_kernel_faster(native: ctypes.CDLL, packed: CpuPacked, form: PackedWeight, bias: Tensor | None) -> bool:
     """Whether the kernels are faster than the reference path for one token."""
     if packed.rows * packed.columns < SMALL:
         return True
     x = torch.zeros(1, packed.columns, dtype=packed.dtype)
-    level = usable_levels()[-1]
+    level = list_usable_levels()[-1]
     ways: dict[str, Callable[[], object]] = {
         level: lambda: packed.multiply(native, x),
-        "reference": lambda: reference.linear(x, form, bias),
+        "reference": lambda: reference.compute_linear(x, form, bias),
     }
     budget = LayerBudget(kept=form.kept, rank=form.rank)
-    key = describe(form.name, (packed.rows, packed.columns), budget, values_of(form), packed.dtype)
-    return fastest(key, ways) == level
+    key = make_key(form.name, (packed.rows, packed.columns), budget, get_value_type(form), packed.dtype)
+    return select_fastest(key, ways) == level
 
 
-class Product:
+class PreparedMatmul:
     """A packed weight and its bias, prepared for multiplication."""
 
-    def __init__(self, form: Form, bias: Tensor | None, card: "OnGpu | None" = None) -> None:
+    def __init__(self, form: PackedWeight, bias: Tensor | None, card: "OnGpu | None" = None) -> None:
         self.form, self.bias = form, bias
-        native = kernels() if readable(form, bias) else None
-        packed = None if native is None else Packed(native, form, bias)
-        self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
+        native = load_kernels() if is_readable(form, bias) else None
+        packed = None if native is None else CpuPacked(native, form, bias)
+        self.packed = (
+            packed
+            if native and packed and (_chosen != "auto" or _is_kernel_faster(native, packed, form, bias))
+            else None
+        )
         self._card: OnGpu | None = card
         if card is None and _chosen != "reference":
-            self._card = on_card(form, bias)
+            self._card = is_on_gpu(form, bias)
         self.tried = card is not None  # whether the kernels of recent GPUs were asked for
-        self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
+        self._tensors = [*form.get_tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
 
@@ -154,13 +158,13 @@ class Product:
         """What holds the sparse part in the GPU's own format, from which the module's can be restored."""
         return cast("streamed.Packed", self._card) if hasattr(self._card, "restore") else None
 
-    def release(self, form: Form) -> None:
+    def release(self, form: PackedWeight) -> None:
         """From now on, `form` is what the module has: without the values and the bitmap, which `streams` holds."""
         self.form = form
-        self._tensors = [*form.tensors().items(), *([] if self.bias is None else [("bias", self.bias)])]
+        self._tensors = [*form.get_tensors().items(), *([] if self.bias is None else [("bias", self.bias)])]
         self._address = self._tensors[0][1].data_ptr()
 
-    def _whole(self) -> Form:
+    def _whole(self) -> PackedWeight:
         """The packed weight with all values."""
         if self.streams is None or not isinstance(self.form, Sparse | SparseLowRank):
             return self.form
@@ -169,7 +173,7 @@ class Product:
         part = replace(part, values=values, bitmap=bitmap)
         return part if isinstance(self.form, Sparse) else replace(self.form, sparse=part)
 
-    def holds(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
+    def is_valid(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
         """Whether the module's tensors are still the ones that this product was prepared from."""
         for name, tensor in self._tensors:
             if parameters.get(name) is not tensor and buffers.get(name) is not tensor:
@@ -180,49 +184,49 @@ class Product:
         """x [..., columns] -> [..., rows]."""
         card, packed = self._card, self.packed
         if card is not None and self._on_card(card, x):
-            return self._by_card(card, x)
-        native = kernels() if packed and x.is_cpu and self._matches(x, packed.columns) else None
+            return self._multiply_on_gpu(card, x)
+        native = load_kernels() if packed and x.is_cpu and self._is_supported(x, packed.columns) else None
         if native is None or packed is None:
-            return reference.linear(x, self._whole(), self.bias)
+            return reference.compute_linear(x, self._whole(), self.bias)
         compute = getattr(_thread, "compute_dtype", None) or x.dtype
         few = FEW_TOKENS if compute is x.dtype else FEW_CONVERTED
         if x.numel() <= few * packed.columns:
             return packed.multiply(native, x.contiguous())
         if packed.sparse:
-            return self._by_tiles(native, packed, x, compute)
-        return reference.linear(x, self.form, self.bias)
+            return self._multiply_by_tiles(native, packed, x, compute)
+        return reference.compute_linear(x, self.form, self.bias)
 
-    def _matches(self, x: Tensor, columns: int) -> bool:
+    def _is_supported(self, x: Tensor, columns: int) -> bool:
         """Whether x needs no gradient and has the expected shape and dtype."""
         return type(x) is Tensor and x.dtype is self._dtype and not x.requires_grad and x.shape[-1] == columns
 
     def _on_card(self, card: "OnGpu", x: Tensor) -> bool:
         there = _chosen != "reference" and x.device == card.device
-        return there and x.numel() > 0 and self._matches(x, card.columns)
+        return there and x.numel() > 0 and self._is_supported(x, card.columns)
 
-    def _by_card(self, card: "OnGpu", x: Tensor) -> Tensor:
+    def _multiply_on_gpu(self, card: "OnGpu", x: Tensor) -> Tensor:
         """Multiply a few tokens directly by the packed weight, and many by the unpacked matrix."""
         if x.numel() <= card.few * card.columns:
             return card.multiply(x.contiguous())
-        return self._with_factors(card.multiply_many(x), x)
+        return self._add_factors(card.multiply_many(x), x)
 
-    def _by_tiles(self, native: ctypes.CDLL, packed: Packed, x: Tensor, compute: torch.dtype) -> Tensor:
+    def _multiply_by_tiles(self, native: ctypes.CDLL, packed: CpuPacked, x: Tensor, compute: torch.dtype) -> Tensor:
         """Multiply in the dtype `compute`, unpacking some rows at a time so that the dense matrix never exists."""
 
-        def fill(first: int, last: int, tile: Tensor) -> None:
+        def unpack_rows(first: int, last: int, tile: Tensor) -> None:
             if tile.dtype in (packed.dtype, torch.float32):
                 packed.unpack(native, first, last, tile)
             else:
                 tile.copy_(packed.unpack(native, first, last))
 
         if compute is x.dtype:
-            return self._with_factors(multiply_by_tiles(x, packed.rows, fill, self.bias, compute), x)
-        factors = self.form.low_rank.factors() if isinstance(self.form, SparseLowRank) else None
-        return multiply_by_tiles(x, packed.rows, fill, self.bias, compute, factors)
+            return self._add_factors(multiply_by_tiles(x, packed.rows, unpack_rows, self.bias, compute), x)
+        factors = self.form.low_rank.get_factors() if isinstance(self.form, SparseLowRank) else None
+        return multiply_by_tiles(x, packed.rows, unpack_rows, self.bias, compute, factors)
 
-    def _with_factors(self, y: Tensor, x: Tensor) -> Tensor:
+    def _add_factors(self, y: Tensor, x: Tensor) -> Tensor:
         """y plus the low-rank part's product with x, if there is one."""
         if isinstance(self.form, SparseLowRank):
-            left, right = self.form.low_rank.factors()
+            left, right = self.form.low_rank.get_factors()
             y += F.linear(F.linear(x, right), left)
         return y

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank, form_shape, unpack_mask
+from lsprism.layers.forms import LowRank, Sparse, SparseLowRank, get_shape, unpack_mask
 from lsprism.layers.kernels.launch import Kind, Launch, Phase, plan_launch
 from lsprism.layers.kernels.streams import (
     OCTET,
@@ -63,7 +63,7 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
     sparse = [form if isinstance(form, Sparse) else form.sparse for form in forms]
     factors = [form.low_rank if isinstance(form, SparseLowRank) and form.rank else None for form in forms]
     columns, device = sparse[0].columns, sparse[0].bitmap.device
-    packed = [pack_streams(_spread(part), part.mask()) for part in sparse]
+    packed = [pack_streams(_spread(part), part.unpack_mask()) for part in sparse]
     stacked: dict[Kind, list[tuple[Panel, Tensor]]] = {"sparse": _stack([(one.panels, 0) for one in packed])}
     if any(factors):
         right = [part and pack_streams(part.right) for part in factors]
@@ -82,7 +82,7 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
     begins = torch.from_numpy(launch.begins).to(device)
     starts = torch.where(begins[:, None] >= 0, places[begins.clamp(min=0)], 0)
     steps = steps[torch.from_numpy(launch.sources).to(device)]
-    rows = [form_shape(form)[0] for form in forms]
+    rows = [get_shape(form)[0] for form in forms]
     group = Group(
         blocks, warps, forms[0].dtype, columns, rows, sparse[0].scales is not None, len(packed[0].panels),
         max(reaches["sparse"], reaches.get("right", 0)), sum(octets) * OCTET if any(factors) else 0,

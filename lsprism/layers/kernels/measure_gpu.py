@@ -39,8 +39,8 @@ def _quantize(form: Packable) -> Packable:
 
 def find_error(forms: list[Packable], tokens: int) -> float:
     """The largest error of a group's outputs, relative to the largest output, over two launches."""
-    device = forms[0].tensors()["bitmap"].device
-    biases = [torch.randn(form.dense().shape[0], device=device).to(form.dtype) for form in forms]
+    device = forms[0].get_tensors()["bitmap"].device
+    biases = [torch.randn(form.to_dense().shape[0], device=device).to(form.dtype) for form in forms]
     group = build_group(forms, biases, gpu.count_blocks(device), gpu.WARPS)
     worst = 0.0
     for _ in range(2):
@@ -54,9 +54,9 @@ def find_error(forms: list[Packable], tokens: int) -> float:
 
 def _exact(form: Packable, bias: Tensor, x: Tensor) -> Tensor:
     sparse = form if isinstance(form, Sparse) else form.sparse
-    y = F.linear(x.double(), sparse.dense().double(), bias.double())
+    y = F.linear(x.double(), sparse.to_dense().double(), bias.double())
     if isinstance(form, SparseLowRank):
-        left, right = form.low_rank.factors()
+        left, right = form.low_rank.get_factors()
         y += F.linear(F.linear(x.double(), right.double()), left.double())
     return y
 
@@ -90,16 +90,16 @@ def _record(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
 
 def products(form: Packable, x: Tensor) -> dict[str, Callable[[], object]]:
     """One product by each way that is there."""
-    weight, group = form.dense(), build_group([form], [None], gpu.count_blocks(x.device), gpu.WARPS)
+    weight, group = form.to_dense(), build_group([form], [None], gpu.count_blocks(x.device), gpu.WARPS)
     ways: dict[str, Callable[[], object]] = {
         "dense": lambda: F.linear(x, weight),
         "streams": lambda: gpu.multiply_group(group, x),
     }
     try:
-        from lsprism.layers.kernels.cuda import Packed
+        from lsprism.layers.kernels.cuda import CudaPacked
     except ImportError:
         return ways
-    packed = Packed(form, None)
+    packed = CudaPacked(form, None)
     return {**ways, "triton": lambda: packed.multiply(x)}
 
 

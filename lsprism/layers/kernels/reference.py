@@ -3,17 +3,17 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank
+from lsprism.layers.forms import Dense, LowRank, PackedWeight, Sparse, SparseLowRank
 
 
-def linear(x: Tensor, form: Form, bias: Tensor | None) -> Tensor:
+def compute_linear(x: Tensor, form: PackedWeight, bias: Tensor | None) -> Tensor:
     """x [..., columns] -> [..., rows], in x's dtype: y = W x + bias."""
     match form:
         case Sparse() | Dense():
-            return F.linear(x, form.dense(), bias)
+            return F.linear(x, form.to_dense(), bias)
         case LowRank():
-            left, right = form.factors()
+            left, right = form.get_factors()
             return F.linear(F.linear(x, right), left, bias)
         case SparseLowRank(sparse, low_rank):
-            left, right = low_rank.factors()
-            return F.linear(x, sparse.dense(), bias) + F.linear(F.linear(x, right), left)
+            left, right = low_rank.get_factors()
+            return F.linear(x, sparse.to_dense(), bias) + F.linear(F.linear(x, right), left)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsprism.layers.forms import Form, Sparse, SparseLowRank, pack_mask
+from lsprism.layers.forms import PackedWeight, Sparse, SparseLowRank, pack_mask
 from lsprism.layers.kernels import gpu
 from lsprism.layers.kernels.check import is_verified
 from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group, Packable, build_group, streams_of
@@ -54,7 +54,7 @@ class Shared:
 
 
 class Packed:
-    """One layer of a group; the same methods as cuda.Packed."""
+    """One layer of a group; the same methods as cuda.CudaPacked."""
 
     few = MOST_TOKENS
 
@@ -84,13 +84,16 @@ class Packed:
         return dense[mask], pack_mask(mask)
 
 
-def pack_layers(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> list[Packed] | None:
+def pack_layers(forms: Sequence[PackedWeight], biases: Sequence[Tensor | None]) -> list[Packed] | None:
     """The layers as one group; None where these kernels are not for them or for their device."""
     packable = [form for form in forms if isinstance(form, Sparse | SparseLowRank)]
     if len(packable) != len(forms):
         return None
     sparse = [form if isinstance(form, Sparse) else form.sparse for form in packable]
-    parts = [*(t for form in forms for t in form.tensors().values()), *(bias for bias in biases if bias is not None)]
+    parts = [
+        *(t for form in forms for t in form.get_tensors().values()),
+        *(bias for bias in biases if bias is not None),
+    ]
     same = {(part.columns, part.values.dtype, form.dtype) for part, form in zip(sparse, forms, strict=True)}
     fits = len(forms) <= MOST_MEMBERS and len(same) == 1
     if not fits or len({part.device for part in parts}) != 1 or not parts[0].is_cuda:
@@ -127,4 +130,4 @@ def _zeros_kept(part: Sparse) -> Tensor:
     bits = part.values.detach().view(torch.int8 if part.values.itemsize == 1 else torch.int16)
     if bool((bits != 0).all()):
         return torch.empty(0, dtype=torch.int64)
-    return part.mask().flatten().nonzero().flatten()[bits == 0].cpu()
+    return part.unpack_mask().flatten().nonzero().flatten()[bits == 0].cpu()

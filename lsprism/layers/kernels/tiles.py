@@ -39,28 +39,28 @@ def multiply_by_tiles(
     y = tokens.new_empty(len(tokens), rows)
     bias = None if bias is None else bias.to(compute)
     left, right = (None, None) if factors is None else (factor.to(compute) for factor in factors)
-    step = tile_rows(columns, compute)
+    step = count_tile_rows(columns, compute)
     size = len(tokens)
     if compute is not x.dtype:
         size = max(LEAST_TOKENS, CHUNK_BYTES // ((columns + min(rows, step)) * compute.itemsize))
     for start in range(0, len(tokens), size):
-        given, found = _converted(tokens[start : start + size], compute), y[start : start + size]
+        given, found = _convert(tokens[start : start + size], compute), y[start : start + size]
         inner = None if right is None else given @ right.T
         for first in range(0, rows, step):
             last = min(first + step, rows)
-            tile = empty_buffer("tile", last - first, columns, compute, x.device)
+            tile = get_buffer("tile", last - first, columns, compute, x.device)
             fill(first, last, tile)
             added = None if inner is None or left is None else (inner, left[first:last])
             _multiply(given, tile, None if bias is None else bias[first:last], added, found[:, first:last])
     return y.view(*x.shape[:-1], rows)
 
 
-def tile_rows(columns: int, dtype: torch.dtype) -> int:
+def count_tile_rows(columns: int, dtype: torch.dtype) -> int:
     """Rows per tile."""
     return max(64, TILE_BYTES // (columns * dtype.itemsize))
 
 
-def empty_buffer(name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def get_buffer(name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[rows, columns], uninitialized. The next buffer with this name on this thread reuses its memory."""
     held = _buffers.__dict__.get(name)
     if held is None or held.numel() < rows * columns or held.dtype is not dtype or held.device != device:
@@ -76,14 +76,14 @@ def _allocate(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype)
 
 
-def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype is dtype else empty_buffer("input", x.shape[0], x.shape[1], dtype, x.device).copy_(x)
+def _convert(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype is dtype else get_buffer("input", x.shape[0], x.shape[1], dtype, x.device).copy_(x)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, added: tuple[Tensor, Tensor] | None, y: Tensor) -> None:
     """y [tokens, rows], of any dtype and stride, = x weight^T + bias + inner left^T, where `added` = inner, left."""
     direct = y.dtype is x.dtype and y.is_contiguous()
-    out = y if direct else empty_buffer("output", y.shape[0], y.shape[1], x.dtype, x.device)
+    out = y if direct else get_buffer("output", y.shape[0], y.shape[1], x.dtype, x.device)
     if bias is None:
         torch.mm(x, weight.T, out=out)
     else:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse, form_shape
+from lsprism.layers.forms import Sparse, get_shape
 
 ROWS, COLUMNS = 32, 64  # the shape must be multiples of these, as required by PyTorch's backends
 LARGE = 1 << 23  # entries: for smaller matrices, unpacking the matrix temporarily was faster
@@ -21,7 +21,7 @@ logger = logging.getLogger("lsprism.layers.kernels")
 
 def is_two_four(form: Sparse) -> bool:
     """Whether exactly two of every four consecutive entries are kept, with a dtype and shape for tensor cores."""
-    rows, columns = form_shape(form)
+    rows, columns = get_shape(form)
     fits = form.scales is None and form.dtype in (torch.float16, torch.bfloat16)
     if not fits or rows % ROWS or columns % COLUMNS or 2 * form.kept != rows * columns:
         return False
@@ -29,7 +29,7 @@ def is_two_four(form: Sparse) -> bool:
     return bool(two[form.bitmap.int()].all())
 
 
-def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
+def to_semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
     """A semi-structured tensor [rows, columns] to multiply many tokens by; None if the GPU or PyTorch cannot.
 
     `dense`: the unpacked matrix. The values of `form` are moved into the memory of the returned tensor.
@@ -38,7 +38,7 @@ def semi_structured(form: Sparse, dense: Tensor) -> Tensor | None:
         with torch.inference_mode(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
             # A stored zero belongs to the mask, but the library derives the mask from the non-zeros.
-            filled = dense.masked_fill(form.mask() & (dense == 0), 1)
+            filled = dense.masked_fill(form.unpack_mask() & (dense == 0), 1)
             made = torch.sparse.to_sparse_semi_structured(filled)
             assert made.packed is not None
             values = made.packed.flatten()[: form.kept]

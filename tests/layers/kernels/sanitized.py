@@ -7,8 +7,8 @@ import torch
 
 from lsprism.layers.forms import Dense, LowRank, Sparse, SparseLowRank
 from lsprism.layers.int8 import to_int8
-from lsprism.layers.kernels.build import library
-from lsprism.layers.kernels.cpu import Packed, PackedBlock
+from lsprism.layers.kernels.build import load_library
+from lsprism.layers.kernels.cpu import CpuPacked, PackedBlock
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SHAPES = ((1, 1, 1), (3, 31, 2), (9, 33, 33), (70, 576, 30), (5, 7, 1), (2, 64, 64))  # rows, columns, rank
@@ -26,11 +26,11 @@ def products(kernels) -> None:
         factors = LowRank(torch.randn(rows, rank).to(dtype), torch.randn(rank, columns).to(dtype))
         both, dense = SparseLowRank(sparse, factors), Dense(torch.randn(rows, columns).to(dtype))
         for form in (sparse, factors, both, dense, to_int8(both), to_int8(sparse), to_int8(factors)):
-            packed = Packed(kernels, form, torch.randn(rows).to(dtype))
+            packed = CpuPacked(kernels, form, torch.randn(rows).to(dtype))
             for tokens in (1, 2, 3, 8, 11):
                 packed.multiply(kernels, torch.randn(tokens, columns).to(dtype))
         for form in (sparse, to_int8(sparse)):
-            assert torch.equal(Packed(kernels, form, None).unpack(kernels, 0, rows), form.dense())
+            assert torch.equal(CpuPacked(kernels, form, None).unpack(kernels, 0, rows), form.to_dense())
 
 
 def blocks(kernels) -> None:
@@ -38,18 +38,18 @@ def blocks(kernels) -> None:
     for dtype, (heads, key_heads, width), int8 in product(DTYPES, HEADS, (False, True)):
         shapes = [(heads * width, hidden), *[(key_heads * width, hidden)] * 2, (hidden, heads * width)]
         forms = [sparse_of(*shape, 0.5, dtype) for shape in [*shapes, (wide, hidden), (wide, hidden), (hidden, wide)]]
-        layers = [Packed(kernels, to_int8(form) if int8 else form, None) for form in forms]
+        layers = [CpuPacked(kernels, to_int8(form) if int8 else form, None) for form in forms]
         norms = [torch.rand(n).to(dtype) for n in (hidden, hidden, width, width)]
         block = PackedBlock(layers, norms, (heads, key_heads, width), (1e-6, width**-0.5))
         x, turn = torch.randn(1, 1, hidden).to(dtype), torch.rand(2, width).to(dtype)
         for tokens in (1, 5, 70):
-            query, key, value = block.begin(kernels, x, turn[0], turn[1])
+            query, key, value = block.compute_qkv(kernels, x, turn[0], turn[1])
             keys, values = (torch.cat([one] * tokens, dim=2) for one in (key, value))
-            assert block.end(kernels, x, query, keys, values).isfinite().all()
+            assert block.compute_output(kernels, x, query, keys, values).isfinite().all()
 
 
 def main(level: str) -> None:
-    kernels = library(level, sanitize=True)
+    kernels = load_library(level, sanitize=True)
     torch.manual_seed(0)
     products(kernels)
     blocks(kernels)

@@ -10,14 +10,14 @@ from lsprism.layers.forms import Dense, Sparse
 from lsprism.layers.kernels import build, choice, dispatch, reference
 from lsprism.reports import LayerBudget
 
-KEY = choice.describe("dense", (3, 4), LayerBudget(kept=12), "float", torch.float16)
+KEY = choice.make_key("dense", (3, 4), LayerBudget(kept=12), "float", torch.float16)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A separate cache folder."""
     if shutil.which("c++"):
-        build.library(build.usable_levels()[-1])  # compiled in the default cache
+        build.load_library(build.list_usable_levels()[-1])  # compiled in the default cache
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     choice.read_cached.cache_clear()
     yield tmp_path / "cache"
@@ -52,46 +52,46 @@ def ways(clock):
 
 @pytest.mark.parametrize(("first", "second", "taken"), [(4, 1, "second"), (1, 4, "first"), (1.1, 1, "first")])
 def test_the_fastest_is_chosen_or_the_first_if_they_are_close(first, second, taken, folder, ways):
-    assert choice.fastest(KEY, ways(first, second)) == taken
+    assert choice.select_fastest(KEY, ways(first, second)) == taken
 
 
 def test_a_cached_choice_is_not_measured_again(folder, ways):
-    choice.fastest(KEY, ways(4, 1))
+    choice.select_fastest(KEY, ways(4, 1))
     for _ in range(2):
         calls = []
-        assert choice.fastest(KEY, ways(1, 4, calls)) == "second" and not calls
+        assert choice.select_fastest(KEY, ways(1, 4, calls)) == "second" and not calls
         choice.read_cached.cache_clear()  # simulates another process
     (path,) = folder.glob("choices-*.json")
     assert json.loads(path.read_text()) == {KEY: "second"}
 
 
 def test_a_damaged_file_or_unknown_choice_is_measured_again(folder, ways):
-    choice.fastest(KEY, ways(4, 1))
+    choice.select_fastest(KEY, ways(4, 1))
     (path,) = folder.glob("choices-*.json")
     for text in ("{", "[1]", json.dumps({KEY: "third"})):
         path.write_text(text)
         choice.read_cached.cache_clear()
-        assert choice.fastest(KEY, ways(1, 4)) == "first"
+        assert choice.select_fastest(KEY, ways(1, 4)) == "first"
 
 
 def test_a_clearly_slow_candidate_is_dropped(folder, ways):
     calls = []
-    choice.fastest(KEY, ways(0.1, 5, calls))
+    choice.select_fastest(KEY, ways(0.1, 5, calls))
     assert calls.count("second") == choice.MIN_CALLS < calls.count("first")
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-@pytest.mark.parametrize("faster", ["reference", build.usable_levels()[-1]])
+@pytest.mark.parametrize("faster", ["reference", build.list_usable_levels()[-1]])
 def test_a_large_product_uses_the_choice(faster, folder, monkeypatch):
     form, x = Dense(torch.randn(512, 512)), torch.randn(1, 512)
-    monkeypatch.setattr(dispatch, "fastest", lambda key, ways: faster)
-    calls, plain = [], reference.linear
-    monkeypatch.setattr(reference, "linear", lambda *args: calls.append(1) or plain(*args))
-    dispatch.Product(form, None)(x)
+    monkeypatch.setattr(dispatch, "select_fastest", lambda key, ways: faster)
+    calls, plain = [], reference.compute_linear
+    monkeypatch.setattr(reference, "compute_linear", lambda *args: calls.append(1) or plain(*args))
+    dispatch.PreparedMatmul(form, None)(x)
     assert bool(calls) == (faster == "reference")
-    with dispatch.using(build.usable_levels()[-1]):
+    with dispatch.use_kernel(build.list_usable_levels()[-1]):
         calls.clear()
-        dispatch.Product(form, None)(x)
+        dispatch.PreparedMatmul(form, None)(x)
     assert not calls
 
 
@@ -99,10 +99,10 @@ def test_a_large_product_uses_the_choice(faster, folder, monkeypatch):
 def test_the_choice_is_stored_under_its_key(folder):
     form = Sparse.pack(torch.randn(520, 520), torch.rand(520, 520) < 0.5)
     asked = ("sparse", (520, 520), LayerBudget(kept=form.kept), "float", torch.float32)
-    assert choice.recorded(*asked) == build.usable_levels()[-1]
-    dispatch.Product(form, None)
+    assert choice.load_choice(*asked) == build.list_usable_levels()[-1]
+    dispatch.PreparedMatmul(form, None)
     (path,) = folder.glob("choices-*.json")
-    assert json.loads(path.read_text()) == {choice.describe(*asked): choice.recorded(*asked)}
+    assert json.loads(path.read_text()) == {choice.make_key(*asked): choice.load_choice(*asked)}
 
 
 def test_layers_with_similar_budgets_share_a_measurement():
@@ -110,7 +110,7 @@ def test_layers_with_similar_budgets_share_a_measurement():
     shape = (4096, 4096)
 
     def asked(kept, rank):
-        return choice.describe(
+        return choice.make_key(
             "sparse_low_rank", shape, LayerBudget(kept=round(kept * 4096**2), rank=rank), "float", torch.float16
         )
 

@@ -33,10 +33,10 @@ def factors(rows, columns, rank, dtype):
 
 
 def agrees(cuda, form, tokens, bias=None):
-    x = torch.randn(1, tokens, form.dense().shape[1]).to(DEVICE, form.dtype)
-    found = cuda.Packed(form, bias).multiply(x)
-    exact = F.linear(x.double(), form.dense().double(), None if bias is None else bias.double())
-    scale = F.linear(x.double().abs(), form.dense().double().abs()).amax().clamp_min(1)
+    x = torch.randn(1, tokens, form.to_dense().shape[1]).to(DEVICE, form.dtype)
+    found = cuda.CudaPacked(form, bias).multiply(x)
+    exact = F.linear(x.double(), form.to_dense().double(), None if bias is None else bias.double())
+    scale = F.linear(x.double().abs(), form.to_dense().double().abs()).amax().clamp_min(1)
     assert found.shape == exact.shape and found.dtype is form.dtype
     assert ((found - exact).abs().amax() / scale) < EPS[form.dtype]
 
@@ -76,13 +76,13 @@ def test_it_unpacks_to_the_same_bits(cuda, rounded, dtype):
     torch.manual_seed(4)
     form = sparse(33, 150, 0.6, dtype)
     form = to_int8(form) if rounded else form
-    assert torch.equal(cuda.Packed(form, None).unpack(), form.dense())
+    assert torch.equal(cuda.CudaPacked(form, None).unpack(), form.to_dense())
 
 
 def test_a_bitmap_that_does_not_match_its_values_is_refused(cuda):
     form = sparse(8, 16, 0.5, torch.float32)
     with pytest.raises(DamagedError, match="bits set"):
-        cuda.Packed(replace(form, values=form.values[:-1]), None)
+        cuda.CudaPacked(replace(form, values=form.values[:-1]), None)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 40])
@@ -90,13 +90,13 @@ def test_a_layer_on_a_gpu_uses_the_kernels(cuda, monkeypatch, tokens):
     torch.manual_seed(5)
     form = SparseLowRank(sparse(19, 70, 0.4, torch.float32), factors(19, 70, 3, torch.float32))
     bias = torch.randn(19, device=DEVICE)
-    monkeypatch.setattr(dispatch, "on_card", cuda.Packed)
-    product, x = dispatch.Product(form, bias), torch.randn(tokens, 70, device=DEVICE)
+    monkeypatch.setattr(dispatch, "is_on_gpu", cuda.CudaPacked)
+    product, x = dispatch.PreparedMatmul(form, bias), torch.randn(tokens, 70, device=DEVICE)
     asked = []
-    monkeypatch.setattr(cuda.Packed, "multiply", counted(cuda.Packed.multiply, "multiply", asked))
-    monkeypatch.setattr(cuda.Packed, "unpack", counted(cuda.Packed.unpack, "unpack", asked))
-    torch.testing.assert_close(product(x), dispatch.reference.linear(x, form, bias), rtol=1e-4, atol=1e-4)
-    way = "multiply" if tokens <= cuda.Packed.few else "unpack"
+    monkeypatch.setattr(cuda.CudaPacked, "multiply", counted(cuda.CudaPacked.multiply, "multiply", asked))
+    monkeypatch.setattr(cuda.CudaPacked, "unpack", counted(cuda.CudaPacked.unpack, "unpack", asked))
+    torch.testing.assert_close(product(x), dispatch.reference.compute_linear(x, form, bias), rtol=1e-4, atol=1e-4)
+    way = "multiply" if tokens <= cuda.CudaPacked.few else "unpack"
     assert asked == ([way] if tokens else [])
 
 
@@ -106,4 +106,4 @@ def counted(function, name, asked):
 
 def test_cpu_tensors_do_not_use_the_gpu_kernels():
     form = Sparse.pack(torch.randn(4, 8), torch.rand(4, 8) < 0.5)
-    assert dispatch.on_card(form, None) is None
+    assert dispatch.is_on_gpu(form, None) is None

@@ -29,7 +29,7 @@ def exact(form: Sparse | SparseLowRank, bias: torch.Tensor | None, x: torch.Tens
         return values.double() if scales is None else values.double() * scales.double()[:, None]
 
     sparse = form if isinstance(form, Sparse) else form.sparse
-    mask = sparse.mask()
+    mask = sparse.unpack_mask()
     full = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter_(mask, sparse.values.double())
     y = x.double() @ scaled(full, sparse.scales).T
     if isinstance(form, SparseLowRank):
@@ -40,7 +40,7 @@ def exact(form: Sparse | SparseLowRank, bias: torch.Tensor | None, x: torch.Tens
 
 
 def check(forms: list, biases: list, tokens: int, blocks: int = BLOCKS) -> None:
-    x = torch.randn(tokens, forms[0].dense().shape[1]).to(forms[0].dtype)
+    x = torch.randn(tokens, forms[0].to_dense().shape[1]).to(forms[0].dtype)
     found = emulate.multiply(build_group(forms, biases, blocks, WARPS), x)
     for form, bias, y in zip(forms, biases, found, strict=True):
         wanted = exact(form, bias, x)

@@ -28,7 +28,7 @@ def compiled(tmp_path_factory):
 
 def check(compiled, forms: list, biases: list, tokens: int, blocks: int = 3, limit: int = 100_000) -> None:
     """Twice, as a recorded launch is repeated: the counters must be as they were."""
-    dtype, int8 = forms[0].dtype, "scales" in forms[0].tensors()
+    dtype, int8 = forms[0].dtype, "scales" in forms[0].get_tensors()
     group = build_group(forms, biases, blocks, WARPS)
     takes = next(n for n in gpu.TOKENS if n >= tokens)
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_it_unpacks_to_the_same_bits(tmp_path, monkeypatch, dtype, int8, rank):
     group = build_group(forms, [None, None], 3, WARPS)
     kernel = on_host.compile_kernel(tmp_path, 1, dtype is torch.float16, int8, WARPS, gpu.UNPACK_SOURCE)
     sparse = [form.sparse if rank else form for form in forms]
-    assert torch.equal(on_host.unpack(kernel, group), torch.cat([form.dense() for form in sparse]))
+    assert torch.equal(on_host.unpack(kernel, group), torch.cat([form.to_dense() for form in sparse]))
 
 
 @pytest.mark.slow

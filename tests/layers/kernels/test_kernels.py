@@ -21,7 +21,7 @@ from lsprism.layers.kernels import build, dispatch, reference, tiles
 from lsprism.layers.modules import DenseLinear, PrismLinear
 from lsprism.models.surgery import set_tensor
 
-LEVELS = build.usable_levels()
+LEVELS = build.list_usable_levels()
 # More rounding than in a single product: the reference rounds the intermediate low-rank result and each part.
 EPSILON = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -57,16 +57,16 @@ def magnitude(form, bias, x) -> torch.Tensor:
         case SparseLowRank():
             size = magnitude(form.sparse, None, x) + magnitude(form.low_rank, None, x)
         case LowRank():
-            left, right = form.factors()
+            left, right = form.get_factors()
             size = x.double().abs() @ right.double().abs().T @ left.double().abs().T
         case _:
-            size = x.double().abs() @ form.dense().double().abs().T
+            size = x.double().abs() @ form.to_dense().double().abs().T
     return size if bias is None else size + bias.double().abs()
 
 
 def check(form, bias, x) -> None:
-    found = dispatch.Product(form, bias)(x)
-    wanted = reference.linear(x, form, bias)
+    found = dispatch.PreparedMatmul(form, bias)(x)
+    wanted = reference.compute_linear(x, form, bias)
     assert found.dtype == wanted.dtype and found.shape == wanted.shape
     assert bool(((found.double() - wanted.double()).abs() <= EPSILON[x.dtype] * magnitude(form, bias, x)).all())
 
@@ -79,7 +79,7 @@ def test_products_agree_with_the_reference(level):
     def holds(product):
         check(*product)
 
-    with dispatch.using(level):
+    with dispatch.use_kernel(level):
         holds()
 
 
@@ -93,10 +93,10 @@ def test_int8_with_long_rows_and_uneven_inputs(level, dtype):
     x = torch.full((2, 40000), 0.5, dtype=dtype)
     x[1] = torch.randn(40000)
     x[1, 7] = 300
-    with dispatch.using(level):
+    with dispatch.use_kernel(level):
         check(form, None, x)
         x[0, 3], x[1, 3] = float("nan"), float("inf")
-        assert not dispatch.Product(form, None)(x).isfinite().any()
+        assert not dispatch.PreparedMatmul(form, None)(x).isfinite().any()
 
 
 @needs_compiler
@@ -108,9 +108,9 @@ def test_unpacked_rows_equal_the_dense_matrix(level, dtype, int8, monkeypatch):
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(150, 45).to(dtype), torch.rand(150, 45) < 0.5)
     form = to_int8(form) if int8 else form
-    with dispatch.using(level):
+    with dispatch.use_kernel(level):
         eye = torch.eye(45).to(dtype)
-        assert torch.equal(dispatch.Product(form, None)(eye).T, form.dense())
+        assert torch.equal(dispatch.PreparedMatmul(form, None)(eye).T, form.to_dense())
 
 
 @needs_compiler
@@ -118,7 +118,7 @@ def test_unpacked_rows_equal_the_dense_matrix(level, dtype, int8, monkeypatch):
 def test_every_row_is_computed_with_any_number_of_threads(rows):
     torch.manual_seed(0)
     form = Sparse.pack(torch.randn(rows, 20000), torch.rand(rows, 20000) < 0.5)
-    product, x, before = dispatch.Product(form, None), torch.randn(1, 20000), torch.get_num_threads()
+    product, x, before = dispatch.PreparedMatmul(form, None), torch.randn(1, 20000), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = product(x)
@@ -133,10 +133,10 @@ def test_every_row_is_computed_with_any_number_of_threads(rows):
 def test_the_kernels_are_used_unless_the_reference_is_selected(monkeypatch):
     layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
     calls = []
-    monkeypatch.setattr(reference, "linear", lambda *_: calls.append(1))
+    monkeypatch.setattr(reference, "compute_linear", lambda *_: calls.append(1))
     with torch.no_grad():
         assert layer(torch.randn(1, 40)) is not None and not calls
-        with dispatch.using("reference"):
+        with dispatch.use_kernel("reference"):
             layer(torch.randn(1, 40))
     assert calls == [1]
 
@@ -145,7 +145,7 @@ def test_an_input_that_needs_a_gradient_gets_one():
     form = Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5)
     x = torch.randn(2, 40, requires_grad=True)
     PrismLinear(form)(x).sum().backward()
-    torch.testing.assert_close(x.grad, form.dense().sum(0).expand(2, 40))
+    torch.testing.assert_close(x.grad, form.to_dense().sum(0).expand(2, 40))
 
 
 def test_replaced_tensors_of_a_layer_are_noticed():
@@ -154,10 +154,10 @@ def test_replaced_tensors_of_a_layer_are_noticed():
     layer, x = PrismLinear(one), torch.randn(1, 50)
     before, twin = layer(x), copy.deepcopy(layer)
     layer.load_state_dict(PrismLinear(two).state_dict())
-    torch.testing.assert_close(layer(x), x @ two.dense().T)
+    torch.testing.assert_close(layer(x), x @ two.to_dense().T)
     assert torch.equal(twin(x), before)
     layer.weight = torch.nn.Parameter(one.values * 2, requires_grad=False)
-    torch.testing.assert_close(layer(x), x @ Sparse(one.values * 2, two.bitmap, 50).dense().T)
+    torch.testing.assert_close(layer(x), x @ Sparse(one.values * 2, two.bitmap, 50).to_dense().T)
     layer.half()
     assert layer(x.half()).dtype == torch.float16
 
@@ -166,7 +166,7 @@ def test_replaced_tensors_of_a_layer_are_noticed():
 def test_replaced_tensors_are_freed(dense):
     layer = torch.nn.Linear(40, 5, bias=False)
     if dense:
-        DenseLinear.adopt(layer)
+        DenseLinear.convert(layer)
     else:
         layer = PrismLinear(Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5))
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_replaced_tensors_are_freed(dense):
 def test_a_dense_layer_is_adopted_and_released():
     layer, x = torch.nn.Linear(33, 7), torch.randn(2, 33)
     wanted, state = layer(x), layer.state_dict()
-    DenseLinear.adopt(layer)
+    DenseLinear.convert(layer)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), wanted)
     assert isinstance(layer, torch.nn.Linear) and layer.state_dict().keys() == state.keys()
@@ -195,36 +195,36 @@ def test_a_dense_layer_is_adopted_and_released():
 def test_a_bitmap_that_does_not_match_its_values_is_refused():
     form = Sparse.pack(torch.randn(4, 40), torch.rand(4, 40) < 0.5)
     with pytest.raises(DamagedError, match="bits set"):
-        dispatch.Product(Sparse(form.values[1:].clone(), form.bitmap, 40), None)
+        dispatch.PreparedMatmul(Sparse(form.values[1:].clone(), form.bitmap, 40), None)
 
 
 def test_without_a_compiler_the_reference_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(dispatch, "library", build.library.__wrapped__)
+    monkeypatch.setattr(dispatch, "load_library", build.load_library.__wrapped__)
     form, x = Sparse.pack(torch.randn(5, 40), torch.rand(5, 40) < 0.5), torch.randn(1, 40)
-    dispatch._best.cache_clear()
+    dispatch._load_best.cache_clear()
     try:
-        found = [dispatch.Product(form, None)(x) for _ in range(3)]
+        found = [dispatch.PreparedMatmul(form, None)(x) for _ in range(3)]
         (record,) = caplog.records
         assert record.levelname == "WARNING" and "no C++ compiler" in record.message
-        assert torch.equal(found[2], reference.linear(x, form, None))
-        with pytest.raises(SpecError, match="cannot be built"), dispatch.using(LEVELS[-1]):
+        assert torch.equal(found[2], reference.compute_linear(x, form, None))
+        with pytest.raises(SpecError, match="cannot be built"), dispatch.use_kernel(LEVELS[-1]):
             pass
     finally:
-        dispatch._best.cache_clear()
+        dispatch._load_best.cache_clear()
 
 
 def test_a_failed_build_leaves_no_files_and_gives_the_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LSPRISM_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(build.BuildError, match="failed"):
-        build.library.__wrapped__(LEVELS[-1])
+        build.load_library.__wrapped__(LEVELS[-1])
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_unknown_kernels_are_refused():
-    with pytest.raises(SpecError, match="sse9"), dispatch.using("sse9"):
+    with pytest.raises(SpecError, match="sse9"), dispatch.use_kernel("sse9"):
         pass
 
 

@@ -44,9 +44,9 @@ def launches(monkeypatch):
     monkeypatch.setattr(gpu, "unpack_group", unpack)
     monkeypatch.setattr(gpu, "count_blocks", lambda device: 3)
     monkeypatch.setattr(gpu, "shared_bytes", lambda device: 100_000)
-    monkeypatch.setattr(dispatch, "readable", lambda form, bias: False)
+    monkeypatch.setattr(dispatch, "is_readable", lambda form, bias: False)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: not tensor.is_meta))
-    monkeypatch.setattr(dispatch, "on_card", lambda form, bias: None)
+    monkeypatch.setattr(dispatch, "is_on_gpu", lambda form, bias: None)
     monkeypatch.setattr(modules, "on_recent_gpu", pack)
     return made
 
@@ -78,7 +78,7 @@ def test_siblings_are_multiplied_in_one_launch(launches, int8, tokens):
     wanted = []
     x = torch.randn(1, tokens, COLUMNS).bfloat16()
     for layer in layers:
-        wanted.append(reference.linear(x, layer.form, layer.bias).float())
+        wanted.append(reference.compute_linear(x, layer.form, layer.bias).float())
     link_siblings(layers)
     with torch.inference_mode():
         found = [layer(x).float() for layer in layers]
@@ -90,7 +90,7 @@ def test_siblings_are_multiplied_in_one_launch(launches, int8, tokens):
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 def test_many_tokens_are_multiplied_by_the_unpacked_matrices(launches, int8):
     layers, x = make_layers(int8), torch.randn(1, 20, COLUMNS).bfloat16()
-    wanted = [reference.linear(x, layer.form, layer.bias) for layer in layers]
+    wanted = [reference.compute_linear(x, layer.form, layer.bias) for layer in layers]
     link_siblings(layers)
     with torch.inference_mode():
         assert all(torch.equal(layer(x), y) for layer, y in zip(layers, wanted, strict=True))

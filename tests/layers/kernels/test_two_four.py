@@ -30,12 +30,12 @@ def parameters(made: Sparse) -> Sparse:
 def test_exactly_two_of_every_four_are_required():
     made = form()
     assert two_four.is_two_four(made)
-    mask = made.mask()
+    mask = made.unpack_mask()
     mask[3, 4:8] = torch.tensor([True, True, True, False])
     mask[3, 8:12] = torch.tensor([True, False, False, False])
-    assert mask.sum() == made.kept and not two_four.is_two_four(Sparse.pack(made.dense(), mask))
+    assert mask.sum() == made.kept and not two_four.is_two_four(Sparse.pack(made.to_dense(), mask))
     four_of_eight = torch.tensor([True] * 4 + [False] * 4).repeat(64, 16)
-    assert not two_four.is_two_four(Sparse.pack(made.dense(), four_of_eight))
+    assert not two_four.is_two_four(Sparse.pack(made.to_dense(), four_of_eight))
 
 
 @pytest.mark.parametrize("other", [form(rows=48), form(columns=96), form(dtype=torch.float32), to_int8(form())])
@@ -52,23 +52,23 @@ def by_hand(dense):
 @pytest.mark.parametrize("zero", [False, True])
 def test_the_values_share_the_memory_of_the_tensor(monkeypatch, zero):
     made = parameters(form(zero=zero))
-    before, dense = made.values.clone(), made.dense()
+    before, dense = made.values.clone(), made.to_dense()
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", by_hand)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
-    semi = two_four.semi_structured(made, dense)
+    semi = two_four.to_semi_structured(made, dense)
     assert made.values.data_ptr() == semi.packed.data_ptr() and torch.equal(made.values, before)
-    assert torch.equal(semi.to_dense(), dense) and torch.equal(made.dense(), dense)
+    assert torch.equal(semi.to_dense(), dense) and torch.equal(made.to_dense(), dense)
 
 
 def test_only_large_matrices_are_converted(monkeypatch):
     cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
     asked = []
-    monkeypatch.setattr(cuda, "semi_structured", lambda form, dense: asked.append(form))
+    monkeypatch.setattr(cuda, "to_semi_structured", lambda form, dense: asked.append(form))
     made = form(device="cuda" if torch.cuda.is_available() else "cpu")
-    cuda.Packed(made, None)
+    cuda.CudaPacked(made, None)
     assert asked == []
-    monkeypatch.setattr(cuda, "LARGE", made.mask().numel())
-    cuda.Packed(made, None)
+    monkeypatch.setattr(cuda, "LARGE", made.unpack_mask().numel())
+    cuda.CudaPacked(made, None)
     assert asked == [made]
 
 
@@ -86,7 +86,7 @@ def test_without_support_the_packed_weight_is_unchanged(monkeypatch, error):
 
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", make)
     monkeypatch.setattr(two_four.F, "linear", lambda x, weight: x)
-    assert two_four.semi_structured(made, made.dense()) is None
+    assert two_four.to_semi_structured(made, made.to_dense()) is None
     assert made.values.data_ptr() == address and torch.equal(made.values, before)
 
 
@@ -95,9 +95,9 @@ def test_one_token_uses_its_own_kernel(monkeypatch, rows, columns, tokens):
     cuda = pytest.importorskip("lsprism.layers.kernels.cuda", reason="triton is not installed")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made, bias = parameters(form(rows, columns, torch.float16, device)), torch.randn(rows, device=device).half()
-    packed, x = cuda.Packed(made, bias), torch.randn(tokens, columns, device=device).half()
+    packed, x = cuda.CudaPacked(made, bias), torch.randn(tokens, columns, device=device).half()
     monkeypatch.setattr(cuda, "_multiply", None)
-    exact = F.linear(x.float(), made.dense().float(), bias.float())
+    exact = F.linear(x.float(), made.to_dense().float(), bias.float())
     torch.testing.assert_close(packed.multiply(x).float(), exact, rtol=2e-3, atol=2e-2)
 
 
@@ -108,11 +108,11 @@ def test_a_layer_on_a_gpu_uses_the_tensor(monkeypatch, tokens, zero):
     monkeypatch.setattr("lsprism.layers.kernels.cuda.LARGE", 0)
     made = parameters(form(256, 512, device="cuda", zero=zero))
     bias = torch.randn(256, device="cuda").bfloat16()
-    dense, taken = made.dense(), torch.cuda.memory_allocated()
-    product = dispatch.Product(made, bias)
+    dense, taken = made.to_dense(), torch.cuda.memory_allocated()
+    product = dispatch.PreparedMatmul(made, bias)
     assert torch.cuda.memory_allocated() - taken < dense.nbytes / 4
     x = torch.randn(1, tokens, 512, device="cuda").bfloat16()
-    assert product._card._semi is not None and product.holds(
+    assert product._card._semi is not None and product.is_valid(
         {"weight": made.values, "bias": bias}, {"bitmap": made.bitmap}
     )
     torch.testing.assert_close(product(x), F.linear(x, dense, bias), rtol=2e-2, atol=5e-2)
