@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lsprism import events, runs
     from lsprism.api import compress, export, inspect, load
-    from lsprism.charts.reports import compare
+    from lsprism.charts.report_files import compare
     from lsprism.charts.table import Table
     from lsprism.commands import Generation, benchmark, check_stats, generate, spectra
     from lsprism.errors import LSPrismError, RequestError, WorkError
-    from lsprism.measure import evaluate, study, sweep
+    from lsprism.evaluation_api import evaluate, study, sweep
+    from lsprism.evaluation_reports import EvalReport, StudyReport
     from lsprism.models.load import LoadedModel
-    from lsprism.outcomes import EvalReport, StudyReport
     from lsprism.reports import CompressionReport, LayerSpectrum, Plan, StatsReport
     from lsprism.specs import (
         CalibrationSpec,
@@ -70,13 +70,13 @@ __all__ = [
 
 _MODULES = {  # module -> the public names that it has
     "api": "compress export inspect load",
-    "charts.reports": "compare",
+    "charts.report_files": "compare",
     "charts.table": "Table",
     "commands": "Generation benchmark check_stats generate spectra",
     "errors": "LSPrismError RequestError WorkError",
-    "measure": "evaluate study sweep",
+    "evaluation_api": "evaluate study sweep",
     "models.load": "LoadedModel",
-    "outcomes": "EvalReport StudyReport",
+    "evaluation_reports": "EvalReport StudyReport",
     "reports": "CompressionReport Plan LayerSpectrum StatsReport",
     "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec StudySpec",
     "ui.serve": "dashboard",

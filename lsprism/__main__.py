@@ -3,7 +3,7 @@
 import sys
 
 from lsprism.cli import main
-from lsprism.cli.follow import STOPPED, exit_now
+from lsprism.cli.worker_thread import STOPPED, exit_now
 
 
 def run() -> int:

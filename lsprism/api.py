@@ -19,23 +19,23 @@ from lsprism.artifact.push import push_to_hub as push
 from lsprism.artifact.target import check_target, count_partial_bytes, restore_bos
 from lsprism.calibration.corpus import Corpus, is_file_name, read_text
 from lsprism.calibration.sample import sample_windows
-from lsprism.engine.expect import add_predicted_errors, store_errors
+from lsprism.engine.error_prediction import add_predicted_errors, store_errors
+from lsprism.engine.input_stats import stream_input_stats
+from lsprism.engine.layer_budgets import resolve_budgets
 from lsprism.engine.plan import PreparedPlan, prepare_checked_plan
 from lsprism.engine.recipe import make_recipe, restore_compute_dtype
 from lsprism.engine.run import run
-from lsprism.engine.settle import resolve_budgets
-from lsprism.engine.survey import stream_input_stats
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
 from lsprism.extras import check_extra
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.layers.kernels.choice import load_choice
 from lsprism.machine import get_free_memory
 from lsprism.models.load import LoadedModel, select_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
+from lsprism.packed.kernels.autotune import load_choice
 from lsprism.paths import find_existing, get_sibling
 from lsprism.reports import CompressionReport, LayerInputStats, LayerPlan, ModelSource, Plan, StatsReport
 from lsprism.settings import CompressSettings, PlanSettings

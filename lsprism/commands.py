@@ -1,4 +1,4 @@
-"""Commands as functions, beyond those of api.py and measure.py: each runs to its end and returns the result."""
+"""Commands as functions, beyond those of api.py and evaluation_api.py: each runs to its end and returns the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Unpack
 
 from lsprism import api
 from lsprism.api import get_final_report
+from lsprism.evaluation_reports import EvalReport
 from lsprism.extras import translate_import_errors
-from lsprism.generation.clock import DecodeTiming
 from lsprism.generation.stream import Reason
-from lsprism.layers.compute_dtype import use_compute_dtype
-from lsprism.layers.kernels.dispatch import use_kernel
+from lsprism.generation.timing import DecodeTiming
 from lsprism.models.load import LoadedModel
-from lsprism.outcomes import EvalReport
+from lsprism.packed.compute_dtype import use_compute_dtype
+from lsprism.packed.kernels.dispatch import use_kernel
 from lsprism.reports import LayerSpectrum, StatsReport
 from lsprism.settings import EvaluateSettings, GenerateSettings, StatsSettings
 from lsprism.specs import TASKS, DtypeName, EvaluateSpec, GenerateSpec, PlanSpec, SpectraSpec, validate
@@ -37,12 +37,12 @@ def benchmark(
     `settings` are those of `evaluate`. Raises as `evaluate` does.
     """
     with translate_import_errors("eval"):
-        from lsprism import measure
+        from lsprism import evaluation_api
 
     given = settings.pop("measuring", {})
     measuring = {**(given if isinstance(given, dict) else dict(given)), "measures": ("text",), "tasks": task}
     spec = validate(EvaluateSpec, model_id=model_id, measuring=measuring, **settings)
-    return get_final_report(measure.stream_evaluate(spec), EvalReport)
+    return get_final_report(evaluation_api.stream_evaluate(spec), EvalReport)
 
 
 def check_stats(model_id: str | Path, **settings: Unpack[StatsSettings]) -> StatsReport:
@@ -60,11 +60,11 @@ def spectra(model_id: str | Path, save_path: str | Path) -> list[LayerSpectrum]:
     again. Raises TargetError or SourceError before any work, DamagedError or DiskError while working.
     """
     with translate_import_errors("eval"):
-        from lsprism import measure
+        from lsprism import evaluation_api
         from lsprism.charts.spectrum import read_spectra
 
     spec = validate(SpectraSpec, model_id=model_id, save_path=save_path)
-    for _ in measure.stream_spectra(spec):
+    for _ in evaluation_api.stream_spectra(spec):
         pass
     return read_spectra(spec.save_path)
 

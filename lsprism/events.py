@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsprism.outcomes import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, StudyReport
 from lsprism.reports import CompressionReport, LayerReport, StatsReport
 
 

@@ -24,11 +24,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lsprism.artifact.manifest import REMEDY, check_format
 from lsprism.errors import DamagedError
-from lsprism.layers.modules import DenseLinear, PrismLinear, make_meta_packed
-from lsprism.models.anatomy import is_linear
-from lsprism.models.foreign import QUANT_METHOD
-from lsprism.models.fused import disable_fused_decode, enable_fused_decode
-from lsprism.models.surgery import replace_module
+from lsprism.models.fused_decode import disable_fused_decode, enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.models.other_formats import QUANT_METHOD
+from lsprism.models.structure import is_linear
+from lsprism.packed.modules import DenseLinear, PrismLinear, make_meta_packed
 from lsprism.reports import Layer, LayerBudget, ValuesName
 
 PACKED, VALUES = ("sparse", "low_rank", "sparse_low_rank"), get_args(ValuesName)

@@ -1,7 +1,6 @@
 """Handmade evaluation reports for tests."""
 
-from lsprism.figures import AgreementResult, PerplexityResult, SizeResult, SpeedComparison, SpeedResult
-from lsprism.outcomes import (
+from lsprism.evaluation_reports import (
     Accuracy,
     EvalReport,
     ModelAnswer,
@@ -12,6 +11,7 @@ from lsprism.outcomes import (
     TaskReport,
     TextSimilarity,
 )
+from lsprism.metric_results import AgreementResult, PerplexityResult, SizeResult, SpeedComparison, SpeedResult
 
 
 def subject(name: str, **changes) -> ModelInfo:

@@ -155,7 +155,9 @@ def test_the_prompts_in_the_document_of_tasks_can_be_read(tmp_path):
     (tmp_path / "own.jsonl").write_text(text.partition("```json\n")[2].partition("```")[0], encoding="utf-8")
     prompts = load_task(str(tmp_path / "own.jsonl")).prompts
     assert [len(prompt.checks) for prompt in prompts] == [0, 1, 1]
-    kinds = re.findall(r'kind: Literal\["(\w+)"\]', (ROOT / "lsprism/evaluation/checks.py").read_text(encoding="utf-8"))
+    kinds = re.findall(
+        r'kind: Literal\["(\w+)"\]', (ROOT / "lsprism/evaluation/answer_checks.py").read_text(encoding="utf-8")
+    )
     assert kinds and all(f"`{kind}`" in text for kind in kinds)
 
 

@@ -15,9 +15,9 @@ from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHead
 
 import lsprism
 import lsprism.hf  # noqa: F401 - what is tested
-from lsprism.budgets.cost import count_packed_bytes
+from lsprism.allocation.packed_sizes import count_packed_bytes
 from lsprism.errors import DamagedError
-from lsprism.layers.modules import PrismLinear
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import LayerBudget
 
 IDS = torch.arange(3, 21).unsqueeze(0)

@@ -8,8 +8,8 @@ from conftest import make_model, make_tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lsprism
-from lsprism import api, measure
-from lsprism.artifact.companions import License, copy_companions
+from lsprism import api, evaluation_api
+from lsprism.artifact.sidecar_files import License, copy_companions
 from lsprism.errors import SpecError
 from lsprism.generation.prompt import encode
 from lsprism.models.load import load
@@ -45,7 +45,7 @@ def test_output_settings_of_a_config_have_no_effect(settings, source, tmp_path, 
         calibration = {"source": text, "samples": 3, "length": 16}
         lsprism.compress(folder, tmp_path / f"{name}-out", method="wanda", device="cpu", calibration=calibration)
         asked = {"measures": "perplexity,kl", "dataset": str(text_file), "context": 16, "windows": 2}
-        report = measure.evaluate(tmp_path / f"{name}-out", measuring=asked, device="cpu")
+        report = evaluation_api.evaluate(tmp_path / f"{name}-out", measuring=asked, device="cpu")
         found.append((answer_of(folder), answer_of(tmp_path / f"{name}-out"), report.perplexity, report.agreement.kl))
     assert found[0] == found[1]
 
@@ -99,8 +99,8 @@ def test_a_token_beyond_the_embedding_is_named(padded, tmp_path):
     works = [
         lambda: lsprism.compress(padded, tmp_path / "out", calibration={"source": text, "samples": 2, "length": 16}),
         lambda: api.stream_generate(loaded, "a [PAD] river", GREEDY),
-        lambda: measure.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
-        lambda: measure.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
+        lambda: evaluation_api.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
+        lambda: evaluation_api.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
     ]
     for work in works:
         with pytest.raises(SpecError, match=r"'\[PAD\]' as token 24, but the model's embedding has only 24 rows"):

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import lsprism
-from lsprism import measure
+from lsprism import evaluation_api
 from lsprism.artifact.target import find_recipe_differences
 from lsprism.cli.main import main
 from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options
@@ -123,8 +123,8 @@ def test_an_old_sweep_is_resumed_by_either_command(runs, tmp_path, monkeypatch, 
     """Also by the very words of its record, as from the dashboard."""
     run_id = old_record(runs, tmp_path / "out")
     specs = []
-    monkeypatch.setattr(measure, "stream_study", lambda spec: specs.append(spec) or iter(()))
-    monkeypatch.setattr("lsprism.cli.measuring.print_report", lambda *_: None)
+    monkeypatch.setattr(evaluation_api, "stream_study", lambda spec: specs.append(spec) or iter(()))
+    monkeypatch.setattr("lsprism.cli.evaluate_commands.print_report", lambda *_: None)
     assert main([command, *RunStore().get(run_id).words, "--resume"]) == 0
     assert [run.id for run in RunStore().list_all()] == [run_id], "the same run"
     assert specs[0].allocation == "sensitivity" and specs[0].resume
@@ -133,8 +133,8 @@ def test_an_old_sweep_is_resumed_by_either_command(runs, tmp_path, monkeypatch, 
 def test_the_old_command_keeps_its_default_folder(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     specs = []
-    monkeypatch.setattr(measure, "stream_study", lambda spec: specs.append(spec) or iter(()))
-    monkeypatch.setattr("lsprism.cli.measuring.print_report", lambda *_: None)
+    monkeypatch.setattr(evaluation_api, "stream_study", lambda spec: specs.append(spec) or iter(()))
+    monkeypatch.setattr("lsprism.cli.evaluate_commands.print_report", lambda *_: None)
     for command in ("sweep", "study"):
         assert main(shlex.split(f"{command} --model-id demo")) == 0
     assert [str(spec.save_path) for spec in specs] == ["output/demo-sweep", "output/demo-study"]

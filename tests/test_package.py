@@ -170,8 +170,8 @@ def test_the_installed_package_works_in_another_folder(installed, tiny_folder, t
 import lsprism
 from lsprism.calibration.corpus import read_text
 from lsprism.evaluation.tasks import load_task
-from lsprism.layers.kernels.build import SOURCES
-from lsprism.ui.shell import get_settings
+from lsprism.packed.kernels.build import SOURCES
+from lsprism.ui.dashboard import get_settings
 model = lsprism.load({str(artifact)!r})
 assert lsprism.generate(model, "the river", greedy=True, max_new_tokens=3).timing.tokens
 assert read_text("embedded").text and load_task("logic").prompts

@@ -87,11 +87,11 @@ def test_one_variable_moves_the_cache(monkeypatch):
 
 def test_everything_cached_is_in_the_cache():
     """Compiled kernels, choices and models alike."""
-    from lsprism.layers import compute_dtype
-    from lsprism.layers.kernels import build, choice
     from lsprism.models import demo, gguf
+    from lsprism.packed import compute_dtype
+    from lsprism.packed.kernels import autotune, build
 
-    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, choice, demo, gguf))
+    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, autotune, demo, gguf))
 
 
 def test_assets_are_found_in_the_checkout():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lsprism.charts.reports import read_reports
+from lsprism.charts.report_files import read_reports
 from lsprism.cli.main import main
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import lsprism
 from lsprism import settings, specs
-from lsprism.cli.verbs import COMMANDS
+from lsprism.cli.model_commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 NESTED = {specs.CalibrationSpec: settings.CalibrationSettings, specs.MeasureSpec: settings.MeasureSettings}

@@ -44,6 +44,6 @@ def test_amounts_are_in_words(number, text):
 
 
 def test_the_terminal_uses_them():
-    from lsprism.cli import display, show
+    from lsprism.cli import display, tables
 
-    assert show.format_size is format_size and display.format_remaining(130) == "2 min 10 s left"
+    assert tables.format_size is format_size and display.format_remaining(130) == "2 min 10 s left"

@@ -13,21 +13,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lsprism.artifact.card import render_dense_card
-from lsprism.artifact.companions import CARD, copy_companions, read_license
-from lsprism.artifact.finish import build_index
 from lsprism.artifact.manifest import REMEDY, read_recipe, write_json
+from lsprism.artifact.model_card import render_dense_card
+from lsprism.artifact.publish import build_index
 from lsprism.artifact.shards import format_shard_name, translate_disk_errors, write_shard
+from lsprism.artifact.sidecar_files import CARD, copy_companions, read_license
 from lsprism.artifact.target import ANOTHER, MOVE, check_place, exclusive_lock
 from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.json_files import Shape, read_object
-from lsprism.layers.modules import PrismLinear, make_meta_packed
-from lsprism.models.anatomy import build_meta_model, find_structure
 from lsprism.models.checks import read_config
-from lsprism.models.stored import INDEX, SINGLE, find_stored_dtype, map_tensor_files
+from lsprism.models.structure import build_meta_model, find_structure
+from lsprism.models.tensor_files import INDEX, SINGLE, find_stored_dtype, map_tensor_files
 from lsprism.models.ties import find_untied_names, get_tied_names, remove_ties
 from lsprism.models.weights import WeightFiles
+from lsprism.packed.modules import PrismLinear, make_meta_packed
 from lsprism.paths import find_existing, get_sibling
 from lsprism.reports import Layer, LayerBudget, ModelSource
 

@@ -9,8 +9,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from lsprism.artifact.companions import read_license
 from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.artifact.sidecar_files import read_license
 from lsprism.errors import TargetError, WorkError
 
 

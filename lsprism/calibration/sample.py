@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from lsprism.calibration.corpus import Corpus, cut_windows, prepare_tokens, read_text, resolve_source
-from lsprism.calibration.own_text import generate_windows
-from lsprism.layers.compute_dtype import use_compute_dtype
+from lsprism.calibration.self_generated import generate_windows
 from lsprism.models.checks import load_config
 from lsprism.models.load import load, load_tokenizer
 from lsprism.models.tokens import check_rows, find_start_tokens
+from lsprism.packed.compute_dtype import use_compute_dtype
 from lsprism.reports import ModelSource
 from lsprism.specs import PlanSpec
 

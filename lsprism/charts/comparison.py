@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import plotly.graph_objects as go
 
+from lsprism.charts.style import INK, PALETTE, apply_style
 from lsprism.charts.table import CLOSENESS, Column, Table
-from lsprism.charts.theme import INK, PALETTE, apply_style
 
 
 def iter_charts(table: Table) -> Iterator[go.Figure]:

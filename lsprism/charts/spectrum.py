@@ -10,8 +10,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 from pydantic import ValidationError
 
-from lsprism.charts.layers import get_projection
-from lsprism.charts.theme import INK, PALETTE, apply_style
+from lsprism.charts.layer_charts import get_projection
+from lsprism.charts.style import INK, PALETTE, apply_style
 from lsprism.reports import LayerSpectrum
 
 NOISE = 1e-6  # relative to the largest value; smaller ones are rounding errors

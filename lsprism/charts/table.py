@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from lsprism.outcomes import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
+from lsprism.evaluation_reports import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
 
 FLAG_MARK = "(!)"
 CLOSENESS = ("bertscore_f1", "rougeL", "similarity")

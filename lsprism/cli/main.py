@@ -12,12 +12,12 @@ from rich.logging import RichHandler
 
 import lsprism
 from lsprism.cli.display import errors, print_line
-from lsprism.cli.follow import STOPPED, handle_stop_signals
+from lsprism.cli.model_commands import COMMANDS
 from lsprism.cli.options import HIDDEN, Parser, normalize_dashes
-from lsprism.cli.verbs import COMMANDS
+from lsprism.cli.worker_thread import STOPPED, handle_stop_signals
 from lsprism.errors import LSPrismError, SpecError
 from lsprism.extras import translate_import_errors
-from lsprism.runs.recording import store_failure
+from lsprism.runs.recorder import store_failure
 from lsprism.runs.yaml_options import suggest_option
 
 DESCRIPTION = """\

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from lsprism.calibration.walk import BlockwiseForward, capture_block_inputs
+from lsprism.calibration.blockwise import BlockwiseForward, capture_block_inputs
 from lsprism.engine.plan import PreparedPlan
 from lsprism.errors import NumericError
-from lsprism.models.surgery import set_tensor
+from lsprism.models.module_utils import set_tensor
 from lsprism.models.weights import WeightFiles, load_weights, move_buffers, release_weights
 
 

@@ -2,7 +2,7 @@
 
 Four parts: forward passes over the calibration tokens (in the compute dtype), Gram matrices of the inputs (float32),
 the method's work on each matrix (float32), and element-wise work on the activations. The speed of matrix products is
-measured once per machine (layers/compute_dtype.py).
+measured once per machine (packed/compute_dtype.py).
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from lsprism.budgets import BUDGETS
-from lsprism.budgets.curves import DENSITIES
-from lsprism.calibration.walk import BATCH_TOKENS
-from lsprism.layers.compute_dtype import measure_rates
+from lsprism.allocation import BUDGETS
+from lsprism.allocation.error_curves import DENSITIES
+from lsprism.calibration.blockwise import BATCH_TOKENS
 from lsprism.methods import METHODS
-from lsprism.models.anatomy import ModelStructure
+from lsprism.models.structure import ModelStructure
+from lsprism.packed.compute_dtype import measure_rates
 from lsprism.reports import DurationEstimate, Layer
 from lsprism.specs import PlanSpec
 

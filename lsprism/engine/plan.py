@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from lsprism.allocation.allocate import allocate
+from lsprism.allocation.packed_sizes import count_packed_bytes
 from lsprism.artifact.shards import Layout, compute_file_bytes, count_tensor_bytes, format_shard_name, split_outside
-from lsprism.budgets.allot import allocate
-from lsprism.budgets.cost import count_packed_bytes
 from lsprism.engine.duration import predict_duration
-from lsprism.engine.memory import estimate, limit_heap, trim_heap
+from lsprism.engine.memory_estimate import estimate, limit_heap, trim_heap
 from lsprism.errors import SpecError
-from lsprism.layers.compute_dtype import select_compute_dtype
-from lsprism.layers.modules import make_meta_packed
 from lsprism.methods import METHODS
-from lsprism.models.anatomy import (
+from lsprism.models.load import select_device, select_dtype
+from lsprism.models.structure import (
     ModelStructure,
     build_meta_model,
     count_parameters,
@@ -22,10 +21,11 @@ from lsprism.models.anatomy import (
     get_stored_shapes,
     list_dropped_parts,
 )
-from lsprism.models.load import select_device, select_dtype
 from lsprism.models.ties import find_untied_names, get_tied_names
 from lsprism.models.tokens import get_context_length, has_position_table
 from lsprism.models.weights import WeightFiles
+from lsprism.packed.compute_dtype import select_compute_dtype
+from lsprism.packed.modules import make_meta_packed
 from lsprism.reports import Layer, LayerBudget, LayerPlan, ModelSource, Plan
 from lsprism.specs import PlanSpec
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lsprism.calibration.walk import BlockCall, BlockwiseForward
-from lsprism.engine.learning import Adam, make_trainable
+from lsprism.calibration.blockwise import BlockCall, BlockwiseForward
+from lsprism.engine.finetune import Adam, make_trainable
 
 # See learning.Adam. Validation loss after 300 steps, first three blocks of the demo model at sparsity 0.5: 0.0054,
 # 0.0070, 0.0103 with 6e-3; 0.0057, 0.0071, 0.0106 with 3e-3; 0.0078, 0.0080, 0.0111 before training.

@@ -6,26 +6,26 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from lsprism.artifact.finish import write_artifact
+from lsprism.artifact.publish import write_artifact
 from lsprism.artifact.shards import is_whole, write_shard
 from lsprism.artifact.staging import Checkpoint, Staging, open_staging
 from lsprism.artifact.target import load_finished_report, restore_steps
-from lsprism.calibration.recall import CachedBlock
-from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS, BlockwiseForward
+from lsprism.calibration.blockwise import BATCH_TOKENS, LEARNING_TOKENS, BlockwiseForward
+from lsprism.calibration.cached_block import CachedBlock
 from lsprism.engine.blocks import BlockLoader
-from lsprism.engine.heal import Distillation
-from lsprism.engine.memory import translate_memory_errors, trim_heap
+from lsprism.engine.distill import Distillation
+from lsprism.engine.layer import compress_layer, compute_target
+from lsprism.engine.memory_estimate import translate_memory_errors, trim_heap
 from lsprism.engine.plan import PreparedPlan
 from lsprism.engine.reconstruct import BlockReconstruction
-from lsprism.engine.site import compress_layer, compute_target
-from lsprism.engine.timing import StepBudget
+from lsprism.engine.step_budget import StepBudget
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
-from lsprism.layers.forms import Dense
-from lsprism.layers.modules import PrismLinear
 from lsprism.methods import get_method
 from lsprism.methods.stats import InputStats
-from lsprism.models.anatomy import get_tied_names
-from lsprism.models.surgery import replace_module
+from lsprism.models.module_utils import replace_module
+from lsprism.models.structure import get_tied_names
+from lsprism.packed.formats import Dense
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from lsprism.errors import SpecError
 from lsprism.evaluation.likelihood import check_finite, has_plain_head, iter_logit_chunks
-from lsprism.evaluation.steps import Steps, track_items
+from lsprism.evaluation.progress import Steps, track_items
 from lsprism.evaluation.windows import Windows, check_context
-from lsprism.figures import AgreementResult
-from lsprism.layers.compute_dtype import format_compute_dtype
+from lsprism.metric_results import AgreementResult
 from lsprism.models.checks import load_config
 from lsprism.models.load import LoadedModel, load_tokenizer
+from lsprism.packed.compute_dtype import format_compute_dtype
 from lsprism.reports import ModelSource
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from lsprism.errors import SpecError
-from lsprism.evaluation.steps import Steps, track_items
+from lsprism.evaluation.progress import Steps, track_items
 from lsprism.evaluation.tasks import TaskPrompt
+from lsprism.evaluation_reports import ModelAnswer
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import generate
 from lsprism.models.load import LoadedModel
-from lsprism.outcomes import ModelAnswer
 from lsprism.specs import GenerateSpec
 
 

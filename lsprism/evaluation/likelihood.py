@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lsprism.errors import NumericError
-from lsprism.layers.compute_dtype import apply_compute_dtype
+from lsprism.packed.compute_dtype import apply_compute_dtype
 
 LOGITS_BYTES = 64 * 2**20  # size of one chunk of float32 logits [positions, vocabulary]
 PROBE_TOKENS = 16

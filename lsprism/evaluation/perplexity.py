@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lsprism.evaluation.likelihood import check_finite, compute_nll, has_plain_head, safe_exp
-from lsprism.evaluation.steps import Steps, run_to_end, track_items
+from lsprism.evaluation.progress import Steps, run_to_end, track_items
 from lsprism.evaluation.windows import Windows, check_context
-from lsprism.figures import PerplexityResult
-from lsprism.layers.compute_dtype import format_compute_dtype
+from lsprism.metric_results import PerplexityResult
+from lsprism.packed.compute_dtype import format_compute_dtype
 
 
 def compute_perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityResult:

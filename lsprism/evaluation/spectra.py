@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lsprism.artifact.manifest import REMEDY, read_report
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import LowRank, PackedWeight, SparseLowRank, packed_from_tensors
-from lsprism.models.anatomy import build_meta_model, find_structure
 from lsprism.models.load import select_dtype
-from lsprism.models.surgery import get_weight
+from lsprism.models.module_utils import get_weight
+from lsprism.models.structure import build_meta_model, find_structure
 from lsprism.models.weights import WeightFiles, load_weights, map_tensor_files, release_weights
+from lsprism.packed.formats import LowRank, PackedWeight, SparseLowRank, packed_from_tensors
 from lsprism.reports import LayerReport, LayerSpectrum, ModelSource
 
 POINTS = 160  # stored points of a spectrum, evenly spaced on a logarithmic axis

@@ -2,7 +2,8 @@
 
 A .jsonl file holds one prompt per line, a .json file a list of them:
     {"id": "rain-1", "prompt": "...", "reference": "...", "checks": [{"kind": "number", "value": 4}]}
-Only `prompt` is required. Summaries have a reference; prompts with a checkable answer have checks (see checks.py).
+Only `prompt` is required. Summaries have a reference; prompts with a checkable answer have checks (see
+answer_checks.py).
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from lsprism.errors import CorpusError, SpecError
-from lsprism.evaluation.checks import Check
+from lsprism.evaluation.answer_checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, load_hub_rows
 from lsprism.paths import ASSETS, expand
 from lsprism.reports import Record

@@ -7,11 +7,11 @@ from typing import Any
 
 from lsprism.calibration.hub_text import translate_hub_errors
 from lsprism.errors import SpecError
-from lsprism.evaluation.steps import Steps, track_items
+from lsprism.evaluation.progress import Steps, track_items
 from lsprism.extras import check_extra
-from lsprism.figures import ZeroShotResult
-from lsprism.layers.compute_dtype import apply_compute_dtype, format_compute_dtype
+from lsprism.metric_results import ZeroShotResult
 from lsprism.models.load import LoadedModel
+from lsprism.packed.compute_dtype import apply_compute_dtype, format_compute_dtype
 
 METRICS = ("acc_norm,none", "acc,none")  # the first one a task has; length-normalized accuracy is preferred
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from lsprism.generation.cache import make_room
-from lsprism.generation.recorded import GraphedDecoder, capture_graph
-from lsprism.layers.compute_dtype import apply_compute_dtype
+from lsprism.generation.cuda_graph import GraphedDecoder, capture_graph
+from lsprism.generation.kv_cache import make_room
+from lsprism.packed.compute_dtype import apply_compute_dtype
 
 MEMORIES = ("past_key_values", "cache_params", "state")  # names of the memory, as argument and in the output
 

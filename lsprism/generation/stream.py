@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
-from lsprism.generation.clock import Clock, DecodeTiming
 from lsprism.generation.decode import decode_step, prefill
+from lsprism.generation.detokenizer import Detokenizer
 from lsprism.generation.sampler import Sampler
-from lsprism.generation.text import Detokenizer
+from lsprism.generation.timing import Clock, DecodeTiming
 from lsprism.models.tokens import check_rows, count_embedding_rows, get_context_length
 from lsprism.specs import GenerateSpec
 

@@ -17,8 +17,8 @@ A fit S + L is a fixed point of this if U = (T - S) H / rho outside the mask of 
 import torch
 from torch import Tensor
 
+from lsprism.methods.gram import GramFactor, advance_low_rank
 from lsprism.methods.masks import make_global_mask
-from lsprism.methods.metric import GramFactor, advance_low_rank
 from lsprism.methods.refit import SparseLowRankFit
 from lsprism.reports import LayerBudget
 

@@ -8,22 +8,23 @@ Minimizes ||X (W - S - L)^T||_F with the full Gram matrix H, in four steps:
     3. optimize   with --effort best: mask, values and factors jointly (admm.py)
     4. refit      S and L alternately, each optimal given the other, with a fixed mask (refit.py)
 
-With error compensation, W is not the weight itself: see anchor.py. Effect of the compensated fraction on the squared
-error of the hidden states after four blocks, on held-out text: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1 (demo
-model, sparsity 0.5). WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with 0.
+With error compensation, W is not the weight itself: see compensation.py. Effect of the compensated fraction on the
+squared error of the hidden states after four blocks, on held-out text: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1
+(demo model, sparsity 0.5). WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with
+0.
 """
 
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse, SparseLowRank
 from lsprism.methods.admm import optimize_jointly
-from lsprism.methods.metric import GramFactor, advance_low_rank
+from lsprism.methods.gram import GramFactor, advance_low_rank
 from lsprism.methods.refit import SparseLowRankFit, refit
 from lsprism.methods.sparsegpt import prune_columns, remove_dead_inputs
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
 from lsprism.methods.wanda import compute_scores
+from lsprism.packed.formats import Sparse, SparseLowRank
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS = 24  # of step 1

@@ -6,9 +6,9 @@ calibration: a baseline for calibrated methods.
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
 from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 

@@ -11,11 +11,11 @@ At the end both are scaled back by D^-1. The paper uses a quarter of the kept pa
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse, SparseLowRank
+from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.masks import make_row_mask
-from lsprism.methods.metric import compute_truncated_svd
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
+from lsprism.packed.formats import Sparse, SparseLowRank
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS = 80

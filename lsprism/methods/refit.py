@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lsprism.methods.gram import GramFactor, compute_weighted_svd
 from lsprism.methods.masks import CHUNK
-from lsprism.methods.metric import GramFactor, compute_weighted_svd
 
 TINY = 1e-30  # makes the step length 0 instead of 0 / 0 for a row that is already fitted exactly
 

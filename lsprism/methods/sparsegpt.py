@@ -1,6 +1,6 @@
 """SparseGPT (Frantar, Alistarh: Massive Language Models Can Be Accurately Pruned in One-Shot, 2023).
 
-With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see metric.py), columns are processed from left to
+With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see gram.py), columns are processed from left to
 right in groups of 128. At the start of a group, its mask is chosen by the weights as updated so far: those with the
 lowest W_ij^2 / U_jj^2 are pruned. The columns to the right are updated to compensate for a pruned W_ij:
 
@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
 from lsprism.methods.masks import make_n_of_m_mask, make_top_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 BLOCK = 128  # columns between updates of all columns to the right: few large products instead of many small ones

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lsprism.methods.metric import GramFactor, factorize_gram
+from lsprism.methods.gram import GramFactor, factorize_gram
 
 PART = 1024  # tokens converted to float32 at once
 # Tokens whose squared norm exceeds this many times the batch's median are outliers: that of a text's first token can be

@@ -8,9 +8,9 @@ budget: kept / (rows + columns).
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import LowRank
-from lsprism.methods.metric import compute_weighted_svd
+from lsprism.methods.gram import compute_weighted_svd
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import LowRank
 from lsprism.reports import FormName, LayerBudget
 
 

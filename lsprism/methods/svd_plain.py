@@ -6,10 +6,10 @@ SVD.
 
 from torch import Tensor
 
-from lsprism.layers.forms import LowRank
-from lsprism.methods.metric import compute_truncated_svd
+from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
+from lsprism.packed.formats import LowRank
 from lsprism.reports import FormName, LayerBudget
 
 

@@ -5,9 +5,9 @@ Score of a weight: |W_ij| * ||X_j||_2. Prunes the lowest scores of every output 
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
 from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 

@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import (
 
 from lsprism.errors import SourceError
 from lsprism.json_files import FETCH, Shape, read_object
-from lsprism.models.foreign import check_not_adapter, check_weight_format
-from lsprism.models.stored import INDEX, SINGLE, is_pointer, list_weight_files
+from lsprism.models.other_formats import check_not_adapter, check_weight_format
+from lsprism.models.tensor_files import INDEX, SINGLE, is_pointer, list_weight_files
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # transformers reads them

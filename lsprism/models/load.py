@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lsprism.errors import DamagedError, SourceError, SpecError
 from lsprism.json_files import read_object
-from lsprism.models.anatomy import build_meta_model
 from lsprism.models.checks import translate_config_errors
+from lsprism.models.module_utils import use_plain_outputs
 from lsprism.models.origins import check_unexpected_tensors
-from lsprism.models.stored import INDEX, SINGLE, IndexShape, find_stored_dtype, map_tensor_files
-from lsprism.models.surgery import use_plain_outputs
+from lsprism.models.structure import build_meta_model
+from lsprism.models.tensor_files import INDEX, SINGLE, IndexShape, find_stored_dtype, map_tensor_files
 from lsprism.models.ties import get_tied_names
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.models.weights import WeightFiles

@@ -19,7 +19,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.stored import TensorHeader
+from lsprism.models.tensor_files import TensorHeader
 
 MISFIT = "The weights do not match config.json; download the model again."
 

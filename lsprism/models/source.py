@@ -20,14 +20,14 @@ from lsprism.models.checks import (
     read_config,
 )
 from lsprism.models.demo import HUB_ID, get_demo_folder
-from lsprism.models.foreign import (
+from lsprism.models.gguf import get_gguf_folder
+from lsprism.models.other_formats import (
     QUANT_METHOD,
     check_dense,
     check_weight_format,
     get_quant_method,
     has_other_weights,
 )
-from lsprism.models.gguf import get_gguf_folder
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.reports import ModelSource, SourceKind
 

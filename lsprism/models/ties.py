@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lsprism.models.module_utils import set_tensor
 from lsprism.models.origins import Origin, Origins, find_origins
-from lsprism.models.stored import TensorHeader, open_tensors, read_headers
-from lsprism.models.surgery import set_tensor
+from lsprism.models.tensor_files import TensorHeader, open_tensors, read_headers
 
 PART = 2**22  # values compared at once
 

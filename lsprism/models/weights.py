@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.anatomy import get_stored_shapes
+from lsprism.models.module_utils import set_tensor
 from lsprism.models.origins import MISFIT, Origin, check_unexpected_tensors, find_origins
-from lsprism.models.stored import INDEX, SINGLE, find_stored_dtype, map_tensor_files, open_tensors, read_headers
-from lsprism.models.surgery import set_tensor
+from lsprism.models.structure import get_stored_shapes
+from lsprism.models.tensor_files import INDEX, SINGLE, find_stored_dtype, map_tensor_files, open_tensors, read_headers
 from lsprism.models.ties import get_tied_names
 
 __all__ = [

@@ -11,13 +11,13 @@ All state of a run is in its folder; nothing is kept in memory that a restart co
 how it ends.
 """
 
-from lsprism.runs.ending import request_stop, stop
-from lsprism.runs.home import get_state_folder
-from lsprism.runs.journal import EventPage, LoggedEvent
+from lsprism.runs.event_log import EventPage, LoggedEvent
 from lsprism.runs.launch import resume, start
 from lsprism.runs.record import ACTIVE, ENDED, RESUMABLE, Run, RunRequest, State
-from lsprism.runs.recording import RunRecorder
-from lsprism.runs.runs import RunStore
+from lsprism.runs.recorder import RunRecorder
+from lsprism.runs.state_folder import get_state_folder
+from lsprism.runs.stopping import request_stop, stop
+from lsprism.runs.store import RunStore
 
 __all__ = [
     "ENDED",

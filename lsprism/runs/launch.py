@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 import lsprism
 from lsprism.errors import LSPrismError, RequestError, SpecError, WorkError
-from lsprism.runs.command import make_request
-from lsprism.runs.journal import LOG
+from lsprism.runs.argv import make_request
+from lsprism.runs.event_log import LOG
 from lsprism.runs.process import get_process, wait_gone
 from lsprism.runs.record import Run, RunRequest
-from lsprism.runs.runs import ENDING_S, RunStore
+from lsprism.runs.store import ENDING_S, RunStore
 from lsprism.specs import CompressSpec, PlanSpec
 
 ARTIFACT, REPORT = "artifact", "report"  # name of the result in the folder of the run

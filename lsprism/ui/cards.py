@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from lsprism.charts.layers import build_grid
+from lsprism.charts.layer_charts import build_grid
 from lsprism.reports import CompressionReport, LayerReport
 from lsprism.runs import Run
+from lsprism.ui.run_views import RunView
 from lsprism.ui.texts import Pair
 from lsprism.ui.texts import common as texts
-from lsprism.ui.watch import RunView
 from lsprism.units import format_amount, format_duration, format_size
 
 KINDS = {"running": "live", "stopping": "live", "queued": "live", "done": "good", "failed": "bad", "lost": "bad"}

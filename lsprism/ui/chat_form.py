@@ -7,9 +7,9 @@ import gradio as gr
 
 from lsprism.runs import RunStore
 from lsprism.specs import DtypeName, GenerateSpec
-from lsprism.ui import chat_page, models
+from lsprism.ui import cached_models, chat_html
 from lsprism.ui.chat_state import ChatPage
-from lsprism.ui.choices import list_artifacts, list_choices
+from lsprism.ui.model_choices import list_artifacts, list_choices
 from lsprism.ui.texts import chat as texts
 from lsprism.ui.texts import common, get_field_texts
 
@@ -49,9 +49,9 @@ def build(runs: RunStore) -> ChatForm:
     shown: dict[str, Any] = {"page": gr.State(ChatPage())}
     buttons: dict[str, gr.Button] = {}
     left, right = _build_models(runs, buttons, shown)
-    shown["sides"] = gr.HTML(chat_page.render_sides(ChatPage(), chat_page.LoadedModels(), {}), elem_id="chat-sides")
+    shown["sides"] = gr.HTML(chat_html.render_sides(ChatPage(), chat_html.LoadedModels(), {}), elem_id="chat-sides")
     with gr.Column(elem_classes="talk", elem_id="chat-talk"):  # the last turn first, so that it stays visible
-        shown["now"] = gr.HTML(chat_page.NOTHING, elem_id="chat-now", js_on_load=SCRIPT)
+        shown["now"] = gr.HTML(chat_html.NOTHING, elem_id="chat-now", js_on_load=SCRIPT)
         shown["past"] = gr.HTML("", elem_id="chat-past")
     shown["status"] = gr.HTML("", elem_id="chat-status")
     with gr.Row(elem_classes="actions", visible=False) as shown["vote"]:
@@ -81,10 +81,10 @@ def _build_models(
 ) -> tuple[gr.Dropdown, gr.Dropdown]:
     known, made = list_choices(runs), list(list_artifacts(runs))
     both: dict[str, Any] = {"choices": known, "allow_custom_value": True, "filterable": True, "min_width": 220}
-    other = made[0] if made else models.DEMO
+    other = made[0] if made else cached_models.DEMO
     with gr.Group(elem_classes="panel"):
         with gr.Row(elem_classes="models"):
-            left = gr.Dropdown(value=models.DEMO, elem_id="chat-left", scale=4, **texts.FIRST, **both)
+            left = gr.Dropdown(value=cached_models.DEMO, elem_id="chat-left", scale=4, **texts.FIRST, **both)
             right = gr.Dropdown(value=other, elem_id="chat-right", scale=4, **texts.SECOND, **both)
             buttons["load"] = _make_button(texts.LOAD, "load")
             buttons["unload"] = _make_button(texts.UNLOAD, "unload")

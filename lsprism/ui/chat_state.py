@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from lsprism.talk import SLOTS, ChatAnswer, Conversation, Slot, Turn
+from lsprism.chat import SLOTS, ChatAnswer, Conversation, Slot, Turn
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lsprism.specs import (
     EffortName,
     PatternName,
 )
-from lsprism.ui import form, models
+from lsprism.ui import cached_models, form_values
 from lsprism.ui.context import show_errors
 from lsprism.ui.texts import compress as texts
 
@@ -43,7 +43,7 @@ def build() -> CompressForm:
         gr.HTML(f"<h2>{texts.MODEL}</h2>", elem_classes="title")
         fields["model_id"] = gr.Dropdown(
             _list_models(),
-            value=models.DEMO,
+            value=cached_models.DEMO,
             show_label=False,
             allow_custom_value=True,
             filterable=True,
@@ -61,7 +61,7 @@ def build() -> CompressForm:
 
 
 def _list_models() -> list[str]:
-    return [models.DEMO, *models.list_cached()]
+    return [cached_models.DEMO, *cached_models.list_cached()]
 
 
 def _build_amount(fields: dict[str, Any]) -> None:
@@ -69,8 +69,8 @@ def _build_amount(fields: dict[str, Any]) -> None:
     with gr.Group(elem_classes="panel"):
         gr.HTML(f"<h2>{texts.SPARSITY}</h2>", elem_classes="title")
         preset = gr.Radio(
-            [*form.PRESETS, form.CUSTOM],
-            value=form.find_preset(0.5),
+            [*form_values.PRESETS, form_values.CUSTOM],
+            value=form_values.find_preset(0.5),
             show_label=False,
             container=False,
             elem_id="preset",
@@ -78,16 +78,16 @@ def _build_amount(fields: dict[str, Any]) -> None:
         fields["sparsity"] = gr.Slider(
             0.05, 0.95, value=0.5, step=0.01, label=texts.SPARSITY, show_label=False, elem_id="sparsity",
         )  # fmt: skip
-        sentence = gr.HTML(_render_note(form.get_sentence(0.5)))
-        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", elem_id="method", **texts.METHOD)
-        method_sentence = gr.HTML(_render_note(form.METHODS["hybrid"]))
+        sentence = gr.HTML(_render_note(form_values.get_sentence(0.5)))
+        fields["method"] = gr.Dropdown(list(form_values.METHODS), value="hybrid", elem_id="method", **texts.METHOD)
+        method_sentence = gr.HTML(_render_note(form_values.METHODS["hybrid"]))
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     preset.input(_update_slider, preset, fields["sparsity"], **quiet)
     fields["sparsity"].change(
         _update_preset, fields["sparsity"], [preset, sentence], trigger_mode="always_last", **quiet
     )
     fields["method"].change(
-        lambda name: _render_note(form.METHODS.get(name, "")), fields["method"], method_sentence, **quiet
+        lambda name: _render_note(form_values.METHODS.get(name, "")), fields["method"], method_sentence, **quiet
     )
 
 
@@ -163,7 +163,7 @@ def _build_command(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
 def _load_yaml(path: str) -> list[Any]:
     with show_errors():
         try:
-            values = form.parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
+            values = form_values.parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             raise SpecError(*texts.NOT_TEXT) from None
     return [values[name] for name in FIELDS]
@@ -196,11 +196,11 @@ def _render_note(text: str) -> str:
 
 
 def _update_slider(preset: str) -> Any:
-    return form.PRESETS.get(preset, gr.skip())
+    return form_values.PRESETS.get(preset, gr.skip())
 
 
 def _update_preset(sparsity: float) -> tuple[str, str]:
-    return form.find_preset(sparsity), _render_note(form.get_sentence(sparsity))
+    return form_values.find_preset(sparsity), _render_note(form_values.get_sentence(sparsity))
 
 
 def _update_method(method: str) -> tuple[Any, Any, Any]:

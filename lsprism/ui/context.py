@@ -12,8 +12,8 @@ import gradio as gr
 from lsprism.errors import LSPrismError
 from lsprism.runs import RunStore, request_stop, stop
 from lsprism.ui.planner import Planner
+from lsprism.ui.run_views import RunViews
 from lsprism.ui.texts import common as texts
-from lsprism.ui.watch import RunViews
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import gradio as gr
 
 from lsprism.runs import RunStore
 from lsprism.specs import USUAL, MeasureSpec
-from lsprism.ui import form, models
-from lsprism.ui.choices import list_artifacts, list_choices
+from lsprism.ui import cached_models, form_values
+from lsprism.ui.model_choices import list_artifacts, list_choices
 from lsprism.ui.texts import common, get_field_texts
 from lsprism.ui.texts import evaluate as texts
 
@@ -26,10 +26,12 @@ def build(runs: RunStore) -> EvaluateForm:
         gr.HTML(f"<h2>{texts.SWEEP}</h2>", elem_classes="title")
         gr.HTML(f'<p class="quiet">{texts.SWEEP_INFO}</p>')
         fields["model"] = gr.Dropdown(
-            [models.DEMO, *models.list_cached()], value=models.DEMO, allow_custom_value=True,
+            [cached_models.DEMO, *cached_models.list_cached()], value=cached_models.DEMO, allow_custom_value=True,
             elem_id="evaluate-model", **texts.MODEL,
         )  # fmt: skip
-        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", elem_id="evaluate-method", **texts.METHOD)
+        fields["method"] = gr.Dropdown(
+            list(form_values.METHODS), value="hybrid", elem_id="evaluate-method", **texts.METHOD
+        )
         study = gr.Button(texts.RUN_SWEEP, variant="primary", elem_id="evaluate-study")
     with gr.Group(elem_classes="panel"):
         gr.HTML(f"<h2>{texts.EXISTING}</h2>", elem_classes="title")

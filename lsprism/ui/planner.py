@@ -117,7 +117,7 @@ def _send(child: subprocess.Popen[str], question: str) -> None:
 
 def _parse_answer(line: str) -> dict:
     from lsprism import api
-    from lsprism.evaluation.sides import get_free_bytes
+    from lsprism.evaluation.model_pair import get_free_bytes
 
     asked = json.loads(line)
     if "device" in asked:

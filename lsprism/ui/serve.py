@@ -74,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_server(options: argparse.Namespace) -> None:
-    from lsprism.ui.guard import is_any, is_loopback, normalize_host
+    from lsprism.ui.security import is_any, is_loopback, normalize_host
 
     auth, host = read_auth(options.auth), normalize_host(options.host)
     if not is_loopback(host) and auth is None:
@@ -82,7 +82,7 @@ def _run_server(options: argparse.Namespace) -> None:
     port = find_free_port(host, options.port)
     home = prepare_home(options.state_dir)
     prepare_environment(home)
-    from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
+    from lsprism.ui.dashboard import launch  # the environment must be set before gradio is imported
 
     named = f"[{host}]" if ":" in host else host  # as in a URL; gradio expects it so too
     address = f"http://{'localhost' if is_any(host) else named}:{port}"

@@ -3,7 +3,7 @@
 import gradio as gr
 from gradio.themes.utils import colors
 
-from lsprism.charts.theme import PALETTE
+from lsprism.charts.style import PALETTE
 
 SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # no web fonts
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]

@@ -17,7 +17,7 @@ from lsprism.artifact import export as module
 from lsprism.artifact.manifest import MANIFEST, RECIPE, build_manifest, write_json
 from lsprism.errors import DamagedError, DiskError, ResourceError, SourceError, TargetError
 from lsprism.events import Progress, Stage
-from lsprism.models.stored import INDEX, SINGLE
+from lsprism.models.tensor_files import INDEX, SINGLE
 
 IDS = torch.arange(3, 21).unsqueeze(0)
 

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=0.1, help="largest accepted relative difference")
     parser.add_argument("--out", type=Path, help="JSON file for the rounds")
     options = parser.parse_args()
-    from lsprism.talk import ChatClient, ModelRequest
+    from lsprism.chat import ChatClient, ModelRequest
 
     seats = {"left": ModelRequest(model_id=options.left), "right": ModelRequest(model_id=options.right)}
     rounds = json.loads(options.out.read_text())["rounds"] if options.out and options.out.exists() else []

@@ -64,7 +64,7 @@ def load(model: str, dtype: str = "auto"):
 def products(options: argparse.Namespace) -> dict:
     import torch
 
-    from lsprism.layers.compute import convert_products
+    from lsprism.packed.compute import convert_products
 
     shapes = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
     operands = [(torch.rand(4096, columns), torch.rand(rows, columns)) for rows, columns in shapes]
@@ -88,7 +88,7 @@ def perplexity(options: argparse.Namespace) -> dict:
     from lsprism.calibration.corpus import read_text
     from lsprism.evaluation.perplexity import compute_perplexity as measure
     from lsprism.evaluation.windows import make_windows, select_first
-    from lsprism.layers.compute_dtype import use_compute_dtype
+    from lsprism.packed.compute_dtype import use_compute_dtype
 
     models = {dtype: load("demo", dtype) for dtype in ("bfloat16", "float32")}
     windows = select_first(make_windows(models["float32"].tokenizer, read_text("embedded", split="test"), 2048), 2)
@@ -106,7 +106,7 @@ def prefill(options: argparse.Namespace) -> dict:
     import torch
 
     from lsprism.generation.decode import prefill as read
-    from lsprism.layers.compute_dtype import use_compute_dtype
+    from lsprism.packed.compute_dtype import use_compute_dtype
 
     dense = {dtype: load("demo", dtype).model for dtype in ("bfloat16", "float32")}
     compressed = load(options.artifact).model
@@ -131,8 +131,8 @@ def decode(options: argparse.Namespace) -> dict:
     import torch
     from torch import nn
 
-    from lsprism.layers.modules import DenseLinear
-    from lsprism.models.fused import enable_fused_decode
+    from lsprism.models.fused_decode import enable_fused_decode
+    from lsprism.packed.modules import DenseLinear
 
     models = {f"dense, {dtype}": load("demo", dtype).model for dtype in ("bfloat16", "float16", "float32")}
     ours = load("demo").model
@@ -200,8 +200,8 @@ PARTS = {
 def measure(options: argparse.Namespace) -> None:
     import torch
 
-    from lsprism.layers.kernels.build import list_usable_levels
-    from lsprism.layers.kernels.dispatch import use_kernel
+    from lsprism.packed.kernels.build import list_usable_levels
+    from lsprism.packed.kernels.dispatch import use_kernel
 
     found = read(options.out)
     rows = found.setdefault(options.level, {})

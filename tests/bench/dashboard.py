@@ -77,8 +77,8 @@ def slide(page, sparsity: str) -> None:
 def looker(home: Path) -> Callable[[], None]:
     """The polling request of the tab Compress, for the newest run."""
     from lsprism.runs import RunStore
-    from lsprism.ui.compress import CompressHandlers
-    from lsprism.ui.watch import RunViews
+    from lsprism.ui.compress_tab import CompressHandlers
+    from lsprism.ui.run_views import RunViews
 
     runs = RunStore(home)
     handlers, seen = CompressHandlers(SimpleNamespace(runs=runs, watch=RunViews(runs), planner=None)), ""

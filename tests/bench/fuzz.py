@@ -302,7 +302,7 @@ def settings(bench: Bench, dice: random.Random) -> str:
 
 def form(bench: Bench, dice: random.Random) -> str:
     """YAML and values of the dashboard's form."""
-    from lsprism.ui.form import make_spec, parse_yaml
+    from lsprism.ui.form_values import make_spec, parse_yaml
 
     if dice.random() < 0.5:
         text = "\n".join(odd_line(dice) for _ in range(dice.randrange(5)))

@@ -38,8 +38,8 @@ BARS = {  # ratio to dense that is to be reached: shape, way, tokens
 
 def correct() -> dict:
     """Shapes of all kinds: one row, odd widths, panels, more blocks than octets, all densities."""
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.measure_gpu import find_error, random_form
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.measure_gpu import find_error, random_form
 
     groups = {
         "q, k, v with factors": [((512, 1000), 20), ((200, 1000), 0), ((64, 1000), 9)],
@@ -63,9 +63,9 @@ def correct() -> dict:
 
 def replayed() -> dict:
     """The counters of a launch must be as they were when it ends."""
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import _exact, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import _exact, random_form
 
     form = random_form((1000, 5000), 0.5, 40, GPU)
     bias = torch.randn(1000, device=GPU).bfloat16()
@@ -89,8 +89,8 @@ def replayed() -> dict:
 
 
 def kernels(shape: tuple[int, int]) -> dict:
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.measure_gpu import microseconds, products, random_form
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.measure_gpu import microseconds, products, random_form
 
     rows, columns = shape
     copies = max(2, min(16, (400 << 20) // (2 * rows * columns)))  # together larger than the cache
@@ -115,9 +115,9 @@ def kernels(shape: tuple[int, int]) -> dict:
 
 
 def groups() -> dict:
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import microseconds, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import microseconds, random_form
 
     found = {}
     x = torch.randn(1, 4096, device=GPU).bfloat16()
@@ -144,8 +144,8 @@ def groups() -> dict:
 
 def tuning() -> dict:
     """The kernel is compiled for each; those that are in use are restored."""
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.measure_gpu import find_error, microseconds, products, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.measure_gpu import find_error, microseconds, products, random_form
 
     before, found = (gpu.WARPS, gpu.DEPTH), {}
     try:
@@ -166,9 +166,9 @@ def tuning() -> dict:
 
 
 def many() -> dict:
-    from lsprism.layers.kernels import cuda, gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import microseconds, random_form
+    from lsprism.packed.kernels import cuda, gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import microseconds, random_form
 
     found = {}
     for rows, columns in SHAPES[:2]:
@@ -190,10 +190,10 @@ def many() -> dict:
 
 def decode(shape: str, turns: int = 12) -> dict:
     """The product's own loop, which replays a recorded step."""
-    from card import compressed, loop, random_llama
+    from gpu import compressed, loop, random_llama
 
     from lsprism.evaluation.sizes import count_resident_bytes
-    from lsprism.models.fused import enable_fused_decode
+    from lsprism.models.fused_decode import enable_fused_decode
 
     made = {"dense": None, "sparse": (0,), "hybrid": (0.1,), "2:4": (0, True)}
     ms, held, sides = {}, {}, {}

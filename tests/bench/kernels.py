@@ -35,9 +35,9 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
     import torch
     import torch.nn.functional as F
 
-    from lsprism.layers.forms import Dense, Sparse, count_bytes
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.dispatch import PreparedMatmul
+    from lsprism.packed.formats import Dense, Sparse, count_bytes
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.dispatch import PreparedMatmul
 
     def copies(form) -> list[Callable]:
         count = 1 if few else max(1, total // count_bytes(form))
@@ -117,7 +117,7 @@ def main() -> None:
 
     import torch
 
-    from lsprism.layers.kernels.dispatch import use_kernel
+    from lsprism.packed.kernels.dispatch import use_kernel
 
     torch.manual_seed(0)
     if options.threads:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 GROUP = 64  # consecutive weights in a row that share a scale and a zero point
-IMPORTS = "import lsprism.api; from lsprism.artifact.finish import read_peak_memory; print(read_peak_memory())"
+IMPORTS = "import lsprism.api; from lsprism.artifact.publish import read_peak_memory; print(read_peak_memory())"
 COMPRESS = """
 import sys, lsprism.api
 {without}
@@ -68,7 +68,7 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
 def round_to_nearest(bits: int, options: argparse.Namespace) -> dict:
     """The dense model with round-to-nearest quantization of the layers that the other rows compress."""
     from lsprism import api
-    from lsprism.models.anatomy import find_structure
+    from lsprism.models.structure import find_structure
 
     loaded = api.load(options.model)
     sites = find_structure(loaded.model).sites
@@ -133,7 +133,7 @@ def dense_model(model: str) -> LoadedModel:
 def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
     from lsprism.evaluation import agreement
     from lsprism.evaluation.perplexity import compute_perplexity
-    from lsprism.evaluation.steps import run_to_end
+    from lsprism.evaluation.progress import run_to_end
 
     taken = windows_of(loaded, options.text, options)
     taken = replace(taken, tokens=taken.tokens[options.first : options.first + options.windows])

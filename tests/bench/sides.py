@@ -12,10 +12,10 @@ from transformers.initialization import no_init_weights
 from lsprism import api
 from lsprism.generation.decode import decode_step, prefill
 from lsprism.generation.sampler import Sampler
-from lsprism.layers.forms import Sparse, count_bytes
-from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.models.fused import enable_fused_decode
-from lsprism.models.surgery import replace_module
+from lsprism.models.fused_decode import enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.packed.formats import Sparse, count_bytes
+from lsprism.packed.modules import DenseLinear, PrismLinear
 from lsprism.specs import GenerateSpec
 
 Side = Callable[[int], list[float]]

@@ -15,10 +15,10 @@ from torch import nn
 
 from lsprism.generation.decode import decode_step, prefill
 from lsprism.generation.sampler import Sampler
-from lsprism.layers.forms import Dense
-from lsprism.layers.kernels.cpu import CpuPacked, PackedBlock
-from lsprism.layers.kernels.dispatch import load_kernels
-from lsprism.layers.modules import DenseLinear, PrismLinear, get_product
+from lsprism.packed.formats import Dense
+from lsprism.packed.kernels.cpu import CpuPacked, PackedBlock
+from lsprism.packed.kernels.dispatch import load_kernels
+from lsprism.packed.modules import DenseLinear, PrismLinear, get_product
 from lsprism.specs import GenerateSpec
 
 WARM_UP = 4  # tokens

@@ -22,9 +22,9 @@ def passes_alone(model: str, options: argparse.Namespace) -> float:
     import torch
 
     from lsprism import api
+    from lsprism.calibration.blockwise import capture_block_inputs
     from lsprism.calibration.corpus import cut_windows, read_text, tokenize
-    from lsprism.calibration.walk import capture_block_inputs
-    from lsprism.models.anatomy import find_structure
+    from lsprism.models.structure import find_structure
 
     loaded = api.load(model)
     tokens = tokenize(loaded.tokenizer, read_text(options.calibration).text)

@@ -67,8 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     from lsprism import api
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation import words
-    from lsprism.evaluation.steps import run_to_end
+    from lsprism.evaluation import word_perplexity
+    from lsprism.evaluation.progress import run_to_end
 
     loaded = api.load(options.model, dtype=options.dtype)
     corpus = read_text(options.text, split="test")
@@ -76,7 +76,9 @@ def main() -> None:
     texts = there[: options.documents]
     started = time.monotonic()
     figure = run_to_end(
-        words.stream_word_perplexity(loaded, words.Documents(texts, corpus.name, len(there)), options.context)
+        word_perplexity.stream_word_perplexity(
+            loaded, word_perplexity.Documents(texts, corpus.name, len(there)), options.context
+        )
     )
     halfway = time.monotonic()
     theirs = by_lm_eval(loaded, texts, options.context)

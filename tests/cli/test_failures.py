@@ -97,15 +97,15 @@ def test_weights_that_cannot_be_read_are_named_by_their_file(failed, tiny_folder
 
 def test_a_shard_that_the_disk_refuses_is_named(failed, tiny_folder, tmp_path, monkeypatch):
     model = spoilt(tiny_folder, tmp_path / "model", lambda folder: in_two(folder, lost=True))
-    from lsprism.models import stored
+    from lsprism.models import tensor_files
 
     def refusing(path, *args, **kwargs):
         if Path(path).name == "b.safetensors":
             raise OSError(errno.EIO, "Input/output error")
         return stored_open(path, *args, **kwargs)
 
-    stored_open = stored.safe_open
-    monkeypatch.setattr(stored, "safe_open", refusing)
+    stored_open = tensor_files.safe_open
+    monkeypatch.setattr(tensor_files, "safe_open", refusing)
     assert f"{model / 'b.safetensors'} cannot be read: " in failed("compress", model)
 
 

@@ -14,17 +14,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import lsprism
 import lsprism.hf  # noqa: F401 - registers the format
-from lsprism.calibration import walk as walking
+from lsprism.calibration import blockwise as walking
 from lsprism.engine.blocks import BlockLoader
 from lsprism.engine.plan import prepare_plan
 from lsprism.errors import SourceError
-from lsprism.layers.forms import LowRank, PackedWeight, Sparse, SparseLowRank
-from lsprism.layers.modules import PrismLinear
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
-from lsprism.models.anatomy import build_meta_model, get_stored_shapes
+from lsprism.models.module_utils import get_weight, replace_module
 from lsprism.models.source import resolve
-from lsprism.models.surgery import get_weight, replace_module
+from lsprism.models.structure import build_meta_model, get_stored_shapes
+from lsprism.packed.formats import LowRank, PackedWeight, Sparse, SparseLowRank
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
 

@@ -18,7 +18,7 @@ from tiny_runs import asked, digests, done, stopped_after
 
 from lsprism import api
 from lsprism.artifact import manifest, shards
-from lsprism.calibration.known import SensitivityCache
+from lsprism.calibration.sensitivity_cache import SensitivityCache
 from lsprism.errors import DiskError, NumericError, TargetError, WorkError
 from lsprism.methods import METHODS
 

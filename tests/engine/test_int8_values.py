@@ -12,9 +12,9 @@ from lsprism import api
 from lsprism.artifact.manifest import read_report
 from lsprism.evaluation.sizes import measure_sizes
 from lsprism.evaluation.spectra import iter_spectra
-from lsprism.layers.modules import PrismLinear
 from lsprism.methods import METHODS
 from lsprism.models.source import resolve
+from lsprism.packed.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = torch.tensor([[1, 5, 6, 7, 9, 3, 8]])

@@ -7,7 +7,7 @@ import torch
 
 from lsprism import api
 from lsprism.cli import main
-from lsprism.layers.modules import PrismLinear
+from lsprism.packed.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

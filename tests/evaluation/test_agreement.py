@@ -11,7 +11,7 @@ from lsprism.calibration.corpus import read_text
 from lsprism.errors import NumericError, SpecError
 from lsprism.evaluation import likelihood
 from lsprism.evaluation.agreement import check_same_tokens, stream_agreement
-from lsprism.evaluation.steps import run_to_end
+from lsprism.evaluation.progress import run_to_end
 from lsprism.evaluation.windows import make_windows, select_first
 from lsprism.models.load import load
 from lsprism.models.source import resolve

@@ -6,15 +6,15 @@ import pytest
 import torch
 from odd_tokenizers import BOS, make_begun, wrapping
 
-from lsprism import api, measure
+from lsprism import api, evaluation_api
 from lsprism.artifact.manifest import read_recipe
 from lsprism.calibration.corpus import cut_windows, prepare_tokens
-from lsprism.calibration.own_text import generate_windows
+from lsprism.calibration.self_generated import generate_windows
 from lsprism.cli.options import Parser, add_options, collect_options, list_options
 from lsprism.engine.blocks import BlockLoader
 from lsprism.errors import TargetError
-from lsprism.evaluation import agreement, perplexity, profile, words
-from lsprism.evaluation.steps import run_to_end
+from lsprism.evaluation import agreement, perplexity, speed, word_perplexity
+from lsprism.evaluation.progress import run_to_end
 from lsprism.evaluation.windows import Corpus, make_windows
 from lsprism.events import BlockDone
 from lsprism.generation.prompt import encode
@@ -119,18 +119,18 @@ def test_bos_first_is_the_convention_of_papers(loaded, corpus):
 
 
 def test_word_perplexity_reads_bos_in_every_window_and_says_so(loaded, corpus, read):
-    documents = words.split_documents(corpus)
-    figure = run_to_end(words.stream_word_perplexity(loaded, documents, CONTEXT))
+    documents = word_perplexity.split_documents(corpus)
+    figure = run_to_end(word_perplexity.stream_word_perplexity(loaded, documents, CONTEXT))
     assert begin_once(read) and len(read) > 2
     assert "BOS before each" in figure.format_protocol()
     read.clear()
-    figure = run_to_end(words.stream_word_perplexity(loaded, documents, CONTEXT, "first"))
+    figure = run_to_end(word_perplexity.stream_word_perplexity(loaded, documents, CONTEXT, "first"))
     assert not begin_once(read) and "BOS before the first" in figure.format_protocol()
 
 
 def test_timed_prompts_and_chat_start_with_bos(loaded, corpus, read):
     tokens = torch.cat(prepare_tokens(loaded.tokenizer, corpus.text, "each")[::-1])
-    run_to_end(profile.stream_speed([loaded], tokens, profile.SpeedSettings((8,), 2, 3)))
+    run_to_end(speed.stream_speed([loaded], tokens, speed.SpeedSettings((8,), 2, 3)))
     assert begin_once(read)
     read.clear()
     list(api.stream_generate(loaded, "a river", GenerateSpec(max_new_tokens=2, greedy=True)))
@@ -210,7 +210,9 @@ def test_an_evaluation_caches_both_placements_separately(folder, text_file, tmp_
     settings = {"measures": "perplexity", "dataset": str(text_file), "context": 16, "windows": 2}
     found = {}
     for bos in ("each", "first"):
-        report = measure.evaluate(folder, measuring=settings | {"bos": bos}, save_path=tmp_path / "out", resume=True)
+        report = evaluation_api.evaluate(
+            folder, measuring=settings | {"bos": bos}, save_path=tmp_path / "out", resume=True
+        )
         found[bos] = report.compressed.likelihood
     assert found["each"].begins == "each" and found["first"].begins == "first"
     assert found["each"].value != found["first"].value

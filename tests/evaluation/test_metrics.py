@@ -9,7 +9,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from lsprism.evaluation.judge import find_embedded_folder, load_sentence_encoder
+from lsprism.evaluation.encoders import find_embedded_folder, load_sentence_encoder
 from lsprism.evaluation.metrics import (
     BertScore,
     Rouge,
@@ -19,8 +19,8 @@ from lsprism.evaluation.metrics import (
     load_text_metrics,
 )
 from lsprism.evaluation.metrics import similarity as similarity_room
-from lsprism.evaluation.metrics.agreement import compute_agreement, find_divergence
-from lsprism.evaluation.metrics.base import make_score
+from lsprism.evaluation.metrics.metric_base import make_score
+from lsprism.evaluation.metrics.token_agreement import compute_agreement, find_divergence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,10 +22,10 @@ from lsprism.evaluation import likelihood
 from lsprism.evaluation.likelihood import safe_exp
 from lsprism.evaluation.perplexity import compute_perplexity, iter_window_nll, stream_perplexity
 from lsprism.evaluation.windows import Windows, get_default_context, make_windows, select_first
-from lsprism.layers.compute_dtype import apply_compute_dtype
 from lsprism.models.load import load as load_model
 from lsprism.models.load import load_tokenizer
 from lsprism.models.source import resolve
+from lsprism.packed.compute_dtype import apply_compute_dtype
 
 VOCABULARY = 24  # as the tiny Llama has
 SHAPE = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)

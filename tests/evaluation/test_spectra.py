@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lsprism.evaluation.spectra import POINTS, compute_effective_rank, compute_spectrum
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
 from lsprism.reports import LayerReport
 
 

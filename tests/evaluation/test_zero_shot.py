@@ -8,8 +8,8 @@ from lsprism import extras
 from lsprism.api import load
 from lsprism.errors import RequestError, SpecError
 from lsprism.evaluation import zero_shot
-from lsprism.evaluation.evaluate import QUICK_EXAMPLES, Evaluation
-from lsprism.evaluation.steps import run_to_end
+from lsprism.evaluation.progress import run_to_end
+from lsprism.evaluation.runner import QUICK_EXAMPLES, Evaluation
 from lsprism.specs import MeasureSpec
 
 TASK = """task: local_choice

@@ -10,13 +10,13 @@ import lsprism.hf  # noqa: F401 - registers the format
 from lsprism import api
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import generate
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
-from lsprism.layers.int8 import to_int8
-from lsprism.layers.kernels.cpu import PackedBlock
-from lsprism.layers.kernels.dispatch import use_kernel
-from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.models.fused import enable_fused_decode
-from lsprism.models.surgery import replace_module
+from lsprism.models.fused_decode import enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
+from lsprism.packed.int8 import to_int8
+from lsprism.packed.kernels.cpu import PackedBlock
+from lsprism.packed.kernels.dispatch import use_kernel
+from lsprism.packed.modules import DenseLinear, PrismLinear
 from lsprism.specs import GenerateSpec
 
 TOKENS = 64

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsprism.errors import SpecError
 from lsprism.generation import stream as room
-from lsprism.generation.clock import Clock
 from lsprism.generation.stream import find_end_tokens, generate, get_context_length
+from lsprism.generation.timing import Clock
 from lsprism.specs import GenerateSpec
 
 PROMPTS = [[1, 5, 6], [4, 7, 9, 3, 10, 13], [1]]

@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, random, root_of, stats_of
+from matrices import inputs, low_rank_plus_sparse, random, root_of, stats_of
 
 from lsprism.methods import admm
 from lsprism.methods.admm import optimize_jointly
+from lsprism.methods.gram import factorize_gram
 from lsprism.methods.hybrid import prune_with_low_rank
-from lsprism.methods.metric import factorize_gram
 from lsprism.methods.refit import SparseLowRankFit, refit
 from lsprism.reports import LayerBudget
 

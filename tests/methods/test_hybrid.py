@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, output_error, random, root_of, stats_of
+from matrices import inputs, low_rank_plus_sparse, output_error, random, root_of, stats_of
 from test_methods import HARD, budget_for
 
 from lsprism.methods import METHODS, get_method
+from lsprism.methods.gram import factorize_gram
 from lsprism.methods.hybrid import Hybrid
-from lsprism.methods.metric import factorize_gram
 from lsprism.reports import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")

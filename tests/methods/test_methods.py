@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
+from matrices import inputs, low_rank_plus_sparse, output_error, random, stats_of
 
-from lsprism.budgets.cost import split
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.allocation.packed_sizes import split
 from lsprism.methods import METHODS
 from lsprism.methods.wanda import compute_scores
+from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
 from lsprism.reports import LayerBudget
 from lsprism.specs import PATTERNED, PlanSpec, validate
 

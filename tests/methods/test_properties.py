@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import inputs, random, root_of, stats_of
+from matrices import inputs, random, root_of, stats_of
 from test_methods import FORMS, budget_for
 
 from lsprism.methods import METHODS

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import inputs, random, root_of
+from matrices import inputs, random, root_of
 from test_properties import problems
 
+from lsprism.methods.gram import factorize_gram
 from lsprism.methods.masks import make_top_mask
-from lsprism.methods.metric import factorize_gram
 from lsprism.methods.refit import SparseLowRankFit, refit, refit_factors, refit_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")

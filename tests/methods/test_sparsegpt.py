@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from problems import inputs, random
+from matrices import inputs, random
 
 from lsprism.methods import sparsegpt
+from lsprism.methods.gram import factorize_gram
 from lsprism.methods.masks import make_top_mask
-from lsprism.methods.metric import factorize_gram
 from lsprism.methods.sparsegpt import prune_columns
 from lsprism.reports import LayerBudget
 

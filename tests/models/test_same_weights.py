@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 import lsprism
 from lsprism.errors import DamagedError, LSPrismError, SourceError
-from lsprism.models.anatomy import build_meta_model, get_stored_shapes
+from lsprism.models.structure import build_meta_model, get_stored_shapes
 from lsprism.models.ties import get_tied_names
 from lsprism.models.weights import INDEX, SINGLE, WeightFiles
 

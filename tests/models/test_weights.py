@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.anatomy import build_meta_model, get_stored_shapes
+from lsprism.models.structure import build_meta_model, get_stored_shapes
 from lsprism.models.weights import (
     INDEX,
     SINGLE,

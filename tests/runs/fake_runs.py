@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from lsprism.runs import Run, RunRequest, RunStore, keeper
+from lsprism.runs import Run, RunRequest, RunStore, supervisor
 from lsprism.runs.process import ProcessId
 
 # A number that is no process: above what any kernel hands out.
@@ -34,7 +34,9 @@ def fake(script: str) -> tuple[str, ...]:
 def kept(runs: RunStore, run: Run, script: str):
     """A keeper on a thread of ours; yields what asks it to stop, and is waited for."""
     asked = threading.Event()
-    thread = threading.Thread(target=keeper.run_supervised, args=(runs.get_folder(run.id), list(fake(script)), asked))
+    thread = threading.Thread(
+        target=supervisor.run_supervised, args=(runs.get_folder(run.id), list(fake(script)), asked)
+    )
     thread.start()
     try:
         yield asked

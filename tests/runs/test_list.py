@@ -9,8 +9,8 @@ from fake_runs import NOBODY, made
 from lsprism.errors import DiskError, LSPrismError, RequestError
 from lsprism.events import Progress
 from lsprism.runs import RunStore, get_state_folder
-from lsprism.runs import runs as module
-from lsprism.runs.journal import EventLog
+from lsprism.runs import store as module
+from lsprism.runs.event_log import EventLog
 from lsprism.runs.process import ProcessId, get_process
 
 

@@ -7,11 +7,11 @@ import gradio as gr
 import pytest
 from test_chat_page import said, seating
 
+from lsprism.chat import ChatAnswer, ChatProgress
+from lsprism.chat.client import ChatTask
 from lsprism.runs import RunRequest, RunStore
 from lsprism.specs import GenerateSpec
-from lsprism.talk import ChatAnswer, ChatProgress
-from lsprism.talk.talk import ChatTask
-from lsprism.ui import chat, chat_form
+from lsprism.ui import chat_form, chat_tab
 from lsprism.ui.chat_state import ChatPage
 from lsprism.ui.context import Context
 from lsprism.ui.texts import chat as texts
@@ -59,7 +59,7 @@ DONE = ChatProgress("answering", answers={"left": said("Good", " day"), "right":
 
 @pytest.fixture
 def handlers(tmp_path):
-    return chat.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, DONE))
+    return chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, DONE))
 
 
 def shown(steps) -> dict:
@@ -154,7 +154,7 @@ def test_stop_reaches_the_work_of_its_own_page(handlers):
 
 def test_a_death_of_the_worker_is_told_and_the_text_stays(tmp_path):
     died = ChatProgress("answering", answers=HALF.answers, ended=True, failure="memory ran out <b>")
-    handlers = chat.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, died))
+    handlers = chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, died))
     told = shown(handlers.handle_send(VALUES, ChatPage(), "me"))
     assert "memory ran out &lt;b&gt;" in told["status"] and "Good" in told["now"]
     assert not told["vote"].visible
@@ -164,7 +164,7 @@ def test_a_load_that_failed_says_so_once(tmp_path):
     failed = ChatProgress(
         "loading", answers=dict.fromkeys(("left", "right"), ChatAnswer(failure="No memory.")), ended=True
     )
-    handlers = chat.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(failed))
+    handlers = chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(failed))
     assert shown(handlers.handle_load(VALUES, ChatPage(), "me"))["status"].count("No memory.") == 1
 
 
@@ -213,5 +213,5 @@ def test_an_opened_run_brings_its_pair(handlers, tmp_path):
 
 def test_building_the_page_starts_no_process(tmp_path):
     with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
-        chat.build(Context(RunStore(tmp_path), blocks, tabs, gr.State(""), gr.BrowserState("")))
+        chat_tab.build(Context(RunStore(tmp_path), blocks, tabs, gr.State(""), gr.BrowserState("")))
     assert not [thread for thread in threading.enumerate() if thread.name == "lsprism-talk"]

@@ -59,7 +59,7 @@ def address(runs):
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "LSPRISM_STATE"):
             patch.setenv(name, "")  # so that it is put back afterwards
         prepare_environment(runs.home)
-        from lsprism.ui.shell import build_dashboard, get_settings
+        from lsprism.ui.dashboard import build_dashboard, get_settings
 
         page, _ = build_dashboard(runs)
         port = find_free_port("127.0.0.1", None)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lsprism.talk import (
+from lsprism.chat import (
     AnswerTiming,
     ChatAnswer,
     ChatProgress,
@@ -16,8 +16,8 @@ from lsprism.talk import (
     Turn,
     WorkerMemory,
 )
-from lsprism.talk.votes import VoteCount
-from lsprism.ui import chat_page
+from lsprism.chat.votes import VoteCount
+from lsprism.ui import chat_html
 from lsprism.ui.chat_state import ChatPage, create_page, decode_page, encode_page
 
 HOSTILE = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>{{#each a}}${alert(3)}`\0&amp;"
@@ -68,12 +68,12 @@ def test_whatever_is_said_is_shown_as_text(where):
     if where == "failure":
         answer = ChatAnswer(failure=HOSTILE, reason="failed")
     one = page(answer, said("Good") if where == "answer" else None, HOSTILE if where == "prompt" else "Hello")
-    html = chat_page.render_last(one, True)
+    html = chat_html.render_last(one, True)
     if where == "model":
-        html = chat_page.render_sides(ChatPage(), LoadedModels(), {"left": HOSTILE, "right": HOSTILE})
-        html += chat_page.render_sides(
+        html = chat_html.render_sides(ChatPage(), LoadedModels(), {"left": HOSTILE, "right": HOSTILE})
+        html += chat_html.render_sides(
             ChatPage(), LoadedModels(seats={"left": seat(HOSTILE)}), {}
-        ) + chat_page.render_status(ChatProgress(f"loading {HOSTILE}"), False)
+        ) + chat_html.render_status(ChatProgress(f"loading {HOSTILE}"), False)
     assert "<img" not in html and "<script" not in html
     assert "&lt;img" in html
 
@@ -97,62 +97,62 @@ def test_what_is_no_page_of_ours_is_a_fresh_one(said):
 
 
 def test_what_gradio_takes_for_a_template_is_no_template():
-    assert not set("{}$`\0") & set(chat_page.render_text(HOSTILE))
+    assert not set("{}$`\0") & set(chat_html.render_text(HOSTILE))
 
 
 def test_the_headers_are_what_the_worker_told():
-    html = plain(chat_page.render_sides(ChatPage(), seating(), {}))
+    html = plain(chat_html.render_sides(ChatPage(), seating(), {}))
     for figure in ("80 million, 80%", "25.0%", "12.5", "no factors", "bfloat16, cpu", "150 MB", "halfhalf"):
         assert figure in html
 
 
 def test_a_side_that_is_not_in_memory_says_what_happens_next():
-    html = chat_page.render_sides(ChatPage(), LoadedModels(), {"left": "demo", "right": "/some/where/half"})
+    html = chat_html.render_sides(ChatPage(), LoadedModels(), {"left": "demo", "right": "/some/where/half"})
     assert html.count("loads with the first prompt") == 2
     assert "/some/where" not in html and "half" in html
-    named = chat_page.render_sides(
+    named = chat_html.render_sides(
         ChatPage(), LoadedModels(), {"right": "/run/artifact"}, {"/run/artifact": "demo, <b>hybrid"}
     )
     assert "demo, &lt;b&gt;hybrid" in named and "artifact" not in named
-    stale = chat_page.render_sides(ChatPage(), seating(), {"left": "demo", "right": "another"})
+    stale = chat_html.render_sides(ChatPage(), seating(), {"left": "demo", "right": "another"})
     assert stale.count("loads with the first prompt") == 1, "the header of another model is never shown"
     turns = LoadedModels(seats={"left": seat("demo", resident=False)}, together=False, note="Both do not fit.")
-    assert "loads on demand" in chat_page.render_sides(ChatPage(), turns, {})
+    assert "loads on demand" in chat_html.render_sides(ChatPage(), turns, {})
 
 
 def test_the_answers_part_where_the_mark_is():
-    html = chat_page.render_last(page(), True)
+    html = chat_html.render_last(page(), True)
     assert html.count("<mark") == 2
     assert "> day</mark>" in html and "> night</mark>" in html
     assert "first difference at token 2<" in html
-    same = chat_page.render_last(page(right=said("Good", " day", speed=15.0)), True)
+    same = chat_html.render_last(page(right=said("Good", " day", speed=15.0)), True)
     assert "<mark" not in same and "identical outputs" in same
 
 
 def test_each_side_shows_its_cost_and_who_is_faster():
-    html = chat_page.render_last(page(), True)
+    html = chat_html.render_last(page(), True)
     assert "10.0 tok/s" in html and "15.0 tok/s" in html and html.count("first token 0.25 s") == 2
     assert "B decodes 1.50x as fast" in html
-    assert "A decodes 2.00x as fast" in chat_page.render_last(page(said("a", speed=20.0), said("a", speed=10.0)), True)
+    assert "A decodes 2.00x as fast" in chat_html.render_last(page(said("a", speed=20.0), said("a", speed=10.0)), True)
 
 
 def test_what_was_stopped_says_so_and_keeps_its_text():
-    html = chat_page.render_last(page(said("Good", reason="stopped")), True)
+    html = chat_html.render_last(page(said("Good", reason="stopped")), True)
     assert "Good" in html and "stopped" in html
 
 
 def test_blind_hides_names_figures_and_headers_until_the_vote():
     one = page(blind=True, crossed=True)
-    hidden = chat_page.render_last(one, True) + chat_page.render_sides(
+    hidden = chat_html.render_last(one, True) + chat_html.render_sides(
         one, seating(), {"left": "demo", "right": "half"}
     )
-    hidden += chat_page.render_status(ChatProgress("loading half", slot="right"), one.hidden)
+    hidden += chat_html.render_status(ChatProgress("loading half", slot="right"), one.hidden)
     assert "half" not in hidden and "demo" not in hidden and "tok/s" not in hidden and "million" not in hidden
     voted = page(blind=True, crossed=True, voted=True)
-    assert "B decodes" not in chat_page.render_last(voted, True) and "A decodes 1.50" in chat_page.render_last(
+    assert "B decodes" not in chat_html.render_last(voted, True) and "A decodes 1.50" in chat_html.render_last(
         voted, True
     )
-    names = chat_page.render_sides(voted, seating(), {})
+    names = chat_html.render_sides(voted, seating(), {})
     assert names.index("half") < names.index("demo"), "crossed: A is the right side"
 
 
@@ -176,22 +176,22 @@ def test_only_two_whole_answers_can_be_voted_on():
 
 
 def test_a_long_prompt_is_not_sent_to_the_page_again_and_again():
-    html = chat_page.render_last(page(prompt="a" * 100_000), True)
+    html = chat_html.render_last(page(prompt="a" * 100_000), True)
     assert len(html) < 5000 and "98,000 more characters" in html
 
 
 def test_memory_before_and_after_and_taking_turns():
-    html = chat_page.render_memory(seating(together=False, note="Both do not fit."))
+    html = chat_html.render_memory(seating(together=False, note="Both do not fit."))
     assert "1 GB → 2 GB, 3 GB free" in html and "Both do not fit." in html
-    assert chat_page.render_memory(LoadedModels()) == ""
+    assert chat_html.render_memory(LoadedModels()) == ""
 
 
 def test_the_tally_in_words():
-    html = plain(chat_page.render_votes(VoteCount(left=4, right=6, equal=1), {"left": "demo", "right": "half"}, True))
+    html = plain(chat_html.render_votes(VoteCount(left=4, right=6, equal=1), {"left": "demo", "right": "half"}, True))
     assert "11 blind votes" in html and "half wins 60% of the decided votes (95% interval 31% to 83%)" in html
-    assert "No blind votes" in chat_page.render_votes(VoteCount(), {}, True)
+    assert "No blind votes" in chat_html.render_votes(VoteCount(), {}, True)
 
 
 def test_two_models_of_one_name_are_told_apart():
     seats = {"left": seat("half", weights_sha256="aaaa1"), "right": seat("half", weights_sha256="bbbb1")}
-    assert chat_page.make_labels(LoadedModels(seats=seats)) == {"left": "half (aaaa)", "right": "half (bbbb)"}
+    assert chat_html.make_labels(LoadedModels(seats=seats)) == {"left": "half (aaaa)", "right": "half (bbbb)"}

@@ -9,15 +9,15 @@ import pytest
 from eval_reports import report
 
 from lsprism.errors import SpecError
+from lsprism.evaluation_reports import Recommendation, StudyReport
 from lsprism.events import Progress
-from lsprism.outcomes import Recommendation, StudyReport
 from lsprism.runs import RunRequest, RunStore
-from lsprism.runs.journal import EventLog
+from lsprism.runs.event_log import EventLog
 from lsprism.specs import EvaluateSpec, StudySpec
-from lsprism.ui import evaluate, evaluate_page
+from lsprism.ui import evaluate_html, evaluate_tab
 from lsprism.ui.context import Context
-from lsprism.ui.reports import ReportCache
-from lsprism.ui.watch import RunViews
+from lsprism.ui.report_cache import ReportCache
+from lsprism.ui.run_views import RunViews
 
 VALUES = {
     "model": "demo", "artifacts": ["/made/half"], "measures": ["perplexity", "sizes"], "quick": True, "dataset": "auto",
@@ -34,14 +34,14 @@ def runs(tmp_path):
 
 @pytest.fixture
 def handlers(runs, monkeypatch):
-    made = evaluate.EvaluateHandlers(SimpleNamespace(runs=runs, watch=RunViews(runs)))
+    made = evaluate_tab.EvaluateHandlers(SimpleNamespace(runs=runs, watch=RunViews(runs)))
     made.started = []
 
     def start(found, verb, spec):
         made.started.append((verb, spec))
         return found.create(found.create_id(), RunRequest(verb=verb, settings=spec.model_dump(mode="json")))
 
-    monkeypatch.setattr(evaluate, "start", start)
+    monkeypatch.setattr(evaluate_tab, "start", start)
     return made
 
 
@@ -83,7 +83,7 @@ def test_each_model_becomes_a_run_of_its_own(handlers):
 )
 def test_what_is_missing_is_named(wrong, said):
     with pytest.raises(SpecError, match=said):
-        evaluate_page.make_evaluate_specs({**VALUES, **wrong})
+        evaluate_html.make_evaluate_specs({**VALUES, **wrong})
 
 
 def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_finished_run_becomes_table_files_and_charts(handlers, runs, tmp_path,
     assert files.count("download=") == 2
     assert page.visible and Path(page.value["path"]).read_text() == "<p>all of it</p>"
     assert Path(page.value["path"]).is_relative_to(tmp_path / "page"), "nothing else may be served"
-    assert len(plots) == evaluate.CHARTS
+    assert len(plots) == evaluate_tab.CHARTS
     assert sum(plot.visible for plot in plots) >= 5
 
 
@@ -189,4 +189,4 @@ def test_a_look_costs_little(handlers, runs, tmp_path):
 
 def test_the_tab_builds(runs):
     with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
-        evaluate.build(Context(runs, blocks, tabs, gr.State(""), gr.BrowserState("")))
+        evaluate_tab.build(Context(runs, blocks, tabs, gr.State(""), gr.BrowserState("")))

@@ -89,7 +89,7 @@ def test_checking_needs_neither_torch_nor_gradio():
 
 @pytest.mark.slow
 def test_the_page_is_built_without_torch():
-    code = "import lsprism.ui.shell, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import lsprism.ui.dashboard, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env).returncode == 0
 
@@ -104,13 +104,13 @@ def test_the_page_is_built_without_torch():
     ],
 )
 def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, address):
-    from lsprism.ui import shell
+    from lsprism.ui import dashboard
 
     opened = []
     monkeypatch.setenv(serve.AUTH, "ann:x")
     monkeypatch.setattr(serve, "find_free_port", lambda host, asked: 7860)
     monkeypatch.setattr(serve, "prepare_environment", lambda home: None)
-    monkeypatch.setattr(shell, "launch", lambda home, host, port, **how: opened.append((host, port)))
+    monkeypatch.setattr(dashboard, "launch", lambda home, host, port, **how: opened.append((host, port)))
     assert serve.main(["--host", host, "--auth", "env", "--state-dir", str(tmp_path)]) == 0
     assert opened == [(named, 7860)]
     assert f"{address} " in capsys.readouterr().err

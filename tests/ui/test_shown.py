@@ -6,10 +6,10 @@ from run_views import layer, layers, plan, report, run
 from lsprism.events import Progress
 from lsprism.reports import DurationEstimate
 from lsprism.specs import CalibrationSpec, PlanSpec
-from lsprism.ui import cards, ledger
-from lsprism.ui.estimate import find_previous_seconds, render_estimate, render_refusal
+from lsprism.ui import cards, runs_html
+from lsprism.ui.estimate_html import find_previous_seconds, render_estimate, render_refusal
+from lsprism.ui.run_views import RunView
 from lsprism.ui.texts import common as texts
-from lsprism.ui.watch import RunView
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -113,8 +113,8 @@ def test_nothing_that_others_wrote_becomes_html(tmp_path):
     shown = [
         cards.render_progress_card(view),
         cards.render_queue([nasty], ""),
-        ledger.render_run(nasty, SCRIPT),
-        ledger.render_comparison(nasty, run(settings={**settings, "method": "wanda"})),
+        runs_html.render_run(nasty, SCRIPT),
+        runs_html.render_comparison(nasty, run(settings={**settings, "method": "wanda"})),
         render_refusal(SCRIPT, SCRIPT),
     ]
     for html in shown:
@@ -137,15 +137,15 @@ def test_every_state_has_words():
 
 
 def test_rows_of_the_list_end_with_the_id():
-    rows = ledger.make_rows(
+    rows = runs_html.make_rows(
         [run(figures={"stored_bytes": 1300}, begun=1.0, ended=62.0, notes="a\nb"), run("damaged", verb="")]
     )
-    assert all(len(row) == len(ledger.HEADERS) and row[-1] == run().id for row in rows)
+    assert all(len(row) == len(runs_html.HEADERS) and row[-1] == run().id for row in rows)
     assert rows[0][:4] == ["demo, wanda at 0.5", "done", "1.3 kB", "1 min 01 s"] and rows[0][5] == "a b"
 
 
 def test_two_runs_are_compared_by_figures_and_by_the_settings_that_differ():
     other = run(settings={**run().settings, "sparsity": 0.3}, figures={"stored_bytes": 1500})
-    rows = ledger.find_differences(run(figures={"stored_bytes": 1300}), other)
+    rows = runs_html.find_differences(run(figures={"stored_bytes": 1300}), other)
     assert ("Size on disk", "1.3 kB", "1.5 kB") in rows and ("sparsity", "0.5", "0.3") in rows
     assert not any(name == "method" for name, *_ in rows)

@@ -3,7 +3,7 @@
 import pytest
 
 from lsprism.runs import RunStore
-from lsprism.ui.shell import TABS, build_dashboard
+from lsprism.ui.dashboard import TABS, build_dashboard
 
 
 def test_at_first_only_the_first_tab_ticks_and_every_tab_has_its_switch(tmp_path):

@@ -6,8 +6,8 @@ from run_views import layers, report
 from lsprism.errors import RequestError
 from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
 from lsprism.runs import RunRequest, RunStore
-from lsprism.runs.journal import EventLog
-from lsprism.ui.watch import RunViews, select_first_run
+from lsprism.runs.event_log import EventLog
+from lsprism.ui.run_views import RunViews, select_first_run
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from evaluate import CombinedEvaluations, combine
 
-from lsprism.evaluation.judge import EMBEDDED, JudgeName
-from lsprism.evaluation.metrics.agreement import TokenAgreement
+from lsprism.evaluation.encoders import EMBEDDED, JudgeName
 from lsprism.evaluation.metrics.bertscore import BertScore
 from lsprism.evaluation.metrics.rouge import Rouge
 from lsprism.evaluation.metrics.similarity import Similarity
+from lsprism.evaluation.metrics.token_agreement import TokenAgreement
 
 
 def load_text_metrics(judge: JudgeName = EMBEDDED, device: str = "cpu") -> CombinedEvaluations:

@@ -5,9 +5,9 @@ from collections import defaultdict
 
 from datasets import Features, Value
 
-from lsprism.evaluation.judge import EMBEDDED, BertScoreEncoder, JudgeName, load_bertscore_encoder
-from lsprism.evaluation.metrics.base import MetricInMemory, find_empty_pairs, make_score
-from lsprism.outcomes import Score
+from lsprism.evaluation.encoders import EMBEDDED, BertScoreEncoder, JudgeName, load_bertscore_encoder
+from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
+from lsprism.evaluation_reports import Score
 
 
 class BertScore(MetricInMemory):

@@ -3,9 +3,9 @@ word pairs, and longest common subsequence of two texts."""
 
 from datasets import Features, Value
 
-from lsprism.evaluation.metrics.base import MetricInMemory, find_empty_pairs, make_score
-from lsprism.evaluation.wording import split_words
-from lsprism.outcomes import Score
+from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
+from lsprism.evaluation.word_split import split_words
+from lsprism.evaluation_reports import Score
 
 LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that at least one text must have for a defined score
 

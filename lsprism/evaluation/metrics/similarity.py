@@ -2,9 +2,9 @@
 
 from datasets import Features, Value
 
-from lsprism.evaluation.judge import EMBEDDED, load_sentence_encoder
-from lsprism.evaluation.metrics.base import MetricInMemory, find_empty_pairs, make_score
-from lsprism.outcomes import Score
+from lsprism.evaluation.encoders import EMBEDDED, load_sentence_encoder
+from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
+from lsprism.evaluation_reports import Score
 
 
 class Similarity(MetricInMemory):
