@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lsprism.commands import Generation, benchmark, check_stats, generate, spectra
     from lsprism.errors import LSPrismError, RequestError, WorkError
     from lsprism.evaluation_api import evaluate, study, sweep
-    from lsprism.evaluation_reports import EvalReport, StudyReport
+    from lsprism.evaluation_reports import EvalReport, SweepReport
     from lsprism.models.load import LoadedModel
     from lsprism.reports import CompressionReport, LayerSpectrum, Plan, StatsReport
     from lsprism.specs import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         MeasureSpec,
         PlanSpec,
         SpectraSpec,
-        StudySpec,
+        SweepSpec,
     )
     from lsprism.ui.serve import dashboard
 
@@ -39,16 +39,16 @@ __all__ = [
     "GenerateSpec",
     "Generation",
     "LSPrismError",
+    "LayerSpectrum",
     "LoadedModel",
     "MeasureSpec",
     "Plan",
     "PlanSpec",
     "RequestError",
-    "LayerSpectrum",
     "SpectraSpec",
     "StatsReport",
-    "StudyReport",
-    "StudySpec",
+    "SweepReport",
+    "SweepSpec",
     "Table",
     "WorkError",
     "benchmark",
@@ -76,9 +76,9 @@ _MODULES = {  # module -> the public names that it has
     "errors": "LSPrismError RequestError WorkError",
     "evaluation_api": "evaluate study sweep",
     "models.load": "LoadedModel",
-    "evaluation_reports": "EvalReport StudyReport",
+    "evaluation_reports": "EvalReport SweepReport",
     "reports": "CompressionReport Plan LayerSpectrum StatsReport",
-    "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec StudySpec",
+    "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec SweepSpec",
     "ui.serve": "dashboard",
 }
 _HOMES = {name: f"lsprism.{module}" for module, names in _MODULES.items() for name in names.split()}

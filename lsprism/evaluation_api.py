@@ -21,7 +21,7 @@ from lsprism.evaluation.recommendation import recommend
 from lsprism.evaluation.result_cache import ResultCache
 from lsprism.evaluation.runner import Evaluation, EvaluationData, fit_to_models, load_data
 from lsprism.evaluation.spectra import iter_spectra as singular_values
-from lsprism.evaluation_reports import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
@@ -29,8 +29,8 @@ from lsprism.packed.compute_dtype import use_compute_dtype
 from lsprism.packed.kernels.dispatch import use_kernel
 from lsprism.paths import check_writable, expand
 from lsprism.reports import ModelSource
-from lsprism.settings import EvaluateSettings, StudySettings
-from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, StudySpec, validate
+from lsprism.settings import EvaluateSettings, SweepSettings
+from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, SweepSpec, validate
 
 MEASURED = "figures"  # folder of cached metrics
 
@@ -70,23 +70,23 @@ def _run_evaluate(spec: EvaluateSpec) -> Iterator[Event]:
     yield Finished(report=report)
 
 
-def sweep(model_id: str | Path, save_path: str | Path, **settings: Unpack[StudySettings]) -> StudyReport:
-    """Compress a model to several sparsities, evaluate each, and recommend one; `settings`: fields of StudySpec."""
+def sweep(model_id: str | Path, save_path: str | Path, **settings: Unpack[SweepSettings]) -> SweepReport:
+    """Compress a model to several sparsities, evaluate each, and recommend one; `settings`: fields of SweepSpec."""
     return get_final_report(
-        stream_study(validate(StudySpec, model_id=model_id, save_path=save_path, **settings)), StudyReport
+        stream_study(validate(SweepSpec, model_id=model_id, save_path=save_path, **settings)), SweepReport
     )
 
 
 study = sweep  # its name in earlier versions
 
 
-def stream_study(spec: StudySpec) -> Iterator[Event]:
-    """As `study`, as a stream of events. Each artifact and each metric is stored as soon as it is finished."""
+def stream_study(spec: SweepSpec) -> Iterator[Event]:
+    """As `sweep`, as a stream of events. Each artifact and each metric is stored as soon as it is finished."""
     with use_kernel(spec.kernel), use_compute_dtype(spec.compute_dtype):
         yield from _run_study(spec)
 
 
-def _run_study(spec: StudySpec) -> Iterator[Event]:
+def _run_study(spec: SweepSpec) -> Iterator[Event]:
     yield Stage(name="prepare", detail=spec.model_id)
     _check_target(spec.save_path, STUDY, spec)
     targets = _resolve_targets(spec)
@@ -105,7 +105,7 @@ def _run_study(spec: StudySpec) -> Iterator[Event]:
         one = validate(EvaluateSpec, model_id=target, device=spec.device)
         baseline = resolve(spec.model_id, spec.revision)
         reports.append((yield from _compare_models(one, asked, material, (resolve(str(target)), baseline), ledger)))
-    result = StudyReport(model_id=spec.model_id, reports=reports, advice=recommend(reports))
+    result = SweepReport(model_id=spec.model_id, reports=reports, advice=recommend(reports))
     title = f"{source.base_model} at sparsity {', '.join(f'{sparsity:g}' for sparsity in spec.sparsities)}"
     _write(spec.save_path, STUDY, result, reports, title)
     yield Finished(report=result)
@@ -182,7 +182,7 @@ def _is_demo(source: ModelSource) -> bool:
     )
 
 
-def _make_compress_spec(spec: StudySpec, sparsity: float, target: Path) -> CompressSpec:
+def _make_compress_spec(spec: SweepSpec, sparsity: float, target: Path) -> CompressSpec:
     fields = {
         name: getattr(spec, name) for name in ("model_id", "revision", "method", "rank_share", "allocation", "values")
     }
@@ -200,7 +200,7 @@ def _make_compress_spec(spec: StudySpec, sparsity: float, target: Path) -> Compr
     )
 
 
-def _resolve_targets(spec: StudySpec) -> dict[float, Path]:
+def _resolve_targets(spec: SweepSpec) -> dict[float, Path]:
     """Sparsity -> folder of the artifact; all are checked before the first compression starts."""
     targets = {sparsity: spec.save_path / f"{spec.method}-{sparsity:g}" for sparsity in spec.sparsities}
     if len(set(targets.values())) < len(spec.sparsities):
@@ -213,7 +213,7 @@ def _resolve_targets(spec: StudySpec) -> dict[float, Path]:
     return targets
 
 
-def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> None:
+def _check_target(folder: Path, name: str, spec: EvaluateSpec | SweepSpec) -> None:
     """Raise TargetError for a folder with a finished or unfinished report, unless `resume` or `force` is set."""
     if os.path.isfile(folder):
         raise TargetError(f"{folder} is a file.", ANOTHER)
@@ -224,7 +224,7 @@ def _check_target(folder: Path, name: str, spec: EvaluateSpec | StudySpec) -> No
         raise TargetError(f"{begun} already exists.", "Use --resume to continue or --force to start over.")
 
 
-def _open_cache(folder: Path | None, spec: EvaluateSpec | StudySpec) -> ResultCache:
+def _open_cache(folder: Path | None, spec: EvaluateSpec | SweepSpec) -> ResultCache:
     """The cache of finished metrics; `force` clears it."""
     if folder is None:
         return ResultCache()
@@ -235,9 +235,9 @@ def _open_cache(folder: Path | None, spec: EvaluateSpec | StudySpec) -> ResultCa
     return ResultCache(folder / MEASURED)
 
 
-def _write(folder: Path, name: str, result: EvalReport | StudyReport, reports: list[EvalReport], title: str) -> None:
+def _write(folder: Path, name: str, result: EvalReport | SweepReport, reports: list[EvalReport], title: str) -> None:
     """Write the HTML page, the CSV table and, last, the JSON report, which marks the evaluation as complete."""
-    advice = result.advice if isinstance(result, StudyReport) else None
+    advice = result.advice if isinstance(result, SweepReport) else None
     write_atomic(folder / f"{name}.html", render_page(title, reports, advice))
     write_atomic(folder / f"{name}.csv", to_csv(build_comparison(reports)))
     write_atomic(folder / f"{name}.json", result.model_dump_json(indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Evaluation reports: metrics of a model and its baseline, their outputs for prompts, and flags.
 
-An EvalReport compares one model with its baseline, or describes one model alone; a StudyReport holds several.
+An EvalReport compares one model with its baseline, or describes one model alone; a SweepReport holds several.
 """
 
 from typing import Literal
@@ -176,7 +176,7 @@ class Recommendation(Record):
     reason: str
 
 
-class StudyReport(Record):
+class SweepReport(Record):
     """Evaluations of several compressed versions of one model, with one protocol."""
 
     format: Literal[1] = 1  # version of the file format; other versions are an error

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsprism.evaluation_reports import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.reports import CompressionReport, LayerReport, StatsReport
 
 
@@ -54,7 +54,7 @@ class Finished(_Event):
     """The run is complete."""
 
     kind: Literal["finished"] = "finished"
-    report: CompressionReport | StatsReport | EvalReport | StudyReport
+    report: CompressionReport | StatsReport | EvalReport | SweepReport
 
 
 Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discriminator="kind")]

@@ -225,7 +225,7 @@ class EvaluateSpec(Request):
     force: bool = Field(False, description="start over; overwrite an existing report")
 
 
-class StudySpec(Request):
+class SweepSpec(Request):
     """One model, compressed to several sparsities, each evaluated against it."""
 
     model_id: Text = Field(min_length=1, description=MODEL)

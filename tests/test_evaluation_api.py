@@ -14,9 +14,9 @@ from lsprism.charts.report_files import read_reports
 from lsprism.errors import CorpusError, DamagedError, SourceError, SpecError, TargetError
 from lsprism.evaluation import model_pair as sides_room
 from lsprism.evaluation import speed_comparison as speeds_room
-from lsprism.evaluation_reports import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.events import Finished, Notice, Stage
-from lsprism.specs import EvaluateSpec, StudySpec, validate
+from lsprism.specs import EvaluateSpec, SweepSpec, validate
 
 pytestmark = pytest.mark.slow  # complete runs, half a minute in total
 
@@ -232,7 +232,7 @@ def test_quick_uses_a_labeled_subset(tiny_folder, asked):
 def studied(tiny_folder, texts, asked, out, **changes):
     calibration = {"source": texts["calibration"], "samples": 4, "length": 16}
     fields = {"method": "wanda", "calibration": calibration, "measuring": asked(), **changes}
-    return evaluation_api.stream_study(validate(StudySpec, model_id=tiny_folder, save_path=out, **fields))
+    return evaluation_api.stream_study(validate(SweepSpec, model_id=tiny_folder, save_path=out, **fields))
 
 
 def test_a_sweep_compresses_evaluates_and_recommends(tiny_folder, texts, asked, tmp_path):
@@ -242,7 +242,7 @@ def test_a_sweep_compresses_evaluates_and_recommends(tiny_folder, texts, asked, 
     assert {"study.json", "study.csv", "study.html", "wanda-0.3", "wanda-0.5"} <= {
         path.name for path in (tmp_path / "s").iterdir()
     }
-    assert StudyReport.model_validate_json((tmp_path / "s/study.json").read_text()) == last.report
+    assert SweepReport.model_validate_json((tmp_path / "s/study.json").read_text()) == last.report
     assert last.report.advice.rule
     table = lsprism.compare([tmp_path / "s"])
     assert len(table.rows) == 3

@@ -15,7 +15,7 @@ from lsprism.cli.options import Parser, add_options, build_spec, collect_options
 from lsprism.errors import SpecError
 from lsprism.reports import Plan
 from lsprism.runs import RunRequest, RunStore
-from lsprism.specs import AllocationName, CompressSpec, PlanSpec, StudySpec, validate
+from lsprism.specs import AllocationName, CompressSpec, PlanSpec, SweepSpec, validate
 
 LEAST = {"model_id": "demo", "save_path": "out"}
 OLD = [("harm", "sensitivity"), ("measured", "error-curves"), ("owl", "owl")]
@@ -29,7 +29,7 @@ def parse(spec: type[BaseModel], words: list[str]) -> BaseModel:
 
 
 @pytest.mark.parametrize(("old", "new"), OLD)
-@pytest.mark.parametrize("spec", [CompressSpec, StudySpec])
+@pytest.mark.parametrize("spec", [CompressSpec, SweepSpec])
 def test_old_options_and_values_make_the_same_request(tmp_path, spec, old, new):
     (tmp_path / "old.yaml").write_text(f"model_id: demo\nsave_path: out\nbudget: {old}\n")
     (tmp_path / "new.yaml").write_text(f"model_id: demo\nsave_path: out\nallocation: {new}\n")

@@ -8,7 +8,7 @@ from platformdirs import user_cache_path
 
 from lsprism.errors import SpecError, TargetError
 from lsprism.paths import ASSETS, cache_folder, check_writable, expand, find_existing, get_sibling, traits_folder
-from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, StudySpec, validate
+from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, SweepSpec, validate
 
 HINT = "Choose another."
 
@@ -24,7 +24,7 @@ def test_the_tilde_of_an_unknown_user_is_kept():
     assert expand("~no-such-user/x") == Path("~no-such-user/x")
 
 
-@pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, StudySpec, SpectraSpec])
+@pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, SweepSpec, SpectraSpec])
 def test_every_save_path_expands_the_home_folder(kind, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     assert validate(kind, model_id="m", save_path="~/out").save_path == Path("/home/ann/out")

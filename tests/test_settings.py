@@ -32,7 +32,7 @@ PAIRS = [
     (specs.PlanSpec, settings.StatsSettings, STATS),
     (specs.CompressSpec, settings.CompressSettings, None),
     (specs.EvaluateSpec, settings.EvaluateSettings, None),
-    (specs.StudySpec, settings.StudySettings, None),
+    (specs.SweepSpec, settings.SweepSettings, None),
     (specs.GenerateSpec, settings.GenerateSettings, None),
 ]
 
@@ -113,7 +113,7 @@ reveal_type(lsprism.spectra("out", "spectra.jsonl"))
 reveal_type(lsprism.compare(["out"]))
 '''
 REVEALED = (
-    "CompressionReport Plan EvalReport EvalReport StudyReport Path device str StatsReport list[LayerSpectrum] Table"
+    "CompressionReport Plan EvalReport EvalReport SweepReport Path device str StatsReport list[LayerSpectrum] Table"
 ).split()
 WRONG = '''
 import lsprism

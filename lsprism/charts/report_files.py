@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lsprism.charts.table import FIGURES, Table, build_comparison
 from lsprism.errors import DamagedError, SpecError
-from lsprism.evaluation_reports import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.json_files import parse
 from lsprism.paths import expand
 
@@ -40,7 +40,7 @@ def _read(path: Path) -> list[EvalReport]:
     try:
         content = parse(file.read_bytes())
         study = isinstance(content, dict) and "reports" in content
-        reports = StudyReport.model_validate(content).reports if study else [EvalReport.model_validate(content)]
+        reports = SweepReport.model_validate(content).reports if study else [EvalReport.model_validate(content)]
         for report in reports:  # fails for values that cannot be shown, such as a model of 0 parameters
             build_comparison([report])
         return reports

@@ -18,10 +18,10 @@ from lsprism.cli.options import add_options, build_spec, collect_options, list_o
 from lsprism.cli.recorded_run import show_and_record
 from lsprism.cli.worker_thread import show_events
 from lsprism.errors import SpecError
-from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, StudySpec
+from lsprism.specs import TASKS, EvaluateSpec, SpectraSpec, SweepSpec
 
 EVALUATE = list_options(EvaluateSpec)
-SWEEP = list_options(StudySpec)
+SWEEP = list_options(SweepSpec)
 SPECTRA = list_options(SpectraSpec)
 BENCHMARK = [
     option
@@ -83,7 +83,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _run_sweep(options: argparse.Namespace) -> None:
     fields = collect_options(options, SWEEP)
     _set_save_path(fields, options.verb)
-    spec = build_spec(StudySpec, fields)
+    spec = build_spec(SweepSpec, fields)
     with show_and_record("sweep", spec) as take:
         from lsprism import evaluation_api
 

@@ -15,7 +15,7 @@ from lsprism.charts.speed_rows import HEAD, SpeedRow, iter_speed_rows
 from lsprism.charts.table import FLAG_MARK
 from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import build_comparison as compared
-from lsprism.evaluation_reports import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.reports import CompressionReport, LayerPlan, MemoryEstimate, Plan, SkippedPart, StatsReport
 from lsprism.units import format_duration, format_rough_duration, format_size
 
@@ -180,7 +180,7 @@ def render_evaluation(report: EvalReport) -> Group:
     return render_comparison(compared([report]), notes, list(iter_speed_rows(report)))
 
 
-def render_study(report: StudyReport) -> Group:
+def render_study(report: SweepReport) -> Group:
     advice = report.advice
     choice = f"{advice.choice} is recommended: {advice.reason}" if advice.choice else advice.reason
     return Group(render_comparison(compared(report.reports)), Text(choice, style="bold"), Text(advice.rule))

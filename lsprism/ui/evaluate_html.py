@@ -13,7 +13,7 @@ from lsprism.charts.table import FLAG_MARK, Table, to_csv
 from lsprism.errors import SpecError
 from lsprism.evaluation_reports import EvalReport, Recommendation
 from lsprism.runs import RunStore
-from lsprism.specs import EvaluateSpec, MeasureSpec, StudySpec, validate
+from lsprism.specs import EvaluateSpec, MeasureSpec, SweepSpec, validate
 from lsprism.ui.cards import render_empty, render_progress_card
 from lsprism.ui.plots import render_downloads
 from lsprism.ui.run_views import RunView
@@ -47,12 +47,12 @@ def make_evaluate_specs(values: Values) -> list[EvaluateSpec]:
     return [validate(EvaluateSpec, model_id=model, baseline=baseline, **how) for model in dict.fromkeys(chosen)]
 
 
-def make_study_spec(values: Values, runs: RunStore) -> StudySpec:
+def make_study_spec(values: Values, runs: RunStore) -> SweepSpec:
     """The sweep; its artifacts get a folder of their own in the state folder."""
     model = (values["model"] or "").strip()
     place = runs.home / "studies" / f"{Path(model).name or 'model'}-{time.strftime('%Y%m%d-%H%M%S')}"
     how = {"measuring": make_measure_spec(values), "device": (values["device"] or "auto").strip()}
-    return validate(StudySpec, model_id=model, method=values["method"], sparsities=SPARSITIES, save_path=place, **how)
+    return validate(SweepSpec, model_id=model, method=values["method"], sparsities=SPARSITIES, save_path=place, **how)
 
 
 def render_running(views: Sequence[RunView]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lsprism.evaluation_reports import EvalReport, Recommendation, StudyReport
+from lsprism.evaluation_reports import EvalReport, Recommendation, SweepReport
 from lsprism.json_files import parse
 from lsprism.runs import Run, RunStore
 
@@ -16,7 +16,7 @@ class ReportCache:
 
     def __init__(self, runs: RunStore) -> None:
         self.runs = runs
-        self._seen: dict[Path, tuple[tuple[int, int], EvalReport | StudyReport | None]] = {}
+        self._seen: dict[Path, tuple[tuple[int, int], EvalReport | SweepReport | None]] = {}
 
     def list_finished(self) -> list[Run]:
         """Runs whose report still exists, the newest first."""
@@ -25,19 +25,19 @@ class ReportCache:
     def load(self, run: Run) -> list[EvalReport]:
         """One for an evaluation, several for a sweep, none if the file is missing or damaged."""
         report = self._read(run)
-        if isinstance(report, StudyReport):
+        if isinstance(report, SweepReport):
             return report.reports
         return [report] if report is not None else []
 
     def get_recommendation(self, run: Run) -> Recommendation | None:
         report = self._read(run)
-        return report.advice if isinstance(report, StudyReport) else None
+        return report.advice if isinstance(report, SweepReport) else None
 
     def list_linked(self) -> list[tuple[EvalReport, str]]:
         """All reports, the oldest first, each with a link that opens its run."""
         return [(report, f"?run={run.id}") for run in reversed(self.list_finished()) for report in self.load(run)]
 
-    def _read(self, run: Run) -> EvalReport | StudyReport | None:
+    def _read(self, run: Run) -> EvalReport | SweepReport | None:
         path = find_report_file(run, "json")
         if path is None:
             return None
@@ -56,9 +56,9 @@ def find_report_file(run: Run, kind: str) -> Path | None:
     return run.artifact / f"{FILES[run.verb]}.{kind}" if run.artifact and run.verb in FILES else None
 
 
-def _parse_report(path: Path, verb: str) -> EvalReport | StudyReport | None:
+def _parse_report(path: Path, verb: str) -> EvalReport | SweepReport | None:
     try:
         content = parse(path.read_bytes())
-        return (StudyReport if verb == "sweep" else EvalReport).model_validate(content)
+        return (SweepReport if verb == "sweep" else EvalReport).model_validate(content)
     except (ValueError, ValidationError):
         return None

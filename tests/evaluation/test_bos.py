@@ -21,7 +21,7 @@ from lsprism.generation.prompt import encode
 from lsprism.models.load import load
 from lsprism.models.source import resolve
 from lsprism.models.tokens import find_start_tokens
-from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, StudySpec, validate
+from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, SweepSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -199,7 +199,7 @@ def test_resuming_with_another_bos_placement_is_an_error(old_run):
 
 
 def test_a_study_takes_one_option_for_both():
-    options = list_options(StudySpec)
+    options = list_options(SweepSpec)
     parser = Parser(prog="x")
     add_options(parser, options)
     said = collect_options(parser.parse_args(["--model-id", "demo", "--bos", "first"]), options)

@@ -4,7 +4,7 @@ import pytest
 
 from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options
 from lsprism.runs.argv import format_argv, format_command_line, make_request
-from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec, StudySpec
+from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec, SweepSpec
 
 SPECS = [
     CompressSpec(model_id="demo", save_path="out"),
@@ -28,7 +28,7 @@ MEASURING = [
         save_path="there",
         measuring={"measures": "sizes,kl", "quick": True, "prompt_lengths": "8,16", "dataset": "a.txt"},
     ),
-    StudySpec(model_id="demo", sparsities="0.2,0.4", save_path="study", calibration={"source": "embedded"}),
+    SweepSpec(model_id="demo", sparsities="0.2,0.4", save_path="study", calibration={"source": "embedded"}),
 ]
 
 

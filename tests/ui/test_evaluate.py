@@ -9,11 +9,11 @@ import pytest
 from eval_reports import report
 
 from lsprism.errors import SpecError
-from lsprism.evaluation_reports import Recommendation, StudyReport
+from lsprism.evaluation_reports import Recommendation, SweepReport
 from lsprism.events import Progress
 from lsprism.runs import RunRequest, RunStore
 from lsprism.runs.event_log import EventLog
-from lsprism.specs import EvaluateSpec, StudySpec
+from lsprism.specs import EvaluateSpec, SweepSpec
 from lsprism.ui import evaluate_html, evaluate_tab
 from lsprism.ui.context import Context
 from lsprism.ui.report_cache import ReportCache
@@ -55,7 +55,7 @@ def finished(runs, folder, name="wanda", perplexity=24.0):
 def finished_study(runs, folder):
     folder.mkdir(parents=True)
     reports = [report("wanda", 0.3, 22.0), report("wanda", 0.5, 24.0)]
-    (folder / "study.json").write_text(StudyReport(model_id="demo", reports=reports, advice=ADVICE).model_dump_json())
+    (folder / "study.json").write_text(SweepReport(model_id="demo", reports=reports, advice=ADVICE).model_dump_json())
     run = runs.create(runs.create_id(), RunRequest(verb="sweep", artifact=folder, settings={"model_id": "demo"}))
     return runs.update(run.id, lambda run: run.replace(state="done", begun=1.0, ended=2.0))
 
@@ -63,7 +63,7 @@ def finished_study(runs, folder):
 def test_one_button_asks_for_the_whole_study(handlers, runs):
     handlers.handle_study(VALUES)
     ((verb, spec),) = handlers.started
-    assert verb == "sweep" and isinstance(spec, StudySpec)
+    assert verb == "sweep" and isinstance(spec, SweepSpec)
     assert (spec.model_id, spec.method, spec.sparsities, spec.measuring.quick) == ("demo", "wanda", (0.3, 0.5), True)
     assert (spec.measuring.zero_shot_tasks, spec.measuring.zero_shot_limit) == (("piqa", "arc_easy"), 50)
     assert spec.save_path.is_relative_to(runs.home)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lsprism.packed.formats import LowRank, Sparse, SparseLowRank, get_shape, unpack_mask
-from lsprism.packed.kernels.launch import Kind, Launch, Phase, plan_launch
+from lsprism.packed.kernels.launch_tables import Kind, Launch, Phase, plan_launch
 from lsprism.packed.kernels.streams import (
     OCTET,
     Panel,

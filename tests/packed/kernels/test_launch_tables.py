@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsprism.packed.kernels.launch import END, Phase, plan_launch
+from lsprism.packed.kernels.launch_tables import END, Phase, plan_launch
 
 WARPS = 12
 SMS = [82, 128, 132, 170]  # of an RTX 3090, RTX 4090, H100 and RTX 5090
