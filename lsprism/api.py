@@ -86,9 +86,7 @@ def _find_kernel(plan: LayerPlan, dtype: torch.dtype) -> str:
     return load_choice(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
 
 
-def compress(
-    model_id: str | Path, save_path: str | Path, **settings: Unpack[CompressSettings]
-) -> CompressionReport:
+def compress(model_id: str | Path, save_path: str | Path, **settings: Unpack[CompressSettings]) -> CompressionReport:
     """Compress a model and write it to the folder `save_path`, which is complete afterwards, or absent.
 
     `settings` are the fields of CompressSpec, `calibration` a dict of the fields of CalibrationSpec; sparsity is the

@@ -143,7 +143,7 @@ def test_a_baseline_with_another_tokenizer_is_an_error_before_any_work(artifact,
     [
         ({"model_id": "./nowhere"}, SourceError, "does not exist"),
         ({"baseline": "./nowhere"}, SourceError, "does not exist"),
-        ({"measuring": {"dataset": "./nowhere.txt"}}, CorpusError, "no file"),
+        ({"measuring": {"dataset": "./nowhere.txt"}}, CorpusError, "not found"),
         ({"measuring": {"context": 4000}}, (CorpusError, SpecError), "4000"),
         ({"measuring": {"tasks": "./nowhere.jsonl"}}, CorpusError, "cannot be read"),
         ({"measuring": {"tasks": "poetry"}}, SpecError, "Unknown task 'poetry'"),

@@ -62,7 +62,12 @@ def test_the_second_command_runs_linter_and_tests():
     assert environment == "python3 -m venv .venv"
     assert install == ".venv/bin/pip install -q -r tests/requirements.txt"
     assert (ROOT / "tests/requirements.txt").is_file()
-    assert checks == [".venv/bin/ruff check .", ".venv/bin/mypy", f"{PYTHON} -m pytest tests"]
+    assert checks == [
+        ".venv/bin/ruff check .",
+        ".venv/bin/ruff format --check .",
+        ".venv/bin/mypy",
+        f"{PYTHON} -m pytest tests",
+    ]
 
 
 def test_the_commands_for_the_command_line_compress_and_generate(tiny_folder, text_file, tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_no_public_function_takes_or_returns_anything():
             assert Any not in get_type_hints(function).values(), name
 
 
-USES = '''
+USES = """
 import lsprism
 
 reveal_type(lsprism.compress("demo", "out", sparsity=0.5, calibration={"samples": 8}))
@@ -111,18 +111,18 @@ reveal_type(lsprism.generate("out", "Hello", greedy=True).text)
 reveal_type(lsprism.check_stats("demo", device="cpu"))
 reveal_type(lsprism.spectra("out", "spectra.jsonl"))
 reveal_type(lsprism.compare(["out"]))
-'''
+"""
 REVEALED = (
     "CompressionReport Plan EvalReport EvalReport SweepReport Path device str StatsReport list[LayerSpectrum] Table"
 ).split()
-WRONG = '''
+WRONG = """
 import lsprism
 
 lsprism.compress("demo", "out", sparsty=0.5)
 lsprism.compress("demo", "out", method="wander")
 lsprism.inspect("demo", calibration={"sample": 8})
 lsprism.evaluate("out", device=0)
-'''
+"""
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 
-def run(spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict, text: str,
-started: float) -> Iterator[Event]:
+def run(
+    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict, text: str, started: float
+) -> Iterator[Event]:
     """Compress the model as planned in `draft`.
 
     tokens [samples, length] come from the text named `text`. `recipe` is stored with the result. `started`: start of
@@ -92,8 +93,9 @@ def _load_checkpoint(stage: Staging, draft: PreparedPlan, walk: BlockwiseForward
     return checkpoint
 
 
-def _check_checkpoint(checkpoint: Checkpoint | None, stage: Staging, draft: PreparedPlan,
-walk: BlockwiseForward) -> str:
+def _check_checkpoint(
+    checkpoint: Checkpoint | None, stage: Staging, draft: PreparedPlan, walk: BlockwiseForward
+) -> str:
     if checkpoint is None:
         return "The checkpoint cannot be read"
     if walk.stateful:
@@ -136,8 +138,9 @@ class _BlockCompressor:
         trim_heap()
         return reports
 
-    def _compress(self, index: int, block: CachedBlock, told: "_BlockProgress") -> Generator[Event, None,
-    list[LayerReport]]:
+    def _compress(
+        self, index: int, block: CachedBlock, told: "_BlockProgress"
+    ) -> Generator[Event, None, list[LayerReport]]:
         """Compress all layers of the block and return their reports in the layers' order.
 
         With error compensation: in order of execution, layers with the same input together, each on the inputs that the
@@ -201,8 +204,9 @@ class _BlockCompressor:
             yield self.draft.get_block_file(index), self._collect_tensors(index)
             self.feed.release(index)
 
-    def _compress_layers(self, names: list[str], stats: dict[str, InputStats],
-    reports: list[LayerReport]) -> Iterator[float]:
+    def _compress_layers(
+        self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]
+    ) -> Iterator[float]:
         """Compress the layers `names`, append their reports to `reports` and yield the fraction done after each."""
         model = self.draft.model
         trim_heap()  # the next tensors have other sizes than activations
@@ -221,8 +225,9 @@ class _BlockCompressor:
 
     def _reconstruct(self, index: int, block: nn.Module) -> Iterator[float]:
         lesson = BlockReconstruction(block, self.walk, index)
-        steps = StepBudget("reconstruct", self.recipe, self.stage).resolve_steps(lesson.run_trial_step,
-        units=self.draft.anatomy.count)
+        steps = StepBudget("reconstruct", self.recipe, self.stage).resolve_steps(
+            lesson.run_trial_step, units=self.draft.anatomy.count
+        )
         yield from lesson.train(steps, self.spec.calibration.seed + index)
 
     def _collect_tensors(self, index: int) -> dict[str, Tensor]:

@@ -93,8 +93,7 @@ def stream_dtype_speeds(
     left_out = {dtype: reason for dtype, reason in trials if isinstance(reason, str)}
     if not speeds:
         raise WorkError(
-            f"{source.model_id} does not run on {device} in any of {', '.join(DTYPES)}:"
-            f" {left_out[next(iter(DTYPES))]}",
+            f"{source.model_id} does not run on {device} in any of {', '.join(DTYPES)}: {left_out[next(iter(DTYPES))]}",
             "Choose another --device.",
         )
     return DtypeSpeeds(
@@ -142,8 +141,9 @@ def _measure_dtypes(source: ModelSource, device: str, tokens: Tensor, settings: 
         yield dtype, _measure_dtype(dtype, source, device, tokens, settings)
 
 
-def _measure_dtype(dtype: str, source: ModelSource, device: str, tokens: Tensor,
-settings: SpeedSettings) -> float | str:
+def _measure_dtype(
+    dtype: str, source: ModelSource, device: str, tokens: Tensor, settings: SpeedSettings
+) -> float | str:
     try:
         loaded = load(source, device, dtype)
         settings.check([loaded], tokens)

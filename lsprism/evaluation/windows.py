@@ -69,6 +69,4 @@ def check_context(model: PreTrainedModel, context: int) -> None:
     """Raise SpecError if the model's context is too short."""
     limit = get_context_length(model)
     if limit is not None and context > limit:
-        raise SpecError(
-            f"--context {context}: the model supports only {limit} tokens.", f"Choose {limit} or fewer."
-        )
+        raise SpecError(f"--context {context}: the model supports only {limit} tokens.", f"Choose {limit} or fewer.")

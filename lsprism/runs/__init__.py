@@ -6,9 +6,9 @@
                              artifact/      the result, unless another folder was named
                              reserve        a few bytes, deleted where a full disk leaves no room to record the end
 
-All state of a run is in its folder; nothing is kept in memory that a restart could lose. A *keeper*
-(lsprism.runs.keeper) runs between the starter and the command: it waits in the queue, starts the command and records
-how it ends.
+All state of a run is in its folder; nothing is kept in memory that a restart could lose. A *supervisor*
+(lsprism.runs.supervisor) runs between the starter and the command: it waits in the queue, starts the command and
+records how it ends.
 """
 
 from lsprism.runs.event_log import EventPage, LoggedEvent

@@ -1,4 +1,4 @@
-"""Starts or resumes a run: writes its record and starts a keeper in a process group of its own."""
+"""Starts or resumes a run: writes its record and starts a supervisor in a process group of its own."""
 
 import os
 import subprocess
@@ -72,10 +72,10 @@ def resume(runs: RunStore, run_id: str, *, token: str = "", program: tuple[str, 
 
 def _launch(runs: RunStore, run: Run, token: str, program: tuple[str, ...]) -> Run:
     folder = runs.get_folder(run.id)
-    command = [*PYTHON, "-m", "lsprism.runs.keeper", str(folder), *program]
+    command = [*PYTHON, "-m", "lsprism.runs.supervisor", str(folder), *program]
     try:
         with (folder / LOG).open("ab") as log:
-            keeper = subprocess.Popen(
+            supervisor = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -91,21 +91,21 @@ def _launch(runs: RunStore, run: Run, token: str, program: tuple[str, ...]) -> R
         )
         runs.update(run.id, lambda run: run.replace(state="failed", message=reason, ended=time.time()))
         raise WorkError(reason, "It is listed as failed; resume it once that is fixed.") from error
-    return _register_supervisor(runs, run.id, keeper)
+    return _register_supervisor(runs, run.id, supervisor)
 
 
-def _register_supervisor(runs: RunStore, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
-    """Record the keeper as first process of the run. A thread waits for it, so that it does not stay as a zombie."""
+def _register_supervisor(runs: RunStore, run_id: str, supervisor: "subprocess.Popen[bytes]") -> Run:
+    """Record the supervisor as first process of the run. A thread waits for it, so that no zombie remains."""
     try:
-        process = get_process(keeper.pid)
+        process = get_process(supervisor.pid)
         return runs.update(run_id, lambda run: run.replace(processes=[process, *run.processes]))
     except psutil.Error:
         return runs.get(run_id)  # it has already ended
     except LSPrismError:
-        keeper.kill()  # an unrecorded run could not be stopped
+        supervisor.kill()  # an unrecorded run could not be stopped
         raise
     finally:
-        threading.Thread(target=keeper.wait, daemon=True, name=f"lsprism-run-{run_id}").start()
+        threading.Thread(target=supervisor.wait, daemon=True, name=f"lsprism-run-{run_id}").start()
 
 
 def _build_environment(token: str) -> dict[str, str]:

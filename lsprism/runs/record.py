@@ -63,7 +63,7 @@ class Run(RunRequest):
     queued: float  # position in the queue; later than `created` after a resume
     begun: float | None = None
     ended: float | None = None
-    processes: list[ProcessId] = []  # the keeper, if any, comes first
+    processes: list[ProcessId] = []  # the supervisor, if any, comes first
     exit_code: int | None = None
     message: str = ""  # why it failed
     hint: str = ""  # what to do next

@@ -1,4 +1,4 @@
-"""How a command records its work: in the run that a keeper started it for, or in a new run of its own."""
+"""How a command records its work: in the run that a supervisor started it for, or in a new run of its own."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from lsprism.runs.process import get_process
 from lsprism.runs.record import Run, RunRequest
 from lsprism.runs.store import RunStore
 
-RUN = "LSPRISM_RUN"  # set by a keeper for its command: the folder of the run
+RUN = "LSPRISM_RUN"  # set by a supervisor for its command: the folder of the run
 STOPPED = 130
 
 
@@ -28,7 +28,7 @@ class RunRecorder:
         self.runs: RunStore | None = None
         self.run_id = ""
         self.journal: EventLog | None = None
-        self.own = False  # a new run, neither started by a keeper nor resumed
+        self.own = False  # a new run, neither started by a supervisor nor resumed
         self.report: Any = None
 
     def __enter__(self) -> "RunRecorder":
@@ -99,9 +99,9 @@ class RunRecorder:
 
 
 def store_failure(error: LSPrismError) -> None:
-    """Record why a command that a keeper started failed before its `RunRecorder` opened; otherwise do nothing."""
+    """Record why a command that a supervisor started failed before its `RunRecorder` opened; otherwise do nothing."""
     if folder := os.environ.pop(RUN, ""):
-        with suppress(LSPrismError, OSError):  # then the keeper records the exit code
+        with suppress(LSPrismError, OSError):  # then the supervisor records the exit code
             RunStore(Path(folder).parents[1]).update(Path(folder).name, lambda run: _make_ended(run, error))
 
 

@@ -7,12 +7,12 @@ from lsprism.runs.process import POLL_S, is_any_alive, kill_tree, send_terminate
 from lsprism.runs.record import Run
 from lsprism.runs.store import RunStore
 
-PATIENCE_S = 8.0  # longer than a keeper waits for its command
+PATIENCE_S = 8.0  # longer than a supervisor waits for its command
 CERTAIN_S = 5.0  # for killed processes to disappear
 
 
 def request_stop(runs: RunStore, run_id: str) -> Run:
-    """Ask a run to stop and return immediately; its keeper ends it. RequestError if the run is not active."""
+    """Ask a run to stop and return immediately; its supervisor ends it. RequestError if the run is not active."""
 
     def set_stopping(run: Run) -> Run:
         if not run.is_active:
@@ -24,7 +24,7 @@ def request_stop(runs: RunStore, run_id: str) -> Run:
     except DiskError:  # the processes can be asked all the same
         run = runs.get(run_id)
     if run.is_active and run.processes:
-        send_terminate(run.processes[0])  # the keeper, or a command without one
+        send_terminate(run.processes[0])  # the supervisor, or a command without one
     return run
 
 

@@ -1,4 +1,4 @@
-"""python -m lsprism.runs.keeper FOLDER PROGRAM...: supervises one run, in a small process of its own.
+"""python -m lsprism.runs.supervisor FOLDER PROGRAM...: supervises one run, in a small process of its own.
 
 It waits until the device is free, starts the command, ends it on request or when the folder of the run is deleted, and
 records how it ended. So a crash or an out-of-memory kill is noticed after the dashboard has been closed.

@@ -1,6 +1,6 @@
 """The chart of README: perplexity against size on disk, as SVG, from rows that quality.py measured.
 
-    python tests/bench/quality.py --out assets/results/methods/demo.json --plot assets/pareto.svg
+python tests/bench/quality.py --out assets/results/methods/demo.json --plot assets/pareto.svg
 """
 
 from __future__ import annotations

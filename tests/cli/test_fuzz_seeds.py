@@ -28,7 +28,10 @@ SEEDS = [
     "folder:0:124",  # a text where a config has an object
     "folder:0:188",
     "folder:1:242",  # a longest text that is no number, in the tokenizer's config
-    "folder:2:696", "folder:3:993", "folder:3:1049", "folder:3:1240",
+    "folder:2:696",
+    "folder:3:993",
+    "folder:3:1049",
+    "folder:3:1240",
     "folder:1:438",  # tied tensors of which one is missing
     "folder:0:60",  # a vocabulary without the padding token
     "folder:0:731",  # sizes below zero

@@ -32,7 +32,7 @@ def fake(script: str) -> tuple[str, ...]:
 
 @contextmanager
 def kept(runs: RunStore, run: Run, script: str):
-    """A keeper on a thread of ours; yields what asks it to stop, and is waited for."""
+    """A supervisor on a thread of ours; yields what asks it to stop, and is waited for."""
     asked = threading.Event()
     thread = threading.Thread(
         target=supervisor.run_supervised, args=(runs.get_folder(run.id), list(fake(script)), asked)

@@ -90,11 +90,11 @@ def test_without_a_token_the_child_has_that_of_its_starter(runs, monkeypatch):
 def test_the_arguments_of_no_process_show_the_token(runs):
     run = start(runs, "compress", SPEC, token="hf_secret", program=SLEEPS)
     until(lambda: runs.get(run.id).state == "running")
-    keeper = psutil.Process(runs.get(run.id).processes[0].pid)
-    until(keeper.children)
-    [command] = keeper.children()
-    until(lambda: "-S" in command.cmdline())  # until then it is a copy of the keeper
-    assert not any("hf_secret" in word for process in (keeper, command) for word in process.cmdline())
+    supervisor = psutil.Process(runs.get(run.id).processes[0].pid)
+    until(supervisor.children)
+    [command] = supervisor.children()
+    until(lambda: "-S" in command.cmdline())  # until then it is a copy of the supervisor
+    assert not any("hf_secret" in word for process in (supervisor, command) for word in process.cmdline())
     assert command.environ()["HF_TOKEN"] == "hf_secret"
     if sys.platform == "linux":  # where memory runs out, it goes before whoever started it
         assert Path(f"/proc/{command.pid}/oom_score_adj").read_text().strip() == FIRST_TO_GO
@@ -118,7 +118,7 @@ def test_another_process_finds_it_again_and_stops_it_for_certain_with_its_child(
     code = f"""
 from lsprism.runs import RunStore, stop
 runs = RunStore({str(runs.home)!r})
-[run] = runs.all()
+[run] = runs.list_all()
 print(run.state, stop(runs, run.id, 0.3).state)
 """
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
@@ -181,7 +181,7 @@ def test_a_command_that_the_system_kills_is_a_failed_run_with_its_last_lines(run
     assert runs.log(run.id) == "last words\n"
 
 
-def test_a_keeper_that_is_killed_too_is_a_lost_run_that_can_be_resumed(runs):
+def test_a_supervisor_that_is_killed_too_is_a_lost_run_that_can_be_resumed(runs):
     run = start(runs, "compress", SPEC, program=SLEEPS)
     until(lambda: runs.get(run.id).state == "running")
     kill_tree(runs.get(run.id).processes[0])

@@ -1,4 +1,4 @@
-"""The real command line under a keeper, on the tiny model."""
+"""The real command line under a supervisor, on the tiny model."""
 
 import hashlib
 from pathlib import Path

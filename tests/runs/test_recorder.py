@@ -156,7 +156,7 @@ def test_a_folder_deleted_meanwhile_costs_a_word(home):
     assert not (home / "runs").exists()
 
 
-def test_in_a_keepers_run_it_writes_there_and_hands_the_name_on_to_nobody(monkeypatch):
+def test_in_a_supervised_run_it_writes_there_and_hands_the_name_on_to_nobody(monkeypatch):
     shelf = RunStore()
     order = make_request("compress", CompressSpec(model_id="demo", save_path="out"))
     run = shelf.create(shelf.create_id(), order)

@@ -1,4 +1,4 @@
-"""The keeper: it waits for the turn, ends the command when asked, and writes down how it ended."""
+"""The supervisor: it waits for the turn, ends the command when asked, and writes down how it ended."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_it_is_stopped_for_certain(runs, script, by):
     with kept(runs, run, script) as asked:
         until(lambda: runs.get(run.id).state == "running")
         time.sleep(0.1)
-        request_stop(runs, run.id)  # whose signal reaches nobody: the keeper is a thread here
+        request_stop(runs, run.id)  # whose signal reaches nobody: the supervisor is a thread here
         if by == "signal":
             asked.set()
     assert runs.get(run.id).state == "stopped"
@@ -178,7 +178,7 @@ left = subprocess.Popen([sys.executable, '-S', '-c', {SLEEPS!r}])
 open({str(pid)!r}, 'w').write(str(left.pid))
 """
     run = made(runs)
-    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.get_folder(run.id)), *fake(child)]
+    command = [sys.executable, "-m", "lsprism.runs.supervisor", str(runs.get_folder(run.id)), *fake(child)]
     assert subprocess.run(command, start_new_session=True, timeout=30).returncode == 0
     assert runs.get(run.id).state == "done"
     until(lambda: not _lives(int(pid.read_text())))
@@ -193,7 +193,7 @@ def _lives(pid: int) -> bool:
 
 def test_it_hears_a_signal_itself(runs):
     run = made(runs)
-    command = [sys.executable, "-m", "lsprism.runs.keeper", str(runs.get_folder(run.id)), *fake(SLEEPS)]
+    command = [sys.executable, "-m", "lsprism.runs.supervisor", str(runs.get_folder(run.id)), *fake(SLEEPS)]
     process = subprocess.Popen(command, start_new_session=True)
     until(lambda: runs.get(run.id).state == "running")
     process.send_signal(signal.SIGTERM)
