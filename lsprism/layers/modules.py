@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lsprism.layers.forms import Dense, Form, LowRank, Sparse, SparseLowRank, bitmap_columns, form_of, form_shape
 from lsprism.layers.kernels import reference
-from lsprism.layers.kernels.dispatch import FEW_TOKENS, Product, on_recent_gpu
+from lsprism.layers.kernels.dispatch import FEW_TOKENS, Product, chosen, on_recent_gpu
 from lsprism.reports import FormName, LayerBudget, LinearSite, ValuesName
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class PrismLinear(nn.Module):
     def _release(self, product: Product) -> None:
         """Let the product have the packed weight, in the GPU's own format, and drop it here."""
         for name in _STREAMED:
-            self._set_tensor(name, {**self._parameters, **self._buffers}[name].to("meta"))
+            tensor = {**self._parameters, **self._buffers}[name]
+            assert tensor is not None
+            self._set_tensor(name, tensor.to("meta"))
         product.release(self.outline)
         self.__dict__.update(_streams=product.streams, _product=product)
 
@@ -194,11 +196,19 @@ def link_siblings(layers: list[PrismLinear]) -> None:
         layer._siblings = layers
 
 
+def streams_for_few(layer: PrismLinear) -> "Streams | None":
+    """The layer, prepared for a few tokens on a recent GPU; None where that is not possible."""
+    product = product_of(layer)
+    return (product if product.tried else _use_streams(layer, product)).streams
+
+
 def _use_streams(layer: PrismLinear | DenseLinear, product: Product) -> Product:
     """Prepare a layer and its siblings for the kernels of recent GPUs, if they are there; the product to use.
 
     Only once a few tokens are to be multiplied: a compression, which reads many, has no use for it.
     """
+    if chosen() == "reference":
+        return product
     product.tried = True
     if not isinstance(layer, PrismLinear) or _is_offloaded(layer):
         return product

@@ -21,7 +21,18 @@ from lsprism.paths import cache_folder
 TIMEOUT_S = 300
 LARGEST_ERROR = 0.01  # of the largest output: a few times what rounding to bfloat16 makes
 FOLDER = Path(__file__).parent
-_SOURCES = ("streams.py", "launch.py", "group.py", "gpu.py", "group.cuh", "steps.cuh", "streams.cu", "unpack.cu")
+_SOURCES = (
+    "streams.py",
+    "launch.py",
+    "group.py",
+    "gpu.py",
+    "rounding.cuh",
+    "group.cuh",
+    "steps.cuh",
+    "streams.cu",
+    "unpack.cu",
+    "rotary.cu",
+)
 
 logger = logging.getLogger("lsprism.layers.kernels")
 
@@ -54,14 +65,14 @@ def run_check(device: torch.device) -> dict[str, Any] | None:
     command = [sys.executable, "-m", "lsprism.layers.kernels.measure_gpu", str(device)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-        return json.loads(done.stdout.splitlines()[-1]) if not done.returncode else _failed(done.stderr)
+        if not done.returncode:
+            return json.loads(done.stdout.splitlines()[-1])
+        text = done.stderr
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        return _failed(str(error))
-
-
-def _failed(text: str) -> None:
+        text = str(error)
     lines = text.strip().splitlines()
     logger.warning("The check of the kernels on this GPU failed: %s", lines[-1] if lines else "no message")
+    return None
 
 
 def _describe(device: torch.device) -> str:

@@ -136,23 +136,19 @@ def _pays(native: ctypes.CDLL, packed: Packed, form: Form, bias: Tensor | None) 
 class Product:
     """A packed weight and its bias, prepared for multiplication."""
 
-    def __init__(self, form: Form, bias: Tensor | None, card: "OnGpu | None" = None) -> None:
+    def __init__(self, form: Form, bias: Tensor | None, streams: "streamed.Packed | None" = None) -> None:
         self.form, self.bias = form, bias
         native = kernels() if readable(form, bias) else None
         packed = None if native is None else Packed(native, form, bias)
         self.packed = packed if native and packed and (_chosen != "auto" or _pays(native, packed, form, bias)) else None
-        self._card: OnGpu | None = card
-        if card is None and _chosen != "reference":
+        self.streams = streams  # holds the sparse part in the GPU's own format, and can restore the module's
+        self._card = None
+        if streams is None and _chosen != "reference":
             self._card = on_card(form, bias)
-        self.tried = card is not None  # whether the kernels of recent GPUs were asked for
+        self.tried = streams is not None  # whether the kernels of recent GPUs were asked for
         self._tensors = [*form.tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
-
-    @property
-    def streams(self) -> "streamed.Packed | None":
-        """What holds the sparse part in the GPU's own format, from which the module's can be restored."""
-        return self._card if self._card is not None and hasattr(self._card, "restore") else None
 
     def release(self, form: Form) -> None:
         """From now on, `form` is what the module has: without the values and the bitmap, which `streams` holds."""
@@ -178,7 +174,7 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        card, packed = self._card, self.packed
+        card, packed = self.streams or self._card, self.packed
         if card is not None and self._on_card(card, x):
             return self._by_card(card, x)
         native = kernels() if packed and x.is_cpu and self._matches(x, packed.columns) else None

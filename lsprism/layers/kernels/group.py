@@ -64,7 +64,7 @@ def build_group(forms: Sequence[Packable], biases: Sequence[Tensor | None], bloc
     factors = [form.low_rank if isinstance(form, SparseLowRank) and form.rank else None for form in forms]
     columns, device = sparse[0].columns, sparse[0].bitmap.device
     packed = [pack_streams(_spread(part), part.mask()) for part in sparse]
-    stacked = {"sparse": _stack([(one.panels, 0) for one in packed])}
+    stacked: dict[Kind, list[tuple[Panel, Tensor]]] = {"sparse": _stack([(one.panels, 0) for one in packed])}
     if any(factors):
         right = [part and pack_streams(part.right) for part in factors]
         stacked["right"] = _stack([(one.panels, 0) for one in right if one])
@@ -200,7 +200,7 @@ def _vectors(
     if sparse[0].scales is not None:
         found["scales"] = join([part.scales for part in sparse], rows, 1.0)
         if any(factors):
-            found["left_scales"] = join([part and part.left_scales for part in factors], rows, 1.0)
+            found["left_scales"] = join([part.left_scales if part else None for part in factors], rows, 1.0)
             ranks = [-(-part.right.shape[0] // OCTET) * OCTET if part else 0 for part in factors]
-            found["right_scales"] = join([part and part.right_scales for part in factors], ranks, 1.0)
+            found["right_scales"] = join([part.right_scales if part else None for part in factors], ranks, 1.0)
     return found

@@ -46,13 +46,15 @@ class Launch:
 
 def plan_launch(phases: list[Phase], blocks: int, warps: int) -> Launch:
     """Tables for `phases`, in the order in which they run."""
-    divisions = {kind: _divide(phases, kind, blocks) for kind in ("right", "sparse")}
-    found = [_cut_phase(phases, n, _bounds(divisions, phases[n].kind), blocks, warps) for n in range(len(phases))]
+    matrices, bounds = _divide([one for one in phases if one.kind != "right"], blocks)
+    right_phases = [one for one in phases if one.kind == "right"]
+    right, right_bounds = _divide(right_phases, blocks) if right_phases else (None, bounds)
+    found = [_cut_phase(n, one, right_bounds if one.kind == "right" else bounds, warps) for n, one in enumerate(phases)]
     phase = np.repeat(np.arange(len(phases)), [len(rows) for rows in found])
     octet, warp, first, steps = np.concatenate(found).T
     kind = np.array([KINDS.index(one.kind) for one in phases])[phase]
     offsets = np.cumsum([0, *(one.counts.sum() for one in phases)])
-    slot, slots = _number_slots(kind, octet, phase, warp, warps, {k: v[0] for k, v in divisions.items() if v})
+    slot, slots = _number_slots(kind, octet, phase, warp, warps, matrices, right)
 
     order = np.lexsort((first, phase, warp))
     records = np.zeros((len(order) + blocks * warps, 4), np.int32)
@@ -68,20 +70,14 @@ def plan_launch(phases: list[Phase], blocks: int, warps: int) -> Launch:
     work[:, 1], work[:, 2] = np.cumsum(total) - total, total
     lengths = steps[order]
     inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    right = divisions["right"]
-    return Launch(
-        work, records, np.repeat(begins[at], lengths) + inside, begins, divisions["sparse"][0],
-        right and right[0], slots, int(slot.max(initial=-1)) + 1,
-    )  # fmt: skip
+    sources = np.repeat(begins[at], lengths) + inside
+    return Launch(work, records, sources, begins, matrices, right, slots, int(slot.max(initial=-1)) + 1)
 
 
-def _divide(phases: list[Phase], kind: Kind, blocks: int) -> tuple[Division, Table, Table, Table] | None:
-    """The division of the octets of a kind, and for each bound between blocks its octet, its offset into that octet
-    and the octet's steps in all phases. Left factors are divided as the sparse matrices are."""
-    counts = [one.counts.astype(np.int64) for one in phases if (one.kind == "right") == (kind == "right")]
-    if not counts:
-        return None
-    costs = sum(counts)
+def _divide(phases: list[Phase], blocks: int) -> tuple[Division, tuple[Table, Table, Table]]:
+    """The division of the octets that `phases` have in common, by their steps in all of them. And for each bound
+    between blocks its octet, its offset into that octet, and the octet's steps in all phases."""
+    costs = np.sum([one.counts for one in phases], axis=0, dtype=np.int64)
     ends = costs.cumsum()
     busy = min(blocks, int(ends[-1]))  # the others have nothing to do
     bounds = ends[-1] * np.arange(blocks + 1).clip(max=busy) // busy
@@ -94,17 +90,13 @@ def _divide(phases: list[Phase], kind: Kind, blocks: int) -> tuple[Division, Tab
     parts[:, 0], parts[:, 1] = blocks, np.bincount(of, minlength=len(costs))
     np.minimum.at(parts[:, 0], of, block)
     offset = bounds - np.append(0, ends)[octet]
-    return Division(own, parts), octet, offset, np.append(costs, 1)[octet]
+    return Division(own, parts), (octet, offset, np.append(costs, 1)[octet])
 
 
-def _bounds(divisions: dict, kind: Kind) -> tuple[Table, Table, Table]:
-    return divisions["right" if kind == "right" else "sparse"][1:]
-
-
-def _cut_phase(phases: list[Phase], n: int, bounds: tuple, blocks: int, warps: int) -> Table:
-    """int64 [records, 4] of one phase: octet, warp (of all), first step, steps."""
+def _cut_phase(n: int, phase: Phase, bounds: tuple[Table, Table, Table], warps: int) -> Table:
+    """int64 [records, 4] of phase n: octet, warp (of all), first step, steps."""
     octet, offset, cost = bounds
-    counts = phases[n].counts.astype(np.int64)
+    counts = phase.counts.astype(np.int64)
     borders = np.append(0, counts.cumsum())
     cuts = borders[octet] + (2 * offset * np.append(counts, 0)[octet] + cost) // (2 * cost)
     share = np.arange(warps) * np.diff(cuts)[:, None] + n % 2 * (warps - 1)  # who has one more differs by phase
@@ -117,18 +109,18 @@ def _cut_phase(phases: list[Phase], n: int, bounds: tuple, blocks: int, warps: i
 
 
 def _number_slots(
-    kind: Table, octet: Table, phase: Table, warp: Table, warps: int, divisions: dict[Kind, Division]
+    kind: Table, octet: Table, phase: Table, warp: Table, warps: int, matrices: Division, right: Division | None
 ) -> tuple[Table, dict[Kind, Table]]:
     """The slot of each record, so that those of one octet of a block follow each other; and where they are."""
     block = warp // warps
     order = np.lexsort((warp, phase, octet, kind, block))
     slot = np.empty(len(order), np.int64)
-    blocks = len(divisions["sparse"].octets)
+    blocks = len(matrices.octets)
     number = np.bincount(block, minlength=blocks)
     slot[order] = np.arange(len(order)) - np.repeat(np.cumsum(number) - number, number)
-    found = {}
+    found: dict[Kind, Table] = {}
     for name in {KINDS[n] for n in np.unique(kind)}:
-        own = divisions["right" if name == "right" else "sparse"].octets
+        own = (right if right is not None and name == "right" else matrices).octets
         table = np.zeros((blocks, max(1, own[:, 1].max()), 2), np.int32)
         table[:, :, 0] = END
         mine = kind == KINDS.index(name)

@@ -46,6 +46,11 @@ def find_error(forms: list[Packable], tokens: int) -> float:
     return worst
 
 
+def quantize(forms: list[Packable]) -> list[Packable]:
+    """The same with int8 values."""
+    return [form for form in map(to_int8, forms) if isinstance(form, Sparse | SparseLowRank)]
+
+
 def _exact(form: Packable, bias: Tensor, x: Tensor) -> Tensor:
     sparse = form if isinstance(form, Sparse) else form.sparse
     y = F.linear(x.double(), sparse.dense().double(), bias.double())
@@ -106,7 +111,7 @@ def main() -> None:
         for tokens in (1, 2, 3, 8):
             for dtype in (torch.bfloat16, torch.float16):
                 forms = [random_form((rows, 1000), 0.5, rank, device, dtype) for rows, rank in ((512, 20), (200, 0))]
-                errors += [find_error(forms, tokens), find_error([to_int8(form) for form in forms], tokens)]
+                errors += [find_error(forms, tokens), find_error(quantize(forms), tokens)]
         errors.append(find_error([random_form((1024, 14336), 0.5, RANK, device)], 8))
         x = torch.randn(1, COLUMNS, device=device).bfloat16()
         made = [products(random_form((ROWS, COLUMNS), 0.5, 0, device), x) for _ in range(COPIES)]

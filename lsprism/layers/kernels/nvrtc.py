@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def _strings(texts: list[bytes]) -> ctypes.Array:
     return (ctypes.c_char_p * len(texts))(*texts)
 
 
-def _fetch(size_of: ctypes._CFuncPtr, get: ctypes._CFuncPtr, program: ctypes.c_void_p) -> bytes:
+def _fetch(size_of: Callable[..., int], get: Callable[..., int], program: ctypes.c_void_p) -> bytes:
     size = ctypes.c_size_t()
     _check(size_of(program, ctypes.byref(size)), "NVRTC")
     buffer = ctypes.create_string_buffer(size.value)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lsprism.layers.forms import Form, Sparse, SparseLowRank, pack_mask
 from lsprism.layers.kernels import gpu
 from lsprism.layers.kernels.check import is_verified
-from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group, build_group, streams_of
+from lsprism.layers.kernels.group import MOST_MEMBERS, MOST_TOKENS, Group, Packable, build_group, streams_of
 from lsprism.layers.kernels.streams import unpack_streams
 from lsprism.layers.kernels.two_four import is_two_four
 
@@ -59,7 +59,7 @@ class Packed:
     few = MOST_TOKENS
 
     def __init__(self, shared: Shared, n: int, zeros: Tensor) -> None:
-        self._shared, self._n = shared, n
+        self._shared, self.n = shared, n
         self._zeros = zeros  # which values are zero, since streams do not distinguish them from absent ones
         self.rows, self.columns = shared.group.rows[n], shared.group.columns
         self.device = shared.group.steps.device
@@ -70,15 +70,15 @@ class Packed:
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [..., columns], a few tokens -> [..., rows], with the low-rank part and the bias."""
-        return self._shared.take(self._n, x)
+        return self._shared.take(self.n, x)
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows], with the bias, but without the low-rank part."""
-        return self._shared.take(self._n, x)
+        return self._shared.take(self.n, x)
 
     def restore(self) -> tuple[Tensor, Tensor]:
         """Packed values and the bitmap, as the layer was made of."""
-        dense = unpack_streams(streams_of(self.group, self._n))
+        dense = unpack_streams(streams_of(self.group, self.n))
         mask = dense.view(torch.int8 if dense.itemsize == 1 else torch.int16) != 0
         mask.view(-1)[self._zeros.to(mask.device)] = True
         return dense[mask], pack_mask(mask)
@@ -86,16 +86,17 @@ class Packed:
 
 def pack_layers(forms: Sequence[Form], biases: Sequence[Tensor | None]) -> list[Packed] | None:
     """The layers as one group; None where these kernels are not for them or for their device."""
-    sparse = [_sparse_part(form) for form in forms]
+    packable = [form for form in forms if isinstance(form, Sparse | SparseLowRank)]
     parts = [*(t for form in forms for t in form.tensors().values()), *(bias for bias in biases if bias is not None)]
-    same = {(part.columns, part.values.dtype, form.dtype) for part, form in zip(sparse, forms, strict=True) if part}
-    fits = None not in sparse and len(forms) <= MOST_MEMBERS and len(same) == 1
+    sparse = [_sparse_part(form) for form in packable]
+    same = {(part.columns, part.values.dtype, form.dtype) for part, form in zip(sparse, packable, strict=True)}
+    fits = len(packable) == len(forms) <= MOST_MEMBERS and len(same) == 1
     if not fits or len({part.device for part in parts}) != 1 or not parts[0].is_cuda:
         return None
     two_four = any(isinstance(form, Sparse) and is_two_four(form) for form in forms)  # has kernels of its own
     if two_four or forms[0].dtype not in (torch.bfloat16, torch.float16):
         return None
-    return _pack(forms, sparse, biases, parts[0].device) if is_usable(parts[0].device) else None
+    return _pack(packable, biases, parts[0].device) if is_usable(parts[0].device) else None
 
 
 @cache
@@ -109,24 +110,16 @@ def is_usable(device: torch.device) -> bool:
     return obstacle is None
 
 
-def _pack(
-    forms: Sequence[Form], sparse: Sequence[Sparse], biases: Sequence[Tensor | None], device: torch.device
-) -> list[Packed] | None:
+def _pack(forms: Sequence[Packable], biases: Sequence[Tensor | None], device: torch.device) -> list[Packed] | None:
     group = build_group(forms, biases, gpu.count_blocks(device), gpu.WARPS)
     if gpu.fit_shared(group, 1, gpu.shared_bytes(device)) is None:
         return None
     shared = Shared(group, biases)
-    return [Packed(shared, n, _zeros_kept(part)) for n, part in enumerate(sparse)]
+    return [Packed(shared, n, _zeros_kept(part)) for n, part in enumerate(map(_sparse_part, forms))]
 
 
-def _sparse_part(form: Form) -> Sparse | None:
-    match form:
-        case Sparse():
-            return form
-        case SparseLowRank():
-            return form.sparse
-        case _:
-            return None
+def _sparse_part(form: Packable) -> Sparse:
+    return form if isinstance(form, Sparse) else form.sparse
 
 
 def _zeros_kept(part: Sparse) -> Tensor:

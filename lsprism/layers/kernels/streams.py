@@ -36,7 +36,11 @@ class Panel:
     def advances(self) -> Tensor:
         """int32 [all steps, lanes]: how many places each lane moves on in a step."""
         gaps = self.steps[:, -4 * LANES :].reshape(-1, LANES, 4)
-        return SLOTS + sum((gaps >> shift & 3).sum(2, dtype=torch.int32) for shift in _SHIFTS)
+        return (
+            torch.stack([(gaps >> shift & 3).sum(2, dtype=torch.int32) for shift in _SHIFTS])
+            .sum(0, dtype=torch.int32)
+            .add(SLOTS)
+        )
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,17 @@ import pytest
 
 from lsprism.layers.kernels import nvrtc
 from lsprism.layers.kernels.build import BuildError
-from lsprism.layers.kernels.gpu import DEPTH, SOURCE, kernel_options
+from lsprism.layers.kernels.gpu import ROTARY_SOURCE, SOURCE, UNPACK_SOURCE, kernel_options, rotary_options
 from lsprism.layers.kernels.streams import SLOTS
 
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 KERNELS = [  # tokens, float16, int8
     (1, False, False), (1, True, False), (1, False, True), (2, False, False), (4, True, True), (8, False, False),
     (8, False, True), (8, True, True),
+]  # fmt: skip
+OTHERS = [
+    (SOURCE, kernel_options(1, half=False, int8=False, around=True)), (UNPACK_SOURCE, kernel_options(1, False, True)),
+    (ROTARY_SOURCE, rotary_options(half=True)),
 ]  # fmt: skip
 MOST = 3.8  # instructions a slot, for one token of 16 bits
 
@@ -53,15 +57,23 @@ def loop_of(sass: str) -> list[str]:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_compiles_without_spills_and_with_a_short_loop(compiler, arch, tmp_path):
     for tokens, half, int8 in KERNELS:
-        path = tmp_path / "kernel.cubin"
-        path.write_bytes(nvrtc.compile_cubin(SOURCE, arch, kernel_options(tokens, half, int8)))
-        sass = disassemble(path)
-        assert not re.search(r"\b(LDL|STL)\b", sass), (tokens, half, int8)
-        loop = loop_of(sass)
-        assert sum("HMMA" in one for one in loop) == DEPTH * 4 * tokens
+        options = kernel_options(tokens, half, int8)
+        sass = compile_without_spills(SOURCE, options, arch, tmp_path)
+        loop, depth = loop_of(sass), options["DEPTH"]
+        assert sum("HMMA" in one for one in loop) == depth * 4 * tokens
         if tokens == 1 and not int8:
-            assert len(loop) <= MOST * DEPTH * SLOTS
-            assert sum("LDG.E" in one and ".128" in one for one in loop) == 2 * DEPTH
+            assert len(loop) <= MOST * depth * SLOTS
+            assert sum("LDG.E" in one and ".128" in one for one in loop) == 2 * depth
+    for source, options in OTHERS:
+        compile_without_spills(source, options, arch, tmp_path)
+
+
+def compile_without_spills(source: Path, options: dict[str, int], arch: str, folder: Path) -> str:
+    path = folder / "kernel.cubin"
+    path.write_bytes(nvrtc.compile_cubin(source, arch, options))
+    sass = disassemble(path)
+    assert not re.search(r"\b(LDL|STL)\b", sass), (source.name, options)
+    return sass
 
 
 def test_a_cubin_is_compiled_once_for_each_source_and_option(monkeypatch, tmp_path):
