@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lsprism import events, runs
     from lsprism.api import compress, export, inspect, load
-    from lsprism.charts.reports import compare
+    from lsprism.charts.report_files import compare
     from lsprism.charts.table import Table
     from lsprism.commands import Generation, benchmark, check_stats, generate, spectra
     from lsprism.errors import LSPrismError, RequestError, WorkError
-    from lsprism.measure import evaluate, study, sweep
+    from lsprism.evaluation_api import evaluate, study, sweep
+    from lsprism.evaluation_reports import EvalReport, SweepReport
     from lsprism.models.load import LoadedModel
-    from lsprism.outcomes import EvalReport, StudyReport
-    from lsprism.reports import CompressionReport, Plan, SiteSpectrum, StatsReport
+    from lsprism.reports import CompressionReport, LayerSpectrum, Plan, StatsReport
     from lsprism.specs import (
         CalibrationSpec,
         CompressSpec,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         MeasureSpec,
         PlanSpec,
         SpectraSpec,
-        StudySpec,
+        SweepSpec,
     )
     from lsprism.ui.serve import dashboard
 
@@ -39,16 +39,16 @@ __all__ = [
     "GenerateSpec",
     "Generation",
     "LSPrismError",
+    "LayerSpectrum",
     "LoadedModel",
     "MeasureSpec",
     "Plan",
     "PlanSpec",
     "RequestError",
-    "SiteSpectrum",
     "SpectraSpec",
     "StatsReport",
-    "StudyReport",
-    "StudySpec",
+    "SweepReport",
+    "SweepSpec",
     "Table",
     "WorkError",
     "benchmark",
@@ -70,26 +70,26 @@ __all__ = [
 
 _MODULES = {  # module -> the public names that it has
     "api": "compress export inspect load",
-    "charts.reports": "compare",
+    "charts.report_files": "compare",
     "charts.table": "Table",
     "commands": "Generation benchmark check_stats generate spectra",
     "errors": "LSPrismError RequestError WorkError",
-    "measure": "evaluate study sweep",
+    "evaluation_api": "evaluate study sweep",
     "models.load": "LoadedModel",
-    "outcomes": "EvalReport StudyReport",
-    "reports": "CompressionReport Plan SiteSpectrum StatsReport",
-    "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec StudySpec",
+    "evaluation_reports": "EvalReport SweepReport",
+    "reports": "CompressionReport Plan LayerSpectrum StatsReport",
+    "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec SweepSpec",
     "ui.serve": "dashboard",
 }
 _HOMES = {name: f"lsprism.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
-    from lsprism.extras import requiring
+    from lsprism.extras import translate_import_errors
 
     if name in ("events", "runs"):
         return importlib.import_module(f"lsprism.{name}")
     if name in _HOMES:
-        with requiring():
+        with translate_import_errors():
             return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lsprism' has no attribute {name!r}")

@@ -3,14 +3,14 @@
 import sys
 
 from lsprism.cli import main
-from lsprism.cli.follow import STOPPED, leave
+from lsprism.cli.worker_thread import STOPPED, exit_now
 
 
 def run() -> int:
     """Run one command; returns its exit code."""
     code = main()
     if code == STOPPED:  # a worker thread may still be running
-        leave(code)
+        exit_now(code)
     return code
 
 

@@ -1,4 +1,4 @@
-"""The public API: one function per command. `compress` returns its report; `compressing` yields events."""
+"""The public API: one function per command. `compress` returns its report; `stream_compress` yields events."""
 
 import time
 from collections import deque
@@ -12,34 +12,34 @@ import torch
 import lsprism
 import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.artifact.export import check_absent
-from lsprism.artifact.export import exporting as write_dense
-from lsprism.artifact.manifest import MANIFEST, recipe_of, verify
+from lsprism.artifact.export import stream_dense_copy as write_dense
+from lsprism.artifact.manifest import MANIFEST, read_recipe, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import as_begun, check_target, staged_bytes
+from lsprism.artifact.target import check_target, count_partial_bytes, restore_bos
 from lsprism.calibration.corpus import Corpus, is_file_name, read_text
 from lsprism.calibration.sample import sample_windows
-from lsprism.engine.expect import expecting, remember
-from lsprism.engine.plan import Draft, draft_checked
-from lsprism.engine.recipe import keep_compute_dtype, make_recipe
+from lsprism.engine.error_prediction import add_predicted_errors, store_errors
+from lsprism.engine.input_stats import stream_input_stats
+from lsprism.engine.layer_budgets import resolve_budgets
+from lsprism.engine.plan import PreparedPlan, prepare_checked_plan
+from lsprism.engine.recipe import make_recipe, restore_compute_dtype
 from lsprism.engine.run import run
-from lsprism.engine.settle import settled
-from lsprism.engine.survey import survey
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
-from lsprism.extras import require
+from lsprism.extras import check_extra
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.layers.kernels.choice import recorded
-from lsprism.machine import free_memory
-from lsprism.models.load import LoadedModel, pick_device
+from lsprism.machine import get_free_memory
+from lsprism.models.load import LoadedModel, select_device
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
-from lsprism.paths import beside, nearest_existing
-from lsprism.reports import CompressionReport, ModelSource, Plan, SitePlan, SiteStats, StatsReport
+from lsprism.packed.kernels.autotune import load_choice
+from lsprism.paths import find_existing, get_sibling
+from lsprism.reports import CompressionReport, LayerInputStats, LayerPlan, ModelSource, Plan, StatsReport
 from lsprism.settings import CompressSettings, PlanSettings
-from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, ask
+from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, validate
 
 R = TypeVar("R")
 
@@ -57,20 +57,20 @@ def inspect(model_id: str | Path, **settings: Unpack[PlanSettings]) -> Plan:
     Raises SpecError for a setting out of range, SourceError for a model that cannot be found, is not supported, or is
     already compressed.
     """
-    return planning(ask(PlanSpec, model_id=model_id, **settings))
+    return plan_from_spec(validate(PlanSpec, model_id=model_id, **settings))
 
 
-def planning(spec: PlanSpec) -> Plan:
+def plan_from_spec(spec: PlanSpec) -> Plan:
     """As `inspect`, for a PlanSpec."""
-    drafted = draft_checked(spec, _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
-    plan = _with_tokenizer_note(expecting(spec, drafted))
+    drafted = prepare_checked_plan(spec, _check_uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
+    plan = _add_tokenizer_note(add_predicted_errors(spec, drafted))
     if drafted.device.type != "cpu":
         return plan
-    sites = [site.model_copy(update={"kernel": _kernel_of(site, drafted.dtype)}) for site in plan.sites]
+    sites = [site.model_copy(update={"kernel": _find_kernel(site, drafted.dtype)}) for site in plan.sites]
     return plan.model_copy(update={"sites": sites})
 
 
-def _with_tokenizer_note(plan: Plan) -> Plan:
+def _add_tokenizer_note(plan: Plan) -> Plan:
     """Add a note if the tokenizer is missing or malformed: a plan does not need it, a compression does."""
     if plan.source.config_only:
         return plan
@@ -81,9 +81,9 @@ def _with_tokenizer_note(plan: Plan) -> Plan:
     return plan
 
 
-def _kernel_of(plan: SitePlan, dtype: torch.dtype) -> str:
+def _find_kernel(plan: LayerPlan, dtype: torch.dtype) -> str:
     site = plan.site
-    return recorded(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
+    return load_choice(plan.form, (site.rows, site.columns), plan.budget, plan.values, dtype)
 
 
 def compress(
@@ -99,31 +99,31 @@ def compress(
     Raises a RequestError (SpecError, SourceError, CorpusError, TargetError, ResourceError) before anything starts, or a
     WorkError (DamagedError, NumericError, DiskError) during the run, which `resume=True` continues.
     """
-    spec = ask(CompressSpec, model_id=model_id, save_path=save_path, **settings)
-    return report_of(compressing(spec), CompressionReport)
+    spec = validate(CompressSpec, model_id=model_id, save_path=save_path, **settings)
+    return get_final_report(stream_compress(spec), CompressionReport)
 
 
-def report_of(events: Iterator[Event], kind: type[R]) -> R:
+def get_final_report(events: Iterator[Event], kind: type[R]) -> R:
     """Run a stream of events to its end and return the report of the last one."""
     last = deque(events, maxlen=1).pop()
     assert isinstance(last, Finished) and isinstance(last.report, kind)
     return last.report
 
 
-def compressing(spec: CompressSpec) -> Iterator[Event]:
+def stream_compress(spec: CompressSpec) -> Iterator[Event]:
     """As `compress`, as a stream of events. Closing the iterator stops the run, which can be resumed.
 
     The last event is a Finished with the report.
     """
     yield Stage(name="prepare", detail=spec.model_id)
     check_target(spec.save_path, resume=spec.resume, force=spec.force)
-    spec = as_begun(spec)
-    pick_device(spec.device)
+    spec = restore_bos(spec)
+    select_device(spec.device)
     if spec.rule == "kmif":
-        require("kmif")
-    corpus = _local_text(spec)
+        check_extra("kmif")
+    corpus = _load_local_text(spec)
     source = _fetch(spec)
-    plan, notice = keep_compute_dtype(spec, draft_checked(spec, source))
+    plan, notice = restore_compute_dtype(spec, prepare_checked_plan(spec, source))
     if notice:
         yield Notice(text=notice)
     _check_resources(plan, spec.save_path)
@@ -132,7 +132,7 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
         yield Notice(text=note)
     recipe, started = make_recipe(spec, plan, tokens), time.monotonic()
     if spec.rule != "uniform":
-        plan = yield from settled(spec, plan, tokens, recipe)
+        plan = yield from resolve_budgets(spec, plan, tokens, recipe)
     notes: dict[str, list[str]] = {}
     for site in plan.plan.sites:
         notes.setdefault(site.note, []).append(site.site.name)
@@ -142,14 +142,14 @@ def compressing(spec: CompressSpec) -> Iterator[Event]:
     for event in run(spec, plan, tokens, recipe, text, started):
         if isinstance(event, Finished):
             assert isinstance(event.report, CompressionReport)
-            yield from _remembering(spec, plan, event.report)
+            yield from _store_layer_errors(spec, plan, event.report)
         yield event
 
 
-def _remembering(spec: CompressSpec, plan: Draft, report: CompressionReport) -> Iterator[Event]:
+def _store_layer_errors(spec: CompressSpec, plan: PreparedPlan, report: CompressionReport) -> Iterator[Event]:
     """Store the layer errors for later estimates. The artifact is complete, so a failure is only a notice."""
     try:
-        remember(spec, plan, report.layers)
+        store_errors(spec, plan, report.layers)
     except (OSError, ValueError, ArithmeticError, LookupError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         yield Notice(text=f"{report.save_path} is complete, but its errors were not stored for estimates ({reason}).")
@@ -161,14 +161,14 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     For the inputs X [tokens, columns] of a layer: mean and maximum of |x|, mean of the feature norms ||X_j||_2, and
     the fraction of features whose norm is far above it (see reports.SiteStats). Raises the same errors as `compress`.
     """
-    source = _uncompressed(resolve(spec.model_id, spec.revision))
-    plan = draft_checked(spec, source)
+    source = _check_uncompressed(resolve(spec.model_id, spec.revision))
+    plan = prepare_checked_plan(spec, source)
     tokens, text, notice = sample_windows(spec, source)
     if notice:
         yield Notice(text=notice)
     sites = []
-    for item in survey(plan, tokens):
-        if isinstance(item, SiteStats):
+    for item in stream_input_stats(plan, tokens):
+        if isinstance(item, LayerInputStats):
             sites.append(item)
         else:
             yield item
@@ -192,7 +192,7 @@ def load(model_id: str | Path, device: str = "auto", dtype: str = "auto", revisi
     return load_model(source, device, dtype)
 
 
-def generating(
+def stream_generate(
     loaded: LoadedModel, prompt: str, spec: GenerateSpec, *, system: str | None = None, chat: bool = True
 ) -> Iterator[Piece]:
     """Stream the output for one prompt; the last piece has the stop reason. `chat`: use the chat template, if any."""
@@ -205,33 +205,33 @@ def generating(
 
 def _fetch(spec: CompressSpec) -> ModelSource:
     """The model to compress, with its weights; checks everything possible before they are downloaded."""
-    source = _uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
+    source = _check_uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
     if source.config_only:
         check_tokenizer(source.folder, spec.model_id)
-        _check_resources(draft_checked(spec, source), spec.save_path)
+        _check_resources(prepare_checked_plan(spec, source), spec.save_path)
     return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
 
 
-def _uncompressed(source: ModelSource) -> ModelSource:
+def _check_uncompressed(source: ModelSource) -> ModelSource:
     """`source`; SourceError if it is an artifact, whose removed weights are gone."""
     if source.kind != "artifact":
         return source
-    base = recipe_of(source.folder).get("base_model", "")
+    base = read_recipe(source.folder).get("base_model", "")
     raise SourceError(
         f"{source.model_id} is already compressed and cannot be compressed again.",
         f"Give its base model{f', {base},' if base else ''} instead.",
     )
 
 
-def _local_text(spec: PlanSpec) -> Corpus | None:
+def _load_local_text(spec: PlanSpec) -> Corpus | None:
     """The calibration text if it is local, so that a missing one is noticed before a model is downloaded."""
     wanted = spec.calibration.source
     return read_text(wanted, spec.calibration.column) if wanted == "embedded" or is_file_name(wanted) else None
 
 
-def _check_resources(plan: Draft, target: Path) -> None:
+def _check_resources(plan: PreparedPlan, target: Path) -> None:
     """Raise ResourceError if memory or disk space is not enough, by estimate."""
-    need, free = plan.plan.memory.total, free_memory()
+    need, free = plan.plan.memory.total, get_free_memory()
     if need > free:
         raise ResourceError(
             f"This needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
@@ -244,8 +244,8 @@ def _check_resources(plan: Draft, target: Path) -> None:
                 f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
                 "Free GPU memory, or use --device cpu.",
             )
-    existing = nearest_existing(beside(target))
-    need, free = plan.plan.disk_bytes - staged_bytes(target), psutil.disk_usage(str(existing)).free
+    existing = find_existing(get_sibling(target))
+    need, free = plan.plan.disk_bytes - count_partial_bytes(target), psutil.disk_usage(str(existing)).free
     if need > free:
         raise ResourceError(
             f"This needs about {need / 1e9:.1f} GB of disk space in {existing}, {free / 1e9:.1f} GB are free.",
@@ -264,12 +264,12 @@ def export(
     DiskError, or WorkError (the Hub refused) during it.
     """
     target = Path(save_path)
-    for _ in exporting(model_id, target, push_to_hub, public, revision):
+    for _ in stream_export(model_id, target, push_to_hub, public, revision):
         pass
     return target
 
 
-def exporting(
+def stream_export(
     model_id: str | Path, target: Path, push_to_hub: str = "", public: bool = False, revision: str = ""
 ) -> Iterator[Event]:
     """As `export`, as a stream of events; an upload that is not allowed is an error before the work."""

@@ -14,7 +14,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def arguments(settings: Mapping[str, Any]) -> list[list[str]]:
+def to_arguments(settings: Mapping[str, Any]) -> list[list[str]]:
     """The words of each option: ['--sparsity', '0.3'], ['--resume']. None and False need no option.
 
     A value that begins with a dash is joined to its option by '='.

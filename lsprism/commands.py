@@ -1,4 +1,4 @@
-"""Commands as functions, beyond those of api.py and measure.py: each runs to its end and returns the result."""
+"""Commands as functions, beyond those of api.py and evaluation_api.py: each runs to its end and returns the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Unpack
 
 from lsprism import api
-from lsprism.api import report_of
-from lsprism.extras import requiring
-from lsprism.generation.clock import Timing
+from lsprism.api import get_final_report
+from lsprism.evaluation_reports import EvalReport
+from lsprism.extras import translate_import_errors
 from lsprism.generation.stream import Reason
-from lsprism.layers.compute_dtype import using_compute_dtype
-from lsprism.layers.kernels.dispatch import using
+from lsprism.generation.timing import DecodeTiming
 from lsprism.models.load import LoadedModel
-from lsprism.outcomes import EvalReport
-from lsprism.reports import SiteSpectrum, StatsReport
+from lsprism.packed.compute_dtype import use_compute_dtype
+from lsprism.packed.kernels.dispatch import use_kernel
+from lsprism.reports import LayerSpectrum, StatsReport
 from lsprism.settings import EvaluateSettings, GenerateSettings, StatsSettings
-from lsprism.specs import TASKS, DtypeName, EvaluateSpec, GenerateSpec, PlanSpec, SpectraSpec, ask
+from lsprism.specs import TASKS, DtypeName, EvaluateSpec, GenerateSpec, PlanSpec, SpectraSpec, validate
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Generation:
 
     text: str
     reason: Reason | None
-    timing: Timing
+    timing: DecodeTiming
 
 
 def benchmark(
@@ -36,13 +36,13 @@ def benchmark(
     `task`: one or several of summarization, extraction, creative, logic, cnn_dailymail, xsum, samsum, or .jsonl files.
     `settings` are those of `evaluate`. Raises as `evaluate` does.
     """
-    with requiring("eval"):
-        from lsprism import measure
+    with translate_import_errors("eval"):
+        from lsprism import evaluation_api
 
     given = settings.pop("measuring", {})
     measuring = {**(given if isinstance(given, dict) else dict(given)), "measures": ("text",), "tasks": task}
-    spec = ask(EvaluateSpec, model_id=model_id, measuring=measuring, **settings)
-    return report_of(measure.evaluating(spec), EvalReport)
+    spec = validate(EvaluateSpec, model_id=model_id, measuring=measuring, **settings)
+    return get_final_report(evaluation_api.stream_evaluate(spec), EvalReport)
 
 
 def check_stats(model_id: str | Path, **settings: Unpack[StatsSettings]) -> StatsReport:
@@ -50,21 +50,21 @@ def check_stats(model_id: str | Path, **settings: Unpack[StatsSettings]) -> Stat
 
     `settings` and defaults: see settings.StatsSettings. Raises as `compress` does.
     """
-    return report_of(api.check_stats(ask(PlanSpec, model_id=model_id, **settings)), StatsReport)
+    return get_final_report(api.check_stats(validate(PlanSpec, model_id=model_id, **settings)), StatsReport)
 
 
-def spectra(model_id: str | Path, save_path: str | Path) -> list[SiteSpectrum]:
+def spectra(model_id: str | Path, save_path: str | Path) -> list[LayerSpectrum]:
     """Singular values of every compressed matrix of an artifact, before and after.
 
     They are added to the file `save_path`, one JSON line per matrix; matrices that it has already are not computed
     again. Raises TargetError or SourceError before any work, DamagedError or DiskError while working.
     """
-    with requiring("eval"):
-        from lsprism import measure
+    with translate_import_errors("eval"):
+        from lsprism import evaluation_api
         from lsprism.charts.spectrum import read_spectra
 
-    spec = ask(SpectraSpec, model_id=model_id, save_path=save_path)
-    for _ in measure.spectra(spec):
+    spec = validate(SpectraSpec, model_id=model_id, save_path=save_path)
+    for _ in evaluation_api.stream_spectra(spec):
         pass
     return read_spectra(spec.save_path)
 
@@ -85,8 +85,8 @@ def generate(
     settings.GenerateSettings. Raises SpecError for a value out of range or a prompt that fills the context; for a
     source, raises as `load` does.
     """
-    spec = ask(GenerateSpec, **settings)
-    with using(kernel), using_compute_dtype(compute_dtype):
+    spec = validate(GenerateSpec, **settings)
+    with use_kernel(kernel), use_compute_dtype(compute_dtype):
         loaded = model if isinstance(model, LoadedModel) else api.load(model)
-        pieces = list(api.generating(loaded, prompt, spec, system=system, chat=chat))
+        pieces = list(api.stream_generate(loaded, prompt, spec, system=system, chat=chat))
     return Generation("".join(piece.text for piece in pieces), pieces[-1].reason, pieces[-1].timing)

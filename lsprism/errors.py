@@ -26,15 +26,15 @@ class LSPrismError(Exception):
 
     def __init__(self, message: str, hint: str = "", *, cli_hint: str = "") -> None:
         super().__init__(message)
-        self.message = _writable(message)
-        self.hint = _writable(hint)
-        self.cli_hint = _writable(cli_hint)
+        self.message = _replace_surrogates(message)
+        self.hint = _replace_surrogates(hint)
+        self.cli_hint = _replace_surrogates(cli_hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint or self.cli_hint}".strip()
 
 
-def _writable(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     """Escape lone surrogates, which texts quoted from files may contain and which cannot be encoded."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsprism.outcomes import EvalReport, StudyReport
+from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.reports import CompressionReport, LayerReport, StatsReport
 
 
@@ -54,7 +54,7 @@ class Finished(_Event):
     """The run is complete."""
 
     kind: Literal["finished"] = "finished"
-    report: CompressionReport | StatsReport | EvalReport | StudyReport
+    report: CompressionReport | StatsReport | EvalReport | SweepReport
 
 
 Event = Annotated[Stage | Notice | Progress | BlockDone | Finished, Field(discriminator="kind")]
@@ -73,7 +73,7 @@ class BlockClock:
         self.started = self.block_started = time.monotonic()
         self.timed: list[float] = []
 
-    def progress(self, step: str, part: float) -> Progress:
+    def make_progress(self, step: str, part: float) -> Progress:
         """A Progress event; `part` in [0, 1]: fraction of the current block that is done."""
         eta = None
         mean = sum(self.timed) / len(self.timed) if self.timed else self.predicted
@@ -89,7 +89,7 @@ class BlockClock:
             eta_s=eta,
         )
 
-    def block_done(self) -> float:
+    def next_block(self) -> float:
         """Count a finished block; return the seconds it took."""
         now = time.monotonic()
         self.timed.append(now - self.block_started)

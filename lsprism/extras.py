@@ -16,15 +16,15 @@ EXTRAS = {  # extra in pyproject.toml -> modules that it installs
 }
 
 
-def require(extra: str) -> None:
+def check_extra(extra: str) -> None:
     """RequestError if a module of the extra is not installed."""
     for module in EXTRAS[extra]:
         if find_spec(module) is None:
-            raise _missing(module, extra)
+            raise _make_missing_error(module, extra)
 
 
 @contextmanager
-def requiring(extra: str = "") -> Iterator[None]:
+def translate_import_errors(extra: str = "") -> Iterator[None]:
     """A missing optional module becomes a RequestError inside; `extra` decides where several extras install it."""
     try:
         yield
@@ -33,10 +33,10 @@ def requiring(extra: str = "") -> Iterator[None]:
         extras = [name for name, modules in EXTRAS.items() if module in modules]
         if not extras:
             raise
-        raise _missing(module, extra if extra in extras else extras[0]) from error
+        raise _make_missing_error(module, extra if extra in extras else extras[0]) from error
 
 
-def _missing(module: str, extra: str) -> RequestError:
+def _make_missing_error(module: str, extra: str) -> RequestError:
     try:
         distribution("lsprism")
         command = f'pip install "lsprism[{extra}]"'

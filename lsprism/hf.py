@@ -24,12 +24,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lsprism.artifact.manifest import REMEDY, check_format
 from lsprism.errors import DamagedError
-from lsprism.layers.modules import DenseLinear, PrismLinear, empty_form
-from lsprism.models.anatomy import is_linear
-from lsprism.models.foreign import QUANT_METHOD
-from lsprism.models.fused import fuse, separate
-from lsprism.models.surgery import place
-from lsprism.reports import LayerBudget, LinearSite, ValuesName
+from lsprism.models.fused_decode import disable_fused_decode, enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.models.other_formats import QUANT_METHOD
+from lsprism.models.structure import is_linear
+from lsprism.packed.modules import DenseLinear, PrismLinear, make_meta_packed
+from lsprism.reports import Layer, LayerBudget, ValuesName
 
 PACKED, VALUES = ("sparse", "low_rank", "sparse_low_rank"), get_args(ValuesName)
 # Module -> its stored tensors: shape, and kind: U8 (a bitmap), I8 (int8 values), or empty (floating point).
@@ -58,19 +58,19 @@ class PrismQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
     ) -> PreTrainedModel:
-        stored = _stored(checkpoint_files) if checkpoint_files else None
+        stored = _read_stored(checkpoint_files) if checkpoint_files else None
         self.transposed: set[str] = set()  # modules whose class stores [in, out]
         known = {name for name, _ in model.named_modules()}
         modules = {}
         for name, entry in self.quantization_config.modules.items():
-            spellings = _spellings(name, model.base_model_prefix)
+            spellings = _list_spellings(name, model.base_model_prefix)
             here = next((path for path in spellings if path in known), name)
-            packed = _empty_module(model, here, entry)
+            packed = _make_empty_module(model, here, entry)
             if stored is not None:
                 _check_stored(name, packed, next((stored[path] for path in spellings if path in stored), {}))
             if isinstance(model.get_submodule(here), Conv1D):
                 self.transposed.add(here)
-            place(model, here, packed)
+            replace_module(model, here, packed)
             modules[here] = entry
         self.quantization_config.modules = modules  # with the names in this model class, so that it can be saved
         return model
@@ -80,12 +80,12 @@ class PrismQuantizer(HfQuantizer):
             module = model.get_submodule(name)
             assert isinstance(module, PrismLinear)
             bitmap = getattr(module, "bitmap", None)
-            if bitmap is not None and not bitmap.is_meta and _ones(bitmap) != module.weight.numel():
+            if bitmap is not None and not bitmap.is_meta and _count_ones(bitmap) != module.weight.numel():
                 raise DamagedError(f"{name}.bitmap does not mark {module.weight.numel()} entries.", REMEDY)
         for module in model.modules():
             if type(module) is nn.Linear:
-                DenseLinear.adopt(module)
-        fuse(model)
+                DenseLinear.convert(module)
+        enable_fused_decode(model)
         return model
 
     def update_weight_conversions(self, weight_conversions: list, model: PreTrainedModel) -> list:
@@ -105,11 +105,11 @@ class PrismQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Convert packed layers to dense linear layers; the model is then as large as the uncompressed one."""
-        separate(model)
+        disable_fused_decode(model)
         for name in self.quantization_config.modules:
             packed = model.get_submodule(name)
             assert isinstance(packed, PrismLinear)
-            place(model, name, dense_module(packed, name in self.transposed))
+            replace_module(model, name, make_dense_module(packed, name in self.transposed))
         for module in model.modules():
             if isinstance(module, DenseLinear):
                 module.release()
@@ -119,9 +119,9 @@ class PrismQuantizer(HfQuantizer):
         return model
 
 
-def dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | Conv1D:
+def make_dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | Conv1D:
     """The dense layer [rows, columns] equal to a packed one; `transposed`: as Conv1D, [columns, rows]."""
-    weight = packed.form.dense()
+    weight = packed.form.to_dense()
     linear: nn.Linear | Conv1D
     with torch.device("meta"):
         if transposed:
@@ -134,12 +134,12 @@ def dense_module(packed: PrismLinear, transposed: bool = False) -> nn.Linear | C
     return linear
 
 
-def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+def _list_spellings(name: str, prefix: str) -> tuple[str, ...]:
     """Paths of a module in different model classes: AutoModel has no prefix where AutoModelForCausalLM has one."""
     return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"
 
 
-def _empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> PrismLinear:
+def _make_empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> PrismLinear:
     try:
         old = model.get_submodule(name)
         budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
@@ -152,15 +152,15 @@ def _empty_module(model: PreTrainedModel, name: str, entry: dict[str, Any]) -> P
     nonzeros = budget.kept - budget.rank * (rows + columns)
     if form_name not in PACKED or values not in VALUES or budget.rank < 0 or nonzeros < 0:
         raise DamagedError(f"config.json: {name} cannot have format {form_name!r} with {entry}.", REMEDY)
-    site = LinearSite(name=name, block=0, rows=rows, columns=columns, bias=old.bias is not None)
-    form = empty_form(site, form_name, budget, old.weight.dtype, values)
+    site = Layer(name=name, block=0, rows=rows, columns=columns, bias=old.bias is not None)
+    form = make_meta_packed(site, form_name, budget, old.weight.dtype, values)
     if (form.kept, form.rank) != (budget.kept, budget.rank):
         raise DamagedError(f"config.json: {name} cannot have format {form_name!r} with {entry}.", REMEDY)
     bias = None if old.bias is None else torch.empty(rows, dtype=old.bias.dtype, device="meta")
     return PrismLinear(form, bias)
 
 
-def _stored(files: Iterable[str]) -> Stored:
+def _read_stored(files: Iterable[str]) -> Stored:
     """Names, shapes and kinds of the stored tensors, from the headers alone."""
     found: Stored = {}
     for path in files:
@@ -169,7 +169,7 @@ def _stored(files: Iterable[str]) -> Stored:
                 for name in opened.keys():  # noqa: SIM118 - not a dict
                     owner, _, part = name.rpartition(".")
                     tensor = opened.get_slice(name)
-                    found.setdefault(owner, {})[part] = tuple(tensor.get_shape()), _kind(tensor.get_dtype())
+                    found.setdefault(owner, {})[part] = tuple(tensor.get_shape()), _get_kind(tensor.get_dtype())
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{path} cannot be read: {error}.", REMEDY) from None
     return found
@@ -188,12 +188,12 @@ def _check_stored(name: str, packed: PrismLinear, held: dict[str, tuple[tuple[in
     raise DamagedError(f"{name}.{part} is {held[part][0]}, but config.json requires {wanted[part][0]}.", REMEDY)
 
 
-def _kind(stored: str) -> str:
+def _get_kind(stored: str) -> str:
     """The stored dtype if it is U8 or I8; empty for floating-point dtypes, which are converted on loading."""
     return stored if stored in _KINDS.values() else ""
 
 
-def _ones(bitmap: Tensor) -> int:
+def _count_ones(bitmap: Tensor) -> int:
     """Number of set bits in a uint8 tensor: adjacent bits are added in pairs, then in fours, then in eights."""
     bits = bitmap - ((bitmap >> 1) & 0x55)
     bits = (bits & 0x33) + ((bits >> 2) & 0x33)

@@ -37,11 +37,11 @@ def read_object(
     except ValueError as failure:
         raise error(f"{path} is not valid JSON: {failure}.", hint) from None
     if not isinstance(content, dict):
-        raise error(f"{path} contains {_short(content)}, not a JSON object.", hint)
+        raise error(f"{path} contains {_format_short(content)}, not a JSON object.", hint)
     try:
         shape.model_validate(content)
     except ValidationError as failure:
-        raise error(f"{path}: {first_fault(failure)}.", hint) from None
+        raise error(f"{path}: {find_first_fault(failure)}.", hint) from None
     return content
 
 
@@ -69,16 +69,16 @@ def parse(data: bytes) -> Any:
     return content
 
 
-def first_fault(failure: ValidationError) -> str:
+def find_first_fault(failure: ValidationError) -> str:
     """Describe the first invalid entry, with its value."""
     fault = failure.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"]) or "the file"
     if fault["type"] == "missing":
         return f"{place} is missing"
     wanted = fault["msg"].removeprefix("Input ").replace("dictionary", "object")
-    return f"{place} is {_short(fault['input'])}, which {wanted}"
+    return f"{place} is {_format_short(fault['input'])}, which {wanted}"
 
 
-def _short(value: Any) -> str:
+def _format_short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -28,15 +28,15 @@ _V1 = _Version(
 _V2 = _Version("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", ("active_file", "inactive_file"))
 
 
-def free_memory(root: Path = ROOT) -> int:
+def get_free_memory(root: Path = ROOT) -> int:
     """Free bytes: the minimum of the machine's free memory and what each cgroup of this process has left.
 
     `root`: the folder with proc/ and sys/.
     """
-    return min([psutil.virtual_memory().available, *_left_in_groups(root)])
+    return min([psutil.virtual_memory().available, *_iter_group_limits(root)])
 
 
-def _left_in_groups(root: Path) -> Iterator[int]:
+def _iter_group_limits(root: Path) -> Iterator[int]:
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, named = line.partition(":")
         controllers, _, group = named.partition(":")
@@ -50,21 +50,21 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         # Parent groups count too. In a container the group may have its name outside the container, while its files
         # are at the mount point: missing folders are skipped.
         for name in (inner, *inner.parents):
-            yield from _left_in(root / version.mount / name, version)
+            yield from _read_group_limit(root / version.mount / name, version)
 
 
-def _left_in(group: Path, version: _Version) -> Iterator[int]:
+def _read_group_limit(group: Path, version: _Version) -> Iterator[int]:
     """Bytes left in one cgroup; nothing if it has no limit ('max', in version 1 a huge number)."""
     stat = dict(line.rstrip().partition(" ")[::2] for line in _read(group / "memory.stat").splitlines())
-    cached = sum(_number(stat.get(entry, "")) or 0 for entry in version.cache)
-    used = max(0, (_number(_read(group / version.usage)) or 0) - cached)
+    cached = sum(_parse_number(stat.get(entry, "")) or 0 for entry in version.cache)
+    used = max(0, (_parse_number(_read(group / version.usage)) or 0) - cached)
     for file in version.limits:
-        limit = _number(_read(group / file))
+        limit = _parse_number(_read(group / file))
         if limit is not None:
             yield max(0, limit - used)
 
 
-def _number(text: str) -> int | None:
+def _parse_number(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() else None
 

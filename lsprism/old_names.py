@@ -10,7 +10,7 @@ COMMANDS = {"study": "sweep"}
 CACHED_AS = {new: old for old, new in VALUES["allocation"].items()}
 
 
-def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+def replace_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings, with their old names replaced. An old name next to the new one is left, to be refused."""
     current = {}
     for name, value in settings.items():
@@ -24,4 +24,4 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def rename_fields(data: Any) -> Any:
     """For pydantic, before validation."""
-    return with_current_names(data) if isinstance(data, Mapping) else data
+    return replace_old_names(data) if isinstance(data, Mapping) else data

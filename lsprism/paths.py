@@ -29,19 +29,19 @@ def cache_folder() -> Path:
 
 
 def traits_folder() -> Path:
-    """Measurements of models: `$LSPRISM_TRAITS`, or the folder traits/ in the cache; it need not exist yet."""
+    """Folder of the measurements of models: `$LSPRISM_TRAITS`, or a folder in the cache. It may not exist yet."""
     own = os.environ.get("LSPRISM_TRAITS")
     return expand(own) if own else cache_folder() / "traits"
 
 
-def beside(target: Path, suffix: str = "") -> Path:
+def get_sibling(target: Path, suffix: str = "") -> Path:
     """`target` + suffix, in the same folder and so on the same file system. A symbolic link is resolved first: its
     target is replaced, and the link is kept."""
     whole = Path(os.path.realpath(target))  # '.' has no name
     return whole.parent / (whole.name + suffix)
 
 
-def nearest_existing(path: Path) -> Path:
+def find_existing(path: Path) -> Path:
     """`path` itself, or the nearest folder above it that exists."""
     whole = Path(os.path.abspath(path))
     # Not Path.exists, which raises for names that are too long.
@@ -56,7 +56,7 @@ def check_writable(path: Path, hint: str) -> None:
     """
     whole = Path(os.path.abspath(path))
     probe = whole.parent / (whole.name + PROBE)  # with_name refuses '/', which has no name
-    above = nearest_existing(probe)
+    above = find_existing(probe)
     wanted = [folder for folder in (probe, *probe.parents) if folder.is_relative_to(above) and folder != above]
     made: list[Path] = []
     try:

@@ -28,7 +28,7 @@ class ModelSource(Record):
     config_only: bool = False
 
 
-class LinearSite(Record):
+class Layer(Record):
     """A linear layer to compress, with weight [rows, columns] = [out, in]."""
 
     name: str  # path of the module in the model
@@ -43,7 +43,7 @@ class LinearSite(Record):
         return self.rows * self.columns
 
 
-class LeftAlone(Record):
+class SkippedPart(Record):
     """A part of the model that is not compressed, and why."""
 
     name: str
@@ -67,7 +67,7 @@ class ErrorPoint(Record):
     error: float  # ||(W - W')X||_F / ||WX||_F, as LayerReport.error
 
 
-class SiteTraits(Record):
+class LayerSensitivity(Record):
     """Measurements of one layer for the allocation rule; only those that the rule needs."""
 
     name: str
@@ -78,10 +78,10 @@ class SiteTraits(Record):
     harm: float = 0.0  # sensitivity: change of the block's output at 50 % sparsity of this layer; 0: unknown
 
 
-class SitePlan(Record):
+class LayerPlan(Record):
     """The plan for one layer."""
 
-    site: LinearSite
+    site: Layer
     budget: LayerBudget
     form: FormName
     kept: int  # parameters kept, including low-rank factors
@@ -93,7 +93,7 @@ class SitePlan(Record):
     error: float | None = None  # predicted, as LayerReport.error; None: unknown
 
 
-class Memory(Record):
+class MemoryEstimate(Record):
     """Estimated peak memory in bytes, beyond an interpreter that has only imported the libraries.
 
     First the modules before the blocks are loaded and run once; then the blocks are compressed one at a time.
@@ -126,7 +126,7 @@ class Memory(Record):
         return max(reading, self.block + self.statistics + self.workspace, self.healing)
 
 
-class Duration(Record):
+class DurationEstimate(Record):
     """Predicted seconds of a compression on this machine."""
 
     sensitivity: float  # the pass that the allocation rule needs first; 0 if it needs none
@@ -149,16 +149,16 @@ class Plan(Record):
     dtype: str
     compute_dtype: str = ""  # dtype of matrix products with many tokens
     device: str
-    sites: list[SitePlan]
-    left_alone: list[LeftAlone]
+    sites: list[LayerPlan]
+    left_alone: list[SkippedPart]
     model_parameters: int  # tied weights counted once
     kept_parameters: int  # of the whole model, including parts that are not compressed
     stored_bytes: int  # all safetensors files, including headers
     resident_bytes: int  # all tensors after loading
     dense_stored_bytes: int  # the uncompressed model in the same dtype
-    memory: Memory
+    memory: MemoryEstimate
     disk_bytes: int  # needed on the target's file system during the run
-    duration: Duration | None = None  # None: unknown for this device
+    duration: DurationEstimate | None = None  # None: unknown for this device
     dropped: list[str] = []  # parts of the config that the causal language model lacks, such as vision_config
     untied: bool = False  # config.json ties embeddings and LM head, but the stored weights differ
     notes: list[str] = []  # deviations from the request, and unknowns
@@ -201,7 +201,7 @@ class LayerReport(Record):
         return 1 - self.kept / (self.rows * self.columns)
 
 
-class SiteStats(Record):
+class LayerInputStats(Record):
     """Statistics of the inputs of one layer over the calibration tokens of the uncompressed model."""
 
     name: str
@@ -222,7 +222,7 @@ class StatsReport(Record):
     calibration: str
     samples: int
     length: int
-    sites: list[SiteStats]
+    sites: list[LayerInputStats]
 
 
 class CompressionReport(Record):
@@ -252,7 +252,7 @@ class CompressionReport(Record):
         return sum(layer.dense_bytes for layer in self.layers)
 
 
-class SiteSpectrum(Record):
+class LayerSpectrum(Record):
     """Singular values of one layer before and after compression, at `ranks`, which count from 1.
 
     An energy is a squared Frobenius norm; `energy_before` and `energy_after` are cumulative, as fractions of the total.

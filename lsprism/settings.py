@@ -116,7 +116,7 @@ class EvaluateSettings(TypedDict, total=False):
     force: bool
 
 
-class StudySettings(TypedDict, total=False):
+class SweepSettings(TypedDict, total=False):
     """revision="", sparsities=(0.3, 0.5), method="hybrid", rank_share=0.1, allocation="auto", values="float",
     calibration={}, measuring={}, device="auto", dtype="auto", compute_dtype="auto", kernel="auto", resume=False,
     force=False."""

@@ -63,7 +63,7 @@ T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
 
 
-def _place(value: object) -> object:
+def _convert_path(value: object) -> object:
     """A path with ~ expanded; ValueError if it cannot be the name of a file."""
     if not isinstance(value, str | Path):
         return value
@@ -73,7 +73,7 @@ def _place(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-Place = Annotated[Path, BeforeValidator(_place)]
+Place = Annotated[Path, BeforeValidator(_convert_path)]
 Positive = Annotated[int, Field(ge=1, le=131072)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Minutes = Annotated[float, Field(ge=0, le=10080)]
@@ -140,13 +140,13 @@ class PlanSpec(Request):
         return bool(self.heal_minutes or self.heal_steps)
 
     @model_validator(mode="after")
-    def _effort_fits(self) -> "PlanSpec":
+    def _check_effort(self) -> "PlanSpec":
         if self.effort == "best" and self.method != "hybrid":
             raise ValueError(f"--effort best requires --method hybrid, not {self.method}")
         return self
 
     @model_validator(mode="after")
-    def _pattern_fits(self) -> "PlanSpec":
+    def _check_pattern(self) -> "PlanSpec":
         if self.pattern == "unstructured":
             return self
         n, m = map(int, self.pattern.split(":"))
@@ -225,7 +225,7 @@ class EvaluateSpec(Request):
     force: bool = Field(False, description="start over; overwrite an existing report")
 
 
-class StudySpec(Request):
+class SweepSpec(Request):
     """One model, compressed to several sparsities, each evaluated against it."""
 
     model_id: Text = Field(min_length=1, description=MODEL)
@@ -269,19 +269,19 @@ class GenerateSpec(Request):
 R = TypeVar("R", bound=Request)
 
 
-def ask(kind: type[R], **fields: object) -> R:
+def validate(kind: type[R], **fields: object) -> R:
     """Validate a request. SpecError: one sentence that names the field, its value and what is allowed."""
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise SpecError(_sentence(error), cli_hint="See --help for valid values.") from None
+        raise SpecError(_format_error(error), cli_hint="See --help for valid values.") from None
 
 
 def _any_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _sentence(error: ValidationError) -> str:
+def _format_error(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # two fields that exclude each other
         return f"{first['ctx']['error']}."

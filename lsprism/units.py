@@ -1,7 +1,7 @@
 """Numbers as text: bytes, seconds and parameter counts, written the same way everywhere."""
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """'9 B', '1.3 kB', '176 MB', '16.1 GB': three digits; 1 MB = 10^6 bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5 or unit == "GB":
@@ -10,7 +10,7 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """'1 h 05 min', '2 min 10 s', '9 s'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -19,15 +19,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def rough_duration(seconds: float) -> str:
+def format_rough_duration(seconds: float) -> str:
     """For estimates: whole minutes from 90 seconds on ('5 min', '1 h 05 min'), seconds below ('45 s')."""
     if seconds < 90:
-        return duration(seconds)
+        return format_duration(seconds)
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def amount(number: float) -> str:
+def format_amount(number: float) -> str:
     """'76.1 million', '8.03 billion', '512'."""
     for word, unit in (("billion", 1e9), ("million", 1e6), ("thousand", 1e4)):
         if number >= unit:

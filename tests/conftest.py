@@ -16,7 +16,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's own functions read it when they are imported
 
-pytest_plugins = ["open_dashboard"]  # the fixtures dashboard, browser, page
+pytest_plugins = ["dashboard_fixture"]  # the fixtures dashboard, browser, page
 
 WORDS = (
     "<unk> <s> </s> a the one two river stone walks sings under over and then . , ? "  # the order is the token ids

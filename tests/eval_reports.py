@@ -1,50 +1,62 @@
 """Handmade evaluation reports for tests."""
 
-from lsprism.figures import AgreementFigure, PerplexityFigure, SizeFigure, SpeedComparison, SpeedFigure
-from lsprism.outcomes import Answer, Closeness, EvalReport, Row, Score, SideReport, Subject, Tally, TaskReport
+from lsprism.evaluation_reports import (
+    Accuracy,
+    EvalReport,
+    ModelAnswer,
+    ModelInfo,
+    ModelReport,
+    PromptResult,
+    Score,
+    TaskReport,
+    TextSimilarity,
+)
+from lsprism.metric_results import AgreementResult, PerplexityResult, SizeResult, SpeedComparison, SpeedResult
 
 
-def subject(name: str, **changes) -> Subject:
+def subject(name: str, **changes) -> ModelInfo:
     dense = {"model_id": name, "base_model": name, "kind": "folder", "fingerprint": name, "dtype": "bfloat16"}
-    return Subject(**{**dense, "device": "cpu", **changes})
+    return ModelInfo(**{**dense, "device": "cpu", **changes})
 
 
-def likelihood(value: float, **changes) -> PerplexityFigure:
+def likelihood(value: float, **changes) -> PerplexityResult:
     cut = {"tokens": 4094, "windows": 2, "of": 9, "context": 2048, "text": "WikiText-2 raw (test)", "bos": False}
-    return PerplexityFigure(**{"value": value, "nll": 1.0, **cut, "dtype": "bfloat16", "device": "cpu", **changes})
+    return PerplexityResult(**{"value": value, "nll": 1.0, **cut, "dtype": "bfloat16", "device": "cpu", **changes})
 
 
-def sizes(kept: int, stored: int) -> SizeFigure:
-    return SizeFigure(
+def sizes(kept: int, stored: int) -> SizeResult:
+    return SizeResult(
         kept_parameters=kept, model_parameters=100, stored_bytes=stored, resident_bytes=stored, dtype="bfloat16"
     )
 
 
-def speed(model: str, runs: list[float], dtype: str = "bfloat16", **changes) -> SpeedFigure:
+def speed(model: str, runs: list[float], dtype: str = "bfloat16", **changes) -> SpeedResult:
     fixed = {"prompt_tokens": 32, "new_tokens": 64, "first_token_runs_s": [0.1] * len(runs), "device": "cpu"}
-    return SpeedFigure(**{"model": model, "tokens_per_s_runs": runs, "dtype": dtype, "threads": 2, **fixed, **changes})
+    return SpeedResult(**{"model": model, "tokens_per_s_runs": runs, "dtype": dtype, "threads": 2, **fixed, **changes})
 
 
-def agreement(kl: float, top1: float = 0.8) -> AgreementFigure:
+def agreement(kl: float, top1: float = 0.8) -> AgreementResult:
     cut = {"tokens": 4094, "windows": 2, "of": 9, "context": 2048, "text": "WikiText-2 raw (test)", "bos": False}
-    return AgreementFigure(kl=kl, top1=top1, **cut, baseline_dtype="bfloat16", dtype="bfloat16", device="cpu")
+    return AgreementResult(kl=kl, top1=top1, **cut, baseline_dtype="bfloat16", dtype="bfloat16", device="cpu")
 
 
 def task(similarity: float, text: str = "an answer") -> TaskReport:
-    said = Answer(text=text, tokens=(1, 2), reason="eos")
+    said = ModelAnswer(text=text, tokens=(1, 2), reason="eos")
     keys = ("bertscore_f1", "rougeL", "similarity")
     scores = {
         key: Score(metric=key, protocol=f"{key}.", values=[similarity], mean=similarity, notes=[]) for key in keys
     }
-    row = Row(id="1", prompt="Say it.", reference=None, answer=said, right=True, baseline=said, baseline_right=False)
+    row = PromptResult(
+        id="1", prompt="Say it.", reference=None, answer=said, right=True, baseline=said, baseline_right=False
+    )
     return TaskReport(
         task="logic (1 prompt)",
         origin="a test",
         protocol="Greedy.",
         rows=[row],
-        correct=Tally(right=1, checkable=1),
-        baseline_correct=Tally(right=0, checkable=1),
-        against_baseline=Closeness(ids=["1"], scores=scores),
+        correct=Accuracy(right=1, checkable=1),
+        baseline_correct=Accuracy(right=0, checkable=1),
+        against_baseline=TextSimilarity(ids=["1"], scores=scores),
         against_reference=None,
         baseline_against_reference=None,
         notes=[],
@@ -55,13 +67,13 @@ def report(name: str = "wanda", sparsity: float = 0.5, perplexity: float = 24.0,
     """A model `name` at `sparsity`, with the baseline 'dense' of perplexity 20."""
     model = subject(f"{name}-{sparsity:g}", method=name, sparsity=sparsity, packed_layers=7, calibration="other text")
     kept = round(100 * (1 - sparsity))
-    own = SideReport(
+    own = ModelReport(
         model=model,
         sizes=sizes(kept, 2 * kept),
         likelihood=likelihood(perplexity),
         speeds=[speed(name, [30.0, 33.0, 36.0])],
     )
-    base = SideReport(
+    base = ModelReport(
         model=subject("dense"),
         sizes=sizes(100, 200),
         likelihood=likelihood(20.0),

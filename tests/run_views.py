@@ -4,13 +4,13 @@ from pathlib import Path
 
 from lsprism.reports import (
     CompressionReport,
+    Layer,
     LayerBudget,
+    LayerPlan,
     LayerReport,
-    LinearSite,
-    Memory,
+    MemoryEstimate,
     ModelSource,
     Plan,
-    SitePlan,
 )
 from lsprism.runs import Run
 
@@ -35,8 +35,8 @@ def report(folder: Path, blocks: int = 2) -> CompressionReport:
 
 
 def plan() -> Plan:
-    site = LinearSite(name="model.layers.0.mlp.up_proj", block=0, rows=10, columns=10, bias=False)
-    planned = SitePlan(
+    site = Layer(name="model.layers.0.mlp.up_proj", block=0, rows=10, columns=10, bias=False)
+    planned = LayerPlan(
         site=site, budget=LayerBudget(kept=50), form="sparse", kept=50, stored_bytes=120, dense_bytes=200
     )
     return Plan(
@@ -44,7 +44,7 @@ def plan() -> Plan:
         method="wanda", sparsity=0.5, allocation="uniform", dtype="bfloat16", device="cpu",
         sites=[planned], left_alone=[],
         model_parameters=1000, kept_parameters=600, stored_bytes=1300, resident_bytes=1300, dense_stored_bytes=2000,
-        memory=Memory(fixed=100, outside=10, hidden_states=200, block=300, statistics=100, workspace=300),
+        memory=MemoryEstimate(fixed=100, outside=10, hidden_states=200, block=300, statistics=100, workspace=300),
         disk_bytes=1700,
     )  # fmt: skip
 

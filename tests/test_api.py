@@ -13,11 +13,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import lsprism
 from lsprism import api
-from lsprism.engine.plan import draft
+from lsprism.engine.plan import prepare_plan
 from lsprism.errors import ResourceError, SourceError, SpecError
 from lsprism.models.source import resolve
-from lsprism.reports import Memory
-from lsprism.specs import PlanSpec, ask
+from lsprism.reports import MemoryEstimate
+from lsprism.specs import PlanSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +41,7 @@ def hub(monkeypatch, tiny_folder, tmp_path) -> list[dict]:
 
 
 def test_too_little_gpu_memory_is_an_error_before_the_work(tiny_folder, tmp_path, monkeypatch):
-    planned = draft(ask(PlanSpec, model_id=tiny_folder), resolve(str(tiny_folder)))
+    planned = prepare_plan(validate(PlanSpec, model_id=tiny_folder), resolve(str(tiny_folder)))
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (10, 80 * 10**9))
     api._check_resources(planned, tmp_path)  # on the CPU, GPU memory is not checked
@@ -107,6 +107,6 @@ def test_an_invalid_setting_is_named_as_its_option(tiny_folder, tmp_path):
 
 def test_memory_on_the_device_is_the_maximum_of_its_phases():
     counts = {"fixed": 1, "outside": 900, "hidden_states": 50, "block": 20, "statistics": 3, "workspace": 7}
-    assert Memory(**counts).on_device == 30
-    assert Memory(**counts, embeddings=400).on_device == 417
-    assert Memory(**counts, embeddings=400, healing=800).on_device == 800
+    assert MemoryEstimate(**counts).on_device == 30
+    assert MemoryEstimate(**counts, embeddings=400).on_device == 417
+    assert MemoryEstimate(**counts, embeddings=400, healing=800).on_device == 800

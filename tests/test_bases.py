@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from lsprism import measure
+from lsprism import evaluation_api
 from lsprism.artifact.manifest import MANIFEST, RECIPE
 from lsprism.cli import main
 from lsprism.errors import SourceError
@@ -93,12 +93,12 @@ def test_an_older_recipe_resumes_as_before(artifact, text_file, monkeypatch, cap
 
 def test_a_base_model_of_the_hub_is_looked_up_there(monkeypatch):
     asked = []
-    monkeypatch.setattr(measure, "resolve", lambda *what: asked.append(what))
-    measure._base({"model_id": "org/tiny", "base_model": "org/tiny", "revision": "0123"})
-    measure._base({"model_id": "demo", "base_model": "org/demo"})
+    monkeypatch.setattr(evaluation_api, "resolve", lambda *what: asked.append(what))
+    evaluation_api._read_base({"model_id": "org/tiny", "base_model": "org/tiny", "revision": "0123"})
+    evaluation_api._read_base({"model_id": "demo", "base_model": "org/demo"})
     assert asked == [("org/tiny", "0123"), ("demo", "")]
 
 
 def test_a_recipe_without_a_model_is_an_error():
     with pytest.raises(SourceError):
-        measure._base({})
+        evaluation_api._read_base({})

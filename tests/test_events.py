@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lsprism import events
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Progress, Stage
-from lsprism.reports import CompressionReport, LayerReport, SiteStats, StatsReport
+from lsprism.reports import CompressionReport, LayerInputStats, LayerReport, StatsReport
 
 ADAPTER = TypeAdapter(Event)
 LAYER = LayerReport(
@@ -38,7 +38,7 @@ COMPRESSION = CompressionReport(
     device="cpu",
     dtype="bfloat16",
 )
-SITE = SiteStats(name="l", block=0, columns=6, tokens=8, mean=0.5, max=2.0, norm=1.0, outlier_share=0.0, dead=1)
+SITE = LayerInputStats(name="l", block=0, columns=6, tokens=8, mean=0.5, max=2.0, norm=1.0, outlier_share=0.0, dead=1)
 EVENTS = [
     Stage(name="prepare"),
     Stage(name="calibrate", detail="8 x 32 tokens"),
@@ -89,30 +89,30 @@ def now(monkeypatch) -> list[float]:
 
 def test_the_remaining_time_is_the_mean_block_time_times_the_remaining_blocks(now):
     clock = BlockClock(4)
-    assert clock.progress("measure", 0.5).eta_s is None
+    assert clock.make_progress("measure", 0.5).eta_s is None
     now[0] += 10
-    assert clock.block_done() == 10
-    assert clock.progress("measure", 0.0).eta_s == 30
+    assert clock.next_block() == 10
+    assert clock.make_progress("measure", 0.0).eta_s == 30
     now[0] += 4
-    assert clock.progress("measure", 0.9).eta_s == 26, "elapsed time counts, whatever fraction is done"
+    assert clock.make_progress("measure", 0.9).eta_s == 26, "elapsed time counts, whatever fraction is done"
     now[0] += 16
-    assert clock.progress("measure", 0.9).eta_s == 20, "a slow block is not counted beyond its mean"
-    assert clock.block_done() == 20
-    assert clock.progress("measure", 0.0).eta_s == 30  # the mean of 10 and 20, twice
+    assert clock.make_progress("measure", 0.9).eta_s == 20, "a slow block is not counted beyond its mean"
+    assert clock.next_block() == 20
+    assert clock.make_progress("measure", 0.0).eta_s == 30  # the mean of 10 and 20, twice
     now[0] += 15
-    clock.block_done()
+    clock.next_block()
     now[0] += 15
-    clock.block_done()
-    assert clock.progress("write", 0.0).eta_s == 0
+    clock.next_block()
+    assert clock.make_progress("write", 0.0).eta_s == 0
 
 
 def test_after_resume_only_blocks_of_this_session_are_timed(now):
     clock = BlockClock(10, done=7)
-    first = clock.progress("measure", 0.0)
+    first = clock.make_progress("measure", 0.0)
     assert (first.block, first.of, first.fraction, first.eta_s) == (8, 10, 0.7, None)
     now[0] += 6
-    clock.block_done()
-    assert clock.progress("measure", 0.5) == Progress(
+    clock.next_block()
+    assert clock.make_progress("measure", 0.5) == Progress(
         step="measure", block=9, of=10, fraction=0.85, elapsed_s=6, eta_s=12
     )
 
@@ -121,9 +121,9 @@ def test_fractions_stay_within_0_and_1_and_the_block_within_its_count(now):
     clock = BlockClock(3)
     seen = []
     for _ in range(3):
-        seen += [clock.progress("x", part) for part in (0.0, 0.4, 0.6, 1.0)]
-        clock.block_done()
-    seen.append(clock.progress("x", 0.0))
+        seen += [clock.make_progress("x", part) for part in (0.0, 0.4, 0.6, 1.0)]
+        clock.next_block()
+    seen.append(clock.make_progress("x", 0.0))
     fractions = [event.fraction for event in seen]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)

@@ -15,9 +15,9 @@ from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHead
 
 import lsprism
 import lsprism.hf  # noqa: F401 - what is tested
-from lsprism.budgets.cost import form_bytes
+from lsprism.allocation.packed_sizes import count_packed_bytes
 from lsprism.errors import DamagedError
-from lsprism.layers.modules import PrismLinear
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import LayerBudget
 
 IDS = torch.arange(3, 21).unsqueeze(0)
@@ -241,7 +241,7 @@ def test_no_packed_tensor_has_the_dense_shape():
         for columns in range(1, 40):
             for rank in range(1, max(rows, columns) + 1):
                 budget = LayerBudget(kept=rank * (rows + columns), rank=rank)
-                pays = form_bytes("low_rank", (rows, columns), budget, 2) < rows * columns * 2
+                pays = count_packed_bytes("low_rank", (rows, columns), budget, 2) < rows * columns * 2
                 assert not pays or rank < min(rows, columns)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lsprism.machine import free_memory
+from lsprism.machine import get_free_memory
 
 GB = 10**9
 V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
@@ -89,12 +89,12 @@ def hundred_gigabytes(monkeypatch):
     }.values(),
 )  # fmt: skip
 def test_cgroup_limits_are_respected(tmp_path, files, free):
-    assert free_memory(write(tmp_path, files)) == free
+    assert get_free_memory(write(tmp_path, files)) == free
 
 
 def test_a_limit_above_the_machines_memory_has_no_effect(tmp_path):
     files = {"proc/self/cgroup": "0::/", f"{V2}/memory.max": 400 * GB, f"{V2}/memory.current": GB}
-    assert free_memory(write(tmp_path, files)) == 100 * GB
+    assert get_free_memory(write(tmp_path, files)) == 100 * GB
 
 
 def test_every_memory_check_uses_this_function():

@@ -8,8 +8,8 @@ from conftest import make_model, make_tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lsprism
-from lsprism import api, measure
-from lsprism.artifact.companions import Licence, copy_companions
+from lsprism import api, evaluation_api
+from lsprism.artifact.sidecar_files import License, copy_companions
 from lsprism.errors import SpecError
 from lsprism.generation.prompt import encode
 from lsprism.models.load import load
@@ -27,7 +27,7 @@ def configure(folder, **settings) -> None:
 
 
 def answer_of(folder) -> str:
-    return "".join(piece.text for piece in api.generating(api.load(folder, "cpu"), "a river", GREEDY))
+    return "".join(piece.text for piece in api.stream_generate(api.load(folder, "cpu"), "a river", GREEDY))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_output_settings_of_a_config_have_no_effect(settings, source, tmp_path, 
         calibration = {"source": text, "samples": 3, "length": 16}
         lsprism.compress(folder, tmp_path / f"{name}-out", method="wanda", device="cpu", calibration=calibration)
         asked = {"measures": "perplexity,kl", "dataset": str(text_file), "context": 16, "windows": 2}
-        report = measure.evaluate(tmp_path / f"{name}-out", measuring=asked, device="cpu")
+        report = evaluation_api.evaluate(tmp_path / f"{name}-out", measuring=asked, device="cpu")
         found.append((answer_of(folder), answer_of(tmp_path / f"{name}-out"), report.perplexity, report.agreement.kl))
     assert found[0] == found[1]
 
@@ -73,7 +73,7 @@ def test_windows_beyond_learned_positions_are_an_error_before_the_work(short, te
 
 def test_a_prompt_beyond_learned_positions_is_an_error(short):
     with pytest.raises(SpecError, match="context of 64"):
-        api.generating(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
+        api.stream_generate(api.load(short, "cpu"), "river " * 70, GREEDY, chat=False)
 
 
 def test_windows_beyond_the_context_of_computed_positions_are_noted(tiny_folder):
@@ -98,9 +98,9 @@ def test_a_token_beyond_the_embedding_is_named(padded, tmp_path):
     settings = {"dataset": text, "context": 16}
     works = [
         lambda: lsprism.compress(padded, tmp_path / "out", calibration={"source": text, "samples": 2, "length": 16}),
-        lambda: api.generating(loaded, "a [PAD] river", GREEDY),
-        lambda: measure.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
-        lambda: measure.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
+        lambda: api.stream_generate(loaded, "a [PAD] river", GREEDY),
+        lambda: evaluation_api.evaluate(padded, measuring=settings | {"measures": "perplexity"}),
+        lambda: evaluation_api.evaluate(padded, measuring=settings | {"measures": "word-perplexity"}),
     ]
     for work in works:
         with pytest.raises(SpecError, match=r"'\[PAD\]' as token 24, but the model's embedding has only 24 rows"):
@@ -114,7 +114,7 @@ def test_a_folder_of_chat_templates_is_read_and_copied(tmp_path):
     tokenizer.save_pretrained(folder)
     assert (folder / "additional_chat_templates/rag.jinja").is_file()
     copy.mkdir()
-    copy_companions(folder, copy, Licence({}))
+    copy_companions(folder, copy, License({}))
     for place in (folder, copy):
         read = AutoTokenizer.from_pretrained(place)
         assert read.chat_template == tokenizer.chat_template

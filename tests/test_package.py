@@ -87,17 +87,17 @@ def test_an_installed_package_is_extended_by_its_name(monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     monkeypatch.setattr(extras, "distribution", lambda name: name)
     with pytest.raises(RequestError, match=r'pip install "lsprism\[dashboard\]"$'):
-        extras.require("dashboard")
+        extras.check_extra("dashboard")
 
 
 def test_other_modules_that_are_missing_are_no_extra():
-    with pytest.raises(ModuleNotFoundError), extras.requiring():
+    with pytest.raises(ModuleNotFoundError), extras.translate_import_errors():
         import no_such_module  # noqa: F401
 
 
 def test_the_command_opens_the_dashboard_with_the_options_of_app_py(monkeypatch, tmp_path, capsys):
     opened = []
-    monkeypatch.setattr("lsprism.ui.serve._serve", opened.append)
+    monkeypatch.setattr("lsprism.ui.serve._run_server", opened.append)
     assert main(["dashboard", "--port", "7999", "--state-dir", str(tmp_path), "--open"]) == 0
     lsprism.dashboard(port=7999, state_dir=tmp_path, open=True)
     for options in opened:
@@ -105,14 +105,14 @@ def test_the_command_opens_the_dashboard_with_the_options_of_app_py(monkeypatch,
     assert len(opened) == 2
     monkeypatch.undo()
     assert main(["dashboard", "--host", "0.0.0.0"]) == 2
-    assert "needs --auth" in capsys.readouterr().err
+    assert "requires --auth" in capsys.readouterr().err
 
 
 def test_ctrl_c_closes_the_dashboard_and_is_no_error(monkeypatch, capsys):
-    monkeypatch.setattr("lsprism.ui.serve._serve", lambda options: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("lsprism.ui.serve._run_server", lambda options: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
     assert main(["dashboard"]) == 0
-    assert "Closed." in capsys.readouterr().err
+    assert "Dashboard closed." in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -170,12 +170,12 @@ def test_the_installed_package_works_in_another_folder(installed, tiny_folder, t
 import lsprism
 from lsprism.calibration.corpus import read_text
 from lsprism.evaluation.tasks import load_task
-from lsprism.layers.kernels.build import SOURCES
-from lsprism.ui.shell import settings
+from lsprism.packed.kernels.build import SOURCES
+from lsprism.ui.dashboard import get_settings
 model = lsprism.load({str(artifact)!r})
 assert lsprism.generate(model, "the river", greedy=True, max_new_tokens=3).timing.tokens
 assert read_text("embedded").text and load_task("logic").prompts
-files = [*SOURCES, *settings("127.0.0.1", 1)["css_paths"], settings("127.0.0.1", 1)["favicon_path"]]
+files = [*SOURCES, *get_settings("127.0.0.1", 1)["css_paths"], get_settings("127.0.0.1", 1)["favicon_path"]]
 assert all(path.is_file() for path in files)
 print(*files, lsprism.__file__, sep="\\n")
 """

@@ -7,8 +7,8 @@ import pytest
 from platformdirs import user_cache_path
 
 from lsprism.errors import SpecError, TargetError
-from lsprism.paths import ASSETS, beside, cache_folder, check_writable, expand, nearest_existing, traits_folder
-from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, StudySpec, ask
+from lsprism.paths import ASSETS, cache_folder, check_writable, expand, find_existing, get_sibling, traits_folder
+from lsprism.specs import CompressSpec, EvaluateSpec, SpectraSpec, SweepSpec, validate
 
 HINT = "Choose another."
 
@@ -24,14 +24,14 @@ def test_the_tilde_of_an_unknown_user_is_kept():
     assert expand("~no-such-user/x") == Path("~no-such-user/x")
 
 
-@pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, StudySpec, SpectraSpec])
+@pytest.mark.parametrize("kind", [CompressSpec, EvaluateSpec, SweepSpec, SpectraSpec])
 def test_every_save_path_expands_the_home_folder(kind, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
-    assert ask(kind, model_id="m", save_path="~/out").save_path == Path("/home/ann/out")
+    assert validate(kind, model_id="m", save_path="~/out").save_path == Path("/home/ann/out")
     with pytest.raises(SpecError, match="--save-path: a path must be UTF-8"):
-        ask(kind, model_id="m", save_path="out\udcff")
+        validate(kind, model_id="m", save_path="out\udcff")
     with pytest.raises(SpecError, match="without null characters"):
-        ask(kind, model_id="m", save_path=Path("o\0ut"))
+        validate(kind, model_id="m", save_path=Path("o\0ut"))
 
 
 def test_a_writable_path_leaves_no_trace(tmp_path):
@@ -62,14 +62,14 @@ def test_a_file_system_without_folders_is_an_error():
 
 
 def test_the_nearest_folder_that_exists():
-    assert nearest_existing(Path("/no-such/" + "n" * 300)) == Path("/")
+    assert find_existing(Path("/no-such/" + "n" * 300)) == Path("/")
 
 
 def test_beside_resolves_links(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "out")
-    assert beside(tmp_path / "link", ".part") == (tmp_path / "there").resolve() / "out.part"
-    assert beside(Path("/"), ".part") == Path("/.part")
+    assert get_sibling(tmp_path / "link", ".part") == (tmp_path / "there").resolve() / "out.part"
+    assert get_sibling(Path("/"), ".part") == Path("/.part")
 
 
 def test_one_variable_moves_the_cache(monkeypatch):
@@ -87,11 +87,11 @@ def test_one_variable_moves_the_cache(monkeypatch):
 
 def test_everything_cached_is_in_the_cache():
     """Compiled kernels, choices and models alike."""
-    from lsprism.layers import compute_dtype
-    from lsprism.layers.kernels import build, choice
     from lsprism.models import demo, gguf
+    from lsprism.packed import compute_dtype
+    from lsprism.packed.kernels import autotune, build
 
-    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, choice, demo, gguf))
+    assert all(module.cache_folder is cache_folder for module in (compute_dtype, build, autotune, demo, gguf))
 
 
 def test_assets_are_found_in_the_checkout():

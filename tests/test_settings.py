@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import lsprism
 from lsprism import settings, specs
-from lsprism.cli.verbs import VERBS
+from lsprism.cli.model_commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 NESTED = {specs.CalibrationSpec: settings.CalibrationSettings, specs.MeasureSpec: settings.MeasureSettings}
@@ -32,7 +32,7 @@ PAIRS = [
     (specs.PlanSpec, settings.StatsSettings, STATS),
     (specs.CompressSpec, settings.CompressSettings, None),
     (specs.EvaluateSpec, settings.EvaluateSettings, None),
-    (specs.StudySpec, settings.StudySettings, None),
+    (specs.SweepSpec, settings.SweepSettings, None),
     (specs.GenerateSpec, settings.GenerateSettings, None),
 ]
 
@@ -73,7 +73,7 @@ def test_settings_name_their_defaults(spec, keywords, part):
 
 
 def test_every_command_has_a_public_function():
-    for command in VERBS:
+    for command in COMMANDS:
         name = command.replace("-", "_")
         assert name in lsprism.__all__
         assert callable(getattr(lsprism, name)) or name == "runs"
@@ -113,7 +113,7 @@ reveal_type(lsprism.spectra("out", "spectra.jsonl"))
 reveal_type(lsprism.compare(["out"]))
 '''
 REVEALED = (
-    "CompressionReport Plan EvalReport EvalReport StudyReport Path device str StatsReport list[SiteSpectrum] Table"
+    "CompressionReport Plan EvalReport EvalReport SweepReport Path device str StatsReport list[LayerSpectrum] Table"
 ).split()
 WRONG = '''
 import lsprism

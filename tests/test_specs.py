@@ -7,14 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from lsprism.errors import SpecError
-from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, PlanSpec, ask
+from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, PlanSpec, validate
 
 LEAST = {"model_id": "demo", "save_path": "out"}
 
 
 def refusal(**fields) -> str:
     with pytest.raises(SpecError) as caught:
-        ask(CompressSpec, **{**LEAST, **fields})
+        validate(CompressSpec, **{**LEAST, **fields})
     assert caught.value.exit_code == 2
     assert not caught.value.hint and "--help" in caught.value.cli_hint
     assert "\n" not in caught.value.message
@@ -30,7 +30,7 @@ def test_an_invalid_sparsity_is_an_error_with_its_value(value):
 
 @pytest.mark.parametrize("value", [0.05, "0.5", 0.999])
 def test_a_valid_sparsity_may_be_a_number_or_a_string(value):
-    assert ask(CompressSpec, **LEAST, sparsity=value).sparsity == float(value)
+    assert validate(CompressSpec, **LEAST, sparsity=value).sparsity == float(value)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_valid_sparsity_may_be_a_number_or_a_string(value):
     ],
 )
 def test_auto_chooses_the_allocation(settings, rule):
-    assert ask(CompressSpec, **LEAST | settings).rule == rule
+    assert validate(CompressSpec, **LEAST | settings).rule == rule
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_an_unknown_field_is_named():
 
 def test_a_model_is_required():
     with pytest.raises(SpecError, match="--model-id"):
-        ask(PlanSpec)
+        validate(PlanSpec)
     with pytest.raises(SpecError, match="--model-id"):
-        ask(PlanSpec, model_id="")
+        validate(PlanSpec, model_id="")
 
 
 @pytest.mark.parametrize(
@@ -98,19 +98,19 @@ def test_a_pattern_requires_a_matching_method_and_sparsity(pattern, method, spar
 @pytest.mark.parametrize("method", ["wanda", "svd"])
 def test_effort_best_requires_hybrid(method):
     assert refusal(effort="best", method=method).startswith("--effort best requires --method hybrid")
-    assert ask(PlanSpec, model_id="demo", method=method).effort == "fast"
+    assert validate(PlanSpec, model_id="demo", method=method).effort == "fast"
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 def test_a_valid_pattern_is_accepted(pattern):
-    assert ask(CompressSpec, **LEAST, pattern=pattern, method="wanda", sparsity=0.5).pattern == pattern
+    assert validate(CompressSpec, **LEAST, pattern=pattern, method="wanda", sparsity=0.5).pattern == pattern
 
 
 def test_a_request_is_immutable_and_survives_json():
-    spec = ask(CompressSpec, **LEAST, sparsity=0.3, calibration={"source": "embedded", "seed": 7})
+    spec = validate(CompressSpec, **LEAST, sparsity=0.3, calibration={"source": "embedded", "seed": 7})
     with pytest.raises(ValidationError):
         spec.sparsity = 0.9
-    assert ask(CompressSpec, **json.loads(spec.model_dump_json())) == spec
+    assert validate(CompressSpec, **json.loads(spec.model_dump_json())) == spec
     assert spec.save_path == Path("out")
 
 
@@ -126,10 +126,10 @@ def test_every_field_has_a_description(kind):
 )
 def test_invalid_generation_settings_are_errors(field, value):
     with pytest.raises(SpecError, match=f"--{field.replace('_', '-')}: .*got {value}"):
-        ask(GenerateSpec, **{field: value})
+        validate(GenerateSpec, **{field: value})
 
 
 def test_a_request_with_a_path_is_read_back_from_its_json():
-    spec = ask(CompressSpec, model_id="demo", save_path="~/out")
+    spec = validate(CompressSpec, model_id="demo", save_path="~/out")
     assert CompressSpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.save_path == Path.home() / "out"

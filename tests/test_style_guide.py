@@ -140,7 +140,7 @@ def test_a_refused_word_is_found(name: str, source: str, line: int, word: str, t
     "source",
     [
         "choices = ['harm', 'uniform']",
-        "'''See `told` in talk/portrait.py.'''",
+        "'''See `told` in chat/model_summary.py.'''",
         "text = 'There is no model card. It is no longer needed. It quantizes.'",
         """page = '<p class="card">{licence}</p>'""",
         "told = beside  # harm",

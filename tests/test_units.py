@@ -2,7 +2,7 @@
 
 import pytest
 
-from lsprism.units import amount, duration, rough_duration, size
+from lsprism.units import format_amount, format_duration, format_rough_duration, format_size
 
 
 @pytest.mark.parametrize(
@@ -19,31 +19,31 @@ from lsprism.units import amount, duration, rough_duration, size
     ],
 )
 def test_size_has_three_digits(count, text):
-    assert size(count) == text
+    assert format_size(count) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (9.4, "9 s"), (59.6, "1 min 00 s"), (130, "2 min 10 s"), (3900, "1 h 05 min")]
 )
 def test_duration_is_exact_to_the_second_or_minute(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(45, "45 s"), (89, "1 min 29 s"), (95, "2 min"), (1006, "17 min"), (3900, "1 h 05 min")]
 )
 def test_an_estimated_duration_has_no_seconds_from_90_on(seconds, text):
-    assert rough_duration(seconds) == text
+    assert format_rough_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(512, "512"), (76_100, "76.1 thousand"), (81.4e6, "81.4 million"), (8.03e9, "8.03 billion")]
 )
 def test_amounts_are_in_words(number, text):
-    assert amount(number) == text
+    assert format_amount(number) == text
 
 
 def test_the_terminal_uses_them():
-    from lsprism.cli import display, show
+    from lsprism.cli import display, tables
 
-    assert show.size is size and display.remaining(130) == "2 min 10 s left"
+    assert tables.format_size is format_size and display.format_remaining(130) == "2 min 10 s left"

@@ -13,23 +13,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lsprism.artifact.card import dense_card
-from lsprism.artifact.companions import CARD, copy_companions, licence_of
-from lsprism.artifact.finish import index_of
-from lsprism.artifact.manifest import REMEDY, recipe_of, write_json
-from lsprism.artifact.shards import disk_errors, shard_name, write_shard
-from lsprism.artifact.target import ANOTHER, MOVE, alone, check_place
+from lsprism.artifact.manifest import REMEDY, read_recipe, write_json
+from lsprism.artifact.model_card import render_dense_card
+from lsprism.artifact.publish import build_index
+from lsprism.artifact.shards import format_shard_name, translate_disk_errors, write_shard
+from lsprism.artifact.sidecar_files import CARD, copy_companions, read_license
+from lsprism.artifact.target import ANOTHER, MOVE, check_place, exclusive_lock
 from lsprism.errors import DamagedError, ResourceError, TargetError
 from lsprism.events import BlockClock, Event, Stage
 from lsprism.json_files import Shape, read_object
-from lsprism.layers.modules import PrismLinear, empty_form
-from lsprism.models.anatomy import dissect, skeleton
 from lsprism.models.checks import read_config
-from lsprism.models.stored import INDEX, SINGLE, stored_dtype, tensor_files
-from lsprism.models.ties import tied_names, untied_names, without_ties
+from lsprism.models.structure import build_meta_model, find_structure
+from lsprism.models.tensor_files import INDEX, SINGLE, find_stored_dtype, map_tensor_files
+from lsprism.models.ties import find_untied_names, get_tied_names, remove_ties
 from lsprism.models.weights import WeightFiles
-from lsprism.paths import beside, nearest_existing
-from lsprism.reports import LayerBudget, LinearSite, ModelSource
+from lsprism.packed.modules import PrismLinear, make_meta_packed
+from lsprism.paths import find_existing, get_sibling
+from lsprism.reports import Layer, LayerBudget, ModelSource
 
 FILE_BYTES = 5 * 10**9  # maximum size of a file, unless one tensor is larger; usual on the Hub
 UNFINISHED = "unfinished"  # marks a folder of a killed export, which may be deleted
@@ -67,12 +67,12 @@ class _Unpacker:
     """Reads tensors as the copy stores them: packed layers are converted to dense weights, others are unchanged."""
 
     entries: dict[str, dict]  # packed layer -> its form, kept and rank; empty for a dense source
-    sites: dict[str, LinearSite]
+    sites: dict[str, Layer]
 
-    def sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
+    def compute_sizes(self, path: Path, keys: Iterable[str]) -> dict[str, int]:
         """Name -> bytes of the tensors that `keys` of a source file become; nothing is read."""
         found = {}
-        with _opened(path) as stored, _fitting(path):
+        with _open_tensors(path) as stored, _translate_shape_errors(path):
             for key in keys:
                 owner, _, part = key.rpartition(".")
                 tensor = stored.get_tensor(key)
@@ -86,50 +86,50 @@ class _Unpacker:
         return found
 
     def read(self, part: _Part) -> dict[str, Tensor]:
-        with _opened(part.file) as stored, _fitting(part.file):
-            return {name: self._tensor(stored, name) for name in part.sizes}
+        with _open_tensors(part.file) as stored, _translate_shape_errors(part.file):
+            return {name: self._read_tensor(stored, name) for name in part.sizes}
 
-    def _tensor(self, stored: safe_open, name: str) -> Tensor:
+    def _read_tensor(self, stored: safe_open, name: str) -> Tensor:
         owner, _, part = name.rpartition(".")
         if owner not in self.entries or part == "bias":
             return stored.get_tensor(name)
         site, entry = self.sites[owner], self.entries[owner]
         budget, values = LayerBudget(kept=entry["kept"], rank=entry["rank"]), entry.get("values", "float")
         try:
-            packed = PrismLinear(empty_form(site, entry["form"], budget, torch.get_default_dtype(), values))
+            packed = PrismLinear(make_meta_packed(site, entry["form"], budget, torch.get_default_dtype(), values))
             held = {key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}
             packed.load_state_dict(held, assign=True)
-            dense = packed.form.dense()
+            dense = packed.form.to_dense()
         except (RuntimeError, LookupError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise DamagedError(f"{owner} does not match its entry in config.json: {reason}.", REMEDY) from None
         return dense.T.contiguous() if site.transposed else dense
 
 
-def exporting(source: ModelSource, target: Path) -> Iterator[Event]:
+def stream_dense_copy(source: ModelSource, target: Path) -> Iterator[Event]:
     """Write a dense copy of `source` to the folder `target`, which must not exist; it is complete afterwards or absent.
 
     An artifact must have been verified before. The last event is the Progress of the last file. Raises TargetError,
     SourceError, ResourceError, DamagedError or DiskError.
     """
     check_absent(target)
-    model = skeleton(source.folder, stored_dtype(source.folder) or torch.bfloat16)
-    config, unpacker = _dense_config(source, model), _unpacker(source, model)
-    parts = list(_parts(source.folder, unpacker))
+    model = build_meta_model(source.folder, find_stored_dtype(source.folder) or torch.bfloat16)
+    config, unpacker = _make_dense_config(source, model), _make_unpacker(source, model)
+    parts = list(_iter_parts(source.folder, unpacker))
     _check_disk(sum(part.bytes for part in parts), target)
-    with _unfinished(target) as folder:
+    with _create_unfinished(target) as folder:
         yield Stage(name="export", detail=str(target))
         clock = BlockClock(len(parts))
         for number, part in enumerate(parts, start=1):
-            name = SINGLE if len(parts) == 1 else shard_name(number, len(parts))
+            name = SINGLE if len(parts) == 1 else format_shard_name(number, len(parts))
             write_shard(folder / name, unpacker.read(part))
-            clock.block_done()
-            yield clock.progress("write", 0.0)
-        with disk_errors(folder):
+            clock.next_block()
+            yield clock.make_progress("write", 0.0)
+        with translate_disk_errors(folder):
             if len(parts) > 1:
-                write_json(folder / INDEX, index_of(sorted(folder.glob("model-*.safetensors"))))
+                write_json(folder / INDEX, build_index(sorted(folder.glob("model-*.safetensors"))))
             write_json(folder / "config.json", config)
-            _describe(source, folder)
+            _write_description(source, folder)
 
 
 def check_absent(target: Path) -> None:
@@ -139,7 +139,7 @@ def check_absent(target: Path) -> None:
 
 
 def _check_disk(need: int, target: Path) -> None:
-    existing = nearest_existing(beside(target).parent)
+    existing = find_existing(get_sibling(target).parent)
     free = shutil.disk_usage(existing).free
     if need > free:
         raise ResourceError(
@@ -148,32 +148,32 @@ def _check_disk(need: int, target: Path) -> None:
         )
 
 
-def _dense_config(source: ModelSource, model: PreTrainedModel) -> dict:
+def _make_dense_config(source: ModelSource, model: PreTrainedModel) -> dict:
     config = read_config(source.folder)
     config.pop("quantization_config", None)
-    return without_ties(config) if untied_names(model) and not tied_names(model) else config
+    return remove_ties(config) if find_untied_names(model) and not get_tied_names(model) else config
 
 
-def _unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
+def _make_unpacker(source: ModelSource, model: PreTrainedModel) -> _Unpacker:
     if source.kind != "artifact":
         WeightFiles(source.folder, model)  # checks the weights
         return _Unpacker({}, {})
     path = source.folder / "config.json"
     entries = read_object(path, PackedShape, DamagedError, REMEDY)["quantization_config"]["modules"]
-    sites = {site.name: site for site in dissect(model).sites}
+    sites = {site.name: site for site in find_structure(model).sites}
     if strange := min(entries.keys() - sites.keys(), default=""):
         raise DamagedError(f"{path}: {strange} is not a layer that can be packed.", REMEDY)
     return _Unpacker(entries, sites)
 
 
-def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
+def _iter_parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
     """Each source file becomes one file of the copy, or several if it would exceed FILE_BYTES."""
     keys: dict[str, list[str]] = {}
-    for key, file in tensor_files(folder).items():  # of two with the same name, only the one that is loaded
+    for key, file in map_tensor_files(folder).items():  # of two with the same name, only the one that is loaded
         keys.setdefault(file, []).append(key)
     for file in keys:
         part = _Part(folder / file, {})
-        for name, size in unpacker.sizes(folder / file, keys[file]).items():
+        for name, size in unpacker.compute_sizes(folder / file, keys[file]).items():
             if part.sizes and part.bytes + size > FILE_BYTES:
                 yield part
                 part = _Part(folder / file, {})
@@ -181,29 +181,29 @@ def _parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
         yield part
 
 
-def _describe(source: ModelSource, folder: Path) -> None:
+def _write_description(source: ModelSource, folder: Path) -> None:
     """Write tokenizer, chat template, license files and model card."""
-    recipe = recipe_of(source.folder) if source.kind == "artifact" else None
+    recipe = read_recipe(source.folder) if source.kind == "artifact" else None
     base = recipe["base_model"] if recipe else source.base_model
-    licence = licence_of(source.folder, base)
+    licence = read_license(source.folder, base)
     copy_companions(source.folder, folder, licence)
-    (folder / CARD).write_text(dense_card(base, recipe, licence), encoding="utf-8")
+    (folder / CARD).write_text(render_dense_card(base, recipe, licence), encoding="utf-8")
 
 
 @contextmanager
-def _unfinished(target: Path) -> Iterator[Path]:
+def _create_unfinished(target: Path) -> Iterator[Path]:
     """An empty folder next to `target` that is renamed to `target` on success and removed on any failure."""
-    with alone(target):
-        folder = beside(target, ".export")
+    with exclusive_lock(target):
+        folder = get_sibling(target, ".export")
         if folder.exists() and not (folder / UNFINISHED).is_file():
             raise TargetError(f"{folder} exists and is not an unfinished export.", MOVE)
-        with disk_errors(folder):
+        with translate_disk_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)  # left by a killed export
             folder.mkdir()
             (folder / UNFINISHED).touch()
         try:
             yield folder
-            with disk_errors(target):
+            with translate_disk_errors(target):
                 (folder / UNFINISHED).unlink()
                 os.replace(folder, target)
         except BaseException:
@@ -212,7 +212,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _open_tensors(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, framework="pt") as stored:
             yield stored
@@ -221,7 +221,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
 
 @contextmanager
-def _fitting(path: Path) -> Iterator[None]:
+def _translate_shape_errors(path: Path) -> Iterator[None]:
     """Turn errors about packed tensors that do not match config.json into a DamagedError."""
     try:
         yield

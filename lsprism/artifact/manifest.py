@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsprism.errors import DamagedError
-from lsprism.json_files import Shape, first_fault, read_known, read_object
+from lsprism.json_files import Shape, find_first_fault, read_known, read_object
 from lsprism.reports import CompressionReport
 
 FORMAT = 1
@@ -46,15 +46,17 @@ class Manifest(BaseModel):
 REMEDY = "Copy the artifact again from an intact copy, or compress the model again."
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path) -> Manifest:
+def build_manifest(folder: Path) -> Manifest:
     """Compute the manifest of all files in `folder`."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = {p.relative_to(folder).as_posix(): FileEntry(bytes=p.stat().st_size, sha256=sha256_of(p)) for p in paths}
+    entries = {
+        p.relative_to(folder).as_posix(): FileEntry(bytes=p.stat().st_size, sha256=compute_sha256(p)) for p in paths
+    }
     entries.pop(MANIFEST, None)
     return Manifest(format=FORMAT, files=entries)
 
@@ -81,12 +83,12 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         raise DamagedError(f"{path} is missing or not readable ({type(error).__name__}).", REMEDY) from None
     for name in manifest.files:
-        if not _stays_inside(name):
+        if not _is_inside(name):
             raise DamagedError(f"{path} names {name!r}, which is not a file of the artifact.", REMEDY)
     return manifest
 
 
-def recipe_of(folder: Path) -> dict:
+def read_recipe(folder: Path) -> dict:
     """The recipe of the artifact in `folder`: all settings it was made with; empty if there is none to read."""
     return read_known(folder / RECIPE, RecipeShape)
 
@@ -97,7 +99,7 @@ def read_report(folder: Path) -> CompressionReport:
     try:
         return CompressionReport.model_validate(read_object(path, error=DamagedError, hint=REMEDY))
     except ValidationError as error:
-        raise DamagedError(f"{path}: {first_fault(error)}.", REMEDY) from None
+        raise DamagedError(f"{path}: {find_first_fault(error)}.", REMEDY) from None
 
 
 def verify(folder: Path) -> Manifest:
@@ -113,7 +115,7 @@ def verify(folder: Path) -> Manifest:
         if path.stat().st_size != entry.bytes:
             raise DamagedError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}.", REMEDY)
         try:
-            digest = sha256_of(path)
+            digest = compute_sha256(path)
         except OSError as error:
             raise DamagedError(f"{path} cannot be read: {error.strerror}.", REMEDY) from None
         if digest != entry.sha256:
@@ -121,7 +123,7 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def _stays_inside(name: str) -> bool:
+def _is_inside(name: str) -> bool:
     """Manifests may be untrusted: refuse absolute paths, drives and parent folders, on every system."""
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name

@@ -9,8 +9,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from lsprism.artifact.companions import licence_of
 from lsprism.artifact.manifest import MANIFEST, verify
+from lsprism.artifact.sidecar_files import read_license
 from lsprism.errors import TargetError, WorkError
 
 
@@ -22,14 +22,14 @@ def check_repo(repo_id: str, folder: Path, base_model: str = "") -> None:
         raise TargetError(
             f"{repo_id!r} is not a valid repository name.", "A name looks like 'user/Model-0.5'."
         ) from None
-    licence = licence_of(folder, base_model)
+    licence = read_license(folder, base_model)
     if not licence.llama:
         return
     named = f"The Llama {licence.llama} Community License"
     if not repo_id.rpartition("/")[2].startswith("Llama"):
         raise TargetError(
             f"{named} requires the name of a derived model to start with 'Llama'; {repo_id!r} does not.",
-            f"Choose a name such as '{_named_llama(repo_id)}'.",
+            f"Choose a name such as '{_add_llama_prefix(repo_id)}'.",
         )
     if not any(folder.glob("LICENSE*")):
         raise TargetError(
@@ -56,11 +56,11 @@ def push_to_hub(folder: Path, repo_id: str, *, public: bool = False) -> str:
             )
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload by LS-PRISM")
     except (OSError, HTTPError, RuntimeError, ValueError) as error:  # the last two: interrupted uploads
-        raise _explain(error, repo_id, folder) from error
+        raise _translate_error(error, repo_id, folder) from error
     return str(url)
 
 
-def _explain(error: Exception, repo_id: str, folder: Path) -> WorkError:
+def _translate_error(error: Exception, repo_id: str, folder: Path) -> WorkError:
     """One sentence with the next step. The error's own text is left out: it may contain a signed URL."""
     again = f"The model is complete in {folder}; then run: hf upload {repo_id} {folder}"
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
@@ -83,6 +83,6 @@ def _explain(error: Exception, repo_id: str, folder: Path) -> WorkError:
     return WorkError(f"Upload to {repo_id!r} failed: {reason}.", f"Check the network. {again}")
 
 
-def _named_llama(repo_id: str) -> str:
+def _add_llama_prefix(repo_id: str) -> str:
     owner, slash, name = repo_id.rpartition("/")
     return f"{owner}{slash}Llama-{name}"

@@ -24,11 +24,11 @@ _CODES |= {torch.int8: "I8", torch.uint8: "U8"}
 _ORDER = list(_CODES)
 
 
-def tensor_bytes(layout: Layout) -> int:
+def count_tensor_bytes(layout: Layout) -> int:
     return sum(math.prod(shape) * dtype.itemsize for dtype, shape in layout.values())
 
 
-def file_bytes(layout: Layout) -> int:
+def compute_file_bytes(layout: Layout) -> int:
     """Exact size of the safetensors file with `layout`: 8 bytes, a JSON header padded to 8, the tensors."""
     header: dict = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -41,32 +41,32 @@ def file_bytes(layout: Layout) -> int:
     return 8 + -(-length // 8) * 8 + offset
 
 
-def group_outside(layout: Layout) -> list[Layout]:
+def split_outside(layout: Layout) -> list[Layout]:
     """Group the tensors outside the blocks into files of at most OUTSIDE_SHARD_BYTES, or one tensor each."""
     groups: list[Layout] = []
     for name, entry in layout.items():
-        if not groups or tensor_bytes({**groups[-1], name: entry}) > OUTSIDE_SHARD_BYTES:
+        if not groups or count_tensor_bytes({**groups[-1], name: entry}) > OUTSIDE_SHARD_BYTES:
             groups.append({})
         groups[-1][name] = entry
     return groups
 
 
-def shard_name(number: int, of: int) -> str:
+def format_shard_name(number: int, of: int) -> str:
     """`number` counts from 1."""
     return f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a text file atomically: complete, or unchanged if the process dies. Raises DiskError."""
     half = path.with_name(path.name + ".part")
-    with disk_errors(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         half.write_text(text, encoding="utf-8")
         os.replace(half, path)
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Turn a failed write into a DiskError with a next step."""
     try:
         yield
@@ -81,7 +81,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write to a temporary file, then rename: after a kill at any time, the file is complete or absent."""
     half = path.with_suffix(".tmp")
-    with disk_errors(path):
+    with translate_disk_errors(path):
         try:
             save_file(tensors, half, metadata={"format": "pt", **(metadata or {})})
             half.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes 0600; use the folder's permissions

@@ -15,11 +15,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, describe, write_json
-from lsprism.artifact.shards import disk_errors, write_shard
-from lsprism.artifact.target import alone, check_free, check_part, check_recipe, other_settings
+from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, build_manifest, write_json
+from lsprism.artifact.shards import translate_disk_errors, write_shard
+from lsprism.artifact.target import check_overwrite, check_part, check_recipe, exclusive_lock, find_recipe_differences
 from lsprism.json_files import parse
-from lsprism.paths import beside
+from lsprism.paths import get_sibling
 from lsprism.reports import LayerReport
 
 STREAM = "stream.safetensors"
@@ -63,15 +63,15 @@ class Staging:
         }
         write_shard(self.folder / STREAM, {str(n): part for n, part in enumerate(checkpoint.hidden)}, notes)
 
-    def note_recipe(self, recipe: dict) -> None:
+    def store_recipe(self, recipe: dict) -> None:
         """Replace the recipe, after a value in it has been computed."""
-        with disk_errors(self.folder):
+        with translate_disk_errors(self.folder):
             _write_recipe(self.folder, recipe)
 
-    def begin_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
+    def start_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
         """Write replacements for finished shards. Afterwards, either all of them are moved into place or none."""
         half, whole = self.folder / "replacing.part", self.folder / REPLACING
-        with disk_errors(self.folder):
+        with translate_disk_errors(self.folder):
             for left in (half, whole):
                 shutil.rmtree(left, ignore_errors=True)
             half.mkdir()
@@ -84,12 +84,12 @@ class Staging:
         """Whether complete replacements wait to be moved into place."""
         return (self.folder / REPLACING).is_dir()
 
-    def forget_replacing(self) -> None:
+    def remove_replacing(self) -> None:
         shutil.rmtree(self.folder / REPLACING, ignore_errors=True)
 
-    def end_replacing(self, checkpoint: Checkpoint) -> None:
+    def apply_replacing(self, checkpoint: Checkpoint) -> None:
         """Move the replacements into place, then write `checkpoint`, which records it."""
-        with disk_errors(self.folder):
+        with translate_disk_errors(self.folder):
             for path in (self.folder / REPLACING).iterdir():
                 os.replace(path, self.folder / path.name)
             self.write_checkpoint(checkpoint)
@@ -101,9 +101,9 @@ class Staging:
         The checkpoint is deleted last: if a rename fails, nothing is lost, and an artifact that was to be replaced is
         restored. Failures after the renames are ignored: the artifact is complete.
         """
-        place, replaced = beside(self.target), beside(self.target, ".replaced")
-        with disk_errors(self.target):
-            manifest = describe(self.folder)
+        place, replaced = get_sibling(self.target), get_sibling(self.target, ".replaced")
+        with translate_disk_errors(self.target):
+            manifest = build_manifest(self.folder)
             manifest.files.pop(STREAM, None)
             write_json(self.folder / MANIFEST, manifest)
             replaces = place.exists()
@@ -122,36 +122,36 @@ class Staging:
 
 
 @contextmanager
-def staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterator[Staging]:
+def open_staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterator[Staging]:
     """Open OUT.part for one recipe, exclusively. It is kept if the work ends early, so that it can be resumed.
 
     `resume` and `force` together: resume if the recipe is the same, otherwise start over; a finished artifact at the
     target is replaced either way. Raises TargetError or DiskError.
     """
-    with alone(target):
-        check_free(target, force=force)
-        folder = beside(target, ".part")
-        with disk_errors(folder):
+    with exclusive_lock(target):
+        check_overwrite(target, force=force)
+        folder = get_sibling(target, ".part")
+        with translate_disk_errors(folder):
             folder.mkdir(exist_ok=True)
         if resume:
             check_recipe(target, recipe, force=force)
-        _settle(folder, recipe, resume=resume)
+        _prepare_folder(folder, recipe, resume=resume)
         yield Staging(target, folder)
 
 
-def _settle(folder: Path, recipe: dict, *, resume: bool) -> None:
+def _prepare_folder(folder: Path, recipe: dict, *, resume: bool) -> None:
     """Keep the folder if an earlier run of the same recipe is resumed, otherwise empty it."""
     if (folder / RECIPE).is_file():
-        if resume and not other_settings(folder, recipe):
+        if resume and not find_recipe_differences(folder, recipe):
             return
     else:
         check_part(folder)
-    _empty(folder, recipe)
+    _reset_folder(folder, recipe)
 
 
-def _empty(folder: Path, recipe: dict) -> None:
+def _reset_folder(folder: Path, recipe: dict) -> None:
     """The recipe is replaced last: after a kill, the folder still counts as an unfinished run."""
-    with disk_errors(folder):
+    with translate_disk_errors(folder):
         for entry in folder.iterdir():
             if entry.name != NOTES:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

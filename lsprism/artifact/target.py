@@ -7,12 +7,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_report, recipe_of, verify
-from lsprism.artifact.shards import disk_errors
+from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_recipe, read_report, verify
+from lsprism.artifact.shards import translate_disk_errors
 from lsprism.errors import TargetError
 from lsprism.json_files import read_known
-from lsprism.old_names import with_current_names
-from lsprism.paths import beside, check_writable, nearest_existing
+from lsprism.old_names import replace_old_names
+from lsprism.paths import check_writable, find_existing, get_sibling
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
 
@@ -27,10 +27,10 @@ BUDGETS, BASE_PATH = "site_budgets", "base_path"
 def check_target(target: Path, *, resume: bool, force: bool) -> None:
     """Raise TargetError, before anything is read or downloaded, if the target cannot be written or is taken."""
     check_place(target)
-    check_free(target, force=force or resume)
+    check_overwrite(target, force=force or resume)
     if _is_locked(target):
-        raise _busy(target)
-    part = beside(target, ".part")
+        raise _make_busy_error(target)
+    part = get_sibling(target, ".part")
     if not os.path.lexists(part):
         return
     check_part(part)
@@ -41,26 +41,26 @@ def check_target(target: Path, *, resume: bool, force: bool) -> None:
 
 def check_place(target: Path) -> None:
     """Raise TargetError for a target that cannot be written: inside a file, no permission, or too long a name."""
-    above = nearest_existing(beside(target).parent)
+    above = find_existing(get_sibling(target).parent)
     if not above.is_dir():
         raise TargetError(f"Cannot create {target}: {above} is a file.", ANOTHER)
     if not os.access(above, os.W_OK | os.X_OK):
         raise TargetError(f"Cannot create {target}: {above} is not writable.", ANOTHER)
-    check_writable(beside(target), ANOTHER)
+    check_writable(get_sibling(target), ANOTHER)
 
 
-def check_free(target: Path, *, force: bool) -> None:
+def check_overwrite(target: Path, *, force: bool) -> None:
     """Raise TargetError if the target exists, unless it is an artifact and `force` is set."""
     if not os.path.lexists(target):
         return
-    place = beside(target)
+    place = get_sibling(target)
     if not (place / MANIFEST).is_file():
         raise TargetError(f"{target} exists and is not an artifact of LS-PRISM.", ANOTHER)
     if not force:
         raise TargetError(f"{target} already holds an artifact.", OR_FORCE)
     if os.path.ismount(place):
         raise TargetError(f"{target} is a mount point and cannot be replaced.", "Choose a folder inside it.")
-    replaced = beside(target, ".replaced")  # the old artifact is moved there until the new one is in place
+    replaced = get_sibling(target, ".replaced")  # the old artifact is moved there until the new one is in place
     if os.path.lexists(replaced) and not (replaced / MANIFEST).is_file():
         raise TargetError(f"{replaced} exists and is not an artifact of LS-PRISM.", "Move it elsewhere.")
 
@@ -73,16 +73,16 @@ def check_part(part: Path) -> None:
 
 
 @contextmanager
-def alone(target: Path) -> Iterator[None]:
+def exclusive_lock(target: Path) -> Iterator[None]:
     """Hold OUT.lock; TargetError if another process holds it. The system releases the lock of a killed process."""
-    path = beside(target, ".lock")
-    with disk_errors(target):
+    path = get_sibling(target, ".lock")
+    with translate_disk_errors(target):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)  # it may be released on another thread
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise _busy(target) from None
+            raise _make_busy_error(target) from None
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ def alone(target: Path) -> Iterator[None]:
 
 
 def _is_locked(target: Path) -> bool:
-    path = beside(target, ".lock")
+    path = get_sibling(target, ".lock")
     if not path.exists():
         return False
     try:
@@ -102,22 +102,22 @@ def _is_locked(target: Path) -> bool:
         return True
 
 
-def staged_bytes(target: Path) -> int:
+def count_partial_bytes(target: Path) -> int:
     """Bytes that an unfinished run has already written; they will be reused or overwritten."""
-    return sum(path.stat().st_size for path in beside(target, ".part").rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in get_sibling(target, ".part").rglob("*") if path.is_file())
 
 
-def _busy(target: Path) -> TargetError:
+def _make_busy_error(target: Path) -> TargetError:
     return TargetError(f"Another run is writing {target}.", "Wait for it, or choose another --save-path.")
 
 
 def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
     """Raise TargetError for a run or artifact made with different settings, unless `force` is set."""
-    part = beside(target, ".part")
+    part = get_sibling(target, ".part")
     begun = (part / RECIPE).is_file()
     if force or not (begun or (target / MANIFEST).is_file()):
         return
-    if changed := other_settings(part if begun else target, recipe):
+    if changed := find_recipe_differences(part if begun else target, recipe):
         said = ", ".join(changed)
         if begun:
             raise TargetError(
@@ -127,25 +127,25 @@ def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
         raise TargetError(f"{target} already holds an artifact made with different settings: {said}.", OR_FORCE)
 
 
-def finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
+def load_finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
     """The report of a finished artifact with the same recipe, after verifying its files; None if there is work to do.
 
     Raises TargetError, naming the differences, for an artifact with different settings unless `force` is set, and
     DamagedError for a damaged one.
     """
-    if not (target / MANIFEST).is_file() or (beside(target, ".part") / RECIPE).is_file():
+    if not (target / MANIFEST).is_file() or (get_sibling(target, ".part") / RECIPE).is_file():
         return None
     check_recipe(target, recipe, force=force)
-    if other_settings(target, recipe):
+    if find_recipe_differences(target, recipe):
         return None
     verify(target)
     return read_report(target).model_copy(update={"save_path": target})  # the file has only the folder's name
 
 
-def with_known_steps(target: Path, recipe: dict) -> dict:
+def restore_steps(target: Path, recipe: dict) -> dict:
     """The recipe with the step counts that an earlier session derived from the same time limits."""
     known = dict(recipe)
-    for folder in (target, beside(target, ".part")):
+    for folder in (target, get_sibling(target, ".part")):
         before = read_known(folder / RECIPE)
         for kind in ("reconstruct", "heal"):
             minutes, steps = f"{kind}_minutes", f"{kind}_steps"
@@ -154,54 +154,54 @@ def with_known_steps(target: Path, recipe: dict) -> dict:
     return known
 
 
-def as_begun(spec: CompressSpec) -> CompressSpec:
+def restore_bos(spec: CompressSpec) -> CompressSpec:
     """A resumed run keeps its BOS placement, unless the spec sets it. Older recipes do not record it."""
     if not spec.resume or "bos" in spec.calibration.model_fields_set:
         return spec
-    for folder in (beside(spec.save_path, ".part"), spec.save_path):
-        before = recipe_of(folder).get("calibration")
+    for folder in (get_sibling(spec.save_path, ".part"), spec.save_path):
+        before = read_recipe(folder).get("calibration")
         if isinstance(before, dict):
             calibration = spec.calibration.model_copy(update={"bos": before.get("bos", OLD_BOS)})
             return spec.model_copy(update={"calibration": calibration})
     return spec
 
 
-def known_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
+def load_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
     """The layer budgets computed by an earlier session with the same recipe; None if there was none."""
-    for folder in (beside(target, ".part"), target):
+    for folder in (get_sibling(target, ".part"), target):
         before = read_known(folder / RECIPE)
-        if BUDGETS in before and not other_settings(folder, with_known_steps(target, recipe)):
+        if BUDGETS in before and not find_recipe_differences(folder, restore_steps(target, recipe)):
             with suppress(AttributeError, TypeError, ValueError):  # malformed budgets are computed again
                 return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
     return None
 
 
-def known_compute_dtype(target: Path) -> str | None:
+def load_compute_dtype(target: Path) -> str | None:
     """The compute dtype of the unfinished run or finished artifact at `target`; None if there is none.
 
     Recipes without it are from versions that computed products in the dtype of the weights.
     """
-    recipe = recipe_of(beside(target, ".part")) or recipe_of(target)
+    recipe = read_recipe(get_sibling(target, ".part")) or read_recipe(target)
     return recipe.get("compute_dtype") or recipe.get("dtype")
 
 
-def other_settings(folder: Path, recipe: dict) -> list[str]:
+def find_recipe_differences(folder: Path, recipe: dict) -> list[str]:
     """What differs from the recipe in `folder`, in words: 'sparsity 0.5, not 0.3'. Old names equal the current ones."""
     before = read_known(folder / RECIPE)
     if not before:
         return ["unreadable recipe"]
-    was, now = _flat(before), _flat(recipe)
+    was, now = _flatten_recipe(before), _flatten_recipe(recipe)
     changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order of the options
     named = [f"{name} {was.get(name)}, not {now.get(name)}" for name in changed if not name.endswith("_sha256")]
     return named or [f"other {name.removesuffix('_sha256').replace('_', ' ')} data" for name in changed]
 
 
-def _flat(recipe: dict) -> dict[str, object]:
+def _flatten_recipe(recipe: dict) -> dict[str, object]:
     """Settings by option name; `calibration` is the source of the calibration text."""
-    recipe = with_current_names(recipe)
+    recipe = replace_old_names(recipe)
     text = recipe.get("calibration")
     inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
     source = inner.pop("source", None)
     settings = {name: value for name, value in recipe.items() if name not in (BUDGETS, BASE_PATH)}
-    settings.setdefault("compute_dtype", recipe.get("dtype"))  # see known_compute_dtype
+    settings.setdefault("compute_dtype", recipe.get("dtype"))  # see load_compute_dtype
     return {**settings, **inner, "calibration": source}

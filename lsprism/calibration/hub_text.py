@@ -13,24 +13,24 @@ TIMEOUT_S = 10  # for a first response of the Hub
 REMEDY = "Use --calibration embedded (--dataset embedded), or a .txt, .jsonl or .parquet file."
 
 
-def wikitext2(split: str) -> str:
+def load_wikitext2(split: str) -> str:
     """WikiText-2 raw in its usual form for perplexity: all rows joined by blank lines."""
     import datasets  # takes a second to load, and most sources do not need it
 
-    with hub_errors(f"WikiText-2 raw ({split})"):
+    with translate_hub_errors(f"WikiText-2 raw ({split})"):
         rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
     return "\n\n".join(rows["text"])
 
 
-def hub_dataset(name: str, column: str, split: str) -> str:
+def load_hub_dataset(name: str, column: str, split: str) -> str:
     """Stream the first rows of OWNER/NAME or OWNER/NAME:CONFIG, up to MOST_CHARACTERS, joined by blank lines."""
     import datasets
 
     path, _, config = name.partition(":")
     texts, characters = [], 0
-    with hub_errors(name):
+    with translate_hub_errors(name):
         for row in datasets.load_dataset(path, config or None, split=split, streaming=True):
-            text = _text(row, column, name)
+            text = _extract_text(row, column, name)
             texts += [text] if text else []
             characters += len(text)
             if characters >= MOST_CHARACTERS:
@@ -38,7 +38,7 @@ def hub_dataset(name: str, column: str, split: str) -> str:
     return "\n\n".join(texts)
 
 
-def _text(row: dict[str, Any], column: str, name: str) -> str:
+def _extract_text(row: dict[str, Any], column: str, name: str) -> str:
     if column not in row:
         raise CorpusError(f"{name} has no column {column!r}.", f"Set --column to one of: {', '.join(row)}.")
     text = row[column]
@@ -51,23 +51,23 @@ def _text(row: dict[str, Any], column: str, name: str) -> str:
 
 
 @contextmanager
-def hub_errors(name: str, remedy: str = REMEDY) -> Iterator[None]:
+def translate_hub_errors(name: str, remedy: str = REMEDY) -> Iterator[None]:
     """Turn errors of the Hub libraries into a CorpusError of one sentence, with `remedy` as the next step."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx
 
-    with _no_stall() as network:
+    with _prevent_stall() as network:
         try:
             yield
         # OSError: no network, offline, HTTP status, not found. ValueError: not cached with this configuration or split.
         # RuntimeError: a dataset with its own loading script, which datasets does not run any more.
         except (OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError) as error:
-            reason = first_line(error) if network else "no network, and it is not in the cache"
+            reason = extract_first_line(error) if network else "no network, and it is not in the cache"
             raise CorpusError(f"{name} could not be downloaded from the Hugging Face Hub: {reason}.", remedy) from error
 
 
 @contextmanager
-def _no_stall() -> Iterator[bool]:
+def _prevent_stall() -> Iterator[bool]:
     """Yield whether there is a network. Without one, datasets are read from the cache only.
 
     Otherwise the library would retry for half a minute. Offline mode counts as a network, since it does not retry.
@@ -75,7 +75,7 @@ def _no_stall() -> Iterator[bool]:
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
-    network = before or _hub_answers(config.HF_ENDPOINT)
+    network = before or _is_hub_reachable(config.HF_ENDPOINT)
     config.HF_HUB_OFFLINE = before or not network
     try:
         yield network
@@ -83,7 +83,7 @@ def _no_stall() -> Iterator[bool]:
         config.HF_HUB_OFFLINE = before
 
 
-def _hub_answers(endpoint: str) -> bool:
+def _is_hub_reachable(endpoint: str) -> bool:
     from huggingface_hub.utils import get_session, httpx
 
     try:
@@ -93,5 +93,5 @@ def _hub_answers(endpoint: str) -> bool:
     return True
 
 
-def first_line(error: Exception) -> str:
+def extract_first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from lsprism.calibration.corpus import Corpus, read_text, text_of, tokens_to_cut, windows
-from lsprism.calibration.own_text import own_windows
-from lsprism.layers.compute_dtype import using_compute_dtype
+from lsprism.calibration.corpus import Corpus, cut_windows, prepare_tokens, read_text, resolve_source
+from lsprism.calibration.self_generated import generate_windows
 from lsprism.models.checks import load_config
 from lsprism.models.load import load, load_tokenizer
-from lsprism.models.tokens import opening, require_rows
+from lsprism.models.tokens import check_rows, find_start_tokens
+from lsprism.packed.compute_dtype import use_compute_dtype
 from lsprism.reports import ModelSource
 from lsprism.specs import PlanSpec
 
@@ -18,18 +18,18 @@ def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = 
     `corpus`: the text, if it has already been read.
     """
     asked, notice = spec.calibration, ""
-    wanted = text_of(asked, source)
+    wanted = resolve_source(asked, source)
     if asked.source == "auto" and source.kind == "demo":
         notice = "Calibrating the demo model on the embedded text; choose another with --calibration."
     if wanted == "self":
         loaded = load(source, spec.device, spec.dtype)
-        before = opening(loaded.tokenizer) if asked.bos == "each" else []
-        with using_compute_dtype(spec.compute_dtype):
-            own = own_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, before)
+        before = find_start_tokens(loaded.tokenizer) if asked.bos == "each" else []
+        with use_compute_dtype(spec.compute_dtype):
+            own = generate_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, before)
         return own, "self-generated text", ""
     corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
-    tokens, start = tokens_to_cut(tokenizer, corpus.text, asked.bos)
-    cut = windows(tokens, asked.samples, asked.length, asked.seed, start)
+    tokens, start = prepare_tokens(tokenizer, corpus.text, asked.bos)
+    cut = cut_windows(tokens, asked.samples, asked.length, asked.seed, start)
     config = load_config(source.folder)
-    require_rows(config.get_text_config().vocab_size, cut, tokenizer)
+    check_rows(config.get_text_config().vocab_size, cut, tokenizer)
     return cut, corpus.name, notice

@@ -4,33 +4,33 @@ from collections.abc import Iterator
 
 import plotly.graph_objects as go
 
+from lsprism.charts.style import INK, PALETTE, apply_style
 from lsprism.charts.table import CLOSENESS, Column, Table
-from lsprism.charts.theme import INK, PALETTE, styled
 
 
-def charts(table: Table) -> Iterator[go.Figure]:
+def iter_charts(table: Table) -> Iterator[go.Figure]:
     """A chart for each metric in the table."""
     there = {column.key: column for column in table.columns}
     if {"stored", "perplexity"} <= there.keys() and len(table.rows) > 1:
-        yield tradeoff(table)
+        yield plot_tradeoff(table)
     for key in ("perplexity", "kl", "top1", "stored", "speed", "speedup", "correct"):
         if key in there:
-            yield bars(table, there[key])
+            yield plot_bars(table, there[key])
     if scores := [there[key] for key in CLOSENESS if key in there]:
-        yield grouped(table, scores)
+        yield plot_grouped_bars(table, scores)
 
 
-def bars(table: Table, column: Column) -> go.Figure:
+def plot_bars(table: Table, column: Column) -> go.Figure:
     """One bar per model that has the metric; a flagged value is hatched."""
     figure = go.Figure()
     for row in table.rows:
         if (value := row.values.get(column.key)) is not None:
-            marker = {"color": _colour(table, row.label)} | ({"pattern": {"shape": "/"}} if value.doubts else {})
+            marker = {"color": _select_color(table, row.label)} | ({"pattern": {"shape": "/"}} if value.doubts else {})
             figure.add_bar(
                 name=row.label,
                 x=[row.label],
                 y=[value.number],
-                text=[table.cell(row, column)],
+                text=[table.format_cell(row, column)],
                 textposition="outside",
                 cliponaxis=False,
                 marker=marker,
@@ -40,10 +40,10 @@ def bars(table: Table, column: Column) -> go.Figure:
     figure.update_yaxes(rangemode="tozero", tickformat=".0%" if percent else "")
     figure.update_layout(showlegend=False)
     better = f"{column.better} is better" if column.better else ""
-    return styled(figure, _capital(column.title), y=better)
+    return apply_style(figure, _capitalize(column.title), y=better)
 
 
-def grouped(table: Table, columns: list[Column]) -> go.Figure:
+def plot_grouped_bars(table: Table, columns: list[Column]) -> go.Figure:
     """Several scores between 0 and 1 side by side, one group per score."""
     figure = go.Figure()
     for row in table.rows:
@@ -53,16 +53,16 @@ def grouped(table: Table, columns: list[Column]) -> go.Figure:
                 name=row.label,
                 x=[column.title for column in there],
                 y=[row.values[column.key].number for column in there],
-                text=[table.cell(row, column) for column in there],
+                text=[table.format_cell(row, column) for column in there],
                 textposition="outside",
                 cliponaxis=False,
-                marker={"color": _colour(table, row.label)},
+                marker={"color": _select_color(table, row.label)},
             )
     figure.update_yaxes(range=[0, 1.08])
-    return styled(figure, "Text similarity to the baseline", y="1 = identical")
+    return apply_style(figure, "Text similarity to the baseline", y="1 = identical")
 
 
-def tradeoff(table: Table) -> go.Figure:
+def plot_tradeoff(table: Table) -> go.Figure:
     """Size on disk x perplexity; the size of a point is the speed, if it was measured."""
     rows = [row for row in table.rows if {"stored", "perplexity"} <= row.values.keys()]
     speeds = [row.values["speed"].number if "speed" in row.values else None for row in rows]
@@ -76,7 +76,7 @@ def tradeoff(table: Table) -> go.Figure:
             text=[row.label for row in rows],
             textposition="top center",
             textfont={"color": INK},
-            marker={"size": sizes, "color": [_colour(table, row.label) for row in rows], "opacity": 0.85},
+            marker={"size": sizes, "color": [_select_color(table, row.label) for row in rows], "opacity": 0.85},
             customdata=[f"{speed:.1f} tok/s" if speed else "speed not measured" for speed in speeds],
             hovertemplate="%{text}<br>%{x:.1f} MB<br>perplexity %{y:.2f}<br>%{customdata}<extra></extra>",
         )
@@ -84,14 +84,14 @@ def tradeoff(table: Table) -> go.Figure:
     figure.update_xaxes(rangemode="tozero")
     note = "; larger points are faster" if top else ""
     labels = {"x": "size on disk (MB)", "y": "perplexity (lower is better)"}
-    return styled(figure, f"Size and quality{note}", **labels, height=420)
+    return apply_style(figure, f"Size and quality{note}", **labels, height=420)
 
 
-def _colour(table: Table, label: str) -> str:
+def _select_color(table: Table, label: str) -> str:
     """Gray for baselines, then the palette in order."""
     names = [row.label for row in table.rows if not row.label.endswith("(baseline)")]
     return PALETTE[1 + names.index(label) % (len(PALETTE) - 1)] if label in names else PALETTE[0]
 
 
-def _capital(text: str) -> str:
+def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]

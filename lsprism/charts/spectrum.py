@@ -10,15 +10,15 @@ from pathlib import Path
 import plotly.graph_objects as go
 from pydantic import ValidationError
 
-from lsprism.charts.layers import projection
-from lsprism.charts.theme import INK, PALETTE, styled
-from lsprism.reports import SiteSpectrum
+from lsprism.charts.layer_charts import get_projection
+from lsprism.charts.style import INK, PALETTE, apply_style
+from lsprism.reports import LayerSpectrum
 
 NOISE = 1e-6  # relative to the largest value; smaller ones are rounding errors
 MOST = len(PALETTE) - 1  # matrices in one chart
 
 
-def read_spectra(path: Path) -> list[SiteSpectrum]:
+def read_spectra(path: Path) -> list[LayerSpectrum]:
     """The spectra in a file so far; an incomplete line is skipped."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -27,13 +27,13 @@ def read_spectra(path: Path) -> list[SiteSpectrum]:
     found = []
     for line in filter(None, lines):
         try:
-            found.append(SiteSpectrum.model_validate_json(line))
+            found.append(LayerSpectrum.model_validate_json(line))
         except ValidationError:
             continue
     return found
 
 
-def add_spectrum(path: Path, site: SiteSpectrum) -> None:
+def add_spectrum(path: Path, site: LayerSpectrum) -> None:
     """Append one, after completing a line that a kill cut short. OSError if the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as stream:
@@ -41,19 +41,19 @@ def add_spectrum(path: Path, site: SiteSpectrum) -> None:
         stream.write((b"\n" if cut else b"") + site.model_dump_json().encode() + b"\n")
 
 
-def title_of(site: SiteSpectrum) -> str:
+def format_title(site: LayerSpectrum) -> str:
     """'block 3, self_attn.q_proj'."""
-    return f"block {site.block + 1}, {projection(site)}"
+    return f"block {site.block + 1}, {get_projection(site)}"
 
 
-def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
+def plot_values(sites: Sequence[LayerSpectrum]) -> go.Figure:
     """Singular values on logarithmic axes: dotted before, solid after. The rank of the factors is a dashed line, the
     effective rank a circle (before) and a diamond (after)."""
     figure = go.Figure()
     for n, site in enumerate(sites[:MOST]):
         color = PALETTE[1 + n]
-        _line(figure, site, (site.before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
-        _line(figure, site, (site.after, "after"), {"color": color, "width": 2.4})
+        _add_line(figure, site, (site.before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
+        _add_line(figure, site, (site.after, "after"), {"color": color, "width": 2.4})
         for rank, heights, symbol in (
             (site.effective_rank_before, site.before, "circle-open"),
             (site.effective_rank_after, site.after, "diamond"),
@@ -61,11 +61,11 @@ def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
             if rank:
                 figure.add_scatter(
                     x=[rank],
-                    y=[_height(site.ranks, heights, rank)],
+                    y=[_find_height(site.ranks, heights, rank)],
                     mode="markers",
                     marker={"color": color, "size": 10, "symbol": symbol, "line": {"width": 2}},
                     showlegend=False,
-                    hovertemplate=f"{title_of(site)}<br>effective rank %{{x:.0f}}<extra></extra>",
+                    hovertemplate=f"{format_title(site)}<br>effective rank %{{x:.0f}}<extra></extra>",
                 )
     for rank in sorted({site.rank for site in sites[:MOST] if site.rank}):
         figure.add_vline(x=rank, line={"color": INK, "dash": "dash", "width": 1})
@@ -83,22 +83,22 @@ def values(sites: Sequence[SiteSpectrum]) -> go.Figure:
     lows = [value for site in sites[:MOST] for value in (*site.before, *site.after) if value > NOISE * max(tops)]
     span = [math.log10(min(lows)) - 0.1, math.log10(max(tops)) + 0.1] if lows else None
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=span)
-    return styled(figure, "Singular values", x="index", y="singular value", height=420)
+    return apply_style(figure, "Singular values", x="index", y="singular value", height=420)
 
 
-def energy(sites: Sequence[SiteSpectrum]) -> go.Figure:
+def plot_energy(sites: Sequence[LayerSpectrum]) -> go.Figure:
     """Fraction of the squared norm in the first singular values."""
     figure = go.Figure()
     for n, site in enumerate(sites[:MOST]):
         color = PALETTE[1 + n]
-        _line(figure, site, (site.energy_before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
-        _line(figure, site, (site.energy_after, "after"), {"color": color, "width": 2.4})
+        _add_line(figure, site, (site.energy_before, "before"), {"color": color, "width": 1.2, "dash": "dot"})
+        _add_line(figure, site, (site.energy_after, "after"), {"color": color, "width": 2.4})
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    return styled(figure, "Cumulative energy", x="index", y="fraction of the energy", height=360)
+    return apply_style(figure, "Cumulative energy", x="index", y="fraction of the energy", height=360)
 
 
-def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
+def plot_split(sites: Sequence[LayerSpectrum]) -> go.Figure:
     """Energy of the sparse part, the low-rank part, their sum and the residual, relative to the original weights."""
     figure = go.Figure()
     parts = (
@@ -107,7 +107,7 @@ def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
         ("S + L", "kept_energy", PALETTE[0]),
         ("residual W - (S + L)", "lost_energy", PALETTE[2]),
     )
-    names = [title_of(site) for site in sites[:MOST]]
+    names = [format_title(site) for site in sites[:MOST]]
     for title, field, color in parts:
         shares = [getattr(site, field) / site.weight_energy if site.weight_energy else 0.0 for site in sites[:MOST]]
         figure.add_bar(
@@ -120,27 +120,27 @@ def split(sites: Sequence[SiteSpectrum]) -> go.Figure:
             cliponaxis=False,
         )
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return styled(figure, "Energy relative to the original weights", y="fraction of ||W||²", height=340)
+    return apply_style(figure, "Energy relative to the original weights", y="fraction of ||W||²", height=340)
 
 
-def _line(figure: go.Figure, site: SiteSpectrum, drawn: tuple[list[float], str], line: dict[str, object]) -> None:
+def _add_line(figure: go.Figure, site: LayerSpectrum, drawn: tuple[list[float], str], line: dict[str, object]) -> None:
     heights, when = drawn
     figure.add_scatter(
         x=site.ranks,
         y=heights,
         mode="lines",
         line=line,
-        name=f"{title_of(site)}, {when}",
-        hovertemplate=f"{title_of(site)}, {when}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
+        name=f"{format_title(site)}, {when}",
+        hovertemplate=f"{format_title(site)}, {when}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
     )
 
 
-def _height(ranks: Sequence[int], heights: Sequence[float], rank: float) -> float:
+def _find_height(ranks: Sequence[int], heights: Sequence[float], rank: float) -> float:
     """The value at the nearest stored rank."""
     return heights[min(range(len(ranks)), key=lambda n: abs(ranks[n] - rank))]
 
 
-def to_csv(sites: Sequence[SiteSpectrum]) -> str:
+def to_csv(sites: Sequence[LayerSpectrum]) -> str:
     """A row per stored singular value of each matrix."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

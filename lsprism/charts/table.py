@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from lsprism.outcomes import EvalReport, Flag, SideReport, Tally, TaskReport
+from lsprism.evaluation_reports import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
 
-DOUBT = "(!)"
+FLAG_MARK = "(!)"
 CLOSENESS = ("bertscore_f1", "rougeL", "similarity")
 
 
@@ -46,26 +46,26 @@ class Table:
     rows: list[TableRow]
     protocols: list[str] = field(default_factory=list)  # numbered from 1
 
-    def cell(self, row: TableRow, column: Column) -> str:
+    def format_cell(self, row: TableRow, column: Column) -> str:
         """'23.33', '23.33 (!)', or '23.33 [2]' if the protocols in the column differ."""
         value = row.values.get(column.key)
         if value is None:
             return ""
-        mixed = len(self._numbers(column)) > 1
+        mixed = len(self._list_numbers(column)) > 1
         number = f" [{self.protocols.index(value.protocol) + 1}]" if mixed else ""
         spread = " ({:.2f} to {:.2f})".format(*value.spread) if value.spread else ""
-        return column.form.format(value.number) + spread + number + (f" {DOUBT}" if value.doubts else "")
+        return column.form.format(value.number) + spread + number + (f" {FLAG_MARK}" if value.doubts else "")
 
-    def title(self, column: Column) -> str:
+    def format_title(self, column: Column) -> str:
         """With the number of the protocol if all rows share it."""
-        numbers = self._numbers(column)
+        numbers = self._list_numbers(column)
         return f"{column.title} [{numbers[0]}]" if len(numbers) == 1 else column.title
 
-    def _numbers(self, column: Column) -> list[int]:
+    def _list_numbers(self, column: Column) -> list[int]:
         used = [row.values[column.key].protocol for row in self.rows if column.key in row.values]
         return sorted({self.protocols.index(protocol) + 1 for protocol in used})
 
-    def doubts(self) -> list[str]:
+    def list_flags(self) -> list[str]:
         """One sentence for each flag."""
         names = {column.key: column.title for column in self.columns}
         return [
@@ -101,9 +101,9 @@ COLUMNS = [
 FIGURES = tuple(column.key for column in COLUMNS)
 
 
-def comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES) -> Table:
+def build_comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES) -> Table:
     """Baselines first, each once, then the models in the order of the reports."""
-    rows = [*_baselines(reports), *(_row(report) for report in reports)]
+    rows = [*_iter_baselines(reports), *(_make_row(report) for report in reports)]
     labels = [row.label for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}
     for n, report in enumerate(reports, start=len(rows) - len(reports)):
@@ -114,77 +114,77 @@ def comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES
     return Table(columns, rows, list(dict.fromkeys(made)))
 
 
-def _baselines(reports: Sequence[EvalReport]) -> Iterator[TableRow]:
+def _iter_baselines(reports: Sequence[EvalReport]) -> Iterator[TableRow]:
     seen = set()
     for report in reports:
         side = report.baseline
         if side is None or side.model.fingerprint in seen:
             continue
         seen.add(side.model.fingerprint)
-        values = {**_own(side), **_right(report.tasks, lambda task: task.baseline_correct)}
-        yield TableRow(f"{side.model.label} (baseline)", _doubted(values, report.flags, "baseline"))
+        values = {**_collect_own_values(side), **_collect_accuracy(report.tasks, lambda task: task.baseline_correct)}
+        yield TableRow(f"{side.model.label} (baseline)", _apply_flags(values, report.flags, "baseline"))
 
 
-def _row(report: EvalReport) -> TableRow:
+def _make_row(report: EvalReport) -> TableRow:
     values = {
-        **_own(report.compressed),
-        **_agreement(report),
-        **_texts(report.tasks),
-        **_right(report.tasks, lambda task: task.correct),
-        **_speedups(report),
+        **_collect_own_values(report.compressed),
+        **_collect_agreement(report),
+        **_collect_text_scores(report.tasks),
+        **_collect_accuracy(report.tasks, lambda task: task.correct),
+        **_collect_speedups(report),
     }
-    return TableRow(report.compressed.model.label, _doubted(values, report.flags, "model"))
+    return TableRow(report.compressed.model.label, _apply_flags(values, report.flags, "model"))
 
 
-def _own(side: SideReport) -> dict[str, Value]:
+def _collect_own_values(side: ModelReport) -> dict[str, Value]:
     """The metrics of one model alone; speeds are those of the first prompt length."""
     values = {}
     if sizes := side.sizes:
-        values["kept"] = Value(sizes.kept_share, sizes.protocol())
-        values["stored"] = Value(sizes.stored_bytes / 1e6, sizes.protocol())
-        values["resident"] = Value(sizes.resident_bytes / 1e6, sizes.protocol())
+        values["kept"] = Value(sizes.kept_share, sizes.format_protocol())
+        values["stored"] = Value(sizes.stored_bytes / 1e6, sizes.format_protocol())
+        values["resident"] = Value(sizes.resident_bytes / 1e6, sizes.format_protocol())
     if side.likelihood:
-        values["perplexity"] = Value(side.likelihood.value, side.likelihood.protocol())
+        values["perplexity"] = Value(side.likelihood.value, side.likelihood.format_protocol())
     if side.words:
-        values["word_perplexity"] = Value(side.words.value, side.words.protocol())
+        values["word_perplexity"] = Value(side.words.value, side.words.format_protocol())
     if side.zero_shot:
-        values["zero_shot"] = Value(side.zero_shot.mean, side.zero_shot.protocol())
+        values["zero_shot"] = Value(side.zero_shot.mean, side.zero_shot.format_protocol())
     if side.speeds:
         first = side.speeds[0]
-        values["speed"] = Value(first.tokens_per_s, first.protocol())
-        values["first_token"] = Value(first.first_token_s, first.protocol())
+        values["speed"] = Value(first.tokens_per_s, first.format_protocol())
+        values["first_token"] = Value(first.first_token_s, first.format_protocol())
         if first.peak_memory_bytes is not None:
-            values["peak"] = Value(first.peak_memory_bytes / 1e6, first.protocol())
+            values["peak"] = Value(first.peak_memory_bytes / 1e6, first.format_protocol())
     return values
 
 
-def _agreement(report: EvalReport) -> dict[str, Value]:
+def _collect_agreement(report: EvalReport) -> dict[str, Value]:
     figure = report.agreement
     if figure is None:
         return {}
-    return {"kl": Value(figure.kl, figure.protocol()), "top1": Value(figure.top1, figure.protocol())}
+    return {"kl": Value(figure.kl, figure.format_protocol()), "top1": Value(figure.top1, figure.format_protocol())}
 
 
-def _texts(tasks: Sequence[TaskReport]) -> dict[str, Value]:
+def _collect_text_scores(tasks: Sequence[TaskReport]) -> dict[str, Value]:
     """Similarity to the baseline's outputs, mean over the prompts of all tasks."""
     values: dict[str, Value] = {}
     for key in CLOSENESS:
         scores = [task.against_baseline.scores[key] for task in tasks if task.against_baseline]
         numbers = [number for score in scores for number in score.values if number is not None]
         if numbers:
-            values[key] = Value(fmean(numbers), _text_protocol(tasks))
+            values[key] = Value(fmean(numbers), _format_text_protocol(tasks))
     return values
 
 
-def _right(tasks: Sequence[TaskReport], tally: Callable[[TaskReport], Tally | None]) -> dict[str, Value]:
+def _collect_accuracy(tasks: Sequence[TaskReport], tally: Callable[[TaskReport], Accuracy | None]) -> dict[str, Value]:
     tallies = [found for task in tasks if (found := tally(task)) is not None]
     if not tallies:
         return {}
     share = sum(found.right for found in tallies) / sum(found.checkable for found in tallies)
-    return {"correct": Value(share, _text_protocol(tasks))}
+    return {"correct": Value(share, _format_text_protocol(tasks))}
 
 
-def _text_protocol(tasks: Sequence[TaskReport]) -> str:
+def _format_text_protocol(tasks: Sequence[TaskReport]) -> str:
     """One protocol for all text metrics, so that it is read once."""
     close = [task.against_baseline for task in tasks if task.against_baseline]
     scores = [close[0].scores[key].protocol for key in CLOSENESS] if close else []
@@ -195,16 +195,16 @@ def _text_protocol(tasks: Sequence[TaskReport]) -> str:
     return " ".join([f"Text: {names}.", tasks[0].protocol, *scores, *against, *right])
 
 
-def _speedups(report: EvalReport) -> dict[str, Value]:
+def _collect_speedups(report: EvalReport) -> dict[str, Value]:
     named = {"speedup": report.speedups, "speedup_as_shipped": report.speedups_as_shipped}
     return {
-        key: Value(found[0].ratio, found[0].protocol(), spread=(found[0].lowest, found[0].highest))
+        key: Value(found[0].ratio, found[0].format_protocol(), spread=(found[0].lowest, found[0].highest))
         for key, found in named.items()
         if found
     }
 
 
-def _doubted(values: dict[str, Value], flags: Sequence[Flag], side: str) -> dict[str, Value]:
+def _apply_flags(values: dict[str, Value], flags: Sequence[SanityFlag], side: str) -> dict[str, Value]:
     """Add the reasons of the flags of this side."""
     reasons: dict[str, list[str]] = {}
     for flag in flags:
@@ -215,16 +215,16 @@ def _doubted(values: dict[str, Value], flags: Sequence[Flag], side: str) -> dict
 
 def to_markdown(table: Table) -> str:
     """The table, its flags and its protocols, as README shows them."""
-    head = ["", *(table.title(column) for column in table.columns)]
+    head = ["", *(table.format_title(column) for column in table.columns)]
     lines = [head, ["---", *["---:"] * len(table.columns)]]
-    lines += [[row.label, *(table.cell(row, column) for column in table.columns)] for row in table.rows]
-    text = "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+    lines += [[row.label, *(table.format_cell(row, column) for column in table.columns)] for row in table.rows]
+    text = "\n".join("| " + " | ".join(_escape_cell(cell) for cell in line) + " |" for line in lines)
     notes = [f"{number}. {protocol}" for number, protocol in enumerate(table.protocols, start=1)]
-    doubts = [f"{DOUBT} {doubt}" for doubt in table.doubts()]
+    doubts = [f"{FLAG_MARK} {doubt}" for doubt in table.list_flags()]
     return "\n\n".join(filter(None, [text, "\n".join(doubts), "\n".join(notes)])) + "\n"
 
 
-def _plain(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 

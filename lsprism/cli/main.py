@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.logging import RichHandler
 
 import lsprism
-from lsprism.cli.display import errors, say
-from lsprism.cli.follow import STOPPED, stoppable
-from lsprism.cli.options import HIDDEN, Parser, dashed
-from lsprism.cli.verbs import VERBS
+from lsprism.cli.display import errors, print_line
+from lsprism.cli.model_commands import COMMANDS
+from lsprism.cli.options import HIDDEN, Parser, normalize_dashes
+from lsprism.cli.worker_thread import STOPPED, handle_stop_signals
 from lsprism.errors import LSPrismError, SpecError
-from lsprism.extras import requiring
-from lsprism.runs.recording import record_failure
-from lsprism.runs.yaml_options import closest
+from lsprism.extras import translate_import_errors
+from lsprism.runs.recorder import store_failure
+from lsprism.runs.yaml_options import suggest_option
 
 DESCRIPTION = """\
 Compress causal language models by pruning and low-rank factorization, and
@@ -52,23 +52,23 @@ environment variables:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    _quiet()
+    _setup_logging()
     _encode_anything()
-    words = dashed(sys.argv[1:] if argv is None else argv)
+    words = normalize_dashes(sys.argv[1:] if argv is None else argv)
     try:
-        with stoppable(), requiring():
+        with handle_stop_signals(), translate_import_errors():
             code = _run(words)
         sys.stdout.flush()  # here, where a closed pipe is handled
         return code
     except LSPrismError as error:
-        record_failure(error)
-        say("error ", "bold red", error.message)
+        store_failure(error)
+        print_line("error ", "bold red", error.message)
         if hint := error.hint or error.cli_hint:
-            say(hint)
+            print_line(hint)
         return error.exit_code
     except KeyboardInterrupt:
-        resumable = bool(words) and words[0] in VERBS and VERBS[words[0]].resumable
-        say("Stopped. Run the same command with --resume to continue." if resumable else "Stopped.")
+        resumable = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumable
+        print_line("Stopped. Run the same command with --resume to continue." if resumable else "Stopped.")
         return STOPPED
     except BrokenPipeError:  # the reader of the output is gone; avoids a second error when Python flushes
         with suppress(UnsupportedOperation):  # standard output may have no file descriptor
@@ -77,41 +77,43 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser = _parser()
+    parser = _build_parser()
     if not words:
         parser.print_help(sys.stderr)
         return 2
-    if not words[0].startswith("-") and words[0] not in VERBS:
-        visible = [name for name, command in VERBS.items() if not command.hidden]
-        raise SpecError(f"Unknown command {words[0]!r}.", closest(words[0], visible) or f"See {_program()} --help.")
+    if not words[0].startswith("-") and words[0] not in COMMANDS:
+        visible = [name for name, command in COMMANDS.items() if not command.hidden]
+        raise SpecError(
+            f"Unknown command {words[0]!r}.", suggest_option(words[0], visible) or f"See {_program()} --help."
+        )
     try:
         options, unknown = parser.parse_known_args(words)
     except SystemExit:  # after --help or --version
         return 0
     if unknown:
         flag = unknown[0].partition("=")[0]
-        hint = closest(flag, options.flags) or f"See {_program()} {options.verb} --help."
+        hint = suggest_option(flag, options.flags) or f"See {_program()} {options.verb} --help."
         raise SpecError(f"{options.verb} has no option {flag}.", hint)
     if options.verb == "compress":
         # Idle threads sleep instead of spinning on a core that another process, such as the dashboard, could use. To be
         # set before torch is imported. (Not for decoding, where the waits are too short.)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    VERBS[options.verb].run(options)
+    COMMANDS[options.verb].run(options)
     return 0
 
 
-def _parser() -> Parser:
+def _build_parser() -> Parser:
     program = _program()
     parser = Parser(
         prog=program,
         usage=f"{program} COMMAND [options]",
-        description=DESCRIPTION + "".join(f"\n  {name:<13}{c.summary}" for name, c in VERBS.items() if not c.hidden),
+        description=DESCRIPTION + "".join(f"\n  {name:<13}{c.summary}" for name, c in COMMANDS.items() if not c.hidden),
         epilog=EPILOG.format(program=program),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lsprism {lsprism.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", prog=program, help=SUPPRESS)
-    for name, command in VERBS.items():
+    for name, command in COMMANDS.items():
         own = verbs.add_parser(
             name,
             usage=f"{program} {name} {command.usage}",
@@ -138,7 +140,7 @@ def _encode_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _quiet() -> None:
+def _setup_logging() -> None:
     """Show our own log messages on standard error and silence those of the libraries."""
     for name, value in (
         ("HF_HUB_DISABLE_TELEMETRY", "1"),

@@ -14,7 +14,7 @@ from lsprism.errors import SpecError
 from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
 from lsprism.runs.yaml_options import read_options
-from lsprism.specs import Request, ask
+from lsprism.specs import Request, validate
 
 HIDDEN = [f"--{name}" for name in OLD_OPTIONS]  # accepted, but left out of help and hints
 
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         raise SpecError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
 
-def dashed(argv: list[str]) -> list[str]:
+def normalize_dashes(argv: list[str]) -> list[str]:
     """Options may also be written with underscores."""
     plain = []
     for word in argv:
@@ -58,12 +58,12 @@ def dashed(argv: list[str]) -> list[str]:
     return plain
 
 
-def options_of(spec: type[BaseModel]) -> list[Option]:
+def list_options(spec: type[BaseModel]) -> list[Option]:
     """All fields in order, those of nested specs included."""
     found = []
     for name, field in spec.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += [Option(o.name, (name, *o.path), o.field) for o in options_of(field.annotation)]
+            found += [Option(o.name, (name, *o.path), o.field) for o in list_options(field.annotation)]
         else:
             found.append(Option(NAMES.get(name, name), (name,), field))
     return found
@@ -78,13 +78,13 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
         elif field.annotation is bool:
             parser.add_argument(option.flag, action="store_true", default=None, help=field.description)
         else:
-            parser.add_argument(option.flag, metavar=_metavar(option), help=_help(field).replace("%", "%%"))
+            parser.add_argument(option.flag, metavar=_get_metavar(option), help=_format_help(field).replace("%", "%%"))
     for old, new in OLD_OPTIONS.items():
         if any(option.name == new for option in options):
             parser.add_argument(f"--{old}", dest=new, help=argparse.SUPPRESS)
 
 
-def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
+def collect_options(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
     """The options from the YAML file of --config and the command line, which takes precedence; nested like the spec."""
     config = getattr(options, "config", None)
     said: dict[str, Any] = {}
@@ -102,15 +102,15 @@ def given(options: argparse.Namespace, known: list[Option]) -> dict[str, Any]:
     return nested
 
 
-def asked(spec: type[R], fields: dict[str, Any]) -> R:
+def build_spec(spec: type[R], fields: dict[str, Any]) -> R:
     """The validated request; SpecError names a required option that is missing."""
-    for option in options_of(spec):
+    for option in list_options(spec):
         if option.field.is_required() and option.name not in fields:
             raise SpecError(f"{option.flag} is missing.", f"Give it a value: {option.field.description}.")
-    return ask(spec, **fields)
+    return validate(spec, **fields)
 
 
-def _metavar(option: Option) -> str:
+def _get_metavar(option: Option) -> str:
     """{a,b} for a choice, N for a number, else METAVARS, else the option's last word."""
     kind = option.field.annotation
     if get_origin(kind) is Literal:
@@ -118,15 +118,15 @@ def _metavar(option: Option) -> str:
     return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())
 
 
-def _help(field: FieldInfo) -> str:
-    notes = [_range(field)] if _range(field) else []
+def _format_help(field: FieldInfo) -> str:
+    notes = [_format_range(field)] if _format_range(field) else []
     if not field.is_required() and field.default not in ("", None):
         value = field.default
         notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     return (field.description or "") + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _range(field: FieldInfo) -> str:
+def _format_range(field: FieldInfo) -> str:
     """'1 to 65536', 'above 0, below 1', or an empty string."""
     low = high = ""
     for bound in field.metadata:

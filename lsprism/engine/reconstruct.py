@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lsprism.calibration.walk import Call, Walk
-from lsprism.engine.learning import Adam, learning
+from lsprism.calibration.blockwise import BlockCall, BlockwiseForward
+from lsprism.engine.finetune import Adam, make_trainable
 
 # See learning.Adam. Validation loss after 300 steps, first three blocks of the demo model at sparsity 0.5: 0.0054,
 # 0.0070, 0.0103 with 6e-3; 0.0057, 0.0071, 0.0106 with 3e-3; 0.0078, 0.0080, 0.0111 before training.
@@ -24,51 +24,51 @@ PATIENCE = 5  # consecutive evaluations without improvement before training stop
 TINY = 1e-30
 
 
-class Lesson:
+class BlockReconstruction:
     """One block with its inputs and its target outputs, both [samples, length, width] per batch."""
 
-    def __init__(self, block: nn.Module, walk: Walk, index: int) -> None:
+    def __init__(self, block: nn.Module, walk: BlockwiseForward, index: int) -> None:
         self.block, self.device = block, walk.device
         self.batches = list(zip(walk.hidden, walk.calls[index], walk.dense, strict=True))
 
-    def loss(self, hidden: Tensor, call: Call, wanted: Tensor) -> Tensor:
+    def compute_loss(self, hidden: Tensor, call: BlockCall, wanted: Tensor) -> Tensor:
         answer = call.run(self.block, hidden.to(self.device, copy=True)).float()
         wanted = wanted.to(self.device).float()
         lost = (answer - wanted).square().sum(-1)
         return (lost / wanted.square().sum(-1).clamp_min(TINY)).mean()
 
-    def try_one(self) -> None:
+    def run_trial_step(self) -> None:
         """Do the work of one step without changing any value, to time it."""
-        with learning(self.block) as values:
-            self._step(Adam(values, rate=0, steps=1), 0)
+        with make_trainable(self.block) as values:
+            self._run_step(Adam(values, rate=0, steps=1), 0)
 
-    def learn(self, steps: int, seed: int) -> Iterator[float]:
+    def train(self, steps: int, seed: int) -> Iterator[float]:
         """Train for at most `steps` steps and yield the fraction done after each. Deterministic for a given seed."""
         watched, others = len(self.batches) - 1, max(1, len(self.batches) - 1)
         order = torch.Generator().manual_seed(seed)
         queue: list[int] = []
-        with learning(self.block) as values:
-            adam, best = Adam(values, RATE, steps), _Best(values, self._value(watched))
+        with make_trainable(self.block) as values:
+            adam, best = Adam(values, RATE, steps), _BestWeights(values, self._measure_loss(watched))
             for step in range(1, steps + 1):
                 queue = queue or torch.randperm(others, generator=order).tolist()
-                self._step(adam, queue.pop())
+                self._run_step(adam, queue.pop())
                 yield step / steps
                 if step % max(1, steps // VALIDATIONS) == 0 or step == steps:
-                    best.look(self._value(watched))
+                    best.update(self._measure_loss(watched))
                     if best.missed == PATIENCE:
                         break
             best.restore()
 
-    def _step(self, adam: Adam, number: int) -> None:
-        self.loss(*self.batches[number]).backward()
+    def _run_step(self, adam: Adam, number: int) -> None:
+        self.compute_loss(*self.batches[number]).backward()
         adam.step()
 
     @torch.no_grad()
-    def _value(self, number: int) -> float:
-        return self.loss(*self.batches[number]).item()
+    def _measure_loss(self, number: int) -> float:
+        return self.compute_loss(*self.batches[number]).item()
 
 
-class _Best:
+class _BestWeights:
     """The values with the lowest validation loss so far."""
 
     def __init__(self, values: list[nn.Parameter], loss: float) -> None:
@@ -76,7 +76,7 @@ class _Best:
         self.kept = [value.detach().clone() for value in values]
 
     @torch.no_grad()
-    def look(self, loss: float) -> None:
+    def update(self, loss: float) -> None:
         if not loss < self.loss:  # also true for NaN
             self.missed += 1
             return

@@ -6,31 +6,32 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from lsprism.artifact.finish import finish
+from lsprism.artifact.publish import write_artifact
 from lsprism.artifact.shards import is_whole, write_shard
-from lsprism.artifact.staging import Checkpoint, Staging, staging
-from lsprism.artifact.target import finished_report, with_known_steps
-from lsprism.calibration.recall import Recall
-from lsprism.calibration.walk import BATCH_TOKENS, LEARNING_TOKENS, Walk
-from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.heal import Healing
-from lsprism.engine.memory import memory_errors, trim_heap
-from lsprism.engine.plan import Draft
-from lsprism.engine.reconstruct import Lesson
-from lsprism.engine.site import compress_site, target_of
-from lsprism.engine.timing import Timing
+from lsprism.artifact.staging import Checkpoint, Staging, open_staging
+from lsprism.artifact.target import load_finished_report, restore_steps
+from lsprism.calibration.blockwise import BATCH_TOKENS, LEARNING_TOKENS, BlockwiseForward
+from lsprism.calibration.cached_block import CachedBlock
+from lsprism.engine.blocks import BlockLoader
+from lsprism.engine.distill import Distillation
+from lsprism.engine.layer import compress_layer, compute_target
+from lsprism.engine.memory_estimate import translate_memory_errors, trim_heap
+from lsprism.engine.plan import PreparedPlan
+from lsprism.engine.reconstruct import BlockReconstruction
+from lsprism.engine.step_budget import StepBudget
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
-from lsprism.layers.forms import Dense
-from lsprism.layers.modules import PrismLinear
-from lsprism.methods import method_of
+from lsprism.methods import get_method
 from lsprism.methods.stats import InputStats
-from lsprism.models.anatomy import tied_names
-from lsprism.models.surgery import place
+from lsprism.models.module_utils import replace_module
+from lsprism.models.structure import get_tied_names
+from lsprism.packed.formats import Dense
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 
-def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: str, started: float) -> Iterator[Event]:
+def run(spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict, text: str,
+started: float) -> Iterator[Event]:
     """Compress the model as planned in `draft`.
 
     tokens [samples, length] come from the text named `text`. `recipe` is stored with the result. `started`: start of
@@ -39,16 +40,16 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
     An interrupted run leaves OUT.part; the same call with `spec.resume` continues from its checkpoint and produces
     the same bytes.
     """
-    recipe = with_known_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
-    if spec.resume and (report := finished_report(spec.save_path, recipe, force=spec.force)):
+    recipe = restore_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
+    if spec.resume and (report := load_finished_report(spec.save_path, recipe, force=spec.force)):
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
-    with memory_errors(), staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
-        work = _Blocks(spec, draft, stage, recipe)
+    with translate_memory_errors(), open_staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
+        work = _BlockCompressor(spec, draft, stage, recipe)
         yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {text}")
-        work.begin(tokens)
-        last = yield from _last_checkpoint(stage, draft, work.walk)
+        work.start(tokens)
+        last = yield from _load_checkpoint(stage, draft, work.walk)
         work.walk.streams, layers = last.hidden, last.layers
         started -= last.seconds
         count = draft.anatomy.count
@@ -56,123 +57,125 @@ def run(spec: CompressSpec, draft: Draft, tokens: Tensor, recipe: dict, text: st
         duration = draft.plan.duration
         clock = BlockClock(count, min(last.next_block, count), duration.blocks / count if duration else None)
         for index in range(clock.done, count):
-            fresh = yield from work.block(index, clock)
+            fresh = yield from work.compress_block(index, clock)
             layers = [*layers, *fresh]
             stage.write_checkpoint(Checkpoint(index + 1, work.walk.streams, layers, time.monotonic() - started))
-            yield BlockDone(block=index + 1, of=count, layers=fresh, seconds=clock.block_done())
+            yield BlockDone(block=index + 1, of=count, layers=fresh, seconds=clock.next_block())
         if spec.heals and last.next_block <= count:
             if not stage.replacing:  # else the run was killed after the training
-                yield from work.heal(tokens)
-                stage.begin_replacing(work.shards())
-            stage.end_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
+                yield from work.run_healing(tokens)
+                stage.start_replacing(work.iter_shards())
+            stage.apply_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
         yield Stage(name="write", detail=str(spec.save_path))
         work.write_outside()
-        report = finish(stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=text)
+        report = write_artifact(stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=text)
         yield Finished(report=report)
 
 
-def batch_tokens(spec: PlanSpec) -> int:
+def compute_batch_tokens(spec: PlanSpec) -> int:
     """Tokens per forward pass of a block. Part of the recipe: the bytes of the result depend on it."""
     return LEARNING_TOKENS if spec.reconstructs else BATCH_TOKENS
 
 
-def _last_checkpoint(stage: Staging, draft: Draft, walk: Walk) -> Generator[Event, None, Checkpoint]:
+def _load_checkpoint(stage: Staging, draft: PreparedPlan, walk: BlockwiseForward) -> Generator[Event, None, Checkpoint]:
     """Return the checkpoint to resume from, or one for the start if it or one of its shards is missing or damaged."""
     anew = Checkpoint(0, walk.streams, [], 0.0)
     if not stage.begun:
         return anew
     checkpoint = stage.read_checkpoint()
-    wrong = _unusable(checkpoint, stage, draft, walk)
+    wrong = _check_checkpoint(checkpoint, stage, draft, walk)
     if wrong or checkpoint is None:
-        stage.forget_replacing()
+        stage.remove_replacing()
         yield Notice(text=f"{wrong}: starting over at the first block.")
         return anew
     yield Notice(text=f"Resuming after block {checkpoint.next_block} of {draft.anatomy.count}.")
     return checkpoint
 
 
-def _unusable(checkpoint: Checkpoint | None, stage: Staging, draft: Draft, walk: Walk) -> str:
+def _check_checkpoint(checkpoint: Checkpoint | None, stage: Staging, draft: PreparedPlan,
+walk: BlockwiseForward) -> str:
     if checkpoint is None:
         return "The checkpoint cannot be read"
     if walk.stateful:
         return "Blocks of this architecture share state that a checkpoint does not store"
-    files = [draft.file_of_block(index) for index in range(checkpoint.next_block)]
+    files = [draft.get_block_file(index) for index in range(checkpoint.next_block)]
     broken = [
         file for file, layout in zip(files, draft.blocks, strict=False) if not is_whole(stage.folder / file, layout)
     ]
     return f"{broken[0]} is missing or damaged" if broken else ""
 
 
-class _Blocks:
+class _BlockCompressor:
     """Compresses the model's blocks one at a time: load, collect statistics, compress, write."""
 
-    def __init__(self, spec: CompressSpec, draft: Draft, stage: Staging, recipe: dict) -> None:
+    def __init__(self, spec: CompressSpec, draft: PreparedPlan, stage: Staging, recipe: dict) -> None:
         self.spec, self.draft, self.stage, self.recipe = spec, draft, stage, recipe
-        self.method = method_of(spec.method, spec.effort)
-        self.feed = BlockFeed(draft)
+        self.method = get_method(spec.method, spec.effort)
+        self.feed = BlockLoader(draft)
         self.plans = {p.site.name: p for p in draft.plan.sites}
-        self.walk: Walk
+        self.walk: BlockwiseForward
 
-    def begin(self, tokens: Tensor) -> None:
-        self.walk = self.feed.begin(tokens, batch_tokens(self.spec))
+    def start(self, tokens: Tensor) -> None:
+        self.walk = self.feed.start(tokens, compute_batch_tokens(self.spec))
         self.anchors = self.method.anchor > 0 and not self.walk.stateful
         if self.anchors or self.spec.reconstructs or self.spec.heals:
-            self.walk.keep_dense()
+            self.walk.track_dense()
 
-    def block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
+    def compress_block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
         """Compress block `index` and write its shard. Returns the reports of its layers."""
-        walk, told = self.walk, _Told(clock, learns=self.spec.reconstructs)
-        block = Recall(self.feed.fill(index))
+        walk, told = self.walk, _BlockProgress(clock, learns=self.spec.reconstructs)
+        block = CachedBlock(self.feed.load(index))
         reports = yield from self._compress(index, block, told)
         if self.spec.reconstructs:
-            block.forget()  # training changes all layers again
-            yield from told("learn", LEARNS, self._learn(index, block.block))
-        yield from told("propagate", told.left, walk.propagate(index, block))
-        block.forget()
-        write_shard(self.stage.folder / self.draft.file_of_block(index), self._shard(index))
+            block.reset()  # training changes all layers again
+            yield from told("learn", LEARNS, self._reconstruct(index, block.block))
+        yield from told("propagate", told.left, walk.advance(index, block))
+        block.reset()
+        write_shard(self.stage.folder / self.draft.get_block_file(index), self._collect_tensors(index))
         self.feed.release(index)
         trim_heap()
         return reports
 
-    def _compress(self, index: int, block: Recall, told: "_Told") -> Generator[Event, None, list[LayerReport]]:
+    def _compress(self, index: int, block: CachedBlock, told: "_BlockProgress") -> Generator[Event, None,
+    list[LayerReport]]:
         """Compress all layers of the block and return their reports in the layers' order.
 
         With error compensation: in order of execution, layers with the same input together, each on the inputs that the
         layers compressed before it produce; the dense hidden states are advanced too. Without: all layers at once.
         """
-        name_of = f"{self.draft.anatomy.block_name(index)}."
-        sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.of_block(index)}
-        groups = self.walk.groups(index, block.block, sites) if self.anchors else []
+        name_of = f"{self.draft.anatomy.get_block_name(index)}."
+        sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.get_block_layers(index)}
+        groups = self.walk.find_shared_inputs(index, block.block, sites) if self.anchors else []
         others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
         part = 1 / max(1, len(groups) + bool(others))
         reports: list[LayerReport] = []
-        dense = Recall(deepcopy(block.block)) if self.walk.dense else None
+        dense = CachedBlock(deepcopy(block.block)) if self.walk.dense else None
         if others:
             stats: dict[str, InputStats] = {}
-            collecting = self.walk.collect(index, block.block, others, stats, gram=self.method.needs_gram)
+            collecting = self.walk.collect_stats(index, block.block, others, stats, gram=self.method.needs_gram)
             yield from told("measure", 0.4 * part, collecting)
             if missed := [name for name, seen in stats.items() if not seen.tokens]:
                 names = ", ".join(missed)
                 yield Notice(text=f"No calibration token reached {names}: compressed without calibration.")
-            yield from told("compress", 0.2 * part, self._sites(list(others), stats, reports))
+            yield from told("compress", 0.2 * part, self._compress_layers(list(others), stats, reports))
         inner, done = {name: name.removeprefix(name_of) for name in sites}, []
         for group in groups:
             assert dense is not None  # until the last group
             columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
             seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
-            collecting = self.walk.collect_beside(
+            collecting = self.walk.collect_paired_stats(
                 index, (block, dense), inner[group[0]], seen, teach=group is groups[-1]
             )
             yield from told("measure", 0.4 * part, collecting)
             if group is groups[-1]:
-                dense.forget()  # breaks a reference cycle, which frees the dense block at once
+                dense.reset()  # breaks a reference cycle, which frees the dense block at once
                 dense = None
-            yield from told("compress", 0.2 * part, self._sites(group, dict.fromkeys(group, seen), reports))
+            yield from told("compress", 0.2 * part, self._compress_layers(group, dict.fromkeys(group, seen), reports))
             done += [inner[name] for name in group]
             for recall in filter(None, (block, dense)):
-                recall.finish(done, inner.values())
+                recall.mark_done(done, inner.values())
         if dense is not None:
-            yield from told("teach", 0.1, self.walk.teach(index, dense))
+            yield from told("teach", 0.1, self.walk.advance_dense(index, dense))
         order = list(sites)
         return sorted(reports, key=lambda report: order.index(report.name))
 
@@ -180,50 +183,52 @@ class _Blocks:
         """Copy the tensors that are not compressed, a file at a time."""
         for number, layout in enumerate(self.draft.outside):
             tensors = self.feed.weights.read(layout)
-            write_shard(self.stage.folder / self.draft.file_of_group(number), tensors)
+            write_shard(self.stage.folder / self.draft.get_group_file(number), tensors)
 
-    def heal(self, tokens: Tensor) -> Iterator[Event]:
+    def run_healing(self, tokens: Tensor) -> Iterator[Event]:
         """Distill the whole model, starting from the written shards. It is on the device afterwards."""
         yield Stage(name="heal", detail=f"all blocks at once, {tokens.shape[0]} x {tokens.shape[1]} tokens")
-        healing = Healing(self.feed, self.stage, self.walk, tokens)
-        steps = Timing("heal", self.recipe, self.stage).steps(healing.try_one)
+        healing = Distillation(self.feed, self.stage, self.walk, tokens)
+        steps = StepBudget("heal", self.recipe, self.stage).resolve_steps(healing.run_trial_step)
         clock = BlockClock(steps)
-        for _ in healing.learn(steps, self.spec.calibration.seed):
-            yield clock.progress("heal", 1.0)
-            clock.block_done()
+        for _ in healing.train(steps, self.spec.calibration.seed):
+            yield clock.make_progress("heal", 1.0)
+            clock.next_block()
 
-    def shards(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    def iter_shards(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield file name and tensors of every block, from the device; each block is released afterwards."""
         for index in range(self.draft.anatomy.count):
-            yield self.draft.file_of_block(index), self._shard(index)
+            yield self.draft.get_block_file(index), self._collect_tensors(index)
             self.feed.release(index)
 
-    def _sites(self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]) -> Iterator[float]:
+    def _compress_layers(self, names: list[str], stats: dict[str, InputStats],
+    reports: list[LayerReport]) -> Iterator[float]:
         """Compress the layers `names`, append their reports to `reports` and yield the fraction done after each."""
         model = self.draft.model
         trim_heap()  # the next tensors have other sizes than activations
-        targets = {name: target_of(model, self.plans[name], stats.get(name), self.method) for name in names}
+        targets = {name: compute_target(model, self.plans[name], stats.get(name), self.method) for name in names}
         for seen in stats.values():
-            seen.forget_drift()
+            seen.release_drift()
         for n, name in enumerate(names, start=1):
-            form, bias, report = compress_site(
+            form, bias, report = compress_layer(
                 model, self.plans[name], targets.pop(name), stats.get(name), self.method
             )
             if not isinstance(form, Dense):
-                place(model, name, PrismLinear(form, bias))
+                replace_module(model, name, PrismLinear(form, bias))
             reports.append(report)
             yield n / len(names)
         trim_heap()
 
-    def _learn(self, index: int, block: nn.Module) -> Iterator[float]:
-        lesson = Lesson(block, self.walk, index)
-        steps = Timing("reconstruct", self.recipe, self.stage).steps(lesson.try_one, units=self.draft.anatomy.count)
-        yield from lesson.learn(steps, self.spec.calibration.seed + index)
+    def _reconstruct(self, index: int, block: nn.Module) -> Iterator[float]:
+        lesson = BlockReconstruction(block, self.walk, index)
+        steps = StepBudget("reconstruct", self.recipe, self.stage).resolve_steps(lesson.run_trial_step,
+        units=self.draft.anatomy.count)
+        yield from lesson.train(steps, self.spec.calibration.seed + index)
 
-    def _shard(self, index: int) -> dict[str, Tensor]:
-        prefix = self.draft.anatomy.block_name(index)
+    def _collect_tensors(self, index: int) -> dict[str, Tensor]:
+        prefix = self.draft.anatomy.get_block_name(index)
         state = self.draft.model.get_submodule(prefix).state_dict(prefix=f"{prefix}.")
-        tied = tied_names(self.draft.model)  # a tied tensor is stored once
+        tied = get_tied_names(self.draft.model)  # a tied tensor is stored once
         tensors = {name: tensor.to("cpu").contiguous() for name, tensor in state.items() if name not in tied}
         assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == self.draft.blocks[index]
         return tensors
@@ -232,7 +237,7 @@ class _Blocks:
 LEARNS = 1.0  # approximate time of reconstruction relative to everything else that is done with a block
 
 
-class _Told:
+class _BlockProgress:
     """Turns the fractions done of a block's steps into the progress of the block."""
 
     def __init__(self, clock: BlockClock, *, learns: bool) -> None:
@@ -244,5 +249,5 @@ class _Told:
 
     def __call__(self, step: str, weight: float, shares: Iterator[float]) -> Iterator[Event]:
         for share in shares:
-            yield self.clock.progress(step, min(1.0, (self.done + share * weight) / self.whole))
+            yield self.clock.make_progress(step, min(1.0, (self.done + share * weight) / self.whole))
         self.done += weight

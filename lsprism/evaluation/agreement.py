@@ -10,27 +10,27 @@ import torch
 from torch.nn import functional as F
 
 from lsprism.errors import SpecError
-from lsprism.evaluation.likelihood import is_plain, logit_chunks, require_number
-from lsprism.evaluation.steps import Steps, counted
-from lsprism.evaluation.windows import Windows, require_context
-from lsprism.figures import AgreementFigure
-from lsprism.layers.compute_dtype import name_compute_dtype
+from lsprism.evaluation.likelihood import check_finite, has_plain_head, iter_logit_chunks
+from lsprism.evaluation.progress import Steps, track_items
+from lsprism.evaluation.windows import Windows, check_context
+from lsprism.metric_results import AgreementResult
 from lsprism.models.checks import load_config
 from lsprism.models.load import LoadedModel, load_tokenizer
+from lsprism.packed.compute_dtype import format_compute_dtype
 from lsprism.reports import ModelSource
 
 
-def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Steps[AgreementFigure]:
+def stream_agreement(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Steps[AgreementResult]:
     """Yield progress per window, then return the metric; both models are in memory.
 
     Raises SpecError if the vocabularies differ or a context is too short for the windows, NumericError for NaN or
     infinite logits.
     """
-    require_same_tokens(baseline.source, loaded.source)
+    check_same_tokens(baseline.source, loaded.source)
     for side in (baseline, loaded):
-        require_context(side.model, windows.context)
-    sums = yield from counted("agreement", _sums_of_windows(baseline, loaded, windows), len(windows.tokens))
-    return AgreementFigure(
+        check_context(side.model, windows.context)
+    sums = yield from track_items("agreement", _iter_window_sums(baseline, loaded, windows), len(windows.tokens))
+    return AgreementResult(
         kl=math.fsum(kl for kl, _ in sums) / windows.predicted,
         top1=sum(equal for _, equal in sums) / windows.predicted,
         tokens=windows.predicted,
@@ -41,17 +41,17 @@ def measuring(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> S
         bos=windows.bos,
         begins="each" if windows.start else "first",
         baseline_dtype=str(baseline.dtype).removeprefix("torch."),
-        baseline_compute_dtype=name_compute_dtype(baseline.model),
+        baseline_compute_dtype=format_compute_dtype(baseline.model),
         dtype=str(loaded.dtype).removeprefix("torch."),
-        compute_dtype=name_compute_dtype(loaded.model),
+        compute_dtype=format_compute_dtype(loaded.model),
         device=str(loaded.device),
     )
 
 
-def require_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
+def check_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
     """Raise SpecError unless both models have the same vocabulary and the same number of logits."""
     ours, theirs = (load_tokenizer(source).get_vocab() for source in (model, baseline))
-    sizes = [_logits(source) for source in (model, baseline)]
+    sizes = [_count_logits(source) for source in (model, baseline)]
     if ours == theirs and sizes[0] == sizes[1]:
         return
     if sizes[0] != sizes[1]:
@@ -65,22 +65,22 @@ def require_same_tokens(baseline: ModelSource, model: ModelSource) -> None:
     )
 
 
-def _logits(source: ModelSource) -> int:
+def _count_logits(source: ModelSource) -> int:
     return load_config(source.folder).get_text_config().vocab_size
 
 
 @torch.no_grad()
-def _sums_of_windows(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Iterator[tuple[float, int]]:
+def _iter_window_sums(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Iterator[tuple[float, int]]:
     """Yield for each window the sum of KL(baseline || model) in nats and the number of equal top-1 tokens."""
-    sides = [(side.model, is_plain(side.model, windows.tokens)) for side in (baseline, loaded)]
+    sides = [(side.model, has_plain_head(side.model, windows.tokens)) for side in (baseline, loaded)]
     for number, window in enumerate(windows.tokens.split(1), start=1):
         total, equal = 0.0, 0
-        chunks = (logit_chunks(model, window[:, :-1], plain, windows.given - 1) for model, plain in sides)
+        chunks = (iter_logit_chunks(model, window[:, :-1], plain, windows.given - 1) for model, plain in sides)
         for p, q in zip(*chunks, strict=True):
             p, q = p.float().log_softmax(-1), q.to(p.device).float().log_softmax(-1)
             kl = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
             # A KL divergence is never negative, but rounding can make it so for nearly equal distributions.
             total += kl.clamp(min=0).double().sum().item()
             equal += int((p.argmax(-1) == q.argmax(-1)).sum())
-        require_number(total, number, len(windows.tokens))
+        check_finite(total, number, len(windows.tokens))
         yield total, equal

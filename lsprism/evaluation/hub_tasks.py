@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from lsprism.calibration.hub_text import hub_errors
+from lsprism.calibration.hub_text import translate_hub_errors
 from lsprism.errors import CorpusError
 
 SPLIT = "test"
@@ -41,20 +41,20 @@ HUB_TASKS = {
 }
 
 
-def hub_rows(name: str, limit: int | None = None) -> list[dict[str, Any]]:
+def load_hub_rows(name: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The first rows as fields of a TaskPrompt. CorpusError if the Hub cannot be reached or a column is missing."""
     import datasets
     import huggingface_hub
 
     task = HUB_TASKS[name]
-    with hub_errors(task.path, REMEDY):
+    with translate_hub_errors(task.path, REMEDY):
         huggingface_hub.dataset_info(task.path, timeout=10)  # tries once; load_dataset would retry for 30 s
         rows = datasets.load_dataset(task.path, task.config, split=SPLIT, streaming=True)
         first = list(islice(rows, limit or LIMIT))
-    return [_fields(task, f"{name}-{n}", row) for n, row in enumerate(first, start=1)]
+    return [_make_fields(task, f"{name}-{n}", row) for n, row in enumerate(first, start=1)]
 
 
-def _fields(task: HubTask, identity: str, row: dict[str, Any]) -> dict[str, Any]:
+def _make_fields(task: HubTask, identity: str, row: dict[str, Any]) -> dict[str, Any]:
     for column in (task.text, task.summary):
         if not isinstance(row.get(column), str):
             raise CorpusError(f"{task.path}: {identity} has no text in the column {column!r}.", REMEDY)

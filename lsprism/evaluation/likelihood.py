@@ -13,58 +13,58 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lsprism.errors import NumericError
-from lsprism.layers.compute_dtype import reading_many
+from lsprism.packed.compute_dtype import apply_compute_dtype
 
 LOGITS_BYTES = 64 * 2**20  # size of one chunk of float32 logits [positions, vocabulary]
 PROBE_TOKENS = 16
 
 
 @torch.no_grad()
-def nll(model: PreTrainedModel, inputs: Tensor, targets: Tensor, plain: bool) -> list[float]:
+def compute_nll(model: PreTrainedModel, inputs: Tensor, targets: Tensor, plain: bool) -> list[float]:
     """-log p of targets [rows, m], summed over each row, in nats: log-softmax in float32, sums in float64.
 
-    inputs [rows, n], n >= m: the last m of them each precede their target. `plain`: the result of is_plain.
+    inputs [rows, n], n >= m: the last m of them each precede their target. `plain`: the result of has_plain_head.
     """
     wanted, losses, start = targets.flatten(), [], 0
-    for logits in logit_chunks(model, inputs, plain, skip=inputs.shape[1] - targets.shape[1]):
+    for logits in iter_logit_chunks(model, inputs, plain, skip=inputs.shape[1] - targets.shape[1]):
         target = wanted[start : start + len(logits)].to(logits.device)
         losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
         start += len(logits)
     return torch.cat(losses).cpu().double().view(len(targets), -1).sum(1).tolist()
 
 
-def logit_chunks(model: PreTrainedModel, inputs: Tensor, plain: bool, skip: int = 0) -> Iterator[Tensor]:
+def iter_logit_chunks(model: PreTrainedModel, inputs: Tensor, plain: bool, skip: int = 0) -> Iterator[Tensor]:
     """Yield logits [<= positions, vocabulary] for inputs [rows, n] except the first `skip`, row by row."""
     inputs = inputs.to(model.device)
-    return _chunks_of_head(model, inputs, skip) if plain else _chunks_of_forward(model, inputs, skip)
+    return _iter_head_chunks(model, inputs, skip) if plain else _iter_forward_chunks(model, inputs, skip)
 
 
 @torch.no_grad()
-def _chunks_of_head(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
+def _iter_head_chunks(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
     """Apply the LM head to chunks, without the logits of a whole window in memory."""
-    with reading_many(model):
+    with apply_compute_dtype(model):
         hidden = model.base_model(input_ids=inputs, use_cache=False)[0][:, skip:].flatten(0, 1)
-    for chunk in hidden.split(_positions(model)):
-        with reading_many(model):
+    for chunk in hidden.split(_count_positions(model)):
+        with apply_compute_dtype(model):
             logits = model.get_output_embeddings()(chunk)
         yield logits
 
 
 @torch.no_grad()
-def _chunks_of_forward(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
+def _iter_forward_chunks(model: PreTrainedModel, inputs: Tensor, skip: int) -> Iterator[Tensor]:
     """Split the logits of the model's own forward, which computes those of a whole window."""
     for row in inputs.split(1):
-        with reading_many(model):
+        with apply_compute_dtype(model):
             logits = model(input_ids=row, use_cache=False).logits[0, skip:]
-        yield from logits.split(_positions(model))
+        yield from logits.split(_count_positions(model))
 
 
-def _positions(model: PreTrainedModel) -> int:
+def _count_positions(model: PreTrainedModel) -> int:
     return max(1, LOGITS_BYTES // (4 * model.config.get_text_config().vocab_size))
 
 
 @torch.no_grad()
-def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
+def has_plain_head(model: PreTrainedModel, tokens: Tensor) -> bool:
     """Whether the logits are just the LM head applied to the base model's states (no soft cap, no scale).
 
     Tested by one forward pass over a few tokens of [rows, n], not read from the config, so that it works for any
@@ -75,25 +75,29 @@ def is_plain(model: PreTrainedModel, tokens: Tensor) -> bool:
         return False
     seen: dict[str, Tensor] = {}
 
-    def states(module: torch.nn.Module, inputs: tuple, output: tuple) -> None:
+    def capture_states(module: torch.nn.Module, inputs: tuple, output: tuple) -> None:
         seen["states"] = output[0]
 
-    def ends(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
+    def capture_head(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
         seen["into head"], seen["out of head"] = inputs[0], output
 
-    with base.register_forward_hook(states), head.register_forward_hook(ends), reading_many(model):
+    with (
+        base.register_forward_hook(capture_states),
+        head.register_forward_hook(capture_head),
+        apply_compute_dtype(model),
+    ):
         logits = model(input_ids=tokens[:1, :PROBE_TOKENS].to(model.device), use_cache=False).logits
     if seen.keys() != {"states", "into head", "out of head"}:
         return False
-    return _same(seen["states"], seen["into head"]) and _same(seen["out of head"], logits)
+    return _is_same(seen["states"], seen["into head"]) and _is_same(seen["out of head"], logits)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _is_same(a: Tensor, b: Tensor) -> bool:
     """Exactly equal after conversion to a wider dtype; NaN equals NaN."""
     return a.shape == b.shape and torch.allclose(a.float(), b.float().to(a.device), rtol=0, atol=0, equal_nan=True)
 
 
-def require_number(value: float, window: int, of: int) -> None:
+def check_finite(value: float, window: int, of: int) -> None:
     """Raise NumericError if `value` is NaN; `window` counts from 1."""
     if math.isnan(value):
         raise NumericError(

@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lsprism.evaluation.likelihood import is_plain, nll, require_number, safe_exp
-from lsprism.evaluation.steps import Steps, counted, finished
-from lsprism.evaluation.windows import Windows, require_context
-from lsprism.figures import PerplexityFigure
-from lsprism.layers.compute_dtype import name_compute_dtype
+from lsprism.evaluation.likelihood import check_finite, compute_nll, has_plain_head, safe_exp
+from lsprism.evaluation.progress import Steps, run_to_end, track_items
+from lsprism.evaluation.windows import Windows, check_context
+from lsprism.metric_results import PerplexityResult
+from lsprism.packed.compute_dtype import format_compute_dtype
 
 
-def perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityFigure:
+def compute_perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityResult:
     """Perplexity of a model in evaluation mode; the first tokens of each window (`given`) are not predicted.
 
     `batch` windows are processed at a time; memory does not depend on their total number. SpecError if the model's
     context is too short, NumericError for NaN likelihoods.
     """
-    return finished(measuring(model, windows, batch))
+    return run_to_end(stream_perplexity(model, windows, batch))
 
 
-def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps[PerplexityFigure]:
-    """As `perplexity`, but yield progress per window."""
-    require_context(model, windows.context)
-    nlls = nll_of_windows(model, windows.tokens, batch, windows.given)
-    sums = yield from counted("perplexity", nlls, len(windows.tokens))
+def stream_perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps[PerplexityResult]:
+    """As `compute_perplexity`, but yield progress per window."""
+    check_context(model, windows.context)
+    nlls = iter_window_nll(model, windows.tokens, batch, windows.given)
+    sums = yield from track_items("perplexity", nlls, len(windows.tokens))
     mean = math.fsum(sums) / windows.predicted
-    return PerplexityFigure(
+    return PerplexityResult(
         value=safe_exp(mean),
         nll=mean,
         tokens=windows.predicted,
@@ -39,16 +39,16 @@ def measuring(model: PreTrainedModel, windows: Windows, batch: int = 1) -> Steps
         bos=windows.bos,
         begins="each" if windows.start else "first",
         dtype=str(model.dtype).removeprefix("torch."),
-        compute_dtype=name_compute_dtype(model),
+        compute_dtype=format_compute_dtype(model),
         device=str(model.device),
     )
 
 
-def nll_of_windows(model: PreTrainedModel, tokens: Tensor, batch: int = 1, given: int = 1) -> Iterator[float]:
+def iter_window_nll(model: PreTrainedModel, tokens: Tensor, batch: int = 1, given: int = 1) -> Iterator[float]:
     """Yield for each window of [n, context] the sum of -log p in nats over all tokens except the first `given`."""
-    plain, done = is_plain(model, tokens), 0
+    plain, done = has_plain_head(model, tokens), 0
     for rows in tokens.split(batch):
-        for value in nll(model, rows[:, :-1], rows[:, given:], plain):
+        for value in compute_nll(model, rows[:, :-1], rows[:, given:], plain):
             done += 1
-            require_number(value, done, len(tokens))
+            check_finite(value, done, len(tokens))
             yield value

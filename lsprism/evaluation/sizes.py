@@ -1,28 +1,28 @@
 """Sizes of a model, counted from its modules, its files and its tensors in memory."""
 
-from lsprism.figures import SizeFigure
-from lsprism.layers.modules import PrismLinear
+from lsprism.metric_results import SizeResult
 from lsprism.models.load import LoadedModel
-from lsprism.models.stored import tensor_files
+from lsprism.models.tensor_files import map_tensor_files
+from lsprism.packed.modules import PrismLinear
 
 
-def sizes(loaded: LoadedModel) -> SizeFigure:
+def measure_sizes(loaded: LoadedModel) -> SizeResult:
     """Sizes of a dense model or an artifact. Files are counted in its folder; for a .gguf, those converted from it."""
     packed = [module for module in loaded.model.modules() if isinstance(module, PrismLinear)]
     inside = {id(parameter) for module in packed for parameter in module.parameters()}
     around = sum(p.numel() for p in loaded.model.parameters() if id(p) not in inside)
     around += sum(module.bias.numel() for module in packed if module.bias is not None)
-    files = {loaded.source.folder / name for name in tensor_files(loaded.source.folder).values()}
-    return SizeFigure(
+    files = {loaded.source.folder / name for name in map_tensor_files(loaded.source.folder).values()}
+    return SizeResult(
         kept_parameters=around + sum(module.outline.kept for module in packed),
         model_parameters=around + sum(module.out_features * module.in_features for module in packed),
         stored_bytes=sum(path.stat().st_size for path in files),
-        resident_bytes=resident_bytes(loaded),
+        resident_bytes=count_resident_bytes(loaded),
         dtype=str(loaded.dtype).removeprefix("torch."),
     )
 
 
-def resident_bytes(loaded: LoadedModel) -> int:
+def count_resident_bytes(loaded: LoadedModel) -> int:
     """Bytes of all parameters and buffers in memory, in whatever format; shared storage counts once."""
     storages = {}
     for tensor in [*loaded.model.parameters(), *loaded.model.buffers()]:

@@ -12,71 +12,71 @@ from torch import Tensor
 
 from lsprism.artifact.manifest import REMEDY, read_report
 from lsprism.errors import DamagedError
-from lsprism.layers.forms import Form, LowRank, SparseLowRank, form_of
-from lsprism.models.anatomy import dissect, skeleton
-from lsprism.models.load import pick_dtype
-from lsprism.models.surgery import weight_of
-from lsprism.models.weights import WeightFiles, fill, release, tensor_files
-from lsprism.reports import LayerReport, ModelSource, SiteSpectrum
+from lsprism.models.load import select_dtype
+from lsprism.models.module_utils import get_weight
+from lsprism.models.structure import build_meta_model, find_structure
+from lsprism.models.weights import WeightFiles, load_weights, map_tensor_files, release_weights
+from lsprism.packed.formats import LowRank, PackedWeight, SparseLowRank, packed_from_tensors
+from lsprism.reports import LayerReport, LayerSpectrum, ModelSource
 
 POINTS = 160  # stored points of a spectrum, evenly spaced on a logarithmic axis
 
 
-def spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[SiteSpectrum]:
+def iter_spectra(folder: Path, source: ModelSource, known: set[str]) -> Iterator[LayerSpectrum]:
     """Yield the spectra of the artifact in `folder`, block by block, compared with its base model `source`.
 
     Layers in `known` are skipped. Raises DamagedError for a layer that cannot be unpacked.
     """
-    model = skeleton(source.folder, pick_dtype("auto", source))
-    anatomy = dissect(model)
-    weights, files = WeightFiles(source.folder, model), tensor_files(folder)
+    model = build_meta_model(source.folder, select_dtype("auto", source))
+    anatomy = find_structure(model)
+    weights, files = WeightFiles(source.folder, model), map_tensor_files(folder)
     layers = {layer.name: layer for layer in read_report(folder).layers if layer.form != "dense"}
     for block in range(anatomy.count):
-        sites = [site for site in anatomy.of_block(block) if site.name in layers and site.name not in known]
+        sites = [site for site in anatomy.get_block_layers(block) if site.name in layers and site.name not in known]
         if not sites:
             continue
-        name = anatomy.block_name(block)
-        fill(model.get_submodule(name), name, weights, torch.device("cpu"))
+        name = anatomy.get_block_name(block)
+        load_weights(model.get_submodule(name), name, weights, torch.device("cpu"))
         for site in sites:
-            form = _form(folder, files, layers[site.name])
+            form = _load_packed(folder, files, layers[site.name])
             try:
-                found = spectrum(weight_of(model, site).float(), form, layers[site.name])
+                found = compute_spectrum(get_weight(model, site).float(), form, layers[site.name])
             except RuntimeError as error:  # the bitmap marks more entries than there are values, or shapes differ
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise DamagedError(f"{site.name} in {folder} is damaged: {reason}.", REMEDY) from None
             yield found
-        release(model.get_submodule(name))
+        release_weights(model.get_submodule(name))
 
 
-def spectrum(weight: Tensor, form: Form, layer: LayerReport) -> SiteSpectrum:
+def compute_spectrum(weight: Tensor, form: PackedWeight, layer: LayerReport) -> LayerSpectrum:
     """Spectrum of one layer: `weight` [rows, columns] before, `form` after compression."""
-    sparse, factors = _parts(form)
+    sparse, factors = _split_parts(form)
     after_weight = sparse + factors
     before, after = torch.linalg.svdvals(weight), torch.linalg.svdvals(after_weight)
-    ranks = _places(len(before), layer.rank)
+    ranks = _select_ranks(len(before), layer.rank)
     at = torch.tensor(ranks) - 1
-    return SiteSpectrum(
+    return LayerSpectrum(
         name=layer.name,
         block=layer.block,
         rows=layer.rows,
         columns=layer.columns,
         rank=layer.rank,
         ranks=ranks,
-        before=_short(before[at]),
-        after=_short(after[at]),
-        energy_before=_short(_cumulated(before)[at]),
-        energy_after=_short(_cumulated(after)[at]),
-        effective_rank_before=effective_rank(before),
-        effective_rank_after=effective_rank(after),
-        weight_energy=_energy(weight),
-        sparse_energy=_energy(sparse),
-        factors_energy=_energy(factors),
-        kept_energy=_energy(after_weight),
-        lost_energy=_energy(weight - after_weight),
+        before=_round_values(before[at]),
+        after=_round_values(after[at]),
+        energy_before=_round_values(_compute_cumulative_energy(before)[at]),
+        energy_after=_round_values(_compute_cumulative_energy(after)[at]),
+        effective_rank_before=compute_effective_rank(before),
+        effective_rank_after=compute_effective_rank(after),
+        weight_energy=_compute_energy(weight),
+        sparse_energy=_compute_energy(sparse),
+        factors_energy=_compute_energy(factors),
+        kept_energy=_compute_energy(after_weight),
+        lost_energy=_compute_energy(weight - after_weight),
     )
 
 
-def effective_rank(values: Tensor) -> float:
+def compute_effective_rank(values: Tensor) -> float:
     """Effective rank of singular values [n], between 1 and n; 0 for a matrix of zeros."""
     total = values.sum()
     if total == 0:
@@ -85,7 +85,7 @@ def effective_rank(values: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
+def _load_packed(folder: Path, files: dict[str, str], layer: LayerReport) -> PackedWeight:
     """The packed weight of a layer, read from the artifact."""
     tensors = {}
     for part in ("weight", "bitmap", "left", "right", "scales", "left_scales", "right_scales"):
@@ -94,38 +94,38 @@ def _form(folder: Path, files: dict[str, str], layer: LayerReport) -> Form:
             with safe_open(folder / files[key], framework="pt") as opened:
                 tensors[part] = opened.get_tensor(key)
     try:
-        return form_of(layer.form, tensors, layer.columns)
+        return packed_from_tensors(layer.form, tensors, layer.columns)
     except KeyError as error:
         raise DamagedError(f"{folder} has no {layer.name}.{error.args[0]}.", "Compress the model again.") from None
 
 
-def _parts(form: Form) -> tuple[Tensor, Tensor]:
+def _split_parts(form: PackedWeight) -> tuple[Tensor, Tensor]:
     """The sparse part and the product of the low-rank factors, each [rows, columns] float32; zeros if missing."""
     match form:
         case SparseLowRank(sparse, low_rank):
-            return sparse.dense().float(), low_rank.product()
+            return sparse.to_dense().float(), low_rank.compute_product()
         case LowRank():
-            product = form.product()
+            product = form.compute_product()
             return torch.zeros_like(product), product
-    dense = form.dense().float()
+    dense = form.to_dense().float()
     return dense, torch.zeros_like(dense)
 
 
-def _places(count: int, rank: int) -> list[int]:
+def _select_ranks(count: int, rank: int) -> list[int]:
     """Selected ranks from 1 to `count`, including the rank of the low-rank factors."""
     spaced = torch.logspace(0, torch.log10(torch.tensor(float(count))), POINTS).round().int().tolist()
     return sorted({*spaced, 1, count, *([rank] if 0 < rank <= count else [])})
 
 
-def _cumulated(values: Tensor) -> Tensor:
+def _compute_cumulative_energy(values: Tensor) -> Tensor:
     """Fraction of the squared norm in the first i values, [n]."""
     squares = values.double() ** 2
     return squares.cumsum(0) / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _energy(matrix: Tensor) -> float:
+def _compute_energy(matrix: Tensor) -> float:
     return float(matrix.double().square().sum())
 
 
-def _short(values: Tensor) -> list[float]:
+def _round_values(values: Tensor) -> list[float]:
     return [float(f"{value:.5g}") for value in values.tolist()]

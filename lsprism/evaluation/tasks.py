@@ -2,7 +2,8 @@
 
 A .jsonl file holds one prompt per line, a .json file a list of them:
     {"id": "rain-1", "prompt": "...", "reference": "...", "checks": [{"kind": "number", "value": 4}]}
-Only `prompt` is required. Summaries have a reference; prompts with a checkable answer have checks (see checks.py).
+Only `prompt` is required. Summaries have a reference; prompts with a checkable answer have checks (see
+answer_checks.py).
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from lsprism.errors import CorpusError, SpecError
-from lsprism.evaluation.checks import Check
-from lsprism.evaluation.hub_tasks import HUB_TASKS, hub_rows
+from lsprism.evaluation.answer_checks import Check
+from lsprism.evaluation.hub_tasks import HUB_TASKS, load_hub_rows
 from lsprism.paths import ASSETS, expand
 from lsprism.reports import Record
 from lsprism.specs import TASKS, Request
@@ -31,7 +32,7 @@ class TaskPrompt(Request):
 
     @field_validator("prompt", "reference")
     @classmethod
-    def _not_blank(cls, text: str | None) -> str | None:
+    def _check_not_blank(cls, text: str | None) -> str | None:
         if text is not None and not text.strip():
             raise ValueError("is blank")
         return text
@@ -63,8 +64,8 @@ def load_task(name: str, limit: int | None = None) -> Task:
     if limit is not None and limit < 1:
         raise SpecError(f"--limit must be at least 1, got {limit}.", "Leave it out for all prompts.")
     if name in HUB_TASKS:
-        rows = hub_rows(name, limit)
-        prompts = tuple(_prompt(f"{name}, row {n}", row, n) for n, row in enumerate(rows, start=1))
+        rows = load_hub_rows(name, limit)
+        prompts = tuple(_parse_prompt(f"{name}, row {n}", row, n) for n, row in enumerate(rows, start=1))
         return Task(name=name, origin=HUB_TASKS[name].origin, prompts=prompts, total=None)
     if name in TASKS:
         path, origin = ASSETS / "tasks" / f"{name}.json", "built-in prompts"
@@ -76,8 +77,8 @@ def load_task(name: str, limit: int | None = None) -> Task:
 
 def _read(path: Path) -> tuple[TaskPrompt, ...]:
     prompts: dict[str, TaskPrompt] = {}
-    for number, (where, row) in enumerate(_rows(path), start=1):
-        prompt = _prompt(where, row, number)
+    for number, (where, row) in enumerate(_iter_rows(path), start=1):
+        prompt = _parse_prompt(where, row, number)
         if prompt.id in prompts:
             raise CorpusError(f"{where}: duplicate id {prompt.id!r}.", "Give every prompt a unique id.")
         prompts[prompt.id] = prompt
@@ -86,21 +87,21 @@ def _read(path: Path) -> tuple[TaskPrompt, ...]:
     return tuple(prompts.values())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _iter_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the location and content of each prompt."""
-    text = _text(path)
+    text = _read_text(path)
     if path.suffix.lower() == ".json":
-        rows = _json(f"'{path}'", text)
+        rows = _parse_json(f"'{path}'", text)
         for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
             yield f"'{path}', prompt {number}", row
         return
     # Split at "\n" only: str.splitlines would also split at U+2028, which JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield (where := f"'{path}', line {number}"), _json(where, line)
+            yield (where := f"'{path}', line {number}"), _parse_json(where, line)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if path.suffix.lower() not in (".json", ".jsonl"):
         known = ", ".join((*TASKS, *HUB_TASKS))
         raise SpecError(f"Unknown task {str(path)!r}.", f"Choose one of {known}, or a .jsonl file of prompts.")
@@ -114,23 +115,23 @@ def _text(path: Path) -> str:
         raise CorpusError(message, "Check the path and its permissions.") from error
 
 
-def _json(where: str, text: str) -> Any:
+def _parse_json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where} is not JSON: {error}.", "Fix or remove it.") from error
 
 
-def _prompt(where: str, row: Any, number: int) -> TaskPrompt:
+def _parse_prompt(where: str, row: Any, number: int) -> TaskPrompt:
     if not isinstance(row, dict):
         raise CorpusError(f"{where} is not a JSON object.", 'Write {"prompt": "..."}.')
     try:
         return TaskPrompt(**{"id": str(number), **row})
     except ValidationError as error:
-        raise CorpusError(f"{where}: {_sentence(error)}.", _fields()) from None
+        raise CorpusError(f"{where}: {_format_error(error)}.", _list_fields()) from None
 
 
-def _sentence(error: ValidationError) -> str:
+def _format_error(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
@@ -140,5 +141,5 @@ def _sentence(error: ValidationError) -> str:
     return f"{field}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
-def _fields() -> str:
+def _list_fields() -> str:
     return f"A prompt's fields are: {', '.join(TaskPrompt.model_fields)}."

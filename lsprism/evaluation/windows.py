@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lsprism.calibration.corpus import Corpus, consecutive, tokens_to_cut
+from lsprism.calibration.corpus import Corpus, prepare_tokens, split_windows
 from lsprism.errors import SpecError
-from lsprism.models.tokens import context_length, opening
+from lsprism.models.tokens import find_start_tokens, get_context_length
 from lsprism.specs import BosName
 
-USUAL_CONTEXT = 2048
+DEFAULT_CONTEXT = 2048
 QUICK_WINDOWS = 4
 
 
@@ -39,35 +39,35 @@ class Windows:
         return len(self.tokens) * (self.context - self.given)
 
 
-def windows_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int, bos: BosName = "each") -> Windows:
+def make_windows(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, context: int, bos: BosName = "each") -> Windows:
     """All windows of a text, tokenized once. CorpusError if it is too short, SpecError if `context` is.
 
     `bos`: whether the tokens that the tokenizer adds before a text go before each window or only before the first.
     """
-    tokens, start = tokens_to_cut(tokenizer, corpus.text, bos)
+    tokens, start = prepare_tokens(tokenizer, corpus.text, bos)
     if context <= max(1, len(start)):
         least = max(1, len(start)) + 1
         raise SpecError(f"--context {context} leaves no token to predict.", f"Choose {least} or more; 2048 is usual.")
-    there = consecutive(tokens, context, start)
-    begun = bool(opening(tokenizer)) or bool(there[0, 0] == tokenizer.bos_token_id)
+    there = split_windows(tokens, context, start)
+    begun = bool(find_start_tokens(tokenizer)) or bool(there[0, 0] == tokenizer.bos_token_id)
     return Windows(there, len(there), corpus.name, bos=begun, start=len(start))
 
 
-def first(windows: Windows, count: int = QUICK_WINDOWS) -> Windows:
+def select_first(windows: Windows, count: int = QUICK_WINDOWS) -> Windows:
     """The first `count` windows, or all if there are fewer; metrics on them are labeled as a subset."""
     if count < 1:
         raise SpecError(f"--windows {count} leaves nothing to evaluate.", "Choose 1 or more.")
     return replace(windows, tokens=windows.tokens[:count])
 
 
-def usual_context(model: PreTrainedModel) -> int:
+def get_default_context(model: PreTrainedModel) -> int:
     """2048 tokens, or the model's maximum if it is lower."""
-    return min(USUAL_CONTEXT, context_length(model) or USUAL_CONTEXT)
+    return min(DEFAULT_CONTEXT, get_context_length(model) or DEFAULT_CONTEXT)
 
 
-def require_context(model: PreTrainedModel, context: int) -> None:
+def check_context(model: PreTrainedModel, context: int) -> None:
     """Raise SpecError if the model's context is too short."""
-    limit = context_length(model)
+    limit = get_context_length(model)
     if limit is not None and context > limit:
         raise SpecError(
             f"--context {context}: the model supports only {limit} tokens.", f"Choose {limit} or fewer."

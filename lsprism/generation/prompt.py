@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
-from lsprism.models.tokens import opening, plain_ids
+from lsprism.models.tokens import encode_plain, find_start_tokens
 
 Message = dict[str, str]  # "role": system, user or assistant; "content": text
 Form = Callable[[Sequence[Message]], list[dict[str, Any]]]  # converts messages for a template
@@ -33,20 +33,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], 
     Unicode, or if there are no tokens.
     """
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    messages = [{**message, "content": _characters(message["content"])} for message in messages]
+    messages = [{**message, "content": _merge_surrogates(message["content"])} for message in messages]
     if chat is None:
         chat = bool(tokenizer.chat_template)
-    text = _rendered(tokenizer, messages) if chat else "\n\n".join(message["content"] for message in messages)
+    text = _render_messages(tokenizer, messages) if chat else "\n\n".join(message["content"] for message in messages)
     typed = "".join(message["content"] for message in messages)
-    if typed.strip() and not plain_ids(tokenizer, typed):
+    if typed.strip() and not encode_plain(tokenizer, typed):
         raise SpecError("The tokenizer has no token for any part of the prompt.", "Use text that the model supports.")
-    ids = _begun(tokenizer, _open_ended(tokenizer, text))
+    ids = _add_start(tokenizer, _open_ended(tokenizer, text))
     if not ids:
         raise SpecError("The prompt is empty, and this tokenizer has no BOS token.", "Write some text.")
     return torch.tensor([ids])
 
 
-def _characters(text: str) -> str:
+def _merge_surrogates(text: str) -> str:
     """Combine the surrogate pairs of the text; SpecError for an unpaired one."""
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
@@ -58,9 +58,9 @@ def _characters(text: str) -> str:
         ) from None
 
 
-def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+def _add_start(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """Put the tokenizer's start tokens in front, unless a template or the text itself contains BOS already."""
-    start = opening(tokenizer)
+    start = find_start_tokens(tokenizer)
     if not ids and not start and tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id]
     begun = ids[: len(start)] == start or (ids and ids[0] == tokenizer.bos_token_id)
@@ -69,22 +69,22 @@ def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of the text, without an end token that the tokenizer appended."""
-    ids = plain_ids(tokenizer, text)
+    ids = encode_plain(tokenizer, text)
     while ids and ids[-1] == tokenizer.eos_token_id and not text.rstrip().endswith(tokenizer.eos_token):
         ids = ids[:-1]
     return ids
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def _render_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """Render the messages with the chat template, with content as text or, if it requires that, as a list of parts."""
-    template, failures = _template(tokenizer), []
+    template, failures = _get_template(tokenizer), []
     marked = [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)]
-    for form in (_as_texts, _as_parts):
+    for form in (_to_texts, _to_parts):
         try:
             text = _render(tokenizer, template, form(messages))
             # A short prompt may occur in the template by chance; a mark does not.
             probe = _render(tokenizer, template, form(marked))
-            if _holds(text, messages) and _holds(probe, marked) and not PRINTED.search(probe):
+            if _has_all(text, messages) and _has_all(probe, marked) and not PRINTED.search(probe):
                 return text
         except FAILURES as error:
             failures.append(error)
@@ -97,7 +97,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     raise SpecError("The model's chat template drops the prompt.", f"Leave out the system prompt, or {COMPLETION}.")
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+def _get_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template; of several named ones, the one called default."""
     named = tokenizer.chat_template
     if not named:
@@ -119,15 +119,15 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[di
     return text
 
 
-def _as_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _to_texts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return list(messages)
 
 
-def _as_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _to_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
-def _holds(text: str, messages: Sequence[Message]) -> bool:
+def _has_all(text: str, messages: Sequence[Message]) -> bool:
     """Whether the text contains all messages, ignoring white space.
 
     Except the assistant's: a template may drop a part of these, such as reasoning.

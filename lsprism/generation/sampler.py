@@ -20,41 +20,43 @@ class Sampler:
         self._generator = torch.Generator().manual_seed(spec.seed)
         self._seen = torch.empty(0, dtype=torch.int64)
 
-    def see(self, tokens: Tensor) -> None:
-        """Add tokens [n] to those that the repetition penalty applies to; `pick` adds its own."""
+    def add_seen(self, tokens: Tensor) -> None:
+        """Add tokens [n] to those that the repetition penalty applies to; `sample` adds its own."""
         if self._spec.repetition_penalty != 1:
             self._seen = torch.cat([self._seen.to(tokens.device), tokens]).unique()
 
-    def pick(self, logits: Tensor) -> int:
+    def sample(self, logits: Tensor) -> int:
         """The next token for logits [vocab] of any dtype; raises NumericError if their maximum is not finite."""
-        token = self._likeliest(logits) if self._spec.greedy else self._draw(self.probabilities(logits))
+        token = (
+            self._select_most_likely(logits) if self._spec.greedy else self._draw(self.compute_probabilities(logits))
+        )
         if self._spec.repetition_penalty != 1:
-            self.see(torch.tensor([token], device=logits.device))
+            self.add_seen(torch.tensor([token], device=logits.device))
         return token
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def compute_probabilities(self, logits: Tensor) -> Tensor:
         """The sampling distribution, float32 [vocab]; exactly zero for excluded tokens."""
-        scores = self._penalized(logits)
+        scores = self._apply_penalty(logits)
         _check(scores.max())
         # The maximum becomes 0, so that a temperature near zero gives the most likely token instead of inf - inf.
         scores = (scores - scores.max()) / max(self._spec.temperature, torch.finfo(torch.float32).tiny)
         if self._spec.top_k:
-            scores = keep_top_k(scores, self._spec.top_k)
+            scores = filter_top_k(scores, self._spec.top_k)
         if self._spec.top_p < 1:
-            scores = keep_top_p(scores, self._spec.top_p)
+            scores = filter_top_p(scores, self._spec.top_p)
         return scores.softmax(dim=-1)
 
-    def _likeliest(self, logits: Tensor) -> int:
-        scores = self._penalized(logits)
+    def _select_most_likely(self, logits: Tensor) -> int:
+        scores = self._apply_penalty(logits)
         token = int(scores.argmax())  # argmax returns a NaN if there is one
         _check(scores[token])
         return token
 
-    def _penalized(self, logits: Tensor) -> Tensor:
+    def _apply_penalty(self, logits: Tensor) -> Tensor:
         scores = logits.float()
         if self._spec.repetition_penalty == 1:
             return scores
-        return penalize(scores, self._seen.to(scores.device), self._spec.repetition_penalty)
+        return apply_repetition_penalty(scores, self._seen.to(scores.device), self._spec.repetition_penalty)
 
     def _draw(self, probabilities: Tensor) -> int:
         """Sample by inverting the cumulative distribution, over non-zero tokens only, so rounding cannot hit others."""
@@ -70,19 +72,19 @@ def _check(top: Tensor) -> None:
         raise NumericError(f"The model's largest logit is {top.item()}.", "Try --dtype float32.")
 
 
-def penalize(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def apply_repetition_penalty(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make the tokens `seen` [n] less likely. CTRL: Keskar et al., 2019, section 4.1; multiplies negative scores."""
     there = scores[seen]
     return scores.index_copy(0, seen, torch.where(there < 0, there * penalty, there / penalty))
 
 
-def keep_top_k(scores: Tensor, k: int) -> Tensor:
+def filter_top_k(scores: Tensor, k: int) -> Tensor:
     """Exclude tokens below the k-th highest of scores [vocab]; ties with it are kept."""
     kth = scores.topk(min(k, len(scores))).values[-1]
     return scores.masked_fill(scores < kth, _RULED_OUT)
 
 
-def keep_top_p(scores: Tensor, p: float) -> Tensor:
+def filter_top_p(scores: Tensor, p: float) -> Tensor:
     """Keep the fewest tokens with a total probability of p, at least one (nucleus sampling: Holtzman et al., 2020)."""
     chances = scores.softmax(dim=-1)
     # All tokens below (1 - p) / vocab have less than 1 - p together, so none of them is kept and they need not be

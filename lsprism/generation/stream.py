@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lsprism.errors import SpecError
-from lsprism.generation.clock import Clock, Timing
-from lsprism.generation.decode import prefill, step
+from lsprism.generation.decode import decode_step, prefill
+from lsprism.generation.detokenizer import Detokenizer
 from lsprism.generation.sampler import Sampler
-from lsprism.generation.text import Detokenizer
-from lsprism.models.tokens import context_length, embedding_rows, require_rows
+from lsprism.generation.timing import Clock, DecodeTiming
+from lsprism.models.tokens import check_rows, count_embedding_rows, get_context_length
 from lsprism.specs import GenerateSpec
 
 Reason = Literal["eos", "length", "stopped"]
@@ -29,7 +29,7 @@ class Piece:
 
     token: int | None  # None: stopped before this token was computed
     text: str  # empty for an end token, a special token, or an incomplete character
-    timing: Timing  # up to this token
+    timing: DecodeTiming  # up to this token
     reason: Reason | None = None
 
 
@@ -46,14 +46,16 @@ def generate(
     have the reason "length"), or when `stop` is set, which is checked before each token. Raises SpecError immediately
     if the prompt fills the context or contains a token without an embedding.
     """
-    require_rows(embedding_rows(model), input_ids, tokenizer)
-    most = longest_answer(model, input_ids, spec)
-    return _pieces(model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop)
+    check_rows(count_embedding_rows(model), input_ids, tokenizer)
+    most = compute_max_new_tokens(model, input_ids, spec)
+    return _iter_pieces(
+        model, tokenizer, input_ids.to(model.device), spec.model_copy(update={"max_new_tokens": most}), stop
+    )
 
 
-def longest_answer(model: PreTrainedModel, input_ids: Tensor, spec: GenerateSpec) -> int:
+def compute_max_new_tokens(model: PreTrainedModel, input_ids: Tensor, spec: GenerateSpec) -> int:
     """Maximum number of new tokens for the prompt [1, n]; SpecError if the prompt fills the context."""
-    prompt, context = input_ids.shape[1], context_length(model)
+    prompt, context = input_ids.shape[1], get_context_length(model)
     if context is not None and prompt >= context:
         raise SpecError(
             f"The prompt of {prompt} tokens fills the model's context of {context}.",
@@ -62,7 +64,7 @@ def longest_answer(model: PreTrainedModel, input_ids: Tensor, spec: GenerateSpec
     return spec.max_new_tokens if context is None else min(spec.max_new_tokens, context - prompt)
 
 
-def _pieces(
+def _iter_pieces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     input_ids: Tensor,
@@ -70,16 +72,18 @@ def _pieces(
     stop: threading.Event | None,
 ) -> Generator[Piece, None, None]:
     sampler, text, clock = Sampler(spec), Detokenizer(tokenizer), Clock()
-    ends = frozenset() if spec.ignore_eos else end_tokens(model, tokenizer)
+    ends = frozenset() if spec.ignore_eos else find_end_tokens(model, tokenizer)
     token, cache = None, None
-    sampler.see(input_ids[0])
+    sampler.add_seen(input_ids[0])
     for left in reversed(range(spec.max_new_tokens)):
         if stop is not None and stop.is_set():
             yield Piece(None, text.finish(), clock.timing, "stopped")
             return
-        with clock.token():
-            logits, cache = prefill(model, input_ids) if token is None or cache is None else step(model, token, cache)
-            token = sampler.pick(logits)
+        with clock.measure_token():
+            logits, cache = (
+                prefill(model, input_ids) if token is None or cache is None else decode_step(model, token, cache)
+            )
+            token = sampler.sample(logits)
         if token in ends:
             yield Piece(token, text.finish(), clock.timing, "eos")
             return
@@ -89,7 +93,7 @@ def _pieces(
         yield Piece(token, text.push(token), clock.timing)
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def find_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The EOS tokens of the model's generation config (one or several) and of the tokenizer."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     several = named if isinstance(named, list) else [named]

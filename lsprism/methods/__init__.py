@@ -19,5 +19,5 @@ METHODS: dict[str, Method] = {
 BEST: dict[str, Method] = {"hybrid": Hybrid(best=True)}
 
 
-def method_of(name: str, effort: EffortName) -> Method:
+def get_method(name: str, effort: EffortName) -> Method:
     return BEST[name] if effort == "best" else METHODS[name]

@@ -17,9 +17,9 @@ A fit S + L is a fixed point of this if U = (T - S) H / rho outside the mask of 
 import torch
 from torch import Tensor
 
-from lsprism.methods.masks import keep_anywhere
-from lsprism.methods.metric import Metric, low_rank_step
-from lsprism.methods.refit import Parts
+from lsprism.methods.gram import GramFactor, advance_low_rank
+from lsprism.methods.masks import make_global_mask
+from lsprism.methods.refit import SparseLowRankFit
 from lsprism.reports import LayerBudget
 
 STEPS = 120  # in total
@@ -27,7 +27,9 @@ STAGES = 12  # rho is raised from stage to stage
 SOFT, HARD = 0.3, 1.0  # first and last rho, relative to the squared norm of a feature
 
 
-def joined(full: Tensor, parts: Parts, metric: Metric, pattern: tuple[int, int] | None = None) -> Parts:
+def optimize_jointly(
+    full: Tensor, parts: SparseLowRankFit, metric: GramFactor, pattern: tuple[int, int] | None = None
+) -> SparseLowRankFit:
     """Improve the fit `parts` of full [rows, columns], including its mask; keeps the number of non-zeros and the rank.
 
     With an N:M `pattern`, the new mask follows it.
@@ -41,20 +43,20 @@ def joined(full: Tensor, parts: Parts, metric: Metric, pattern: tuple[int, int] 
     for stage in range(STAGES):
         before, rho = rho, SOFT * (HARD / SOFT) ** (stage / max(1, STAGES - 1))
         duals.mul_(before / rho)
-        pull = _pull(gram, rho)
+        pull = _compute_proximal(gram, rho)
         for _ in range(STEPS // STAGES):
             free = torch.addmm(rest, (rest - sparse).add_(duals), pull, alpha=-1)  # B
             duals.add_(free)
-            mask = keep_anywhere(duals.abs(), wanted)
+            mask = make_global_mask(duals.abs(), wanted)
             torch.mul(duals, mask, out=sparse)
             duals.sub_(sparse)
             if parts.rank:
-                left, right = low_rank_step(gram, whole - free, right)
+                left, right = advance_low_rank(gram, whole - free, right)
                 torch.addmm(whole, left, right, alpha=-1, out=rest)
-    return Parts(sparse / units, mask, left, right / units)
+    return SparseLowRankFit(sparse / units, mask, left, right / units)
 
 
-def _pull(gram: Tensor, rho: float) -> Tensor:
+def _compute_proximal(gram: Tensor, rho: float) -> Tensor:
     """Q = rho (H + rho I)^-1."""
     raised = gram.clone()
     raised.diagonal().add_(rho)

@@ -4,8 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lsprism.layers.forms import Form
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import PackedWeight
 from lsprism.reports import FormName, LayerBudget
 
 
@@ -16,9 +16,9 @@ class Method(Protocol):
     label: str  # short description for users
     form: FormName  # format of the packed weight
     needs_gram: bool  # whether `compress` needs X^T X in addition to the column norms
-    anchor: float  # fraction of the error compensation to apply, see anchor.py; 0: none
+    anchor: float  # fraction of the error compensation to apply, see compensation.py; 0: none
 
-    def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Form:
+    def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> PackedWeight:
         """Compress weight [rows, columns], in the model's dtype, to a packed weight that keeps exactly `budget`.
 
         `stats`: statistics of the layer's inputs.

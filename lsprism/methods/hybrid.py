@@ -8,22 +8,23 @@ Minimizes ||X (W - S - L)^T||_F with the full Gram matrix H, in four steps:
     3. optimize   with --effort best: mask, values and factors jointly (admm.py)
     4. refit      S and L alternately, each optimal given the other, with a fixed mask (refit.py)
 
-With error compensation, W is not the weight itself: see anchor.py. Effect of the compensated fraction on the squared
-error of the hidden states after four blocks, on held-out text: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1 (demo
-model, sparsity 0.5). WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with 0.
+With error compensation, W is not the weight itself: see compensation.py. Effect of the compensated fraction on the
+squared error of the hidden states after four blocks, on held-out text: 0.0347 with 0, 0.0266 with 0.5, 0.0261 with 1
+(demo model, sparsity 0.5). WikiText-2 perplexity of that model, first 16 windows of 2048: 28.97 with 0.75, 30.09 with
+0.
 """
 
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse, SparseLowRank
-from lsprism.methods.admm import joined
-from lsprism.methods.metric import Metric, low_rank_step
-from lsprism.methods.refit import Parts, refit
-from lsprism.methods.sparsegpt import live, sparsified
+from lsprism.methods.admm import optimize_jointly
+from lsprism.methods.gram import GramFactor, advance_low_rank
+from lsprism.methods.refit import SparseLowRankFit, refit
+from lsprism.methods.sparsegpt import prune_columns, remove_dead_inputs
 from lsprism.methods.stats import InputStats
-from lsprism.methods.svd import balanced
-from lsprism.methods.wanda import scores
+from lsprism.methods.svd import balance_factors
+from lsprism.methods.wanda import compute_scores
+from lsprism.packed.formats import Sparse, SparseLowRank
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS = 24  # of step 1
@@ -47,42 +48,42 @@ class Hybrid:
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> SparseLowRank | Sparse:
         """Returns Sparse if the budget has rank 0: a small budget, or one with an N:M pattern."""
-        full = live(weight, stats)
+        full = remove_dead_inputs(weight, stats)
         metric = stats.metric
-        parts = pruned_beside(full, stats.norms, metric, budget)
+        parts = prune_with_low_rank(full, stats.norms, metric, budget)
         if self.best:
-            parts = joined(full, parts, metric, budget.pattern)
+            parts = optimize_jointly(full, parts, metric, budget.pattern)
         parts = refit(full, parts, metric, *(BEST_REFIT if self.best else REFIT))
         sparse = Sparse.pack(parts.sparse.to(weight.dtype), parts.mask)
         if not budget.rank:
             return sparse
-        return SparseLowRank(sparse, balanced(parts.left, parts.right, weight.dtype))
+        return SparseLowRank(sparse, balance_factors(parts.left, parts.right, weight.dtype))
 
 
-def pruned_beside(full: Tensor, norms: Tensor, metric: Metric, budget: LayerBudget) -> Parts:
+def prune_with_low_rank(full: Tensor, norms: Tensor, metric: GramFactor, budget: LayerBudget) -> SparseLowRankFit:
     """Steps 1 and 2: S, and an L of the budget's rank that is close to optimal given S."""
     nonzeros = budget.kept - budget.rank * sum(full.shape)
-    left, right = low_rank_beside(full, norms, metric, nonzeros, budget.rank)
+    left, right = fit_low_rank(full, norms, metric, nonzeros, budget.rank)
     of_sparse = LayerBudget(kept=nonzeros, pattern=budget.pattern)
-    sparse, mask = sparsified(torch.addmm(full, left, right, alpha=-1), metric.inverse, of_sparse)
+    sparse, mask = prune_columns(torch.addmm(full, left, right, alpha=-1), metric.inverse, of_sparse)
     if budget.rank:
-        left, right = low_rank_step(metric.gram, full - sparse, right)
-    return Parts(sparse, mask, left, right)
+        left, right = advance_low_rank(metric.gram, full - sparse, right)
+    return SparseLowRankFit(sparse, mask, left, right)
 
 
-def low_rank_beside(full: Tensor, norms: Tensor, metric: Metric, nonzeros: int, rank: int) -> tuple[Tensor, Tensor]:
+def fit_low_rank(full: Tensor, norms: Tensor, metric: GramFactor, nonzeros: int, rank: int) -> tuple[Tensor, Tensor]:
     """Step 1: factors of the best L for a sparse S of about `nonzeros` entries."""
     rest, right = full.clone(), full[:rank]  # the iteration converges from any start
     left = full.new_zeros(len(full), rank)
     for _ in range(ROUNDS if rank else 0):
-        scored = scores(rest, norms)
-        rest.mul_(scored > _about(scored, nonzeros))  # S
-        left, right = low_rank_step(metric.gram, full - rest, right)
+        scored = compute_scores(rest, norms)
+        rest.mul_(scored > _estimate_threshold(scored, nonzeros))  # S
+        left, right = advance_low_rank(metric.gram, full - rest, right)
         torch.addmm(full, left, right, alpha=-1, out=rest)  # W - L
     return left, right
 
 
-def _about(scored: Tensor, kept: int) -> Tensor:
+def _estimate_threshold(scored: Tensor, kept: int) -> Tensor:
     """A threshold that about `kept` of all scores exceed, estimated from a sample of the rows: ten times faster."""
     sample = scored[:: max(1, len(scored) // SAMPLE_ROWS)].flatten()
     return sample.kthvalue(max(1, round(sample.numel() * (1 - kept / scored.numel())))).values

@@ -6,9 +6,9 @@ calibration: a baseline for calibrated methods.
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
-from lsprism.methods.masks import keep
+from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 
@@ -20,4 +20,4 @@ class Magnitude:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
-        return Sparse.pack(weight, keep(weight.abs().float(), budget))
+        return Sparse.pack(weight, make_mask(weight.abs().float(), budget))

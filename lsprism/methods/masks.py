@@ -8,17 +8,17 @@ from lsprism.reports import LayerBudget
 CHUNK = 2**20  # scores processed at once: limits the workspace of a large matrix to about 10 MB
 
 
-def keep(scores: Tensor, budget: LayerBudget) -> Tensor:
+def make_mask(scores: Tensor, budget: LayerBudget) -> Tensor:
     """scores [rows, columns] -> bool mask: by the budget's N:M pattern, or exactly `kept` entries, chosen per row."""
-    return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_per_row(scores, budget.kept)
+    return make_n_of_m_mask(scores, *budget.pattern) if budget.pattern else make_row_mask(scores, budget.kept)
 
 
-def keep_anywhere(scores: Tensor, budget: LayerBudget) -> Tensor:
-    """Like `keep`, but chooses the `kept` entries from the whole matrix."""
-    return keep_n_of_m(scores, *budget.pattern) if budget.pattern else keep_best(scores, budget.kept)
+def make_global_mask(scores: Tensor, budget: LayerBudget) -> Tensor:
+    """Like `make_mask`, but chooses the `kept` entries from the whole matrix."""
+    return make_n_of_m_mask(scores, *budget.pattern) if budget.pattern else make_top_mask(scores, budget.kept)
 
 
-def keep_per_row(scores: Tensor, kept: int) -> Tensor:
+def make_row_mask(scores: Tensor, kept: int) -> Tensor:
     """scores [rows, columns] -> bool mask with exactly `kept` entries, the highest of each row.
 
     Every row keeps kept // rows entries. The remainder is distributed, one each, to rows spread by the golden ratio, so
@@ -27,26 +27,26 @@ def keep_per_row(scores: Tensor, kept: int) -> Tensor:
     rows, columns = scores.shape
     base, rest = divmod(kept, rows)
     wanted = torch.full((rows,), base, device=scores.device)
-    wanted[_spread(rows)[:rest].to(scores.device)] += 1
+    wanted[_spread_rows(rows)[:rest].to(scores.device)] += 1
     step = max(1, CHUNK // columns)
     mask = torch.empty(rows, columns, dtype=torch.bool, device=scores.device)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        mask[part] = _highest(scores[part], wanted[part])
+        mask[part] = _select_highest(scores[part], wanted[part])
     return mask
 
 
-def _spread(rows: int) -> Tensor:
+def _spread_rows(rows: int) -> Tensor:
     """The row indices in an order of which every prefix is spread evenly over the matrix."""
     return (torch.arange(rows, dtype=torch.float64) * 0.6180339887498949).frac().argsort()
 
 
-def keep_best(scores: Tensor, kept: int) -> Tensor:
+def make_top_mask(scores: Tensor, kept: int) -> Tensor:
     """scores [rows, columns] -> bool mask with exactly `kept` entries, the highest of the whole matrix."""
-    return _highest(scores.reshape(1, -1), torch.tensor([kept], device=scores.device)).view(scores.shape)
+    return _select_highest(scores.reshape(1, -1), torch.tensor([kept], device=scores.device)).view(scores.shape)
 
 
-def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+def make_n_of_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
     """scores [rows, columns] -> bool mask with the n highest of every m consecutive scores in a row.
 
     Of equal scores the leftmost are kept. An incomplete last group keeps n as well, or all if it has fewer.
@@ -61,9 +61,9 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     return (places < n).view(rows, -1)[:, :columns]
 
 
-def _highest(scores: Tensor, wanted: Tensor) -> Tensor:
+def _select_highest(scores: Tensor, wanted: Tensor) -> Tensor:
     """Bool mask of the wanted[i] highest scores of row i; wanted [rows] contains at most two values, c and c + 1."""
-    threshold = _nth_highest(scores, wanted).unsqueeze(1)
+    threshold = _find_nth_highest(scores, wanted).unsqueeze(1)
     mask = scores > threshold
     ties = scores == threshold
     missing = (wanted - mask.sum(1)).unsqueeze(1)
@@ -72,7 +72,7 @@ def _highest(scores: Tensor, wanted: Tensor) -> Tensor:
     return mask.logical_or_(ties)
 
 
-def _nth_highest(scores: Tensor, wanted: Tensor) -> Tensor:
+def _find_nth_highest(scores: Tensor, wanted: Tensor) -> Tensor:
     """[rows] the wanted[i]-th highest score of row i; infinity where wanted[i] is 0."""
     columns = scores.shape[1]
     found = torch.full(wanted.shape, torch.inf, dtype=scores.dtype, device=scores.device)

@@ -11,11 +11,11 @@ At the end both are scaled back by D^-1. The paper uses a quarter of the kept pa
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse, SparseLowRank
-from lsprism.methods.masks import keep_per_row
-from lsprism.methods.metric import truncated_svd
+from lsprism.methods.gram import compute_truncated_svd
+from lsprism.methods.masks import make_row_mask
 from lsprism.methods.stats import InputStats
-from lsprism.methods.svd import balanced
+from lsprism.methods.svd import balance_factors
+from lsprism.packed.formats import Sparse, SparseLowRank
 from lsprism.reports import FormName, LayerBudget
 
 ROUNDS = 80
@@ -38,9 +38,9 @@ class OATS:
         sparse = full.new_zeros(full.shape)
         for _ in range(ROUNDS if budget.rank else 1):
             if budget.rank:
-                left, right = truncated_svd(full - sparse, budget.rank)
+                left, right = compute_truncated_svd(full - sparse, budget.rank)
             rest = full - left @ right
-            mask = keep_per_row(rest.abs(), nonzeros)
+            mask = make_row_mask(rest.abs(), nonzeros)
             sparse = rest * mask
         packed = Sparse.pack((sparse / scale).to(weight.dtype), mask)
-        return SparseLowRank(packed, balanced(left, right / scale, weight.dtype)) if budget.rank else packed
+        return SparseLowRank(packed, balance_factors(left, right / scale, weight.dtype)) if budget.rank else packed

@@ -1,6 +1,6 @@
 """SparseGPT (Frantar, Alistarh: Massive Language Models Can Be Accurately Pruned in One-Shot, 2023).
 
-With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see metric.py), columns are processed from left to
+With H = X^T X, damped, and U the upper Cholesky factor of H^-1 (see gram.py), columns are processed from left to
 right in groups of 128. At the start of a group, its mask is chosen by the weights as updated so far: those with the
 lowest W_ij^2 / U_jj^2 are pruned. The columns to the right are updated to compensate for a pruned W_ij:
 
@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
-from lsprism.methods.masks import keep_best, keep_n_of_m
+from lsprism.methods.masks import make_n_of_m_mask, make_top_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 BLOCK = 128  # columns between updates of all columns to the right: few large products instead of many small ones
@@ -25,21 +25,21 @@ BLOCK = 128  # columns between updates of all columns to the right: few large pr
 Choose = Callable[[Tensor], Tensor]  # scores [rows, some columns] -> bool mask
 
 
-def live(weight: Tensor, stats: InputStats) -> Tensor:
+def remove_dead_inputs(weight: Tensor, stats: InputStats) -> Tensor:
     """The weight [rows, columns] in float32, with the columns of always-zero inputs set to zero."""
     return weight.float() * (stats.squares > 0)
 
 
-def sparsified(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Tensor, Tensor]:
+def prune_columns(weight: Tensor, inverse: Tensor, budget: LayerBudget) -> tuple[Tensor, Tensor]:
     """weight [rows, columns] float32, U [columns, columns] -> S, zero where pruned, and the mask of kept weights."""
     if pattern := budget.pattern:
-        return _sweep(weight, inverse, pattern[1], lambda scores: keep_n_of_m(scores, *pattern))
-    initial = keep_best(weight.abs() / inverse.diagonal(), budget.kept)
+        return _prune_blocks(weight, inverse, pattern[1], lambda scores: make_n_of_m_mask(scores, *pattern))
+    initial = make_top_mask(weight.abs() / inverse.diagonal(), budget.kept)
     shares = iter([part.sum().item() for part in initial.split(BLOCK, dim=1)])
-    return _sweep(weight, inverse, BLOCK, lambda scores: keep_best(scores, next(shares)))
+    return _prune_blocks(weight, inverse, BLOCK, lambda scores: make_top_mask(scores, next(shares)))
 
 
-def _sweep(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -> tuple[Tensor, Tensor]:
+def _prune_blocks(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -> tuple[Tensor, Tensor]:
     """Prune from left to right; `choose` makes the mask of `group` columns at a time, at most BLOCK."""
     rest = weight.T.contiguous()  # transposed, so that a column is contiguous in memory
     columns, rows = rest.shape
@@ -67,6 +67,6 @@ class SparseGPT:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
-        full = live(weight, stats)
-        sparse, mask = sparsified(full, stats.metric.inverse, budget)
+        full = remove_dead_inputs(weight, stats)
+        sparse, mask = prune_columns(full, stats.metric.inverse, budget)
         return Sparse.pack(sparse.to(weight.dtype), mask)

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lsprism.methods.metric import Metric, metric_of
+from lsprism.methods.gram import GramFactor, factorize_gram
 
 PART = 1024  # tokens converted to float32 at once
 # Tokens whose squared norm exceeds this many times the batch's median are outliers: that of a text's first token can be
@@ -19,8 +19,8 @@ class InputStats:
 
     squares: [columns] sum of x_j^2, accumulated in float64.
     gram: [columns, columns] X^T X; only if the method needs it, and until `metric` is computed from it.
-    drift: [columns, columns] (X0 - X)^T X, with X0 the inputs in the dense model; only after `add_beside`, and until
-        `forget_drift`.
+    drift: [columns, columns] (X0 - X)^T X, with X0 the inputs in the dense model; only after `add_paired`, and until
+        `release_drift`.
     sample: [<= SAMPLE_TOKENS, columns] tokens spread over the calibration data, in their own dtype.
     """
 
@@ -48,7 +48,7 @@ class InputStats:
         if self.gram is not None:
             self.squares.copy_(self.gram.diagonal())
 
-    def add_beside(self, x: Tensor, dense: Tensor) -> None:
+    def add_paired(self, x: Tensor, dense: Tensor) -> None:
         """Add one batch of inputs, x [..., columns], paired with those of the same layer in the dense model.
 
         Outlier tokens are excluded from the drift, because a single one would outweigh all others.
@@ -65,13 +65,13 @@ class InputStats:
             self.drift.addmm_(lost.T, exact)
 
     @cached_property
-    def metric(self) -> Metric:
+    def metric(self) -> GramFactor:
         """The factorized Gram matrix of all inputs. Computed once, in the memory of `gram`, which becomes None."""
         assert self.gram is not None, "statistics were collected without a Gram matrix"
         gram, self.gram = self.gram, None
-        return metric_of(gram, in_place=True)
+        return factorize_gram(gram, in_place=True)
 
-    def forget_drift(self) -> None:
+    def release_drift(self) -> None:
         self.drift = None
 
     @property
@@ -84,7 +84,7 @@ class InputStats:
         return self.squares.sqrt().float()
 
 
-def relative_output_error(weight: Tensor, compressed: Tensor, sample: Tensor) -> float:
+def compute_output_error(weight: Tensor, compressed: Tensor, sample: Tensor) -> float:
     """||X (W - W')^T||_F / ||X W^T||_F for the tokens in `sample` [tokens, columns]; 0 if X W^T is 0."""
     x = sample.float()
     wanted = x @ weight.float().T

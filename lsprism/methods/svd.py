@@ -8,13 +8,13 @@ budget: kept / (rows + columns).
 import torch
 from torch import Tensor
 
-from lsprism.layers.forms import LowRank
-from lsprism.methods.metric import low_rank_in
+from lsprism.methods.gram import compute_weighted_svd
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import LowRank
 from lsprism.reports import FormName, LayerBudget
 
 
-def balanced(left: Tensor, right: Tensor, dtype: torch.dtype) -> LowRank:
+def balance_factors(left: Tensor, right: Tensor, dtype: torch.dtype) -> LowRank:
     """Rescale the factors so that columns of `left` and rows of `right` have equal norms; minimizes rounding errors."""
     scale = (torch.linalg.vector_norm(left, dim=0) / torch.linalg.vector_norm(right, dim=1).clamp_min(1e-30)).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
@@ -29,5 +29,5 @@ class SVD:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
-        left, right = low_rank_in(stats.metric, weight.float(), budget.rank)
-        return balanced(left, right, weight.dtype)
+        left, right = compute_weighted_svd(stats.metric, weight.float(), budget.rank)
+        return balance_factors(left, right, weight.dtype)

@@ -6,10 +6,10 @@ SVD.
 
 from torch import Tensor
 
-from lsprism.layers.forms import LowRank
-from lsprism.methods.metric import truncated_svd
+from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.stats import InputStats
-from lsprism.methods.svd import balanced
+from lsprism.methods.svd import balance_factors
+from lsprism.packed.formats import LowRank
 from lsprism.reports import FormName, LayerBudget
 
 
@@ -21,4 +21,4 @@ class PlainSVD:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> LowRank:
-        return balanced(*truncated_svd(weight.float(), budget.rank), weight.dtype)
+        return balance_factors(*compute_truncated_svd(weight.float(), budget.rank), weight.dtype)

@@ -5,13 +5,13 @@ Score of a weight: |W_ij| * ||X_j||_2. Prunes the lowest scores of every output 
 
 from torch import Tensor
 
-from lsprism.layers.forms import Sparse
-from lsprism.methods.masks import keep
+from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
+from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
 
-def scores(weight: Tensor, norms: Tensor) -> Tensor:
+def compute_scores(weight: Tensor, norms: Tensor) -> Tensor:
     """weight [rows, columns], norms [columns] -> float32 scores [rows, columns]."""
     return weight.abs().float() * norms
 
@@ -24,4 +24,4 @@ class Wanda:
     anchor = 0.0
 
     def compress(self, weight: Tensor, stats: InputStats, budget: LayerBudget) -> Sparse:
-        return Sparse.pack(weight, keep(scores(weight, stats.norms), budget))
+        return Sparse.pack(weight, make_mask(compute_scores(weight, stats.norms), budget))

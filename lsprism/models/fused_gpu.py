@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lsprism.layers.kernels import gpu
-from lsprism.layers.kernels.gpu import Around
-from lsprism.layers.kernels.streamed import Packed
+from lsprism.packed.kernels import gpu
+from lsprism.packed.kernels.gpu import Around
+from lsprism.packed.kernels.streamed import Packed
 
 _GROUPS = ((0, 1, 2), (3,), (4, 5), (6,))  # of query, key, value, output, gate, up, down
 

@@ -20,8 +20,8 @@ from transformers.integrations.gguf import get_gguf_tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
-from lsprism.models.checks import missing_weights
-from lsprism.models.rope import adopt_rope
+from lsprism.models.checks import find_missing_weights
+from lsprism.models.rope import apply_rope_scaling
 from lsprism.paths import cache_folder
 
 # What the readers of transformers and gguf raise for a truncated, altered or unsupported file.
@@ -31,21 +31,21 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def gguf_folder(file: Path) -> Path:
+def get_gguf_folder(file: Path) -> Path:
     """Folder of the dequantized model, cached by the file's content. Raises SourceError."""
-    digest = _digest(file)
+    digest = _compute_digest(file)
 
     def make(folder: Path) -> None:
         write_folder(*read_gguf(file), folder, file.stem)
 
-    return made_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: includes the file's RoPE scaling
+    return build_once(cache_folder() / f"gguf-{digest[:16]}-2", make)  # -2: includes the file's RoPE scaling
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model (bfloat16) and tokenizer. Raises SourceError for a file that transformers cannot read."""
     how = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        with _quiet():
+        with _disable_progress():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 dtype=torch.bfloat16,
@@ -56,7 +56,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             model, loading = loaded
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **how)
             _split_digits(tokenizer, file)
-            adopt_rope(model.config, file)
+            apply_rope_scaling(model.config, file)
     except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise SourceError(
@@ -73,7 +73,7 @@ def write_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     for key in ("is_local", "local_files_only"):  # these describe how it was loaded, not the tokenizer
         tokenizer.init_kwargs.pop(key, None)
-    with _quiet():
+    with _disable_progress():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     path = folder / "config.json"
@@ -85,10 +85,10 @@ def write_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
 
 def is_whole(folder: Path) -> bool:
     needed = ("config.json", "tokenizer.json")
-    return all((folder / name).is_file() for name in needed) and not missing_weights(folder)
+    return all((folder / name).is_file() for name in needed) and not find_missing_weights(folder)
 
 
-def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+def build_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """Fill `folder` with `make`, unless it is complete already, and return it.
 
     `make` gets an empty folder next to it, which is renamed to `folder` when done, so that `folder` is never partial.
@@ -122,7 +122,7 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _digest(file: Path) -> str:
+def _compute_digest(file: Path) -> str:
     """sha256 of the file, in hexadecimal."""
     try:
         with file.open("rb") as stream:
@@ -145,7 +145,7 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _disable_progress() -> Iterator[None]:
     """Silence warnings and progress bars of transformers in this context."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from lsprism.errors import SourceError
-from lsprism.models.checks import missing_weights
+from lsprism.models.checks import find_missing_weights
 from lsprism.models.tokenizer_files import has_vocabulary
 
 # Config, tokenizer and chat template; model card and license, which are copied to artifacts.
@@ -45,7 +45,7 @@ def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
     )
     cached = None
     try:
-        cached = _cached(snapshot, weights)
+        cached = _find_cached(snapshot, weights)
         if cached and has_vocabulary(cached):
             return cached
         # Not hf_hub_download: without a network it retries for 23 s, snapshot_download tries once.
@@ -53,20 +53,20 @@ def fetch(repo_id: str, revision: str = "", weights: bool = True) -> Path:
     except (OSError, HTTPError, XetDownloadError) as error:
         if cached:  # complete except for a tokenizer, which some models do not have
             return cached
-        raise _explain(error, repo_id, revision) from error
+        raise _translate_error(error, repo_id, revision) from error
 
 
-def _cached(snapshot: Callable[..., str], weights: bool) -> Path | None:
+def _find_cached(snapshot: Callable[..., str], weights: bool) -> Path | None:
     try:
         folder = Path(snapshot(local_files_only=True))
     except LocalEntryNotFoundError:
         return None
     # A cache written by an older library does not record whether it is complete.
-    whole = (folder / "config.json").is_file() and not (weights and missing_weights(folder))
+    whole = (folder / "config.json").is_file() and not (weights and find_missing_weights(folder))
     return folder if whole else None
 
 
-def file_names(repo_id: str, folder: Path) -> list[str]:
+def list_files(repo_id: str, folder: Path) -> list[str]:
     """Names of the repository's top-level files at the commit of `folder`, downloaded or not; needs no network."""
     try:
         tree = huggingface_hub.get_cached_repo_tree(repo_id, revision=folder.name)
@@ -75,7 +75,7 @@ def file_names(repo_id: str, folder: Path) -> list[str]:
     return [file.path for file in tree if "/" not in file.path]
 
 
-def _explain(error: Exception, repo_id: str, revision: str) -> SourceError:
+def _translate_error(error: Exception, repo_id: str, revision: str) -> SourceError:
     page = f"https://huggingface.co/{repo_id}"
     if isinstance(error, GatedRepoError):
         return SourceError(
@@ -95,23 +95,25 @@ def _explain(error: Exception, repo_id: str, revision: str) -> SourceError:
             "Free some space, or set HF_HOME to a folder on another disk.",
         )
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return _unreachable(error, repo_id)
-    return SourceError(f"Download of {repo_id!r} failed: {_reason(error)}.", "Try again; the download will resume.")
+        return _make_unreachable_error(error, repo_id)
+    return SourceError(
+        f"Download of {repo_id!r} failed: {_format_reason(error)}.", "Try again; the download will resume."
+    )
 
 
-def _unreachable(error: Exception, repo_id: str) -> SourceError:
+def _make_unreachable_error(error: Exception, repo_id: str) -> SourceError:
     if huggingface_hub.is_offline_mode():
         return SourceError(
             f"{repo_id!r} is not completely in the local cache, and offline mode (HF_HUB_OFFLINE) is on.",
             "Unset HF_HUB_OFFLINE, or give a local folder or 'demo'.",
         )
     return SourceError(
-        f"{repo_id!r} is not completely in the local cache, and the download failed: {_reason(error)}.",
+        f"{repo_id!r} is not completely in the local cache, and the download failed: {_format_reason(error)}.",
         "Check the network and try again, or give a local folder or 'demo'.",
     )
 
 
-def _reason(error: Exception) -> str:
+def _format_reason(error: Exception) -> str:
     """The cause without its text, which may contain a signed URL."""
     cause = error.__cause__ or error
     status = getattr(getattr(cause, "response", None), "status_code", None)

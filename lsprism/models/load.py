@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lsprism.errors import DamagedError, SourceError, SpecError
 from lsprism.json_files import read_object
-from lsprism.models.anatomy import skeleton
-from lsprism.models.checks import config_errors
-from lsprism.models.origins import refuse_extras
-from lsprism.models.stored import INDEX, SINGLE, IndexShape, stored_dtype, tensor_files
-from lsprism.models.surgery import use_plain_outputs
-from lsprism.models.ties import tied_names
+from lsprism.models.checks import translate_config_errors
+from lsprism.models.module_utils import use_plain_outputs
+from lsprism.models.origins import check_unexpected_tensors
+from lsprism.models.structure import build_meta_model
+from lsprism.models.tensor_files import INDEX, SINGLE, IndexShape, find_stored_dtype, map_tensor_files
+from lsprism.models.ties import get_tied_names
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.models.weights import WeightFiles
 from lsprism.reports import ModelSource
@@ -34,7 +34,7 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def pick_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """Resolve a device name; auto: the first CUDA device, or the CPU. Raises SpecError if it is not available."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -49,7 +49,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
+def select_dtype(name: str, source: ModelSource) -> torch.dtype:
     """Resolve a dtype name; auto: the dtype in config.json, else of the stored tensors, else float32.
 
     Raises SpecError for a dtype that is not supported.
@@ -58,9 +58,9 @@ def pick_dtype(name: str, source: ModelSource) -> torch.dtype:
         return DTYPES[name]
     if name != "auto":
         raise SpecError(f"--dtype {name!r} is unknown.", f"Choose auto, {', '.join(DTYPES)}.")
-    with config_errors(source.folder):
+    with translate_config_errors(source.folder):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    dtype = config.dtype or config.get_text_config().dtype or stored_dtype(source.folder) or torch.float32
+    dtype = config.dtype or config.get_text_config().dtype or find_stored_dtype(source.folder) or torch.float32
     if dtype not in DTYPES.values():
         raise SpecError(
             f"{source.model_id} is stored in {str(dtype).removeprefix('torch.')}, which is not supported.",
@@ -88,12 +88,12 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
 
     Raises SpecError for a device or dtype that is not available, SourceError for files that cannot be read.
     """
-    place, kind = pick_device(device), pick_dtype(dtype, source)
-    file_of = tensor_files(source.folder)  # unlike transformers, names a missing or truncated file
+    place, kind = select_device(device), select_dtype(dtype, source)
+    file_of = map_tensor_files(source.folder)  # unlike transformers, names a missing or truncated file
     _check_metadata(source)
     if source.kind != "artifact":  # the same checks as for compression: errors where transformers only warns
-        WeightFiles(source.folder, skeleton(source.folder, kind))
-    with config_errors(source.folder):
+        WeightFiles(source.folder, build_meta_model(source.folder, kind))
+    with translate_config_errors(source.folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=kind,
@@ -104,13 +104,13 @@ def load(source: ModelSource, device: str = "auto", dtype: str = "auto") -> Load
         )
         model, info = loaded
     for what in ("missing_keys", "mismatched_keys"):
-        names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(tied_names(model))
+        names = {key[0] if isinstance(key, tuple) else key for key in info[what]} - set(get_tied_names(model))
         if names:
             raise DamagedError(
                 f"{source.folder}: {len(names)} {what.replace('_', ' ')}, the first is {min(names)}.",
                 "The weights do not match config.json; download or compress the model again.",
             )
-    refuse_extras(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
+    check_unexpected_tensors(source.folder, model, {key: key for key in info["unexpected_keys"]}, file_of)
     use_plain_outputs(model)
     return LoadedModel(model.to(place).eval().requires_grad_(False), load_tokenizer(source), source, place, kind)
 

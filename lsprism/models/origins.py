@@ -19,7 +19,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.stored import Header
+from lsprism.models.tensor_files import TensorHeader
 
 MISFIT = "The weights do not match config.json; download the model again."
 
@@ -56,7 +56,7 @@ class Origins:
     unused: dict[str, str]  # stored tensors without a counterpart: the name they would have in the model -> key
 
 
-def find_origins(model: PreTrainedModel, folder: Path, headers: Mapping[str, Header]) -> Origins:
+def find_origins(model: PreTrainedModel, folder: Path, headers: Mapping[str, TensorHeader]) -> Origins:
     """Apply transformers' own rules. Raises DamagedError if the tensors of a conversion do not fit together."""
     state, prefix = model.state_dict(), model.base_model_prefix
     rules = get_model_conversion_mapping(model)
@@ -74,11 +74,11 @@ def find_origins(model: PreTrainedModel, folder: Path, headers: Mapping[str, Hea
             first.setdefault(name, Origin(name, converter=converter)).keys.append((key, pattern or key))
         else:
             unused[name] = key
-    return Origins(_by_target(model, folder, headers, first.values()), unused)
+    return Origins(_map_by_target(model, folder, headers, first.values()), unused)
 
 
-def _by_target(
-    model: PreTrainedModel, folder: Path, headers: Mapping[str, Header], origins: Iterable[Origin]
+def _map_by_target(
+    model: PreTrainedModel, folder: Path, headers: Mapping[str, TensorHeader], origins: Iterable[Origin]
 ) -> dict[str, Origin]:
     """Map every tensor that the origins produce to its origin, by a conversion on the meta device."""
     found = {}
@@ -100,7 +100,9 @@ def _by_target(
     return found
 
 
-def refuse_extras(folder: Path, model: PreTrainedModel, unused: Mapping[str, str], file_of: Mapping[str, str]) -> None:
+def check_unexpected_tensors(
+    folder: Path, model: PreTrainedModel, unused: Mapping[str, str], file_of: Mapping[str, str]
+) -> None:
     """Raise DamagedError for an unused stored tensor that belongs to a layer of the model, such as a bias that
     config.json excludes, and SourceError for one that belongs to a block beyond the number in config.json.
 
@@ -108,8 +110,8 @@ def refuse_extras(folder: Path, model: PreTrainedModel, unused: Mapping[str, str
     tensors that the architecture is known to skip.
     """
     layers = {name for name, part in model.named_modules() if part._parameters and not any(part.children())}
-    ignored, prefix = [re.compile(pattern) for pattern in _ignored(model)], f"{model.base_model_prefix}."
-    lists = _entries(model, prefix)
+    ignored, prefix = [re.compile(pattern) for pattern in _list_ignored(model)], f"{model.base_model_prefix}."
+    lists = _map_entries(model, prefix)
     for name, key in sorted(unused.items()):
         if any(pattern.search(name) for pattern in ignored):
             continue
@@ -119,26 +121,26 @@ def refuse_extras(folder: Path, model: PreTrainedModel, unused: Mapping[str, str
             raise DamagedError(f"Unexpected tensor {key} in {place}.", MISFIT)
         for path, (pattern, count) in lists.items():
             number = pattern.match(name)
-            if number and int(number[2]) >= count + _predictors(model):
+            if number and int(number[2]) >= count + _count_predictors(model):
                 raise SourceError(
                     f"{place} contains {key}, but according to config.json {path} has only {count} entries.",
                     "Correct the number of layers in config.json, or save the model again with save_pretrained().",
                 )
 
 
-def _entries(model: PreTrainedModel, prefix: str) -> dict[str, tuple[re.Pattern[str], int]]:
+def _map_entries(model: PreTrainedModel, prefix: str) -> dict[str, tuple[re.Pattern[str], int]]:
     """Path of each module list -> pattern of its tensors' names, with or without the prefix, and its length."""
     lists = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
     looks = {name: rf"({re.escape(prefix)})?{re.escape(name.removeprefix(prefix))}\.(\d+)\." for name in lists}
     return {name: (re.compile(looks[name]), len(part)) for name, part in lists.items()}
 
 
-def _predictors(model: PreTrainedModel) -> int:
+def _count_predictors(model: PreTrainedModel) -> int:
     """Number of multi-token prediction blocks stored after the decoder's blocks; transformers skips them."""
     return getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
 
 
-def _ignored(model: PreTrainedModel) -> set[str]:
+def _list_ignored(model: PreTrainedModel) -> set[str]:
     """Patterns of tensors that transformers skips without a warning (see _adjust_missing_and_unexpected_keys)."""
     patterns = set(model._keys_to_ignore_on_load_unexpected or ())
     return patterns | {r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"}

@@ -26,7 +26,7 @@ LLAMA3 = dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0, ori
 INSTEAD = "Use the model's safetensors instead."
 
 
-def adopt_rope(config: PreTrainedConfig, file: Path) -> None:
+def apply_rope_scaling(config: PreTrainedConfig, file: Path) -> None:
     """Write the file's RoPE scaling to the config of the model. Raises SourceError for a scaling that the config cannot
     express."""
     reader = GGUFReader(file)
@@ -37,15 +37,15 @@ def adopt_rope(config: PreTrainedConfig, file: Path) -> None:
     if (old := reader.fields.get(f"{architecture}.rope.scale_linear")) is not None:
         keys |= {"type": "linear", "factor": old.contents()}
     tensors = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.startswith("rope_f")}
-    by_keys = _of_keys(keys, file)
-    by_tensors = _of_tensors({name: torch.tensor(data).float() for name, data in tensors.items()}, config, file)
+    by_keys = _read_keys(keys, file)
+    by_tensors = _read_tensors({name: torch.tensor(data).float() for name, data in tensors.items()}, config, file)
     if by_keys and by_tensors:
         raise SourceError(f"{file} defines RoPE scaling twice, by its keys and by {min(tensors)}.", INSTEAD)
     if by_keys or by_tensors:
         _set(config, by_keys or by_tensors, file)
 
 
-def _of_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _read_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """rope_parameters from the keys below rope.scaling; empty without scaling."""
     kind, factor = keys.get("type", "linear" if "factor" in keys else "none"), float(keys.get("factor", 1.0))
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
@@ -59,7 +59,7 @@ def _of_keys(keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return {"rope_type": kind} | {own: value for name, value in keys.items() if (own := names.get(name))}
 
 
-def _of_tensors(held: Mapping[str, Tensor], config: PreTrainedConfig, file: Path) -> dict[str, Any]:
+def _read_tensors(held: Mapping[str, Tensor], config: PreTrainedConfig, file: Path) -> dict[str, Any]:
     """rope_parameters from the tensors by which the frequencies are divided; empty if all values are 1."""
     if any(name in held for name in LONG_AND_SHORT):
         raise SourceError(f"{file} uses RoPE scaling by {min(held)} (LongRoPE), which is not supported.", INSTEAD)
@@ -68,12 +68,12 @@ def _of_tensors(held: Mapping[str, Tensor], config: PreTrainedConfig, file: Path
         return {}
     scaling = LLAMA3 | {"factor": float(divisors.max())}
     theta = (config.rope_parameters or {}).get("rope_theta")
-    if theta is None or not torch.allclose(divisors, _llama3(scaling, theta, len(divisors)), rtol=1e-3):
+    if theta is None or not torch.allclose(divisors, _compute_llama3(scaling, theta, len(divisors)), rtol=1e-3):
         raise SourceError(f"{file} has a tensor {FREQUENCIES} that does not match Llama 3 scaling.", INSTEAD)
     return scaling
 
 
-def _llama3(scaling: Mapping[str, Any], theta: float, count: int) -> Tensor:
+def _compute_llama3(scaling: Mapping[str, Any], theta: float, count: int) -> Tensor:
     """Divisors of `count` frequencies in Llama 3 scaling, [count]: 1 for short wavelengths, the factor for long ones,
     interpolated in between."""
     length = scaling["original_max_position_embeddings"]

@@ -14,20 +14,20 @@ from lsprism.models import hub
 from lsprism.models.checks import (
     check_config,
     check_documents,
+    check_pointers,
     check_weights,
-    missing_weights,
+    find_missing_weights,
     read_config,
-    refuse_pointers,
 )
-from lsprism.models.demo import HUB_ID, demo_folder
-from lsprism.models.foreign import (
+from lsprism.models.demo import HUB_ID, get_demo_folder
+from lsprism.models.gguf import get_gguf_folder
+from lsprism.models.other_formats import (
     QUANT_METHOD,
     check_dense,
-    holds_other_weights,
-    quant_method,
-    refuse_other_weights,
+    check_weight_format,
+    get_quant_method,
+    has_other_weights,
 )
-from lsprism.models.gguf import gguf_folder
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.reports import ModelSource, SourceKind
 
@@ -38,21 +38,21 @@ def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> Mod
     With `need_weights` False, only config and tokenizer of a Hub model are downloaded.
     """
     path = os.path.expanduser(model_id)
-    here = model_id == "demo" or os.path.exists(path) or _looks_like_path(model_id)
+    here = model_id == "demo" or os.path.exists(path) or _is_path(model_id)
     if revision and here:
         raise SourceError(f"{model_id!r} is local and has no revision {revision!r}.", "Leave the revision out.")
     if not here:
         return _from_hub(model_id, revision, need_weights)
     if model_id == "demo":
-        folder, kind, base = demo_folder(), "demo", HUB_ID
+        folder, kind, base = get_demo_folder(), "demo", HUB_ID
     elif os.path.isdir(path):
         folder = Path(os.path.abspath(path))
         kind, base = "folder", folder.name
     else:
-        file = _gguf_file(path)
-        folder, kind, base = gguf_folder(file), "gguf", file.stem
+        file = _resolve_gguf_file(path)
+        folder, kind, base = get_gguf_folder(file), "gguf", file.stem
     source = ModelSource(model_id=model_id, kind=kind, folder=folder, base_model=base)
-    return _checked(source, need_weights, [file.name for file in folder.iterdir()])
+    return _check_source(source, need_weights, [file.name for file in folder.iterdir()])
 
 
 def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
@@ -65,34 +65,34 @@ def _from_hub(model_id: str, revision: str, need_weights: bool) -> ModelSource:
         ) from error
     folder = hub.fetch(model_id, revision, weights=need_weights)
     source = ModelSource(model_id=model_id, kind="hub", folder=folder, base_model=model_id, revision=folder.name)
-    return _checked(source, need_weights, hub.file_names(model_id, folder))
+    return _check_source(source, need_weights, hub.list_files(model_id, folder))
 
 
-def _checked(source: ModelSource, need_weights: bool, listed: list[str]) -> ModelSource:
+def _check_source(source: ModelSource, need_weights: bool, listed: list[str]) -> ModelSource:
     """`source` with its final kind; `listed`: all files of its folder or repository."""
     folder, name = source.folder, source.model_id
     config = read_config(folder)
     check_config(config, name)
     check_documents(folder)
-    refuse_pointers(folder)
+    check_pointers(folder)
     check_dense(folder, name, config)
-    missing = missing_weights(folder)
+    missing = find_missing_weights(folder)
     if need_weights:
         check_weights(folder, name, listed)
         check_tokenizer(folder, name)
-    elif missing and holds_other_weights(listed):  # a config alone is enough for a plan, other weights are an error
-        refuse_other_weights(name, listed, missing[0])
-    kind: SourceKind = "artifact" if quant_method(config) == QUANT_METHOD else source.kind
+    elif missing and has_other_weights(listed):  # a config alone is enough for a plan, other weights are an error
+        check_weight_format(name, listed, missing[0])
+    kind: SourceKind = "artifact" if get_quant_method(config) == QUANT_METHOD else source.kind
     return source.model_copy(update={"kind": kind, "config_only": bool(missing)})
 
 
-def _looks_like_path(model_id: str) -> bool:
+def _is_path(model_id: str) -> bool:
     if "://" in model_id:
         return False
     return model_id.startswith((".", "/", "~")) or model_id.endswith(".gguf") or model_id.count(os.sep) > 1
 
 
-def _gguf_file(path: str) -> Path:
+def _resolve_gguf_file(path: str) -> Path:
     if not os.path.exists(path):
         raise SourceError(f"{path!r} does not exist.", "Check the spelling, or give a Hub id like 'org/name'.")
     if not path.endswith(".gguf"):

@@ -12,24 +12,24 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lsprism.models.module_utils import set_tensor
 from lsprism.models.origins import Origin, Origins, find_origins
-from lsprism.models.stored import Header, opened, read_headers
-from lsprism.models.surgery import set_tensor
+from lsprism.models.tensor_files import TensorHeader, open_tensors, read_headers
 
 PART = 2**22  # values compared at once
 
 
-def tied_names(model: PreTrainedModel) -> dict[str, str]:
+def get_tied_names(model: PreTrainedModel) -> dict[str, str]:
     """Name of a tied tensor -> name under which it is stored."""
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def untied_names(model: PreTrainedModel) -> set[str]:
+def find_untied_names(model: PreTrainedModel) -> set[str]:
     """Tensors that config.json ties, but whose stored values differ."""
-    return model.get_expanded_tied_weights_keys(all_submodels=True).keys() - tied_names(model).keys()
+    return model.get_expanded_tied_weights_keys(all_submodels=True).keys() - get_tied_names(model).keys()
 
 
-def without_ties(config: dict[str, Any]) -> dict[str, Any]:
+def remove_ties(config: dict[str, Any]) -> dict[str, Any]:
     """The config with embeddings and LM head untied, in every part that transformers may read."""
     changed = {**config, "tie_word_embeddings": False}
     if isinstance(config.get("text_config"), dict):
@@ -39,27 +39,31 @@ def without_ties(config: dict[str, Any]) -> dict[str, Any]:
 
 def untie(model: PreTrainedModel, folder: Path) -> None:
     """Untie the tensors of a skeleton that config.json ties and that differ in the files of `folder`."""
-    if not tied_names(model):
+    if not get_tied_names(model):
         return
     headers = read_headers(folder)
-    for name in differing(model, folder, find_origins(model, folder, headers), headers):
+    for name in find_differing(model, folder, find_origins(model, folder, headers), headers):
         model.all_tied_weights_keys.pop(name)
         set_tensor(model, name, torch.empty_like(model.state_dict()[name], device="meta"))
 
 
-def differing(model: PreTrainedModel, folder: Path, origins: Origins, headers: dict[str, Header]) -> list[str]:
+def find_differing(
+    model: PreTrainedModel, folder: Path, origins: Origins, headers: dict[str, TensorHeader]
+) -> list[str]:
     """Names of tied tensors whose stored values differ."""
     found, made_of = [], dict(origins.of)
-    for name, kept in tied_names(model).items():
+    for name, kept in get_tied_names(model).items():
         mine, other = made_of.get(name), made_of.get(kept)
-        if mine and other and mine is not other and not _equal(model, folder, mine, other, headers):
+        if mine and other and mine is not other and not _is_equal(model, folder, mine, other, headers):
             found.append(name)
         elif mine and not other:  # stored under the other name, which now stands for both
             made_of[kept] = mine
     return found
 
 
-def _equal(model: PreTrainedModel, folder: Path, one: Origin, other: Origin, headers: dict[str, Header]) -> bool:
+def _is_equal(
+    model: PreTrainedModel, folder: Path, one: Origin, other: Origin, headers: dict[str, TensorHeader]
+) -> bool:
     """Whether two stored tensors have equal values in the model's dtype; read in parts.
 
     Converted tensors never count as equal: then both are kept, which needs more space but changes no value.
@@ -71,13 +75,13 @@ def _equal(model: PreTrainedModel, folder: Path, one: Origin, other: Origin, hea
     if one.converter or other.converter or len(first.shape) == 0 or first.shape != second.shape:
         return False
     step = max(1, PART * first.shape[0] // max(1, torch.Size(first.shape).numel()))
-    with opened(folder / first.file) as left, opened(folder / second.file) as right:
+    with open_tensors(folder / first.file) as left, open_tensors(folder / second.file) as right:
         for start in range(0, first.shape[0], step):
-            parts = [_rows(file, key, start, start + step) for file, key in zip((left, right), keys, strict=True)]
+            parts = [_read_rows(file, key, start, start + step) for file, key in zip((left, right), keys, strict=True)]
             if not torch.equal(parts[0].to(dtypes[0]), parts[1].to(dtypes[1])):
                 return False
     return True
 
 
-def _rows(file: safe_open, key: str, start: int, stop: int) -> Tensor:
+def _read_rows(file: safe_open, key: str, start: int, stop: int) -> Tensor:
     return file.get_slice(key)[start:stop]

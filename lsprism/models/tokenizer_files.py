@@ -6,7 +6,7 @@ from typing import Any
 
 from lsprism.errors import SourceError
 from lsprism.json_files import FETCH, Shape, read_object
-from lsprism.models.stored import is_pointer
+from lsprism.models.tensor_files import is_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")

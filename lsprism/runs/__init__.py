@@ -11,28 +11,28 @@ All state of a run is in its folder; nothing is kept in memory that a restart co
 how it ends.
 """
 
-from lsprism.runs.ending import ask_to_stop, stop
-from lsprism.runs.home import state_folder
-from lsprism.runs.journal import Moment, Tail
+from lsprism.runs.event_log import EventPage, LoggedEvent
 from lsprism.runs.launch import resume, start
-from lsprism.runs.record import ENDED, GOES_ON, LIVE, Order, Run, State
-from lsprism.runs.recording import Recording
-from lsprism.runs.runs import Runs
+from lsprism.runs.record import ACTIVE, ENDED, RESUMABLE, Run, RunRequest, State
+from lsprism.runs.recorder import RunRecorder
+from lsprism.runs.state_folder import get_state_folder
+from lsprism.runs.stopping import request_stop, stop
+from lsprism.runs.store import RunStore
 
 __all__ = [
     "ENDED",
-    "GOES_ON",
-    "LIVE",
-    "Moment",
-    "Order",
-    "Recording",
+    "RESUMABLE",
+    "ACTIVE",
+    "LoggedEvent",
+    "RunRequest",
+    "RunRecorder",
     "Run",
-    "Runs",
+    "RunStore",
     "State",
-    "Tail",
-    "ask_to_stop",
+    "EventPage",
+    "request_stop",
     "resume",
     "start",
-    "state_folder",
+    "get_state_folder",
     "stop",
 ]

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 import lsprism
 from lsprism.errors import LSPrismError, RequestError, SpecError, WorkError
-from lsprism.runs.command import order_of
-from lsprism.runs.journal import LOG
-from lsprism.runs.process import gone, identify
-from lsprism.runs.record import Order, Run
-from lsprism.runs.runs import ENDING_S, Runs
+from lsprism.runs.argv import make_request
+from lsprism.runs.event_log import LOG
+from lsprism.runs.process import get_process, wait_gone
+from lsprism.runs.record import Run, RunRequest
+from lsprism.runs.store import ENDING_S, RunStore
 from lsprism.specs import CompressSpec, PlanSpec
 
 ARTIFACT, REPORT = "artifact", "report"  # name of the result in the folder of the run
@@ -25,33 +25,33 @@ PYTHON = (sys.executable, "-P")
 PROGRAM = (*PYTHON, "-m", "lsprism")
 
 
-def start(runs: Runs, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
+def start(runs: RunStore, verb: str, spec: BaseModel, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
     """Start a command as a child process; it waits until its device is free.
 
     Without a `save_path` (a PlanSpec to compress, an evaluation) the result is written to the folder of the run.
     `token`, for the Hub, is passed in the environment of the child and stored nowhere. DiskError: the state folder
     cannot be written.
     """
-    run_id = runs.new_id()
+    run_id = runs.create_id()
     if verb == "compress" and type(spec) is PlanSpec:
-        spec = CompressSpec(**dict(spec), save_path=runs.path(run_id) / ARTIFACT)
+        spec = CompressSpec(**dict(spec), save_path=runs.get_folder(run_id) / ARTIFACT)
     elif getattr(spec, "save_path", "") is None:
-        spec = spec.model_copy(update={"save_path": runs.path(run_id) / REPORT})
-    order = order_of(verb, spec)
+        spec = spec.model_copy(update={"save_path": runs.get_folder(run_id) / REPORT})
+    order = make_request(verb, spec)
     _check_token(order, token)
     return _launch(runs, runs.create(run_id, order), token.strip(), program)
 
 
-def resume(runs: Runs, run_id: str, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
+def resume(runs: RunStore, run_id: str, *, token: str = "", program: tuple[str, ...] = PROGRAM) -> Run:
     """Resume a stopped, failed or lost run in its own folder; a command that cannot resume starts over."""
 
-    def queue(run: Run) -> Run:
-        if not run.goes_on:
+    def set_queued(run: Run) -> Run:
+        if not run.is_resumable:
             raise RequestError(f"Run {run_id} is {run.state}.", "Only a stopped, failed or lost run can be resumed.")
         words = list(run.words)
         if run.settings.get("resume") is False:  # None: the command has no such option
             words.append("--resume")
-        return run.but(
+        return run.replace(
             **dict.fromkeys(("begun", "ended", "exit_code")),
             **dict.fromkeys(("message", "hint"), ""),
             words=words,
@@ -65,13 +65,13 @@ def resume(runs: Runs, run_id: str, *, token: str = "", program: tuple[str, ...]
 
     before = runs.get(run_id)
     _check_token(before, token)
-    if before.goes_on and not gone(before.processes, ENDING_S):
+    if before.is_resumable and not wait_gone(before.processes, ENDING_S):
         raise RequestError(f"Run {run_id} has not ended yet.", "Wait a moment, or stop it first.")
-    return _launch(runs, runs.change(run_id, queue), token.strip(), program)
+    return _launch(runs, runs.update(run_id, set_queued), token.strip(), program)
 
 
-def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
-    folder = runs.path(run.id)
+def _launch(runs: RunStore, run: Run, token: str, program: tuple[str, ...]) -> Run:
+    folder = runs.get_folder(run.id)
     command = [*PYTHON, "-m", "lsprism.runs.keeper", str(folder), *program]
     try:
         with (folder / LOG).open("ab") as log:
@@ -81,7 +81,7 @@ def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=run.cwd,
-                env=_environment(token),
+                env=_build_environment(token),
                 start_new_session=True,  # neither Ctrl-C nor the end of a terminal reaches it
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
@@ -89,16 +89,16 @@ def _launch(runs: Runs, run: Run, token: str, program: tuple[str, ...]) -> Run:
         reason = (
             f"The run cannot be started: {error.strerror or error}{f': {error.filename}' if error.filename else ''}."
         )
-        runs.change(run.id, lambda run: run.but(state="failed", message=reason, ended=time.time()))
+        runs.update(run.id, lambda run: run.replace(state="failed", message=reason, ended=time.time()))
         raise WorkError(reason, "It is listed as failed; resume it once that is fixed.") from error
-    return _noted(runs, run.id, keeper)
+    return _register_supervisor(runs, run.id, keeper)
 
 
-def _noted(runs: Runs, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
+def _register_supervisor(runs: RunStore, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
     """Record the keeper as first process of the run. A thread waits for it, so that it does not stay as a zombie."""
     try:
-        process = identify(keeper.pid)
-        return runs.change(run_id, lambda run: run.but(processes=[process, *run.processes]))
+        process = get_process(keeper.pid)
+        return runs.update(run_id, lambda run: run.replace(processes=[process, *run.processes]))
     except psutil.Error:
         return runs.get(run_id)  # it has already ended
     except LSPrismError:
@@ -108,7 +108,7 @@ def _noted(runs: Runs, run_id: str, keeper: "subprocess.Popen[bytes]") -> Run:
         threading.Thread(target=keeper.wait, daemon=True, name=f"lsprism-run-{run_id}").start()
 
 
-def _environment(token: str) -> dict[str, str]:
+def _build_environment(token: str) -> dict[str, str]:
     """That of this process, plus the path of this package, so that the child can run in any folder."""
     package = str(Path(lsprism.__file__).resolve().parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -116,6 +116,6 @@ def _environment(token: str) -> dict[str, str]:
     return {**os.environ, **own, "PYTHONIOENCODING": "utf-8", **({"HF_TOKEN": token} if token else {})}
 
 
-def _check_token(order: Order, token: str) -> None:
+def _check_token(order: RunRequest, token: str) -> None:
     if token.strip() and any(token.strip() in word for word in order.words):
         raise SpecError("A setting contains the access token.", "Remove it: settings are written to disk.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from lsprism.runs.record import Process
+from lsprism.runs.record import ProcessId
 
 CLOCK_S = 5.0  # tolerated clock adjustment while a process lives; no pid is reused that soon
 POLL_S = 0.05
@@ -19,12 +19,12 @@ FIRST_TO_GO = "500"  # of 1000: out of memory, the system kills a run before the
 WINDOWS = sys.platform == "win32"
 
 
-def identify(pid: int) -> Process:
+def get_process(pid: int) -> ProcessId:
     """psutil.Error if it has already ended."""
-    return Process(pid=pid, created=psutil.Process(pid).create_time())
+    return ProcessId(pid=pid, created=psutil.Process(pid).create_time())
 
 
-def find(process: Process) -> psutil.Process | None:
+def find(process: ProcessId) -> psutil.Process | None:
     """The process, or None if it has ended, even where its pid is in use again."""
     try:
         found = psutil.Process(process.pid)
@@ -35,28 +35,28 @@ def find(process: Process) -> psutil.Process | None:
     return found
 
 
-def any_alive(processes: Iterable[Process]) -> bool:
+def is_any_alive(processes: Iterable[ProcessId]) -> bool:
     return any(find(process) for process in processes)
 
 
-def gone(processes: Iterable[Process], within_s: float) -> bool:
+def wait_gone(processes: Iterable[ProcessId], within_s: float) -> bool:
     """Wait until all have ended; False after `within_s`."""
     deadline = time.monotonic() + within_s
-    while any_alive(processes):
+    while is_any_alive(processes):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)
     return True
 
 
-def ask_to_end(process: Process) -> None:
+def send_terminate(process: ProcessId) -> None:
     """Send SIGTERM, which the command line handles. Windows ends the process at once; files on disk stay valid."""
     if found := find(process):
         with suppress(psutil.Error):
             found.terminate()
 
 
-def end_for_certain(process: Process) -> None:
+def kill_tree(process: ProcessId) -> None:
     """Kill a process and its descendants, and its process group if it leads one."""
     if not (found := find(process)):
         return
@@ -64,15 +64,15 @@ def end_for_certain(process: Process) -> None:
         leads = not WINDOWS and os.getpgid(found.pid) == found.pid != os.getpgrp()
         _kill([found, *found.children(recursive=True)])
         if leads:
-            end_group(found.pid)
+            kill_group(found.pid)
 
 
-def end_group(leader: int) -> None:
+def kill_group(leader: int) -> None:
     """Kill all other processes in a group, also those whose parent has ended."""
-    _kill([other for other in psutil.process_iter() if other.pid != leader and _group(other) == leader])
+    _kill([other for other in psutil.process_iter() if other.pid != leader and _get_group(other) == leader])
 
 
-def _group(process: psutil.Process) -> int | None:
+def _get_group(process: psutil.Process) -> int | None:
     try:
         return os.getpgid(process.pid)
     except OSError:
@@ -85,7 +85,7 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def give_way() -> None:
+def set_low_priority() -> None:
     """Lower the priority of this process and of those it starts."""
     me = psutil.Process()
     with suppress(psutil.Error):
@@ -93,7 +93,7 @@ def give_way() -> None:
         me.nice(max(NICE, me.nice()) if lower is None else lower)
 
 
-def spare_others(pid: int) -> None:
+def set_oom_priority(pid: int) -> None:
     """Out of memory, let the system kill this process first (Linux)."""
     with suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(FIRST_TO_GO)

@@ -9,18 +9,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
 
 from lsprism.errors import DamagedError
-from lsprism.old_names import COMMANDS, with_current_names
+from lsprism.old_names import COMMANDS, replace_old_names
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost", "damaged"]
-LIVE: tuple[State, ...] = ("queued", "running", "stopping")
+ACTIVE: tuple[State, ...] = ("queued", "running", "stopping")
 ENDED: tuple[State, ...] = ("stopped", "done", "failed", "lost")  # lost: ended without recording how
-GOES_ON: tuple[State, ...] = ("stopped", "failed", "lost")  # can be resumed
+RESUMABLE: tuple[State, ...] = ("stopped", "failed", "lost")  # can be resumed
 
 RECORD, RESERVE, RESERVED_BYTES = "record.json", "reserve", 16384
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Process(BaseModel):
+class ProcessId(BaseModel):
     """A process; `created` distinguishes it from a later one with the same pid."""
 
     model_config = ConfigDict(frozen=True)
@@ -29,7 +29,7 @@ class Process(BaseModel):
     created: float  # seconds since 1970, from psutil
 
 
-class Order(BaseModel):
+class RunRequest(BaseModel):
     """The command of a run and its settings."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -44,16 +44,16 @@ class Order(BaseModel):
 
     @field_validator("verb")
     @classmethod
-    def _current_command(cls, verb: str) -> str:
+    def _replace_old_command(cls, verb: str) -> str:
         return COMMANDS.get(verb, verb)
 
     @field_validator("settings")
     @classmethod
-    def _current_settings(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return with_current_names(settings)
+    def _replace_old_settings(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return replace_old_names(settings)
 
 
-class Run(Order):
+class Run(RunRequest):
     """The state of a run. Times are seconds since 1970. Access tokens are never stored here."""
 
     format: Literal[1] = 1
@@ -63,7 +63,7 @@ class Run(Order):
     queued: float  # position in the queue; later than `created` after a resume
     begun: float | None = None
     ended: float | None = None
-    processes: list[Process] = []  # the keeper, if any, comes first
+    processes: list[ProcessId] = []  # the keeper, if any, comes first
     exit_code: int | None = None
     message: str = ""  # why it failed
     hint: str = ""  # what to do next
@@ -71,15 +71,15 @@ class Run(Order):
     notes: str = ""
 
     @property
-    def live(self) -> bool:
-        return self.state in LIVE
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
 
     @property
-    def goes_on(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether the run can be resumed."""
-        return self.state in GOES_ON
+        return self.state in RESUMABLE
 
-    def but(self, **changes: Any) -> "Run":
+    def replace(self, **changes: Any) -> "Run":
         """A copy with these fields changed."""
         return self.model_copy(update=changes)
 
@@ -117,7 +117,7 @@ def write_record(folder: Path, run: Run) -> None:
         reserve.unlink()
         _replace(folder / RECORD, content)
     with suppress(OSError):  # the reserve is optional
-        if not run.live:
+        if not run.is_active:
             reserve.unlink(missing_ok=True)
         elif not reserve.exists():
             reserve.write_bytes(b"\n" * RESERVED_BYTES)

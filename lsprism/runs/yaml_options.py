@@ -33,7 +33,7 @@ def read_options(path: Path, names: Iterable[str], source: str) -> dict[str, str
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise SpecError(f"{source} cannot be read: {_one_line(error)}.", HINT) from None
+        raise SpecError(f"{source} cannot be read: {_format_one_line(error)}.", HINT) from None
     return parse_options(text, names, source)
 
 
@@ -45,15 +45,15 @@ def parse_options(text: str, names: Iterable[str], source: str) -> dict[str, str
     try:
         content = yaml.load(text, Loader=_Texts)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SpecError(f"{source} cannot be read: {_one_line(error)}.", HINT) from None
+        raise SpecError(f"{source} cannot be read: {_format_one_line(error)}.", HINT) from None
     if not isinstance(content, dict):
         raise SpecError(f"{source} holds no options.", HINT)
     names, found = list(names), {}
-    for key, value in _flat(content):
+    for key, value in _flatten(content):
         name = str(key).replace("-", "_")
         name = name if name in names else ALIASES.get(name, name)
         if name not in names:
-            near = closest(name, names)
+            near = suggest_option(name, names)
             raise SpecError(f"{source} has the unknown option {key!r}.", near or f"Choose from {', '.join(names)}.")
         if value is None:
             continue
@@ -63,21 +63,21 @@ def parse_options(text: str, names: Iterable[str], source: str) -> dict[str, str
     return found
 
 
-def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of the calibration may be grouped under its name, as they are in the spec."""
     for key, value in content.items():
         if key in NAMES.values() and isinstance(value, dict):
-            yield from ((NAMES.get(inner, inner), found) for inner, found in value.items())
+            yield from ((NAMES.get(str(inner), str(inner)), found) for inner, found in value.items())
         else:
             yield key, value
 
 
-def closest(name: str, names: Iterable[str]) -> str:
+def suggest_option(name: str, names: Iterable[str]) -> str:
     """A hint at the option that was probably meant, or nothing."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def _one_line(error: Exception) -> str:
+def _format_one_line(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split()).rstrip(".")

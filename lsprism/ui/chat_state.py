@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from lsprism.talk import SLOTS, Answer, Conversation, Slot, Turn
+from lsprism.chat import SLOTS, ChatAnswer, Conversation, Slot, Turn
 
 
 @dataclass(frozen=True)
-class Page:
+class ChatPage:
     """The conversation of one page. In a blind test the sides are shuffled."""
 
     conversation: Conversation = Conversation()
@@ -27,39 +27,39 @@ class Page:
         """Whether names and speeds are hidden until the vote."""
         return self.blind and not self.voted
 
-    def before_asking(self) -> "Page":
+    def prepare_question(self) -> "ChatPage":
         """A blind vote has revealed the models, so the next prompt starts a new conversation."""
-        return fresh(True) if self.blind and self.voted else replace(self, voted=False)
+        return create_page(True) if self.blind and self.voted else replace(self, voted=False)
 
-    def with_turn(self, turn: Turn) -> "Page":
-        return replace(self, conversation=self.conversation.with_turn(turn), voted=False)
+    def add_turn(self, turn: Turn) -> "ChatPage":
+        return replace(self, conversation=self.conversation.add_turn(turn), voted=False)
 
     @property
     def can_vote(self) -> bool:
         """Whether both have answered the last prompt and it has no vote yet."""
         turns = self.conversation.turns
-        return bool(turns) and not self.voted and all(_whole(turns[-1].answers.get(slot)) for slot in SLOTS)
+        return bool(turns) and not self.voted and all(_is_complete(turns[-1].answers.get(slot)) for slot in SLOTS)
 
 
-def fresh(blind: bool) -> Page:
-    return Page(blind=blind, crossed=blind and secrets.randbelow(2) == 1)
+def create_page(blind: bool) -> ChatPage:
+    return ChatPage(blind=blind, crossed=blind and secrets.randbelow(2) == 1)
 
 
-def kept(page: Page) -> str:
+def encode_page(page: ChatPage) -> str:
     """The page as the browser stores it, so that a reload continues the conversation."""
     return _PAGE.dump_json(page).decode()
 
 
-def restored(said: str | None) -> Page:
+def decode_page(said: str | None) -> ChatPage:
     """The stored page; a fresh one if nothing was stored, or it cannot be read."""
     try:
         return _PAGE.validate_json(said or "")
     except ValidationError:
-        return Page()
+        return ChatPage()
 
 
-_PAGE = TypeAdapter(Page)
+_PAGE = TypeAdapter(ChatPage)
 
 
-def _whole(answer: Answer | None) -> bool:
+def _is_complete(answer: ChatAnswer | None) -> bool:
     return answer is not None and bool(answer.reason) and not answer.failure

@@ -19,8 +19,8 @@ from lsprism.specs import (
     EffortName,
     PatternName,
 )
-from lsprism.ui import form, models
-from lsprism.ui.context import refusals
+from lsprism.ui import cached_models, form_values
+from lsprism.ui.context import show_errors
 from lsprism.ui.texts import compress as texts
 
 DEFAULTS: dict[str, Any] = {
@@ -29,62 +29,70 @@ DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class CompressForm:
     fields: dict[str, Any]  # name of the setting -> its component
     token: gr.Textbox
     command: gr.Code
     yaml: gr.Code
 
 
-def build() -> Parts:
+def build() -> CompressForm:
     """All controls, and the events that concern only the form."""
     fields: dict[str, Any] = {}
     with gr.Group(elem_classes="panel"):
         gr.HTML(f"<h2>{texts.MODEL}</h2>", elem_classes="title")
         fields["model_id"] = gr.Dropdown(
-            _models(),
-            value=models.DEMO,
+            _list_models(),
+            value=cached_models.DEMO,
             show_label=False,
             allow_custom_value=True,
             filterable=True,
             elem_id="model",
         )
-        gr.HTML(_said(texts.MODEL_INFO))
+        gr.HTML(_render_note(texts.MODEL_INFO))
         with gr.Accordion(texts.GATED, open=False, elem_classes="fold"):
             gr.Markdown(texts.GATED_STEPS)
             token = gr.Textbox(type="password", elem_id="token", autofocus=False, **texts.TOKEN)
-    _amount(fields)
+    _build_amount(fields)
     with gr.Group(elem_classes="panel"), gr.Accordion(texts.DETAILS, open=False, elem_classes="fold"):
-        _details(fields)
-    command, yaml = _words(fields)
-    return Parts(fields, token, command, yaml)
+        _build_details(fields)
+    command, yaml = _build_command(fields)
+    return CompressForm(fields, token, command, yaml)
 
 
-def _models() -> list[str]:
-    return [models.DEMO, *models.cached()]
+def _list_models() -> list[str]:
+    return [cached_models.DEMO, *cached_models.list_cached()]
 
 
-def _amount(fields: dict[str, Any]) -> None:
+def _build_amount(fields: dict[str, Any]) -> None:
     """Sparsity and method."""
     with gr.Group(elem_classes="panel"):
         gr.HTML(f"<h2>{texts.SPARSITY}</h2>", elem_classes="title")
         preset = gr.Radio(
-            [*form.PRESETS, form.CUSTOM], value=form.preset_of(0.5), show_label=False, container=False, elem_id="preset"
+            [*form_values.PRESETS, form_values.CUSTOM],
+            value=form_values.find_preset(0.5),
+            show_label=False,
+            container=False,
+            elem_id="preset",
         )
         fields["sparsity"] = gr.Slider(
             0.05, 0.95, value=0.5, step=0.01, label=texts.SPARSITY, show_label=False, elem_id="sparsity",
         )  # fmt: skip
-        sentence = gr.HTML(_said(form.sentence_of(0.5)))
-        fields["method"] = gr.Dropdown(list(form.METHODS), value="hybrid", elem_id="method", **texts.METHOD)
-        method_sentence = gr.HTML(_said(form.METHODS["hybrid"]))
+        sentence = gr.HTML(_render_note(form_values.get_sentence(0.5)))
+        fields["method"] = gr.Dropdown(list(form_values.METHODS), value="hybrid", elem_id="method", **texts.METHOD)
+        method_sentence = gr.HTML(_render_note(form_values.METHODS["hybrid"]))
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    preset.input(_slider_of, preset, fields["sparsity"], **quiet)
-    fields["sparsity"].change(_preset_of, fields["sparsity"], [preset, sentence], trigger_mode="always_last", **quiet)
-    fields["method"].change(lambda name: _said(form.METHODS.get(name, "")), fields["method"], method_sentence, **quiet)
+    preset.input(_update_slider, preset, fields["sparsity"], **quiet)
+    fields["sparsity"].change(
+        _update_preset, fields["sparsity"], [preset, sentence], trigger_mode="always_last", **quiet
+    )
+    fields["method"].change(
+        lambda name: _render_note(form_values.METHODS.get(name, "")), fields["method"], method_sentence, **quiet
+    )
 
 
-def _details(fields: dict[str, Any]) -> None:
-    def number(name: str, **more: Any) -> gr.Number:
+def _build_details(fields: dict[str, Any]) -> None:
+    def make_number(name: str, **more: Any) -> gr.Number:
         return gr.Number(DEFAULTS[name], precision=0, min_width=120, elem_id=name, **more)
 
     with gr.Row():
@@ -106,9 +114,9 @@ def _details(fields: dict[str, Any]) -> None:
             list(get_args(ValuesName)), value="float", min_width=120, elem_id="values", **texts.VALUES,
         )  # fmt: skip
     with gr.Row():
-        fields["samples"] = number("samples", minimum=1, **texts.SAMPLES)
-        fields["length"] = number("length", minimum=8, **texts.LENGTH)
-        fields["seed"] = number("seed", minimum=0, **texts.SEED)
+        fields["samples"] = make_number("samples", minimum=1, **texts.SAMPLES)
+        fields["length"] = make_number("length", minimum=8, **texts.LENGTH)
+        fields["seed"] = make_number("seed", minimum=0, **texts.SEED)
         fields["bos"] = gr.Dropdown(
             list(get_args(BosName)), value="each", min_width=120, elem_id="bos", **texts.BOS,
         )  # fmt: skip
@@ -116,8 +124,8 @@ def _details(fields: dict[str, Any]) -> None:
         fields["effort"] = gr.Dropdown(
             list(get_args(EffortName)), value="fast", min_width=120, elem_id="effort", **texts.EFFORT,
         )  # fmt: skip
-        fields["reconstruct_minutes"] = _minutes("reconstruct_minutes", texts.RECONSTRUCT)
-        fields["heal_minutes"] = _minutes("heal_minutes", texts.HEAL)
+        fields["reconstruct_minutes"] = _make_minutes("reconstruct_minutes", texts.RECONSTRUCT)
+        fields["heal_minutes"] = _make_minutes("heal_minutes", texts.HEAL)
     with gr.Row():
         fields["device"] = gr.Dropdown(
             ["auto", "cpu", "cuda"], value="auto", allow_custom_value=True, min_width=120, **texts.DEVICE
@@ -128,15 +136,15 @@ def _details(fields: dict[str, Any]) -> None:
     )
     quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     fitting = [fields[name] for name in ("pattern", "rank_share", "effort")]
-    fields["method"].change(_fitting, fields["method"], fitting, **quiet)
-    fields["pattern"].input(_share_of, fields["pattern"], fields["sparsity"], **quiet)
+    fields["method"].change(_update_method, fields["method"], fitting, **quiet)
+    fields["pattern"].input(_update_sparsity, fields["pattern"], fields["sparsity"], **quiet)
 
 
-def _minutes(name: str, text: dict[str, Any]) -> gr.Number:
+def _make_minutes(name: str, text: dict[str, Any]) -> gr.Number:
     return gr.Number(DEFAULTS[name], minimum=0, min_width=120, elem_id=name, **text)
 
 
-def _words(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
+def _build_command(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
     """The command and the YAML: to copy, to save, and to load again."""
     with gr.Group(elem_classes="panel"), gr.Accordion(texts.COMMAND_AND_SETTINGS, open=False, elem_classes="fold"):
         command = gr.Code(
@@ -148,14 +156,14 @@ def _words(fields: dict[str, Any]) -> tuple[gr.Code, gr.Code]:
             elem_id="yaml",
         )  # fmt: skip
         load = gr.UploadButton(texts.LOAD, file_types=[".yaml", ".yml"], size="sm")
-    load.upload(_loaded, load, [fields[name] for name in FIELDS], show_progress="hidden", api_visibility="private")
+    load.upload(_load_yaml, load, [fields[name] for name in FIELDS], show_progress="hidden", api_visibility="private")
     return command, yaml
 
 
-def _loaded(path: str) -> list[Any]:
-    with refusals():
+def _load_yaml(path: str) -> list[Any]:
+    with show_errors():
         try:
-            values = form.values_of(Path(path).read_text(encoding="utf-8-sig"))
+            values = form_values.parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             raise SpecError(*texts.NOT_TEXT) from None
     return [values[name] for name in FIELDS]
@@ -183,25 +191,25 @@ FIELDS = (
 )  # fmt: skip - the settings of the form
 
 
-def _said(text: str) -> str:
+def _render_note(text: str) -> str:
     return f'<p class="quiet">{text}</p>'
 
 
-def _slider_of(preset: str) -> Any:
-    return form.PRESETS.get(preset, gr.skip())
+def _update_slider(preset: str) -> Any:
+    return form_values.PRESETS.get(preset, gr.skip())
 
 
-def _preset_of(sparsity: float) -> tuple[str, str]:
-    return form.preset_of(sparsity), _said(form.sentence_of(sparsity))
+def _update_preset(sparsity: float) -> tuple[str, str]:
+    return form_values.find_preset(sparsity), _render_note(form_values.get_sentence(sparsity))
 
 
-def _fitting(method: str) -> tuple[Any, Any, Any]:
+def _update_method(method: str) -> tuple[Any, Any, Any]:
     """Hide the settings that the method does not have."""
     joined, best = method in JOINED, method == "hybrid"
     return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=joined), gr.Dropdown(visible=best)
 
 
-def _share_of(pattern: str) -> Any:
+def _update_sparsity(pattern: str) -> Any:
     """A pattern fixes the sparsity."""
     if pattern == "unstructured":
         return gr.skip()

@@ -10,10 +10,10 @@ from html import escape
 import gradio as gr
 
 from lsprism.errors import LSPrismError
-from lsprism.runs import Runs, ask_to_stop, stop
+from lsprism.runs import RunStore, request_stop, stop
 from lsprism.ui.planner import Planner
+from lsprism.ui.run_views import RunViews
 from lsprism.ui.texts import common as texts
-from lsprism.ui.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Context:
     output its id to `opened`; a tab that shows a run listens to `opened.change`.
     """
 
-    runs: Runs
+    runs: RunStore
     page: gr.Blocks  # its `load` event fires when a page is opened or reloaded
     tabs: gr.Tabs
     opened: gr.State  # id of the selected run, from ?run=ID or chosen since; "" if none is
@@ -32,15 +32,15 @@ class Context:
 
     timers: dict[str, list[gr.Timer]] = field(default_factory=dict)  # by tab
 
-    def timer(self, tab: str, every_s: float) -> gr.Timer:
+    def create_timer(self, tab: str, every_s: float) -> gr.Timer:
         """A timer that ticks only while its tab is visible."""
         made = gr.Timer(every_s, active=tab in (*self.timers, tab)[:1])  # the first tab built is visible first
         self.timers.setdefault(tab, []).append(made)
         return made
 
     @cached_property
-    def watch(self) -> Watch:
-        return Watch(self.runs)
+    def watch(self) -> RunViews:
+        return RunViews(self.runs)
 
     @cached_property
     def planner(self) -> Planner:
@@ -48,7 +48,7 @@ class Context:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def show_errors() -> Iterator[None]:
     """Errors meant for a person become messages on the page; any other error is a bug and goes to the log."""
     try:
         yield
@@ -57,13 +57,13 @@ def refusals() -> Iterator[None]:
         raise gr.Error(escape(error.message) + hint, title=texts.ERROR, print_exception=False) from None
 
 
-def end_run(runs: Runs, run_id: str) -> None:
+def stop_run(runs: RunStore, run_id: str) -> None:
     """Ask a run to stop and return at once; a thread makes sure that it ends."""
-    with refusals():
-        ask_to_stop(runs, run_id)
-    threading.Thread(target=_end, args=(runs, run_id), daemon=True, name=f"lsprism-stop-{run_id}").start()
+    with show_errors():
+        request_stop(runs, run_id)
+    threading.Thread(target=_wait_and_kill, args=(runs, run_id), daemon=True, name=f"lsprism-stop-{run_id}").start()
 
 
-def _end(runs: Runs, run_id: str) -> None:
+def _wait_and_kill(runs: RunStore, run_id: str) -> None:
     with suppress(LSPrismError):  # it ended in the meantime
         stop(runs, run_id)

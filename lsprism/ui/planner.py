@@ -45,20 +45,20 @@ class Planner:
             if key in self._known and not token:
                 self._known.move_to_end(key)
                 return self._known[key]
-            answer = self._ask({"spec": json.loads(said), "token": token})
+            answer = self._request({"spec": json.loads(said), "token": token})
             self._known[key] = plan = Plan.model_validate(answer["plan"])
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
             return plan
 
-    def free_on(self, device: str) -> int | None:
+    def get_free_bytes(self, device: str) -> int | None:
         """Free bytes on a CUDA device; None for any other device."""
         if not device.startswith("cuda"):
             return None
         with self._lock:
-            return self._ask({"device": device})["free_bytes"]
+            return self._request({"device": device})["free_bytes"]
 
-    def warm(self) -> None:
+    def start(self) -> None:
         """Start the child in the background so that the first answer is quick."""
         threading.Thread(target=self._start, daemon=True, name="lsprism-planner").start()
 
@@ -70,11 +70,11 @@ class Planner:
 
     def _start(self) -> None:
         with self._lock:
-            self._living()
+            self._get_child()
 
-    def _ask(self, question: dict) -> dict:
+    def _request(self, question: dict) -> dict:
         try:
-            answer = json.loads(self._exchange(json.dumps(question)))
+            answer = json.loads(self._send(json.dumps(question)))
         except (OSError, ValueError) as error:  # the child ended, for example out of memory
             self._child = None
             raise WorkError(*texts.ESTIMATE_FAILED) from error
@@ -82,18 +82,18 @@ class Planner:
             raise RequestError(answer["message"], answer["hint"])
         return answer
 
-    def _exchange(self, question: str) -> str:
-        child = self._living()
+    def _send(self, question: str) -> str:
+        child = self._get_child()
         try:
             _send(child, question)
         except BrokenPipeError:  # it became idle and ended at this moment
             self._child = None
-            child = self._living()
+            child = self._get_child()
             _send(child, question)
         assert child.stdout is not None
         return child.stdout.readline()
 
-    def _living(self) -> subprocess.Popen[str]:
+    def _get_child(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
             package = str(Path(lsprism.__file__).resolve().parents[1])
             paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -115,17 +115,17 @@ def _send(child: subprocess.Popen[str], question: str) -> None:
     child.stdin.flush()
 
 
-def _answer(line: str) -> dict:
+def _parse_answer(line: str) -> dict:
     from lsprism import api
-    from lsprism.evaluation.sides import free_bytes
+    from lsprism.evaluation.model_pair import get_free_bytes
 
     asked = json.loads(line)
     if "device" in asked:
-        return {"free_bytes": free_bytes(asked["device"])}
+        return {"free_bytes": get_free_bytes(asked["device"])}
     if asked["token"]:
         os.environ["HF_TOKEN"] = asked["token"]
     try:
-        return {"plan": json.loads(api.planning(PlanSpec(**asked["spec"])).model_dump_json())}
+        return {"plan": json.loads(api.plan_from_spec(PlanSpec(**asked["spec"])).model_dump_json())}
     except LSPrismError as error:
         return {"message": error.message, "hint": error.hint}
     finally:
@@ -133,7 +133,7 @@ def _answer(line: str) -> dict:
             os.environ.pop("HF_TOKEN", None)
 
 
-def _serve() -> None:
+def _run_child() -> None:
     """The child process. Output of libraries must not mix with the answers."""
     out, sys.stdout = sys.stdout, sys.stderr
     from lsprism import api  # noqa: F401 - load it now, not with the first question
@@ -146,9 +146,9 @@ def _serve() -> None:
         rest.cancel()
         if not line:
             return
-        out.write(json.dumps(_answer(line)) + "\n")
+        out.write(json.dumps(_parse_answer(line)) + "\n")
         out.flush()
 
 
 if __name__ == "__main__":
-    _serve()
+    _run_child()

@@ -28,7 +28,7 @@ def plot(figure: go.Figure, name: str) -> PlotData:
     return PlotData(type="plotly", plot=json.dumps(content))
 
 
-def downloads(name: str, contents: dict[str, str]) -> str:
+def render_downloads(name: str, contents: dict[str, str]) -> str:
     """Links that download `contents`, by their kind ("csv", "json")."""
     links = []
     for kind, text in contents.items():
@@ -37,7 +37,7 @@ def downloads(name: str, contents: dict[str, str]) -> str:
     return f'<div class="files"><span>{texts.DOWNLOAD}</span>{"".join(links)}<span>{texts.CHART_AS_PNG}</span></div>'
 
 
-def served(path: Path, name: str) -> str:
+def copy_for_download(path: Path, name: str) -> str:
     """Copy a large file to where gradio serves from; deleted after a day. OSError if the disk is full."""
     copy = Path(get_upload_folder()) / name
     copy.parent.mkdir(parents=True, exist_ok=True)

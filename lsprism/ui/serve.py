@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsprism.errors import DiskError, LSPrismError, RequestError, SpecError
-from lsprism.extras import requiring
+from lsprism.extras import translate_import_errors
 from lsprism.paths import expand
-from lsprism.ui.texts import filled
+from lsprism.ui.texts import fill_names
 from lsprism.ui.texts import server as texts
 
 PORT, PORTS = 7860, 20  # without --port: the first free one of PORTS
@@ -52,8 +52,8 @@ def dashboard(
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C; raises LSPrismError. `options`: those of `add_options`."""
     try:
-        with requiring("dashboard"):
-            _serve(options)
+        with translate_import_errors("dashboard"):
+            _run_server(options)
     except KeyboardInterrupt:
         sys.stderr.write(texts.CLOSED)
 
@@ -73,16 +73,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help=texts.OPEN)
 
 
-def _serve(options: argparse.Namespace) -> None:
-    from lsprism.ui.guard import is_any, is_loopback, plain
+def _run_server(options: argparse.Namespace) -> None:
+    from lsprism.ui.security import is_any, is_loopback, normalize_host
 
-    auth, host = read_auth(options.auth), plain(options.host)
+    auth, host = read_auth(options.auth), normalize_host(options.host)
     if not is_loopback(host) and auth is None:
         raise SpecError(texts.AUTH_REQUIRED.format(host=options.host), REMEDY)
-    port = free_port(host, options.port)
+    port = find_free_port(host, options.port)
     home = prepare_home(options.state_dir)
     prepare_environment(home)
-    from lsprism.ui.shell import launch  # the environment must be set before gradio is imported
+    from lsprism.ui.dashboard import launch  # the environment must be set before gradio is imported
 
     named = f"[{host}]" if ":" in host else host  # as in a URL; gradio expects it so too
     address = f"http://{'localhost' if is_any(host) else named}:{port}"
@@ -92,16 +92,16 @@ def _serve(options: argparse.Namespace) -> None:
 
 def prepare_home(folder: str | None) -> Path:
     """Create the state folder if it is missing; DiskError if it is not writable."""
-    from lsprism.runs import Runs
+    from lsprism.runs import RunStore
 
-    home = Runs(folder).home
+    home = RunStore(folder).home
     try:
         (home / "page").mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "page" / "probe").write_text("")
         (home / "page" / "probe").unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise DiskError(*filled(texts.NOT_WRITABLE, folder=home, reason=reason)) from error
+        raise DiskError(*fill_names(texts.NOT_WRITABLE, folder=home, reason=reason)) from error
     return home
 
 
@@ -134,14 +134,14 @@ def read_auth(where: str | None) -> tuple[str, str] | None:
     return name, password
 
 
-def free_port(host: str, asked: int | None) -> int:
+def find_free_port(host: str, asked: int | None) -> int:
     """The requested port, or the first free one."""
     for port in [asked] if asked is not None else range(PORT, PORT + PORTS):
         if _is_free(host, port) and _is_free("127.0.0.1", port):  # gradio needs this one for any host
             return port
     if asked is None:
-        raise RequestError(*filled(texts.PORTS_IN_USE, first=PORT, last=PORT + PORTS - 1))
-    raise RequestError(*filled(texts.PORT_IN_USE, port=asked))
+        raise RequestError(*fill_names(texts.PORTS_IN_USE, first=PORT, last=PORT + PORTS - 1))
+    raise RequestError(*fill_names(texts.PORT_IN_USE, port=asked))
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -155,6 +155,6 @@ def _is_free(host: str, port: int) -> bool:
     except (OSError, UnicodeError, TypeError, OverflowError) as error:  # the middle two: not a host name
         elsewhere = getattr(error, "errno", None) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
         if elsewhere or isinstance(error, socket.gaierror | UnicodeError | TypeError):
-            raise SpecError(*filled(texts.NOT_OUR_HOST, host=host)) from None
+            raise SpecError(*fill_names(texts.NOT_OUR_HOST, host=host)) from None
         return False
     return True

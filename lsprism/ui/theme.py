@@ -3,7 +3,7 @@
 import gradio as gr
 from gradio.themes.utils import colors
 
-from lsprism.charts.theme import PALETTE
+from lsprism.charts.style import PALETTE
 
 SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # no web fonts
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -19,7 +19,7 @@ GREY = colors.Color(
 )  # fmt: skip
 
 
-def theme() -> gr.themes.Base:
+def make_theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue=BLUE,
         secondary_hue=BLUE,

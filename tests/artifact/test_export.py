@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import lsprism
-from lsprism.api import exporting
+from lsprism.api import stream_export
 from lsprism.artifact import export as module
-from lsprism.artifact.manifest import MANIFEST, RECIPE, describe, write_json
+from lsprism.artifact.manifest import MANIFEST, RECIPE, build_manifest, write_json
 from lsprism.errors import DamagedError, DiskError, ResourceError, SourceError, TargetError
 from lsprism.events import Progress, Stage
-from lsprism.models.stored import INDEX, SINGLE
+from lsprism.models.tensor_files import INDEX, SINGLE
 
 IDS = torch.arange(3, 21).unsqueeze(0)
 
@@ -61,7 +61,7 @@ def test_an_artifact_becomes_a_dense_model(artifacts, method, tmp_path):
     if method == "wanda":
         assert torch.equal(logits(dense), logits(packed)), "equal matrices give equal logits"
     for name, _, module_ in ((n, m, packed.get_submodule(n)) for n, m in dense.named_modules() if n.endswith("proj")):
-        assert torch.equal(dense.get_submodule(name).weight, module_.form.dense())
+        assert torch.equal(dense.get_submodule(name).weight, module_.form.to_dense())
         assert torch.equal(dense.get_submodule(name).bias, module_.bias)
     torch.testing.assert_close(logits(dense), logits(packed), atol=0.15, rtol=0.05)
     assert set(tensors(folder)) == set(tensors(artifacts["base"]))
@@ -144,7 +144,7 @@ def test_one_file_at_a_time_is_in_memory(artifacts, tmp_path, monkeypatch):
 
 
 def test_the_events_report_progress(artifacts, tmp_path):
-    stage, *steps = exporting(str(artifacts["wanda"]), tmp_path / "dense")
+    stage, *steps = stream_export(str(artifacts["wanda"]), tmp_path / "dense")
     assert isinstance(stage, Stage) and all(isinstance(step, Progress) for step in steps)
     assert [step.fraction for step in steps] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
@@ -187,7 +187,7 @@ def test_an_invalid_entry_is_named(artifacts, tmp_path, entry, said):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["modules"]["model.layers.0.mlp.up_proj"] = entry
     (folder / "config.json").write_text(json.dumps(config))
-    write_json(folder / MANIFEST, describe(folder))  # with valid checksums
+    write_json(folder / MANIFEST, build_manifest(folder))  # with valid checksums
     with pytest.raises(DamagedError, match=f"model.layers.0.mlp.up_proj.*{said}"):
         lsprism.export(str(folder), tmp_path / "dense")
     assert only(tmp_path, "artifact")
@@ -197,7 +197,7 @@ def test_an_invalid_entry_is_named(artifacts, tmp_path, entry, said):
 def test_a_malformed_recipe_is_left_out_of_the_model_card(artifacts, tmp_path, recipe):
     folder = Path(shutil.copytree(artifacts["wanda"], tmp_path / "artifact"))
     (folder / RECIPE).write_text(recipe)
-    write_json(folder / MANIFEST, describe(folder))
+    write_json(folder / MANIFEST, build_manifest(folder))
     card = (lsprism.export(str(folder), tmp_path / "dense") / "README.md").read_text()
     assert "How the compressed model was made" not in card
 
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_leaves_nothing(artifacts, tmp_path, monkeypatch):
 
 
 def test_a_stopped_export_leaves_nothing(artifacts, tmp_path):
-    events = exporting(str(artifacts["wanda"]), tmp_path / "dense")
+    events = stream_export(str(artifacts["wanda"]), tmp_path / "dense")
     assert [type(next(events)) for _ in range(2)] == [Stage, Progress]
     assert (tmp_path / "dense.export").is_dir() and not (tmp_path / "dense").exists()
     events.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lsprism.artifact import staging as staging_room
-from lsprism.artifact.staging import staging
+from lsprism.artifact.staging import open_staging
 from lsprism.artifact.target import check_target
 from lsprism.errors import DiskError, TargetError
 
@@ -16,7 +16,7 @@ RECIPE = {"sparsity": 0.5}
 
 def publish(target: Path, content: str, *, force: bool = False) -> None:
     check_target(target, resume=False, force=force)
-    with staging(target, RECIPE, resume=False, force=force) as stage:
+    with open_staging(target, RECIPE, resume=False, force=force) as stage:
         (stage.folder / "file").write_text(content)
         stage.publish()
 
@@ -118,7 +118,7 @@ def test_a_failed_cleanup_afterwards_is_ignored(linked, monkeypatch):
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    with staging(linked, RECIPE, resume=False, force=True) as stage:
+    with open_staging(linked, RECIPE, resume=False, force=True) as stage:
         (stage.folder / "file").write_text("second")
         stage.publish()
     assert (linked / "file").read_text() == "second"

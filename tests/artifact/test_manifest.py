@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 import lsprism
-from lsprism.artifact.manifest import MANIFEST, REPORT, describe, verify
+from lsprism.artifact.manifest import MANIFEST, REPORT, build_manifest, verify
 from lsprism.errors import DamagedError, LSPrismError
 from lsprism.reports import CompressionReport, Plan
 
@@ -125,7 +125,7 @@ def test_the_notes_have_no_local_paths(made, tmp_path_factory):
 
 
 def test_an_intact_artifact_is_verified_in_any_folder(artifact):
-    assert verify(artifact) == describe(artifact)
+    assert verify(artifact) == build_manifest(artifact)
     (artifact / "my notes.txt").write_text("unknown files are ignored")
     (artifact / ".gitattributes").write_text("the hub adds this one")
     verify(artifact)

@@ -11,7 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lsprism.artifact import shards
-from lsprism.artifact.shards import OUTSIDE_SHARD_BYTES, disk_errors, file_bytes, group_outside, is_whole, write_shard
+from lsprism.artifact.shards import (
+    OUTSIDE_SHARD_BYTES,
+    compute_file_bytes,
+    is_whole,
+    split_outside,
+    translate_disk_errors,
+    write_shard,
+)
 from lsprism.errors import DiskError
 
 dtypes = st.sampled_from([torch.int64, torch.float32, torch.bfloat16, torch.float16, torch.uint8])
@@ -28,15 +35,15 @@ def tensors_of(layout: shards.Layout) -> dict[str, torch.Tensor]:
 def test_the_size_of_a_file_is_predicted_exactly(tmp_path_factory, layout):
     path = tmp_path_factory.getbasetemp() / "predicted.safetensors"
     write_shard(path, tensors_of(layout))
-    assert path.stat().st_size == file_bytes(layout)
+    assert path.stat().st_size == compute_file_bytes(layout)
 
 
 def test_groups_keep_the_order_and_hold_at_most_the_limit_or_one_tensor():
     third = (torch.uint8, (OUTSIDE_SHARD_BYTES // 3,))
     large = (torch.uint8, (OUTSIDE_SHARD_BYTES + 1,))
     layout = {"a": third, "b": third, "c": third, "d": third, "e": large, "f": third}
-    assert [list(group) for group in group_outside(layout)] == [["a", "b", "c"], ["d"], ["e"], ["f"]]
-    assert group_outside({}) == []
+    assert [list(group) for group in split_outside(layout)] == [["a", "b", "c"], ["d"], ["e"], ["f"]]
+    assert split_outside({}) == []
 
 
 def test_tensors_and_metadata_are_read_back(tmp_path):
@@ -75,14 +82,14 @@ def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch, step):
     ],
 )
 def test_failed_writes_have_a_reason_and_a_next_step(tmp_path, error, reason, remedy):
-    with pytest.raises(DiskError) as caught, disk_errors(tmp_path / "x"):
+    with pytest.raises(DiskError) as caught, translate_disk_errors(tmp_path / "x"):
         raise error
     assert caught.value.message == f"{tmp_path / 'x'} cannot be written: {reason}."
     assert remedy in caught.value.hint
 
 
 def test_other_errors_pass_through(tmp_path):
-    with pytest.raises(ValueError, match="^mine$"), disk_errors(tmp_path):
+    with pytest.raises(ValueError, match="^mine$"), translate_disk_errors(tmp_path):
         raise ValueError("mine")
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lsprism.artifact.manifest import MANIFEST, RECIPE, verify, write_json
-from lsprism.artifact.staging import STREAM, Checkpoint, Staging, staging
+from lsprism.artifact.staging import STREAM, Checkpoint, Staging, open_staging
 from lsprism.artifact.target import (
-    alone,
-    beside,
     check_target,
-    finished_report,
-    other_settings,
-    staged_bytes,
+    count_partial_bytes,
+    exclusive_lock,
+    find_recipe_differences,
+    get_sibling,
+    load_finished_report,
 )
 from lsprism.errors import DiskError, TargetError
 from lsprism.reports import CompressionReport, LayerReport
@@ -26,7 +26,7 @@ LAYER = LayerReport(
 
 
 def begun(target, recipe=RECIPE_A, **how):
-    return staging(target, recipe, **{"resume": False, "force": False, **how})
+    return open_staging(target, recipe, **{"resume": False, "force": False, **how})
 
 
 def publish(target, content: str = "first", **how) -> None:
@@ -194,7 +194,7 @@ def test_a_malformed_recipe_counts_as_different(tmp_path):
 )
 def test_settings_that_differ_are_named_as_options(tmp_path, now, expected):
     write_json(tmp_path / RECIPE, RECIPE_A)
-    assert other_settings(tmp_path, now) == expected
+    assert find_recipe_differences(tmp_path, now) == expected
 
 
 def test_a_target_below_a_file_or_a_read_only_folder_is_an_error(tmp_path, monkeypatch):
@@ -211,16 +211,16 @@ def test_a_target_below_a_file_or_a_read_only_folder_is_an_error(tmp_path, monke
 def test_the_current_folder_can_be_a_target(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert beside(os.curdir, ".part") == tmp_path / "here.part"
+    assert get_sibling(os.curdir, ".part") == tmp_path / "here.part"
 
 
 def test_the_lock_is_exclusive_and_removed_afterwards(tmp_path):
-    with alone(tmp_path / "a" / "out"):
-        with pytest.raises(TargetError, match="Another run is writing"), alone(tmp_path / "a" / "out"):
+    with exclusive_lock(tmp_path / "a" / "out"):
+        with pytest.raises(TargetError, match="Another run is writing"), exclusive_lock(tmp_path / "a" / "out"):
             pass
         with pytest.raises(TargetError, match="Another run is writing"):
             check_target(tmp_path / "a" / "out", resume=False, force=False)
-    with alone(tmp_path / "a" / "out"):
+    with exclusive_lock(tmp_path / "a" / "out"):
         pass
     assert list((tmp_path / "a").iterdir()) == []
 
@@ -228,17 +228,17 @@ def test_the_lock_is_exclusive_and_removed_afterwards(tmp_path):
 def test_a_lock_file_without_a_holder_is_ignored(tmp_path):
     (tmp_path / "out.lock").touch()
     check_target(tmp_path / "out", resume=False, force=False)
-    with alone(tmp_path / "out"):
+    with exclusive_lock(tmp_path / "out"):
         pass
     assert not (tmp_path / "out.lock").exists()
 
 
 def test_staged_bytes_count_the_unfinished_run(tmp_path):
-    assert staged_bytes(tmp_path / "out") == 0
+    assert count_partial_bytes(tmp_path / "out") == 0
     (tmp_path / "out.part" / "lsprism").mkdir(parents=True)
     (tmp_path / "out.part" / "a").write_bytes(bytes(10))
     (tmp_path / "out.part" / "lsprism" / "b").write_bytes(bytes(5))
-    assert staged_bytes(tmp_path / "out") == 15
+    assert count_partial_bytes(tmp_path / "out") == 15
 
 
 def test_a_finished_report_has_the_current_path(tmp_path):
@@ -258,14 +258,14 @@ def test_a_finished_report_has_the_current_path(tmp_path):
         device="cpu",
         dtype="bfloat16",
     )
-    assert finished_report(tmp_path / "out", RECIPE_A, force=False) is None
+    assert load_finished_report(tmp_path / "out", RECIPE_A, force=False) is None
     with begun(tmp_path / "out") as stage:
         write_json(stage.folder / "lsprism/report.json", report)
         stage.publish()
     assert (tmp_path / "out" / MANIFEST).is_file()
     moved = (tmp_path / "out").rename(tmp_path / "moved")
-    assert finished_report(moved, RECIPE_A, force=False) == report.model_copy(update={"save_path": moved})
+    assert load_finished_report(moved, RECIPE_A, force=False) == report.model_copy(update={"save_path": moved})
     other = {**RECIPE_A, "sparsity": 0.3}
     with pytest.raises(TargetError, match="made with different settings: sparsity 0.5, not 0.3"):
-        finished_report(moved, other, force=False)
-    assert finished_report(moved, other, force=True) is None
+        load_finished_report(moved, other, force=False)
+    assert load_finished_report(moved, other, force=True) is None

@@ -21,7 +21,7 @@ def speeds(talk, seats: dict, options: argparse.Namespace, *slots: str) -> dict[
     from lsprism.specs import GenerateSpec
 
     spec = GenerateSpec(max_new_tokens=options.tokens, greedy=True, ignore_eos=True)
-    answers = talk.ask(seats, {slot: options.prompt for slot in slots}, spec).wait().answers
+    answers = talk.generate(seats, {slot: options.prompt for slot in slots}, spec).wait().answers
     for answer in answers.values():
         if answer.failure:
             raise SystemExit(answer.failure)
@@ -61,11 +61,11 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=0.1, help="largest accepted relative difference")
     parser.add_argument("--out", type=Path, help="JSON file for the rounds")
     options = parser.parse_args()
-    from lsprism.talk import Talk, Wanted
+    from lsprism.chat import ChatClient, ModelRequest
 
-    seats = {"left": Wanted(model_id=options.left), "right": Wanted(model_id=options.right)}
+    seats = {"left": ModelRequest(model_id=options.left), "right": ModelRequest(model_id=options.right)}
     rounds = json.loads(options.out.read_text())["rounds"] if options.out and options.out.exists() else []
-    talk = Talk()
+    talk = ChatClient()
     speeds(talk, seats, options, *seats)  # loads the models; not counted
     while len(rounds) < options.rounds:
         rounds.append(round_of(talk, seats, options))

@@ -64,14 +64,14 @@ def load(model: str, dtype: str = "auto"):
 def products(options: argparse.Namespace) -> dict:
     import torch
 
-    from lsprism.layers.compute import computing_in
+    from lsprism.packed.compute import convert_products
 
     shapes = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
     operands = [(torch.rand(4096, columns), torch.rand(rows, columns)) for rows, columns in shapes]
     small = [(x.bfloat16(), weight.bfloat16()) for x, weight in operands]
 
     def multiply(pairs: list, compute: torch.dtype | None) -> None:
-        with torch.no_grad(), computing_in(compute):
+        with torch.no_grad(), convert_products(compute):
             for x, weight in pairs:
                 torch.nn.functional.linear(x, weight)
 
@@ -86,16 +86,16 @@ def products(options: argparse.Namespace) -> dict:
 
 def perplexity(options: argparse.Namespace) -> dict:
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation.perplexity import perplexity as measure
-    from lsprism.evaluation.windows import first, windows_of
-    from lsprism.layers.compute_dtype import using_compute_dtype
+    from lsprism.evaluation.perplexity import compute_perplexity as measure
+    from lsprism.evaluation.windows import make_windows, select_first
+    from lsprism.packed.compute_dtype import use_compute_dtype
 
     models = {dtype: load("demo", dtype) for dtype in ("bfloat16", "float32")}
-    windows = first(windows_of(models["float32"].tokenizer, read_text("embedded", split="test"), 2048), 2)
+    windows = select_first(make_windows(models["float32"].tokenizer, read_text("embedded", split="test"), 2048), 2)
     values = {}
 
     def one(name: str, dtype: str, compute: str) -> None:
-        with using_compute_dtype(compute):
+        with use_compute_dtype(compute):
             values[name] = measure(models[dtype].model, windows).value
 
     ways = {name: lambda name=name, of=of: one(name, *of) for name, of in WAYS.items()}
@@ -106,13 +106,13 @@ def prefill(options: argparse.Namespace) -> dict:
     import torch
 
     from lsprism.generation.decode import prefill as read
-    from lsprism.layers.compute_dtype import using_compute_dtype
+    from lsprism.packed.compute_dtype import use_compute_dtype
 
     dense = {dtype: load("demo", dtype).model for dtype in ("bfloat16", "float32")}
     compressed = load(options.artifact).model
 
     def one(model, compute: str, length: int) -> None:
-        with using_compute_dtype(compute):
+        with use_compute_dtype(compute):
             read(model, torch.arange(length)[None] + 100)
 
     found = {}
@@ -131,15 +131,15 @@ def decode(options: argparse.Namespace) -> dict:
     import torch
     from torch import nn
 
-    from lsprism.layers.modules import DenseLinear
-    from lsprism.models.fused import fuse
+    from lsprism.models.fused_decode import enable_fused_decode
+    from lsprism.packed.modules import DenseLinear
 
     models = {f"dense, {dtype}": load("demo", dtype).model for dtype in ("bfloat16", "float16", "float32")}
     ours = load("demo").model
     for module in ours.modules():
         if type(module) is nn.Linear:
-            DenseLinear.adopt(module)
-    fuse(ours)
+            DenseLinear.convert(module)
+    enable_fused_decode(ours)
     models |= {"dense, our kernels": ours, "compressed": load(options.artifact).model}
     with torch.no_grad():
         made = {name: sides.side(model, 32) for name, model in models.items()}
@@ -154,16 +154,16 @@ def decode(options: argparse.Namespace) -> dict:
 
 def compress(options: argparse.Namespace) -> dict:
     from lsprism import api
-    from lsprism.specs import CompressSpec, ask
+    from lsprism.specs import CompressSpec, validate
 
     plan = api.inspect("demo", method="hybrid", sparsity=0.5)
     found: dict = {"predicted": plan.duration.model_dump() | {"total": plan.duration.total}}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("before", "after"):
             settings = {"compute_dtype": WAYS[name][1], "allocation": "uniform", "save_path": Path(folder) / name}
-            spec = ask(CompressSpec, model_id="demo", method="hybrid", sparsity=0.5, **settings)
+            spec = validate(CompressSpec, model_id="demo", method="hybrid", sparsity=0.5, **settings)
             seconds = []
-            with closing(api.compressing(spec)) as events:
+            with closing(api.stream_compress(spec)) as events:
                 for event in events:
                     if event.kind == "block_done":
                         seconds.append(event.seconds)
@@ -200,8 +200,8 @@ PARTS = {
 def measure(options: argparse.Namespace) -> None:
     import torch
 
-    from lsprism.layers.kernels.build import usable_levels
-    from lsprism.layers.kernels.dispatch import using
+    from lsprism.packed.kernels.build import list_usable_levels
+    from lsprism.packed.kernels.dispatch import use_kernel
 
     found = read(options.out)
     rows = found.setdefault(options.level, {})
@@ -212,10 +212,10 @@ def measure(options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
     }
     kernel = "auto" if options.level == "native" else options.level
-    assert kernel == "auto" or kernel in usable_levels(), f"this CPU does not support {kernel}"
+    assert kernel == "auto" or kernel in list_usable_levels(), f"this CPU does not support {kernel}"
     for part in options.parts.split(","):
         print(options.level, part, flush=True)
-        with using(kernel):
+        with use_kernel(kernel):
             rows[part] = PARTS[part](options)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

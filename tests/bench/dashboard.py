@@ -76,17 +76,17 @@ def slide(page, sparsity: str) -> None:
 
 def looker(home: Path) -> Callable[[], None]:
     """The polling request of the tab Compress, for the newest run."""
-    from lsprism.runs import Runs
-    from lsprism.ui.compress import Handlers
-    from lsprism.ui.watch import Watch
+    from lsprism.runs import RunStore
+    from lsprism.ui.compress_tab import CompressHandlers
+    from lsprism.ui.run_views import RunViews
 
-    runs = Runs(home)
-    handlers, seen = Handlers(SimpleNamespace(runs=runs, watch=Watch(runs), planner=None)), ""
-    newest = max(runs.all(), key=lambda run: run.created).id
+    runs = RunStore(home)
+    handlers, seen = CompressHandlers(SimpleNamespace(runs=runs, watch=RunViews(runs), planner=None)), ""
+    newest = max(runs.list_all(), key=lambda run: run.created).id
 
     def look() -> None:
         nonlocal seen
-        answer = handlers.look(newest, seen)[-1]
+        answer = handlers.update_view(newest, seen)[-1]
         seen = answer if isinstance(answer, str) else seen
 
     return look

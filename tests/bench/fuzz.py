@@ -246,12 +246,12 @@ def folder(bench: Bench, dice: random.Random) -> str:
 
 def artifact(bench: Bench, dice: random.Random) -> str:
     """An artifact; half of the time its manifest is updated after the change."""
-    from lsprism.artifact.manifest import MANIFEST, describe, write_json
+    from lsprism.artifact.manifest import MANIFEST, build_manifest, write_json
 
     made = shutil.copytree(bench.artifact, bench.fresh() / "made")
     change_folder(made, dice)
     if dice.random() < 0.5 and (made / MANIFEST).is_file():
-        write_json(made / MANIFEST, describe(made))
+        write_json(made / MANIFEST, build_manifest(made))
     if dice.random() < 0.3:
         resume = dice.choice([["--resume"], ["--force"], ["--resume", "--force"]])
         return command(bench.compression(made, *resume))
@@ -302,14 +302,14 @@ def settings(bench: Bench, dice: random.Random) -> str:
 
 def form(bench: Bench, dice: random.Random) -> str:
     """YAML and values of the dashboard's form."""
-    from lsprism.ui.form import spec_of, values_of
+    from lsprism.ui.form_values import make_spec, parse_yaml
 
     if dice.random() < 0.5:
         text = "\n".join(odd_line(dice) for _ in range(dice.randrange(5)))
-        return expecting_refusal(lambda: values_of(text))
+        return expecting_refusal(lambda: parse_yaml(text))
     names = [name.replace("-", "_") for name in OPTIONS]
     values = {dice.choice(names): dice.choice(JUNK) for _ in range(4)}
-    return expecting_refusal(lambda: spec_of(values))
+    return expecting_refusal(lambda: make_spec(values))
 
 
 def prompts(bench: Bench, dice: random.Random) -> str:

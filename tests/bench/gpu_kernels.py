@@ -38,8 +38,8 @@ BARS = {  # ratio to dense that is to be reached: shape, way, tokens
 
 def correct() -> dict:
     """Shapes of all kinds: one row, odd widths, panels, more blocks than octets, all densities."""
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.measure_gpu import find_error, random_form
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.measure_gpu import find_block_error, find_error, random_form
 
     groups = {
         "q, k, v with factors": [((512, 1000), 20), ((200, 1000), 0), ((64, 1000), 9)],
@@ -49,7 +49,7 @@ def correct() -> dict:
         "large": [((4096, 4096), 100)],
         "gate, up": [((14336, 4096), 30), ((14336, 4096), 30)],
     }
-    found = {}
+    found = {"norm, gate, residual, rotary": find_block_error(GPU)}
     for (name, members), dtype in itertools.product(groups.items(), (torch.bfloat16, torch.float16)):
         for density, tokens in ((0.5, 1), (0.5, 2), (0.7, 3), (0.5, 4), (0.1, 8), (1.0, 1)):
             if name == "gate, up" and (density != 0.5 or tokens == 2):
@@ -63,9 +63,9 @@ def correct() -> dict:
 
 def replayed() -> dict:
     """The counters of a launch must be as they were when it ends."""
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import _exact, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import _exact, random_form
 
     form = random_form((1000, 5000), 0.5, 40, GPU)
     bias = torch.randn(1000, device=GPU).bfloat16()
@@ -89,8 +89,8 @@ def replayed() -> dict:
 
 
 def kernels(shape: tuple[int, int]) -> dict:
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.measure_gpu import microseconds, products, random_form
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.measure_gpu import microseconds, products, random_form
 
     rows, columns = shape
     copies = max(2, min(16, (400 << 20) // (2 * rows * columns)))  # together larger than the cache
@@ -115,9 +115,9 @@ def kernels(shape: tuple[int, int]) -> dict:
 
 
 def groups() -> dict:
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import microseconds, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import microseconds, random_form
 
     found = {}
     x = torch.randn(1, 4096, device=GPU).bfloat16()
@@ -130,7 +130,7 @@ def groups() -> dict:
         }
         for _ in range(3):
             forms = [random_form((n, 4096), 0.45, 60, GPU) for n in rows]
-            dense = [form.dense() for form in forms]
+            dense = [form.to_dense() for form in forms]
             stacked = torch.cat(dense)
             one = build_group(forms, [None] * len(forms), gpu.count_blocks(GPU), gpu.WARPS)
             each = [build_group([form], [None], gpu.count_blocks(GPU), gpu.WARPS) for form in forms]
@@ -144,8 +144,8 @@ def groups() -> dict:
 
 def tuning() -> dict:
     """The kernel is compiled for each; those that are in use are restored."""
-    from lsprism.layers.kernels import gpu
-    from lsprism.layers.kernels.measure_gpu import find_error, microseconds, products, random_form
+    from lsprism.packed.kernels import gpu
+    from lsprism.packed.kernels.measure_gpu import find_error, microseconds, products, random_form
 
     before, found = (gpu.WARPS, gpu.DEPTH), {}
     try:
@@ -166,15 +166,19 @@ def tuning() -> dict:
 
 
 def many() -> dict:
-    from lsprism.layers.kernels import cuda, gpu
-    from lsprism.layers.kernels.group import build_group
-    from lsprism.layers.kernels.measure_gpu import microseconds, random_form
+    from lsprism.packed.kernels import cuda, gpu
+    from lsprism.packed.kernels.group import build_group
+    from lsprism.packed.kernels.measure_gpu import microseconds, random_form
 
     found = {}
     for rows, columns in SHAPES[:2]:
         form = random_form((rows, columns), 0.5, 0, GPU)
         group = build_group([form], [None], gpu.count_blocks(GPU), gpu.WARPS)
-        packed, dense, x = cuda.Packed(form, None), form.dense(), torch.randn(512, columns, device=GPU).bfloat16()
+        packed, dense, x = (
+            cuda.CudaPacked(form, None),
+            form.to_dense(),
+            torch.randn(512, columns, device=GPU).bfloat16(),
+        )
         assert torch.equal(gpu.unpack_group(group), dense)
         ways = {
             "dense": lambda x=x, w=dense: F.linear(x, w), "unpacked": lambda g=group: gpu.unpack_group(g),
@@ -186,19 +190,23 @@ def many() -> dict:
 
 def decode(shape: str, turns: int = 12) -> dict:
     """The product's own loop, which replays a recorded step."""
-    from card import compressed, loop, random_llama
+    from gpu import compressed, loop, random_llama
 
-    from lsprism.evaluation.sizes import resident_bytes
-    from lsprism.models.fused import fuse
+    from lsprism.evaluation.sizes import count_resident_bytes
+    from lsprism.models.fused_decode import disable_fused_decode, enable_fused_decode
 
     made = {"dense": None, "sparse": (0,), "hybrid": (0.1,), "2:4": (0, True)}
     ms, held, sides = {}, {}, {}
     for name, how in made.items():
         model = random_llama(shape) if how is None else compressed(random_llama(shape), *how)
-        fuse(model)  # layers that read the same input are multiplied together
+        enable_fused_decode(model)  # blocks of packed layers take few launches
         sides[name] = loop(model, recorded=True)
         sides[name]()  # packs and records
-        held[name] = resident_bytes(type("Loaded", (), {"model": model}))
+        disable_fused_decode(model)  # as the dense model: the model's own code, but groups of layers in one launch
+        if how is not None:
+            sides[f"{name}, own code"] = loop(model, recorded=True)
+            sides[f"{name}, own code"]()
+        held[name] = count_resident_bytes(type("Loaded", (), {"model": model}))
         torch.cuda.empty_cache()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):

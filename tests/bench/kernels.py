@@ -35,17 +35,17 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
     import torch
     import torch.nn.functional as F
 
-    from lsprism.layers.forms import Dense, Sparse, nbytes
-    from lsprism.layers.int8 import to_int8
-    from lsprism.layers.kernels.dispatch import Product
+    from lsprism.packed.formats import Dense, Sparse, count_bytes
+    from lsprism.packed.int8 import to_int8
+    from lsprism.packed.kernels.dispatch import PreparedMatmul
 
     def copies(form) -> list[Callable]:
-        count = 1 if few else max(1, total // nbytes(form))
+        count = 1 if few else max(1, total // count_bytes(form))
         again = [
             type(form)(*(v.clone() if isinstance(v, torch.Tensor) else v for v in vars(form).values()))
             for _ in range(count)
         ]
-        return [Product(one, None) for one in again]
+        return [PreparedMatmul(one, None) for one in again]
 
     weight = torch.randn(rows, columns)
     chance = torch.rand(rows, columns)
@@ -56,12 +56,12 @@ def ways(rows: int, columns: int, total: int, few: bool) -> list[Way]:
         dense = [weight.to(dtype) for _ in range(count)]
         made.append(Way(f"torch {name}", [lambda x, w=w: F.linear(x, w) for w in dense], weight.numel() * 2))
     form = Dense(weight.bfloat16())
-    made.append(Way("own dense", copies(form), nbytes(form)))
+    made.append(Way("own dense", copies(form), count_bytes(form)))
     for sparsity in SPARSITIES:
         form = Sparse.pack(weight.bfloat16(), chance >= sparsity)
-        made.append(Way(f"bitmap {sparsity:.0%}", copies(form), nbytes(form)))
+        made.append(Way(f"bitmap {sparsity:.0%}", copies(form), count_bytes(form)))
     form = to_int8(Sparse.pack(weight.bfloat16(), chance >= 0.5))
-    made.append(Way("bitmap 50% int8", copies(form), nbytes(form)))
+    made.append(Way("bitmap 50% int8", copies(form), count_bytes(form)))
     return made
 
 
@@ -117,7 +117,7 @@ def main() -> None:
 
     import torch
 
-    from lsprism.layers.kernels.dispatch import using
+    from lsprism.packed.kernels.dispatch import use_kernel
 
     torch.manual_seed(0)
     if options.threads:
@@ -127,7 +127,7 @@ def main() -> None:
     rows = []
     for shape in options.shapes:
         height, width = map(int, shape.split("x"))
-        with using(options.kernel):
+        with use_kernel(options.kernel):
             made = ways(height, width, options.megabytes << 20, options.warm)
             found = measure(made, width, options.rounds, options.round_ms / 1000)
         for way in made:

@@ -19,7 +19,7 @@ IMPORTS = f"import lsprism.api; print({HWM})"
 COMPRESS = f"""
 import sys, json, lsprism.api
 from lsprism.specs import CompressSpec
-for event in lsprism.api.compressing(CompressSpec.model_validate_json(sys.argv[1])): pass
+for event in lsprism.api.stream_compress(CompressSpec.model_validate_json(sys.argv[1])): pass
 print({HWM})
 """
 
@@ -88,7 +88,7 @@ def measure(model: str, blocks: int, method: str, work: Path, options: argparse.
     calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
     settings = {"method": method, "calibration": calibration, "compute_dtype": options.compute_dtype}
     spec = CompressSpec(model_id=model, save_path=work / "out", **settings)
-    plan = api.planning(spec)
+    plan = api.plan_from_spec(spec)
     baseline = child(IMPORTS)
     peak = child(COMPRESS, spec.model_dump_json())
     return {
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="folder for the random model")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()
-    from lsprism.models.demo import demo_folder
+    from lsprism.models.demo import get_demo_folder
 
     rows = json.loads(options.out.read_text()) if options.out and options.out.exists() else []
     for blocks in [0] if options.model else [int(n) for n in options.blocks.split(",")]:
@@ -129,7 +129,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=options.work) as work:
                 model = options.model or f"{work}/random-{blocks}"
                 if not options.model:
-                    tinyllama(Path(model), blocks, demo_folder())
+                    tinyllama(Path(model), blocks, get_demo_folder())
                 row = measure(model, blocks, method, Path(work), options)
                 rows.append({"model": options.model or "random", **row})
             print(json.dumps(rows[-1]))

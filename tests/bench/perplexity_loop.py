@@ -44,13 +44,13 @@ def plain_loop(folder: Path, text: str, context: int, most: int | None) -> float
 def ours(model: str, text: str, context: int, most: int | None) -> dict:
     from lsprism import api
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation.perplexity import perplexity
-    from lsprism.evaluation.windows import first, windows_of
+    from lsprism.evaluation.perplexity import compute_perplexity
+    from lsprism.evaluation.windows import make_windows, select_first
 
     loaded = api.load(model)
-    windows = windows_of(loaded.tokenizer, read_text(text, split="test"), context)
-    figure = perplexity(loaded.model, first(windows, most or windows.of))
-    return {"protocol": figure.protocol(), "ours": figure.value}
+    windows = make_windows(loaded.tokenizer, read_text(text, split="test"), context)
+    figure = compute_perplexity(loaded.model, select_first(windows, most or windows.of))
+    return {"protocol": figure.format_protocol(), "ours": figure.value}
 
 
 def measure(options: argparse.Namespace, context: int) -> dict:

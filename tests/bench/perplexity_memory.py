@@ -20,8 +20,8 @@ MEASURE = f"""{IMPORTS}
 from lsprism.calibration.corpus import read_text
 model, text, context, count, batch = sys.argv[1:]
 loaded = api.load(model)
-there = windows.windows_of(loaded.tokenizer, read_text(text, split="test"), int(context))
-figure = perplexity.perplexity(loaded.model, windows.first(there, int(count)), int(batch))
+there = windows.make_windows(loaded.tokenizer, read_text(text, split="test"), int(context))
+figure = perplexity.compute_perplexity(loaded.model, windows.select_first(there, int(count)), int(batch))
 assert figure.windows == int(count), f"the text has {{figure.of}} windows only"
 print(figure.value, {HWM})
 """

@@ -1,20 +1,21 @@
-"""One model, compressed with several methods under one protocol: one row each, and a table.
+"""One model, compressed by several methods under one protocol: a row each, and the table of them all.
 
     python tests/bench/quality.py --calibration CALIBRATION.parquet --text TEST.parquet --out quality.json \\
         --rows dense,wanda:0.5,wanda:0.3,hybrid:0.5,hybrid:0.5+effort=best
 
-A row is `dense`, `rtn:BITS` (every layer rounded to the nearest value of that many bits, in groups of 64) or
-METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec. +without=PART disables a part
-of hybrid: anchors (error compensation), refit (the final joint refit) or anywhere (the mask is then chosen per row
-instead of over the whole matrix); a rank_share of 1e-9 disables the low-rank factors. All rows use the same calibration
-windows (64 x 512 by default) and are evaluated on the same ones: --windows windows of --context tokens of the text,
-starting at window --first, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens. KL:
-KL(dense || row) of the next-token distributions, mean over the same tokens. Seconds and peak memory are those of a
-child process that compresses, including the sensitivity pass if it is not cached; memory is minus that of a process
-that only imports the package.
+A row is `dense`, `rtn:BITS` (every layer rounded to the nearest of so many bits, in groups of 64) or
+METHOD:SPARSITY[:PATTERN][+SETTING=VALUE...], where a setting is a field of CompressSpec; +without=PART leaves out a
+part of hybrid: compensation (of the error of the layers before), refit (the last step) or global-mask (each row then
+keeps as many values as the others); a rank_share of 1e-9 leaves out the factors. All rows use the same calibration
+windows (64 x 512 tokens by default) and the same evaluation text: --windows windows of --context tokens from window
+--first on, and all windows of the embedded text. Perplexity: exp(mean NLL) over predicted tokens; KL: of the dense
+model's next-token distribution to the row's, mean over the same tokens. Seconds and peak memory are those of a child
+process that compresses, including the measurements that an allocation rule needs and does not find in the cache;
+memory is counted above that of a child that only imports.
 
-Rows in --out are not measured again, and a killed row is resumed if --keep names a folder for the artifacts. --table
-prints the rows in --out as Markdown, without measuring.
+Rows in --out are not measured again, and a row that was interrupted is resumed if --keep names a folder for the
+artifacts. --table prints the rows in --out as markdown; --plot FILE draws the rows of all JSON files
+in the folder of --out as SVG (see pareto.py). Both measure nothing.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 GROUP = 64  # consecutive weights in a row that share a scale and a zero point
-IMPORTS = "import lsprism.api; from lsprism.artifact.finish import peak_memory; print(peak_memory())"
+IMPORTS = "import lsprism.api; from lsprism.artifact.publish import read_peak_memory; print(read_peak_memory())"
 COMPRESS = """
 import sys, lsprism.api
 {without}
 from lsprism.specs import CompressSpec
 spec = CompressSpec.model_validate_json(sys.argv[1])
-print(lsprism.api.report_of(lsprism.api.compressing(spec), lsprism.CompressionReport).model_dump_json())
+print(lsprism.api.get_final_report(lsprism.api.stream_compress(spec), lsprism.CompressionReport).model_dump_json())
 """
 WITHOUT = {
     "": "",
-    "anchors": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
+    "compensation": "from lsprism.methods.hybrid import Hybrid; Hybrid.anchor = 0.0",
     "refit": "from lsprism.methods import hybrid; hybrid.REFIT = hybrid.BEST_REFIT = 0, 0",
-    "anywhere": "from lsprism.methods import admm, masks; admm.keep_anywhere = masks.keep",
+    "global-mask": "from lsprism.methods import admm, masks; admm.make_global_mask = masks.make_mask",
 }
 
 
@@ -67,10 +68,10 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
 def round_to_nearest(bits: int, options: argparse.Namespace) -> dict:
     """The dense model with round-to-nearest quantization of the layers that the other rows compress."""
     from lsprism import api
-    from lsprism.models.anatomy import dissect
+    from lsprism.models.structure import find_structure
 
     loaded = api.load(options.model)
-    sites = dissect(loaded.model).sites
+    sites = find_structure(loaded.model).sites
     for site in sites:
         linear = loaded.model.get_submodule(site.name)
         linear.weight.data.copy_(rounded(linear.weight.data, bits))
@@ -131,16 +132,16 @@ def dense_model(model: str) -> LoadedModel:
 
 def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
     from lsprism.evaluation import agreement
-    from lsprism.evaluation.perplexity import perplexity
-    from lsprism.evaluation.steps import finished
+    from lsprism.evaluation.perplexity import compute_perplexity
+    from lsprism.evaluation.progress import run_to_end
 
     taken = windows_of(loaded, options.text, options)
     taken = replace(taken, tokens=taken.tokens[options.first : options.first + options.windows])
-    figure = perplexity(loaded.model, taken)
-    other = perplexity(loaded.model, windows_of(loaded, "embedded", options))
+    figure = compute_perplexity(loaded.model, taken)
+    other = compute_perplexity(loaded.model, windows_of(loaded, "embedded", options))
     return {
         "perplexity": figure.value,
-        "kl": finished(agreement.measuring(dense_model(options.model), loaded, taken)).kl,
+        "kl": run_to_end(agreement.stream_agreement(dense_model(options.model), loaded, taken)).kl,
         "perplexity_embedded": other.value,
         "text": figure.text,
         "context": figure.context,
@@ -155,9 +156,9 @@ def figures_of(loaded: LoadedModel, options: argparse.Namespace) -> dict:
 
 def windows_of(loaded: LoadedModel, text: str, options: argparse.Namespace) -> Windows:
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation.windows import windows_of
+    from lsprism.evaluation.windows import make_windows
 
-    return windows_of(loaded.tokenizer, read_text(text, split="test"), options.context)
+    return make_windows(loaded.tokenizer, read_text(text, split="test"), options.context)
 
 
 def measure(row: str, options: argparse.Namespace) -> dict:
@@ -198,6 +199,14 @@ def protocol(row: dict) -> str:
     )
 
 
+def chart(folder: Path) -> str:
+    """SVG of the rows of all JSON files in `folder`."""
+    import pareto
+
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return pareto.chart({name.split(" ", 1)[1]: row for rows in found for name, row in rows.items()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
@@ -212,10 +221,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder to keep the artifacts in")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     parser.add_argument("--table", action="store_true", help="print the rows without measuring")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw all rows in the folder of --out")
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else {}
     if options.table:
         print(table(rows))
+        return
+    if options.plot:
+        options.plot.write_text(chart(options.out.parent), encoding="utf-8")
         return
     for row in options.rows.split(","):
         key = f"{options.model} {row}"

@@ -10,12 +10,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 from transformers.initialization import no_init_weights
 
 from lsprism import api
-from lsprism.generation.decode import prefill, step
+from lsprism.generation.decode import decode_step, prefill
 from lsprism.generation.sampler import Sampler
-from lsprism.layers.forms import Sparse, nbytes
-from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.models.fused import fuse
-from lsprism.models.surgery import place
+from lsprism.models.fused_decode import enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.packed.formats import Sparse, count_bytes
+from lsprism.packed.modules import DenseLinear, PrismLinear
 from lsprism.specs import GenerateSpec
 
 Side = Callable[[int], list[float]]
@@ -31,15 +31,15 @@ def side(model: nn.Module, prompt: int) -> Side:
     """LS-PRISM's own decode loop."""
     sampler = Sampler(GenerateSpec(greedy=True))
     logits, cache = prefill(model, prompt_of(prompt))
-    token = sampler.pick(logits)
+    token = sampler.sample(logits)
 
     def decode(count: int) -> list[float]:
         nonlocal token, cache
         seconds = []
         for _ in range(count):
             started = time.perf_counter()
-            logits, cache = step(model, token, cache)
-            token = sampler.pick(logits)
+            logits, cache = decode_step(model, token, cache)
+            token = sampler.sample(logits)
             seconds.append(time.perf_counter() - started)
         return seconds
 
@@ -81,8 +81,8 @@ def load_fused(model: str, dtype: str) -> nn.Module:
 def fused(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.Linear:
-            DenseLinear.adopt(module)
-    fuse(model)
+            DenseLinear.convert(module)
+    enable_fused_decode(model)
     return model
 
 
@@ -107,13 +107,13 @@ def pruned(model: nn.Module, sparsity: float) -> nn.Module:
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and name != "lm_head":
             places = torch.rand(module.weight.shape) >= sparsity
-            place(model, name, PrismLinear(Sparse.pack(module.weight.data, places)))
+            replace_module(model, name, PrismLinear(Sparse.pack(module.weight.data, places)))
     return fused(model)
 
 
 def layer_bytes(model: nn.Module) -> dict[str, float]:
     """Resident bytes of the compressed layers, absolute and relative to the same layers dense."""
     forms = [module.form for module in model.modules() if isinstance(module, PrismLinear)]
-    dense = sum(form.dense().nbytes for form in forms)
-    held = sum(map(nbytes, forms))
+    dense = sum(form.to_dense().nbytes for form in forms)
+    held = sum(map(count_bytes, forms))
     return {"layer_bytes": held, "layer_bytes_of_dense": held / dense}

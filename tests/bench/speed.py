@@ -201,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
 
     import torch
-    from claims import claims
+    from targets import claims
 
     import lsprism.hf  # noqa: F401 - registers the format
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lsprism.generation.decode import prefill, step
+from lsprism.generation.decode import decode_step, prefill
 from lsprism.generation.sampler import Sampler
-from lsprism.layers.forms import Dense
-from lsprism.layers.kernels.cpu import Packed, PackedBlock
-from lsprism.layers.kernels.dispatch import kernels
-from lsprism.layers.modules import DenseLinear, PrismLinear, product_of
+from lsprism.packed.formats import Dense
+from lsprism.packed.kernels.cpu import CpuPacked, PackedBlock
+from lsprism.packed.kernels.dispatch import load_kernels
+from lsprism.packed.modules import DenseLinear, PrismLinear, get_product
 from lsprism.specs import GenerateSpec
 
 WARM_UP = 4  # tokens
@@ -30,28 +30,28 @@ def token_parts(model: nn.Module, prompt: torch.Tensor, tokens: int) -> dict[str
     logits, cache = prefill(model, prompt)
     sampler, block = Sampler(GenerateSpec(greedy=True)), type(model.model.layers[0])
     linears = [m for m in model.model.layers.modules() if isinstance(m, PrismLinear | DenseLinear)]
-    layers = [product_of(module).packed for module in linears]
+    layers = [get_product(module).packed for module in linears]
     inputs = [torch.randn(1, one.columns).to(one.dtype) for one in layers]
-    around = [(PackedBlock, "begin"), (PackedBlock, "end"), (Packed, "multiply"), (type(cache), "update")]
-    nothing = Packed(kernels(), Dense(torch.zeros(1, 1, dtype=layers[0].dtype)), None)
+    around = [(PackedBlock, "begin"), (PackedBlock, "end"), (CpuPacked, "multiply"), (type(cache), "update")]
+    nothing = CpuPacked(load_kernels(), Dense(torch.zeros(1, 1, dtype=layers[0].dtype)), None)
     rows = []
     for _ in range(WARM_UP + tokens):
         spent.clear()
         with torch.inference_mode(), timed(spent, "matrices"):
             for one, x in zip(layers, inputs, strict=True):
-                one.multiply(kernels(), x)
+                one.multiply(load_kernels(), x)
         with torch.inference_mode(), timed(spent, "calls"):
             for x in inputs:
-                nothing.multiply(kernels(), x[:, :1])
+                nothing.multiply(load_kernels(), x[:, :1])
         with short_past(), watched(spent, [(PackedBlock, "end")]):
-            step(model, 5, cache)
+            decode_step(model, 5, cache)
         short = spent.pop("end")
         cache.crop(-1)
         with watched(spent, [*around, (block, "forward")]), timed(spent, "all"):
             with timed(spent, "model"):
-                logits, cache = step(model, 5, cache)
+                logits, cache = decode_step(model, 5, cache)
             with timed(spent, "sampling"):
-                sampler.pick(logits)
+                sampler.sample(logits)
         rows.append(spent | {"attention": spent["end"] - short})
     ms = {part: statistics.median(row[part] for row in rows[WARM_UP:]) * 1000 for part in rows[0]}
     compiled, matrices = ms["begin"] + ms["end"], ms["matrices"] - ms["calls"]
@@ -78,7 +78,7 @@ def timed(spent: dict[str, float], part: str) -> Iterator[None]:
 @contextmanager
 def short_past() -> Iterator[None]:
     """In this context, compiled blocks attend to one token only."""
-    plain = PackedBlock.end
+    plain = PackedBlock.compute_output
 
     def end(self, native, x, query, keys, values):
         return plain(self, native, x, query, keys[:, :, -1:], values[:, :, -1:])

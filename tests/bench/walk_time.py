@@ -22,16 +22,16 @@ def passes_alone(model: str, options: argparse.Namespace) -> float:
     import torch
 
     from lsprism import api
-    from lsprism.calibration.corpus import read_text, tokenize, windows
-    from lsprism.calibration.walk import capture
-    from lsprism.models.anatomy import dissect
+    from lsprism.calibration.blockwise import capture_block_inputs
+    from lsprism.calibration.corpus import cut_windows, read_text, tokenize
+    from lsprism.models.structure import find_structure
 
     loaded = api.load(model)
     tokens = tokenize(loaded.tokenizer, read_text(options.calibration).text)
-    picked = windows(tokens, options.samples, options.length, seed=0)
-    anatomy = dissect(loaded.model)
+    picked = cut_windows(tokens, options.samples, options.length, seed=0)
+    anatomy = find_structure(loaded.model)
     blocks = loaded.model.get_submodule(anatomy.blocks)
-    walk = capture(loaded.model, blocks, picked, torch.device("cpu"))
+    walk = capture_block_inputs(loaded.model, blocks, picked, torch.device("cpu"))
     started = time.monotonic()
     with torch.no_grad():
         for index, block in enumerate(blocks):
@@ -50,7 +50,7 @@ def whole_run(model: str, options: argparse.Namespace) -> float:
     calibration = {"source": options.calibration, "samples": options.samples, "length": options.length}
     with tempfile.TemporaryDirectory() as work:
         spec = CompressSpec(model_id=model, save_path=Path(work) / "out", method="wanda", calibration=calibration)
-        return sum(event.seconds for event in api.compressing(spec) if isinstance(event, BlockDone))
+        return sum(event.seconds for event in api.stream_compress(spec) if isinstance(event, BlockDone))
 
 
 def main() -> None:

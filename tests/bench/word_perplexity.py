@@ -67,22 +67,26 @@ def main() -> None:
     options = parser.parse_args()
     from lsprism import api
     from lsprism.calibration.corpus import read_text
-    from lsprism.evaluation import words
-    from lsprism.evaluation.steps import finished
+    from lsprism.evaluation import word_perplexity
+    from lsprism.evaluation.progress import run_to_end
 
     loaded = api.load(options.model, dtype=options.dtype)
     corpus = read_text(options.text, split="test")
     there = split(corpus.text, options)
     texts = there[: options.documents]
     started = time.monotonic()
-    figure = finished(words.measuring(loaded, words.Documents(texts, corpus.name, len(there)), options.context))
+    figure = run_to_end(
+        word_perplexity.stream_word_perplexity(
+            loaded, word_perplexity.Documents(texts, corpus.name, len(there)), options.context
+        )
+    )
     halfway = time.monotonic()
     theirs = by_lm_eval(loaded, texts, options.context)
     row = {
         "ours": figure.value,
         "lm_eval": theirs,
         "relative_difference": abs(figure.value / theirs - 1),
-        "protocol": figure.protocol(),
+        "protocol": figure.format_protocol(),
         "model": options.model,
         "our_seconds": halfway - started,
         "their_seconds": time.monotonic() - halfway,

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from lsprism.calibration import corpus
-from lsprism.calibration.corpus import Corpus, consecutive, read_text, tokenize, windows
+from lsprism.calibration.corpus import Corpus, cut_windows, read_text, split_windows, tokenize
 from lsprism.errors import CorpusError
 
 ROWS = ["one river", "", "two\nstones \u2028 sing"]
@@ -224,18 +224,18 @@ def test_tokenize_is_the_tokenizers_default_and_does_not_warn(tiny_folder, text_
 def test_windows_depend_on_the_seed():
     tokens = torch.arange(10_000)
     global_state = torch.get_rng_state()
-    first = windows(tokens, 32, 64, seed=5)
+    first = cut_windows(tokens, 32, 64, seed=5)
     torch.rand(3)
-    assert torch.equal(first, windows(tokens, 32, 64, seed=5))
-    assert not torch.equal(first, windows(tokens, 32, 64, seed=6))
+    assert torch.equal(first, cut_windows(tokens, 32, 64, seed=5))
+    assert not torch.equal(first, cut_windows(tokens, 32, 64, seed=6))
     torch.set_rng_state(global_state)
-    windows(tokens, 32, 64, seed=5)
+    cut_windows(tokens, 32, 64, seed=5)
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
 def test_windows_are_spread_over_the_whole_text():
     tokens = torch.arange(1_000) * 7
-    found = windows(tokens, 4_000, 10, seed=0)
+    found = cut_windows(tokens, 4_000, 10, seed=0)
     assert found.shape == (4_000, 10) and found.dtype == torch.int64
     assert (found.diff(dim=1) == 7).all()
     places = found[:, 0] // 7
@@ -245,16 +245,16 @@ def test_windows_are_spread_over_the_whole_text():
 
 def test_a_window_may_be_the_whole_text():
     tokens = torch.arange(8)
-    assert torch.equal(windows(tokens, 3, 8, seed=0), tokens.expand(3, 8))
+    assert torch.equal(cut_windows(tokens, 3, 8, seed=0), tokens.expand(3, 8))
 
 
 def test_consecutive_windows_drop_the_remainder():
     tokens = torch.arange(11)
-    assert consecutive(tokens, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert split_windows(tokens, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_too_few_tokens_are_counted():
-    for cut, option in ((lambda t: windows(t, 1, 8, 0), "--length"), (lambda t: consecutive(t, 8), "--context")):
+    for cut, option in ((lambda t: cut_windows(t, 1, 8, 0), "--length"), (lambda t: split_windows(t, 8), "--context")):
         with pytest.raises(CorpusError) as caught:
             cut(torch.arange(7))
         assert "7 tokens" in caught.value.message and "8" in caught.value.message
@@ -270,7 +270,7 @@ def test_too_few_tokens_are_counted():
 )
 def test_a_dot_does_not_make_a_dataset_a_file(name, monkeypatch):
     asked = []
-    monkeypatch.setattr(corpus, "hub_dataset", lambda *what: asked.append(what) or "the river")
+    monkeypatch.setattr(corpus, "load_hub_dataset", lambda *what: asked.append(what) or "the river")
     assert not corpus.is_file_name(name)
     assert read_text(name, split="test") == Corpus(f"{name} (test)", "the river")
     assert asked == [(name, "text", "test")]

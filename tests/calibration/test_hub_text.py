@@ -91,7 +91,7 @@ def test_without_network_only_the_cache_is_used_at_once(monkeypatch, tmp_path):
 def test_a_reachable_hub_is_used(hub, monkeypatch):
     asked_offline = []
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_text, "_hub_answers", lambda endpoint: endpoint.startswith("https://"))
+    monkeypatch.setattr(hub_text, "_is_hub_reachable", lambda endpoint: endpoint.startswith("https://"))
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *_, **__: asked_offline.append(datasets.config.HF_HUB_OFFLINE) or ROWS
     )

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lsprism.cli import display
-from lsprism.cli.display import Display, remaining, worst
+from lsprism.cli.display import Display, format_remaining, format_worst_layer
 from lsprism.events import BlockDone, Notice, Progress, Stage
 from lsprism.reports import LayerReport
 
@@ -93,12 +93,12 @@ def test_a_new_stage_has_no_share_yet(monkeypatch):
     [(None, ""), (0, "0 s left"), (59.6, "1 min 00 s left"), (61, "1 min 01 s left"), (3900, "1 h 05 min left")],
 )
 def test_remaining(seconds, text):
-    assert remaining(seconds) == text
+    assert format_remaining(seconds) == text
 
 
 def test_worst_names_the_layer_with_the_largest_error():
-    assert worst(EVENTS[3]) == "largest output error 25.0% at up"
-    assert worst(BlockDone(block=1, of=1, layers=[], seconds=1)) == ""
+    assert format_worst_layer(EVENTS[3]) == "largest output error 25.0% at up"
+    assert format_worst_layer(BlockDone(block=1, of=1, layers=[], seconds=1)) == ""
 
 
 def lines_after(seconds: float, monkeypatch, *events) -> list[str]:

@@ -97,15 +97,15 @@ def test_weights_that_cannot_be_read_are_named_by_their_file(failed, tiny_folder
 
 def test_a_shard_that_the_disk_refuses_is_named(failed, tiny_folder, tmp_path, monkeypatch):
     model = spoilt(tiny_folder, tmp_path / "model", lambda folder: in_two(folder, lost=True))
-    from lsprism.models import stored
+    from lsprism.models import tensor_files
 
     def refusing(path, *args, **kwargs):
         if Path(path).name == "b.safetensors":
             raise OSError(errno.EIO, "Input/output error")
         return stored_open(path, *args, **kwargs)
 
-    stored_open = stored.safe_open
-    monkeypatch.setattr(stored, "safe_open", refusing)
+    stored_open = tensor_files.safe_open
+    monkeypatch.setattr(tensor_files, "safe_open", refusing)
     assert f"{model / 'b.safetensors'} cannot be read: " in failed("compress", model)
 
 
@@ -115,7 +115,7 @@ def test_weights_for_another_config_are_told_before_the_first_block(failed, tiny
         (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
 
     model = spoilt(tiny_folder, tmp_path / "model", deeper)
-    assert "hold no tensor for model.layers.2." in failed("compress", model)
+    assert "have no tensor for model.layers.2." in failed("compress", model)
     assert not list((tmp_path / "out.part").glob("*.safetensors"))
 
 
@@ -153,7 +153,7 @@ SPOILT = {
         lambda path: path.write_text(path.read_text().replace("silu", "gelu")),
         "altered",
     ),
-    "a newer format": ("lsprism/manifest.json", newer, "format 2 is newer than the 1"),
+    "a newer format": ("lsprism/manifest.json", newer, "format 2 is newer than format 1"),
     "no manifest": ("lsprism/manifest.json", Path.unlink, "is missing"),
     "a file that is gone": ("lsprism/report.json", Path.unlink, "is missing"),
 }

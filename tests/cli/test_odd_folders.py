@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lsprism import api
 from lsprism.cli import main
-from lsprism.models.surgery import use_plain_outputs
+from lsprism.models.module_utils import use_plain_outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,12 +6,12 @@ from typing import get_args
 
 import pytest
 
-from lsprism.cli.options import Parser, add_options, asked, dashed, given, options_of
+from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options, normalize_dashes
 from lsprism.errors import SpecError
 from lsprism.runs.yaml_options import read_options
 from lsprism.specs import CompressSpec, DtypeName, MethodName, PatternName
 
-OPTIONS = options_of(CompressSpec)
+OPTIONS = list_options(CompressSpec)
 NAMES = [option.name for option in OPTIONS]
 
 
@@ -19,11 +19,11 @@ def parse(*words: str) -> argparse.Namespace:
     parser = Parser(prog="x")
     add_options(parser, OPTIONS)
     parser.add_argument("--config")
-    return parser.parse_args(dashed(list(words)))
+    return parser.parse_args(normalize_dashes(list(words)))
 
 
 def fields(*words: str) -> dict:
-    return given(parse(*words), OPTIONS)
+    return collect_options(parse(*words), OPTIONS)
 
 
 def config(folder: Path, text: str) -> Path:
@@ -57,7 +57,7 @@ def test_the_model_has_two_names_and_underscores_do(name):
 
 
 def test_underscores_in_values_stay():
-    assert dashed(["--save_path", "a_b", "--calibration=c_d", "-x_y"]) == [
+    assert normalize_dashes(["--save_path", "a_b", "--calibration=c_d", "-x_y"]) == [
         "--save-path",
         "a_b",
         "--calibration=c_d",
@@ -87,7 +87,7 @@ def test_yaml_gives_the_very_spec_that_the_command_line_gives(tmp_path):
         tmp_path, "model_id: m\nsave_path: o\nmethod: wanda\npattern: 4:8\nsamples: 3\ncalibration: t.txt\nforce: yes\n"
     )
     line = "--model-id m --save-path o --method wanda --pattern 4:8 --samples 3 --calibration t.txt --force".split()
-    assert asked(CompressSpec, fields("--config", str(path))) == asked(CompressSpec, fields(*line))
+    assert build_spec(CompressSpec, fields("--config", str(path))) == build_spec(CompressSpec, fields(*line))
 
 
 def test_yaml_may_group_the_calibration_as_the_spec_does(tmp_path):
@@ -134,9 +134,9 @@ def test_a_yaml_file_that_is_not_there_is_named(tmp_path):
 
 def test_what_must_be_given_and_was_not_is_named_as_an_option():
     with pytest.raises(SpecError, match="^--model-id is missing[.]"):
-        asked(CompressSpec, {"save_path": "out"})
+        build_spec(CompressSpec, {"save_path": "out"})
     with pytest.raises(SpecError, match="^--save-path is missing[.]"):
-        asked(CompressSpec, {"model_id": "demo"})
+        build_spec(CompressSpec, {"model_id": "demo"})
 
 
 def test_help_says_what_fits():
@@ -163,8 +163,8 @@ def test_words_that_only_begin_like_null_stay(tmp_path, text):
 def test_home_folders_in_yaml_and_options(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config(tmp_path, "model-id: m\nsave-path: ~/out\n")
-    assert asked(CompressSpec, fields("--config", "~/run.yaml")).save_path == tmp_path / "out"
-    assert asked(CompressSpec, fields("--model-id=m", "--save-path=~/b")).save_path == tmp_path / "b"
+    assert build_spec(CompressSpec, fields("--config", "~/run.yaml")).save_path == tmp_path / "out"
+    assert build_spec(CompressSpec, fields("--model-id=m", "--save-path=~/b")).save_path == tmp_path / "b"
 
 
 @pytest.mark.parametrize("text", ["a: " + "[" * 999, "\0", "a: \x07", "? [a]\n: b", "&a [*a]: 1", "a: *b"])

@@ -119,7 +119,7 @@ def test_a_name_with_brackets_is_said_as_it_is(refused):
 
 
 def test_too_little_memory_is_told_with_both_amounts(refused, monkeypatch):
-    monkeypatch.setattr(api, "free_memory", lambda: 10**7)
+    monkeypatch.setattr(api, "get_free_memory", lambda: 10**7)
     sentence, hint = refused()
     assert "of memory, 0.0 GB are free" in sentence
     assert "--samples" in hint
@@ -128,7 +128,7 @@ def test_too_little_memory_is_told_with_both_amounts(refused, monkeypatch):
 def test_too_little_disk_is_told_with_both_amounts(refused, monkeypatch):
     monkeypatch.setattr(api.psutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
     sentence, _ = refused()
-    assert "of disk in " in sentence
+    assert "of disk space in " in sentence
 
 
 def test_cheap_checks_come_before_a_model_is_looked_for(refused, monkeypatch):

@@ -11,7 +11,7 @@ from tiny_runs import asked, digests, done, notices, stopped_after
 from lsprism import api
 from lsprism.artifact.manifest import RECIPE
 from lsprism.errors import TargetError
-from lsprism.layers import compute_dtype
+from lsprism.packed import compute_dtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

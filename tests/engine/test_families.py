@@ -14,17 +14,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import lsprism
 import lsprism.hf  # noqa: F401 - registers the format
-from lsprism.calibration import walk as walking
-from lsprism.engine.blocks import BlockFeed
-from lsprism.engine.plan import draft
+from lsprism.calibration import blockwise as walking
+from lsprism.engine.blocks import BlockLoader
+from lsprism.engine.plan import prepare_plan
 from lsprism.errors import SourceError
-from lsprism.layers.forms import Form, LowRank, Sparse, SparseLowRank
-from lsprism.layers.modules import PrismLinear
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
-from lsprism.models.anatomy import skeleton, stored_shapes
+from lsprism.models.module_utils import get_weight, replace_module
 from lsprism.models.source import resolve
-from lsprism.models.surgery import place, weight_of
+from lsprism.models.structure import build_meta_model, get_stored_shapes
+from lsprism.packed.formats import LowRank, PackedWeight, Sparse, SparseLowRank
+from lsprism.packed.modules import PrismLinear
 from lsprism.reports import Plan
 from lsprism.specs import PlanSpec
 
@@ -139,7 +139,7 @@ def stored(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def forms_of(artifact: Path) -> dict[str, Form]:
+def forms_of(artifact: Path) -> dict[str, PackedWeight]:
     """Name of a packed layer -> its weight, read from the files as the format specifies."""
     tensors, forms = stored(artifact), {}
     columns = {plan.site.name: plan.site.columns for plan in plan_of(artifact).sites}
@@ -160,16 +160,16 @@ def test_the_walk_sees_what_the_model_sees(family, folder_of, dense_of, monkeypa
     for bit: this detects wrong masks, positions, names or dtypes."""
     monkeypatch.setattr(walking, "BATCH_TOKENS", 2 * LENGTH)
     tokens = torch.randint(3, len(WORDS), (5, LENGTH), generator=torch.Generator().manual_seed(3))
-    made = draft(
+    made = prepare_plan(
         PlanSpec(model_id=str(folder_of(family)), dtype="float32", device="cpu"), resolve(str(folder_of(family)))
     )
-    feed, anatomy, stats = BlockFeed(made), made.anatomy, {}
-    walk = feed.begin(tokens)
+    feed, anatomy, stats = BlockLoader(made), made.anatomy, {}
+    walk = feed.start(tokens)
     for index in range(anatomy.count):
-        block = feed.fill(index)
-        sites = {site.name: made.model.get_submodule(site.name) for site in anatomy.of_block(index)}
-        list(walk.collect(index, block, sites, stats, gram=True))
-        list(walk.propagate(index, block))
+        block = feed.load(index)
+        sites = {site.name: made.model.get_submodule(site.name) for site in anatomy.get_block_layers(index)}
+        list(walk.collect_stats(index, block, sites, stats, gram=True))
+        list(walk.advance(index, block))
         feed.release(index)
     assert all(parameter.is_meta for parameter in made.model.parameters())
     last, own = _own_forward(dense_of(family), f"{anatomy.blocks}.{anatomy.count - 1}", stats, tokens)
@@ -212,9 +212,9 @@ def test_an_artifact_loads_with_its_packed_weights(family, method, compress, den
             assert torch.equal(tensor, state[name]), name
     transposed = {plan.site.name for plan in plan_of(out).sites if plan.site.transposed}
     for name, form in forms.items():
-        for part, tensor in form.tensors().items():
+        for part, tensor in form.get_tensors().items():
             assert torch.equal(tensor, state[f"{name}.{part}"]), name
-        dense = form.dense()
+        dense = form.to_dense()
         model.get_submodule(name).weight.data = dense.T.contiguous() if name in transposed else dense
     torch.testing.assert_close(logits_of(loaded), logits_of(model), atol=1e-4, rtol=1e-4)
 
@@ -230,9 +230,9 @@ def test_logits_are_unchanged_if_everything_is_kept(family, compress, dense_of):
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
     torch.testing.assert_close(logits_of(loaded), before, atol=1e-5, rtol=1e-5)  # different alignment
     for site in (plan.site for plan in plan_of(out).sites):
-        weight = weight_of(model, site)
+        weight = get_weight(model, site)
         form = Sparse.pack(weight, torch.ones_like(weight, dtype=torch.bool))
-        place(model, site.name, PrismLinear(form, model.get_submodule(site.name).bias))
+        replace_module(model, site.name, PrismLinear(form, model.get_submodule(site.name).bias))
     torch.testing.assert_close(logits_of(model), before, atol=1e-5, rtol=1e-5)
 
 
@@ -280,7 +280,7 @@ def write_llama_31(folder: Path) -> None:
     make_tokenizer().save_pretrained(folder)
     pool = torch.randn(2**22 + 1, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     files: dict[str, list[str]] = {}
-    shapes = stored_shapes(skeleton(folder, torch.bfloat16))
+    shapes = get_stored_shapes(build_meta_model(folder, torch.bfloat16))
     for name in shapes:
         files.setdefault(".".join(name.split(".")[:3]) + ".safetensors", []).append(name)
     for file, names in files.items():  # a pool of odd length, so that rows differ
@@ -301,7 +301,7 @@ def test_llama_31_8b_cut_to_two_blocks(tmp_path, text_file):
     assert report.stored_bytes == plan_of(out).stored_bytes
     assert report.peak_memory_bytes < 4e9
     name = "model.layers.1.mlp.down_proj"
-    kept, weight = forms_of(out)[name].dense(), stored(folder)[f"{name}.weight"]
+    kept, weight = forms_of(out)[name].to_dense(), stored(folder)[f"{name}.weight"]
     assert (kept != 0).sum(dim=1).max() <= 14336 // 2
     assert torch.equal(kept[kept != 0], weight[kept != 0])
     del kept, weight

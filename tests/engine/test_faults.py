@@ -18,7 +18,7 @@ from tiny_runs import asked, digests, done, stopped_after
 
 from lsprism import api
 from lsprism.artifact import manifest, shards
-from lsprism.calibration.known import Known
+from lsprism.calibration.sensitivity_cache import SensitivityCache
 from lsprism.errors import DiskError, NumericError, TargetError, WorkError
 from lsprism.methods import METHODS
 
@@ -166,7 +166,7 @@ def test_a_full_disk_at_any_write_is_reported_and_the_run_resumes(
             patch.setattr(name, lambda *args, **kwargs: writer(*args, **kwargs))
             done(spec)
 
-    monkeypatch.setattr(Known, "write", lambda *_: None)  # errors of the cache are ignored
+    monkeypatch.setattr(SensitivityCache, "write", lambda *_: None)  # errors of the cache are ignored
     counting = Writer(function, error)
     run(asked(model, text_file, tmp_path / "counted", method="wanda"), counting)
     assert counting.calls >= 3
@@ -231,7 +231,7 @@ def test_a_target_below_a_file_is_refused_before_anything_starts(model, text_fil
 
 def test_running_out_of_memory_is_reported(model, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "lsprism.engine.run.compress_site", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+        "lsprism.engine.run.compress_layer", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
     )
     error = assert_fails(WorkError, "^Out of memory", model, text_file, tmp_path / "out")
     assert "--resume" in error.hint

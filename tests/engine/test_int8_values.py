@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from lsprism import api
 from lsprism.artifact.manifest import read_report
-from lsprism.evaluation.sizes import sizes
-from lsprism.evaluation.spectra import spectra
-from lsprism.layers.modules import PrismLinear
+from lsprism.evaluation.sizes import measure_sizes
+from lsprism.evaluation.spectra import iter_spectra
 from lsprism.methods import METHODS
 from lsprism.models.source import resolve
+from lsprism.packed.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = torch.tensor([[1, 5, 6, 7, 9, 3, 8]])
@@ -30,15 +30,15 @@ def made(request, tiny_folder, text_file, tmp_path_factory):
 
 def test_planned_bytes_are_those_on_disk_and_in_memory(made):
     report, out, spec = made
-    plan = api.planning(spec)
+    plan = api.plan_from_spec(spec)
     assert {site.values for site in plan.sites} == {layer.values for layer in report.layers} == {"int8"}
     assert [site.stored_bytes for site in plan.sites] == [layer.stored_bytes for layer in report.layers]
     assert plan.stored_bytes == report.stored_bytes == sum(path.stat().st_size for path in out.glob("*.safetensors"))
     loaded = api.load(out)
-    found = sizes(loaded)
+    found = measure_sizes(loaded)
     assert found.resident_bytes == plan.resident_bytes
     assert found.kept_parameters == report.kept_parameters
-    floats = api.planning(spec.model_copy(update={"values": "float"}))
+    floats = api.plan_from_spec(spec.model_copy(update={"values": "float"}))
     assert report.layer_stored_bytes < 0.75 * floats.layer_stored_bytes  # scales are a large part of tiny matrices
     assert all(0 < layer.error < 1 for layer in report.layers)
 
@@ -67,12 +67,12 @@ def test_the_dense_copy_has_the_same_logits(made, tmp_path):
     dense, packed = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "dense", out))
     for name, module in packed.named_modules():
         if isinstance(module, PrismLinear):
-            assert torch.equal(dense.get_submodule(name).weight, module.form.dense())
+            assert torch.equal(dense.get_submodule(name).weight, module.form.to_dense())
 
 
 def test_singular_values_are_those_of_the_rounded_matrix(made, tiny_folder):
     report, out, _ = made
-    first = next(iter(spectra(out, resolve(str(tiny_folder)), set())))
+    first = next(iter(iter_spectra(out, resolve(str(tiny_folder)), set())))
     kept = read_report(out).layers[0]
     assert kept.values == "int8" and first.name == report.layers[0].name and first.kept_energy > 0
 

@@ -7,7 +7,7 @@ import torch
 
 from lsprism import api
 from lsprism.cli import main
-from lsprism.layers.modules import PrismLinear
+from lsprism.packed.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,9 +54,9 @@ def test_an_error_after_publishing_is_a_notice(tiny_folder, text_file, tmp_path,
     def remember(*_):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(api, "remember", remember)
+    monkeypatch.setattr(api, "store_errors", remember)
     words = ["--calibration", str(text_file), "--samples", "2", "--length", "16", "--method", "wanda", "--json"]
     assert main(["compress", "--model-id", str(tiny_folder), "--save-path", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["kept_parameters"] > 0
-    assert "is complete; its errors are not kept for later estimates (ZeroDivisionError: division by zero)" in said.err
+    assert "is complete, but its errors were not stored for estimates (ZeroDivisionError: division by zero)" in said.err

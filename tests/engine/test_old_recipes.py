@@ -11,7 +11,7 @@ from tiny_runs import asked, digests, done, notices, stopped_after
 
 import lsprism
 from lsprism.artifact.manifest import MANIFEST, RECIPE
-from lsprism.calibration.known import traits_folder
+from lsprism.calibration.sensitivity_cache import traits_folder
 from lsprism.errors import TargetError
 from lsprism.events import Stage
 

@@ -9,7 +9,7 @@ from conftest import make_model
 from tiny_runs import asked, digests, distance, done
 
 from lsprism import api
-from lsprism.engine import reconstruct, timing
+from lsprism.engine import reconstruct, step_budget
 from lsprism.errors import TargetError
 from lsprism.events import BlockDone, Progress
 from lsprism.specs import CompressSpec
@@ -40,7 +40,7 @@ def learnt(model, text_file, tmp_path_factory) -> Path:
 
 
 def stopped_while_learning(spec: CompressSpec, block: int) -> None:
-    with closing(api.compressing(spec)) as events:
+    with closing(api.stream_compress(spec)) as events:
         for event in events:
             if isinstance(event, Progress) and event.step == "learn" and event.block == block:
                 return
@@ -72,10 +72,10 @@ def test_values_with_a_higher_loss_are_discarded(model, text_file, tmp_path, mon
 @pytest.mark.slow
 def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, learnt, tmp_path, monkeypatch):
     """0.9 s for 3 blocks and 10 ms per step: 30 steps. A resumed run does not measure again."""
-    monkeypatch.setattr(timing, "_fastest", lambda try_one: 0.01)
+    monkeypatch.setattr(step_budget, "_measure_step", lambda try_one: 0.01)
     spec = asked(model, text_file, tmp_path / "out", reconstruct_minutes=0.015, **SIZE)
     stopped_while_learning(spec, 2)
-    monkeypatch.setattr(timing, "_fastest", None)
+    monkeypatch.setattr(step_budget, "_measure_step", None)
     done(spec.model_copy(update={"resume": True}))
     assert json.loads((tmp_path / "out" / "lsprism" / "recipe.json").read_text())["reconstruct_steps"] == 30
     assert digests(tmp_path / "out") == digests(learnt)
@@ -86,13 +86,13 @@ def test_minutes_become_steps_once_and_the_recipe_keeps_them(model, text_file, l
 
 @pytest.mark.slow
 def test_timing_a_step_changes_nothing(model, text_file, learnt, tmp_path, monkeypatch):
-    steps = timing.Timing.steps
+    steps = step_budget.StepBudget.resolve_steps
 
     def timed_first(self, try_one, units=1):
         try_one()
         return steps(self, try_one, units)
 
-    monkeypatch.setattr(timing.Timing, "steps", timed_first)
+    monkeypatch.setattr(step_budget.StepBudget, "resolve_steps", timed_first)
     done(asked(model, text_file, tmp_path / "out", reconstruct_steps=30, **SIZE))
     assert digests(tmp_path / "out") == digests(learnt)
 

@@ -71,7 +71,7 @@ def test_a_run_stopped_at_random_events_ends_with_the_same_bytes(model, text_fil
     spec = asked(model, text_file, tmp_path / "out", method="hybrid", resume=True)  # starts from scratch
     steps, last = random.Random(0), None
     while not isinstance(last, Finished):
-        with closing(api.compressing(spec)) as events:
+        with closing(api.stream_compress(spec)) as events:
             *_, last = islice(events, steps.randint(10, 25))
     assert digests(tmp_path / "out") == whole["hybrid"]
 
@@ -125,7 +125,7 @@ def test_an_incomplete_shard_is_written_again(model, text_file, tmp_path, whole,
     ("change", "named"),
     [
         ({"sparsity": 0.6}, "sparsity 0.5, not 0.6"),
-        ({"method": "hybrid"}, "method wanda, not hybrid, budget uniform, not harm"),
+        ({"method": "hybrid"}, "method wanda, not hybrid, allocation uniform, not sensitivity"),
         ({"rank_share": 0.2}, "rank_share 0.1, not 0.2"),
         ({"dtype": "float32"}, "dtype bfloat16, not float32"),
     ],

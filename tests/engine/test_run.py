@@ -96,7 +96,7 @@ def test_parent_folders_of_the_target_are_created(model, text_file, tmp_path):
 
 def test_a_second_run_into_the_target_is_refused_during_the_first(model, text_file, tmp_path):
     spec = asked(model, text_file, tmp_path / "out", method="wanda")
-    with closing(api.compressing(spec)) as first:
+    with closing(api.stream_compress(spec)) as first:
         while not isinstance(next(first), Progress):
             pass
         for second in (spec, spec.model_copy(update={"resume": True}), spec.model_copy(update={"force": True})):

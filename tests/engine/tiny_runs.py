@@ -10,23 +10,23 @@ import torch
 
 from lsprism import api
 from lsprism.events import BlockDone, Event
-from lsprism.specs import CompressSpec, ask
+from lsprism.specs import CompressSpec, validate
 
 
 def asked(model: Path, text: Path, out: Path, **settings: Any) -> CompressSpec:
     """8 windows of 32 tokens; `seed`, `samples` and `length` configure the calibration."""
     calibration = {"source": str(text), "samples": 8, "length": 32}
     calibration |= {name: settings.pop(name) for name in ("seed", "samples", "length") if name in settings}
-    return ask(CompressSpec, model_id=str(model), save_path=out, calibration=calibration, **settings)
+    return validate(CompressSpec, model_id=str(model), save_path=out, calibration=calibration, **settings)
 
 
 def done(spec: CompressSpec) -> list[Event]:
-    return list(api.compressing(spec))
+    return list(api.stream_compress(spec))
 
 
 def stopped_after(spec: CompressSpec, blocks: int) -> None:
     """Run until `blocks` blocks are done, then close the iterator, like the Stop button."""
-    with closing(api.compressing(spec)) as events:
+    with closing(api.stream_compress(spec)) as events:
         for event in events:
             if isinstance(event, BlockDone) and event.block == blocks:
                 return

@@ -6,22 +6,22 @@ import pytest
 import torch
 from odd_tokenizers import BOS, make_begun, wrapping
 
-from lsprism import api, measure
-from lsprism.artifact.manifest import recipe_of
-from lsprism.calibration.corpus import tokens_to_cut, windows
-from lsprism.calibration.own_text import own_windows
-from lsprism.cli.options import Parser, add_options, given, options_of
-from lsprism.engine.blocks import BlockFeed
+from lsprism import api, evaluation_api
+from lsprism.artifact.manifest import read_recipe
+from lsprism.calibration.corpus import cut_windows, prepare_tokens
+from lsprism.calibration.self_generated import generate_windows
+from lsprism.cli.options import Parser, add_options, collect_options, list_options
+from lsprism.engine.blocks import BlockLoader
 from lsprism.errors import TargetError
-from lsprism.evaluation import agreement, perplexity, profile, words
-from lsprism.evaluation.steps import finished
-from lsprism.evaluation.windows import Corpus, windows_of
+from lsprism.evaluation import agreement, perplexity, speed, word_perplexity
+from lsprism.evaluation.progress import run_to_end
+from lsprism.evaluation.windows import Corpus, make_windows
 from lsprism.events import BlockDone
 from lsprism.generation.prompt import encode
 from lsprism.models.load import load
 from lsprism.models.source import resolve
-from lsprism.models.tokens import opening
-from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, StudySpec, ask
+from lsprism.models.tokens import find_start_tokens
+from lsprism.specs import CalibrationSpec, CompressSpec, GenerateSpec, SweepSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,29 +67,29 @@ def begin_once(texts) -> bool:
     [("<s> $A", [BOS]), ("$A </s>", []), ("<s> $A </s>", [BOS]), ("<s> a $A", [BOS, 3]), ("$A", [])],
 )
 def test_the_tokens_before_a_text_are_found(single, start):
-    assert opening(wrapping(single)) == start
+    assert find_start_tokens(wrapping(single)) == start
 
 
 def test_every_calibration_window_starts_with_bos(loaded, corpus):
-    tokens, start = tokens_to_cut(loaded.tokenizer, corpus.text, "each")
-    cut = windows(tokens, 20, CONTEXT, 0, start)
+    tokens, start = prepare_tokens(loaded.tokenizer, corpus.text, "each")
+    cut = cut_windows(tokens, 20, CONTEXT, 0, start)
     assert cut.shape == (20, CONTEXT) and begin_once(cut.tolist())
-    plain, nothing = tokens_to_cut(loaded.tokenizer, corpus.text, "first")
+    plain, nothing = prepare_tokens(loaded.tokenizer, corpus.text, "first")
     assert plain.tolist() == loaded.tokenizer(corpus.text)["input_ids"] and not len(nothing)
 
 
 def test_windows_are_consecutive(loaded, corpus):
-    cut = windows_of(loaded.tokenizer, corpus, CONTEXT)
+    cut = make_windows(loaded.tokenizer, corpus, CONTEXT)
     ids = loaded.tokenizer(corpus.text, add_special_tokens=False)["input_ids"]
     assert cut.tokens[:, 1:].flatten().tolist() == ids[: cut.tokens[:, 1:].numel()]
     assert begin_once(cut.tokens.tolist()) and cut.bos and cut.predicted == len(cut.tokens) * (CONTEXT - 1)
 
 
 def test_two_start_tokens_are_not_predicted(loaded, corpus):
-    cut = windows_of(wrapping("<s> a $A"), corpus, CONTEXT)
+    cut = make_windows(wrapping("<s> a $A"), corpus, CONTEXT)
     assert cut.tokens[:, :2].tolist() == [[BOS, 3]] * len(cut.tokens)
     assert cut.predicted == len(cut.tokens) * (CONTEXT - 2)
-    figure = perplexity.perplexity(loaded.model, cut)
+    figure = perplexity.compute_perplexity(loaded.model, cut)
     with torch.no_grad():
         logits = loaded.model(cut.tokens).logits[:, 1:-1].log_softmax(-1)
     wanted = -logits.gather(2, cut.tokens[:, 2:, None]).double().mean()
@@ -97,43 +97,43 @@ def test_two_start_tokens_are_not_predicted(loaded, corpus):
 
 
 def test_a_text_that_contains_bos_does_not_get_another_one(loaded, corpus):
-    assert begin_once(windows_of(loaded.tokenizer, Corpus("with BOS", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
+    assert begin_once(make_windows(loaded.tokenizer, Corpus("with BOS", f"<s> {corpus.text}"), CONTEXT).tokens.tolist())
 
 
 def test_perplexity_and_agreement_read_bos_in_every_window_and_say_so(loaded, corpus, read):
-    cut = windows_of(loaded.tokenizer, corpus, CONTEXT)
-    likelihood = perplexity.perplexity(loaded.model, cut)
-    divergence = finished(agreement.measuring(loaded, loaded, cut))
+    cut = make_windows(loaded.tokenizer, corpus, CONTEXT)
+    likelihood = perplexity.compute_perplexity(loaded.model, cut)
+    divergence = run_to_end(agreement.stream_agreement(loaded, loaded, cut))
     assert begin_once(read) and divergence.kl == 0
     for figure in (likelihood, divergence):
         assert (figure.bos, figure.begins) == (True, "each")
-        assert "tokenized once with BOS before each window" in figure.protocol()
+        assert "tokenized once with BOS before each window" in figure.format_protocol()
 
 
 def test_bos_first_is_the_convention_of_papers(loaded, corpus):
-    cut = windows_of(loaded.tokenizer, corpus, CONTEXT, "first")
+    cut = make_windows(loaded.tokenizer, corpus, CONTEXT, "first")
     assert [row.count(BOS) for row in cut.tokens.tolist()] == [1] + [0] * (len(cut.tokens) - 1)
-    figure = perplexity.perplexity(loaded.model, cut)
+    figure = perplexity.compute_perplexity(loaded.model, cut)
     assert (figure.begins, figure.tokens) == ("first", len(cut.tokens) * (CONTEXT - 1))
-    assert "with BOS before the first window" in figure.protocol()
+    assert "with BOS before the first window" in figure.format_protocol()
 
 
 def test_word_perplexity_reads_bos_in_every_window_and_says_so(loaded, corpus, read):
-    documents = words.documents_of(corpus)
-    figure = finished(words.measuring(loaded, documents, CONTEXT))
+    documents = word_perplexity.split_documents(corpus)
+    figure = run_to_end(word_perplexity.stream_word_perplexity(loaded, documents, CONTEXT))
     assert begin_once(read) and len(read) > 2
-    assert "BOS before each" in figure.protocol()
+    assert "BOS before each" in figure.format_protocol()
     read.clear()
-    figure = finished(words.measuring(loaded, documents, CONTEXT, "first"))
-    assert not begin_once(read) and "BOS before the first" in figure.protocol()
+    figure = run_to_end(word_perplexity.stream_word_perplexity(loaded, documents, CONTEXT, "first"))
+    assert not begin_once(read) and "BOS before the first" in figure.format_protocol()
 
 
 def test_timed_prompts_and_chat_start_with_bos(loaded, corpus, read):
-    tokens = torch.cat(tokens_to_cut(loaded.tokenizer, corpus.text, "each")[::-1])
-    finished(profile.measuring([loaded], tokens, profile.SpeedSettings((8,), 2, 3)))
+    tokens = torch.cat(prepare_tokens(loaded.tokenizer, corpus.text, "each")[::-1])
+    run_to_end(speed.stream_speed([loaded], tokens, speed.SpeedSettings((8,), 2, 3)))
     assert begin_once(read)
     read.clear()
-    list(api.generating(loaded, "a river", GenerateSpec(max_new_tokens=2, greedy=True)))
+    list(api.stream_generate(loaded, "a river", GenerateSpec(max_new_tokens=2, greedy=True)))
     assert read and begin_once(read)
     talk = [
         {"role": "user", "content": "a"},
@@ -144,19 +144,19 @@ def test_timed_prompts_and_chat_start_with_bos(loaded, corpus, read):
 
 
 def test_self_generated_text_starts_with_bos(loaded):
-    texts = own_windows(loaded.model, CalibrationSpec(samples=4, length=12), [0, BOS, 2], [BOS])
+    texts = generate_windows(loaded.model, CalibrationSpec(samples=4, length=12), [0, BOS, 2], [BOS])
     assert texts.shape == (4, 12) and begin_once(texts.tolist())
 
 
 def test_a_compression_reads_bos_in_every_window_and_its_recipe_says_so(folder, text_file, tmp_path, monkeypatch):
-    seen, real = [], BlockFeed.begin
+    seen, real = [], BlockLoader.start
     monkeypatch.setattr(
-        BlockFeed, "begin", lambda self, tokens, *more: seen.append(tokens) or real(self, tokens, *more)
+        BlockLoader, "start", lambda self, tokens, *more: seen.append(tokens) or real(self, tokens, *more)
     )
     for bos in ("each", "first"):
         calibration = {"source": str(text_file), "samples": 6, "length": 16, "bos": bos}
         api.compress(folder, tmp_path / bos, method="wanda", calibration=calibration)
-        assert recipe_of(tmp_path / bos)["calibration"]["bos"] == bos
+        assert read_recipe(tmp_path / bos)["calibration"]["bos"] == bos
     assert begin_once(seen[0].tolist()) and not begin_once(seen[1].tolist())
 
 
@@ -165,7 +165,7 @@ def test_a_tokenizer_that_adds_nothing_reads_the_same_either_way(tiny_folder, te
     for bos in ("each", "first"):
         calibration = {"source": str(text_file), "samples": 4, "length": 16, "bos": bos}
         api.compress(tiny_folder, tmp_path / bos, method="wanda", calibration=calibration)
-        recipes.append(recipe_of(tmp_path / bos)["calibration_sha256"])
+        recipes.append(read_recipe(tmp_path / bos)["calibration_sha256"])
     assert recipes[0] == recipes[1]
 
 
@@ -173,8 +173,8 @@ def test_a_tokenizer_that_adds_nothing_reads_the_same_either_way(tiny_folder, te
 def old_run(folder, text_file, tmp_path):
     """A stopped run of a version whose recipes do not record the BOS placement: before the text only."""
     calibration = {"source": str(text_file), "samples": 4, "length": 16, "bos": "first"}
-    spec = ask(CompressSpec, model_id=folder, save_path=tmp_path / "out", method="wanda", calibration=calibration)
-    events = api.compressing(spec)
+    spec = validate(CompressSpec, model_id=folder, save_path=tmp_path / "out", method="wanda", calibration=calibration)
+    events = api.stream_compress(spec)
     next(event for event in events if isinstance(event, BlockDone))
     events.close()
     path = tmp_path / "out.part/lsprism/recipe.json"
@@ -186,23 +186,23 @@ def old_run(folder, text_file, tmp_path):
 
 def test_a_run_of_an_older_version_keeps_its_bos_placement(old_run, folder, text_file):
     asked = old_run.model_dump() | {"resume": True, "calibration": old_run.calibration.model_dump(exclude={"bos"})}
-    events = list(api.compressing(ask(CompressSpec, **asked)))
+    events = list(api.stream_compress(validate(CompressSpec, **asked)))
     assert [event.block for event in events if isinstance(event, BlockDone)] == [2]
-    assert recipe_of(old_run.save_path)["calibration"].get("bos", "first") == "first"
+    assert read_recipe(old_run.save_path)["calibration"].get("bos", "first") == "first"
 
 
 def test_resuming_with_another_bos_placement_is_an_error(old_run):
     asked = old_run.model_dump() | {"resume": True}
     asked["calibration"]["bos"] = "each"
     with pytest.raises(TargetError, match="bos first, not each"):
-        list(api.compressing(ask(CompressSpec, **asked)))
+        list(api.stream_compress(validate(CompressSpec, **asked)))
 
 
 def test_a_study_takes_one_option_for_both():
-    options = options_of(StudySpec)
+    options = list_options(SweepSpec)
     parser = Parser(prog="x")
     add_options(parser, options)
-    said = given(parser.parse_args(["--model-id", "demo", "--bos", "first"]), options)
+    said = collect_options(parser.parse_args(["--model-id", "demo", "--bos", "first"]), options)
     assert said["calibration"]["bos"] == said["measuring"]["bos"] == "first"
 
 
@@ -210,7 +210,9 @@ def test_an_evaluation_caches_both_placements_separately(folder, text_file, tmp_
     settings = {"measures": "perplexity", "dataset": str(text_file), "context": 16, "windows": 2}
     found = {}
     for bos in ("each", "first"):
-        report = measure.evaluate(folder, measuring=settings | {"bos": bos}, save_path=tmp_path / "out", resume=True)
+        report = evaluation_api.evaluate(
+            folder, measuring=settings | {"bos": bos}, save_path=tmp_path / "out", resume=True
+        )
         found[bos] = report.compressed.likelihood
     assert found["each"].begins == "each" and found["first"].begins == "first"
     assert found["each"].value != found["first"].value

@@ -9,11 +9,18 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from lsprism.evaluation.judge import embedded_folder, sentence_judge
-from lsprism.evaluation.metrics import BertScore, Rouge, Similarity, TokenAgreement, answer_metrics, text_metrics
+from lsprism.evaluation.encoders import find_embedded_folder, load_sentence_encoder
+from lsprism.evaluation.metrics import (
+    BertScore,
+    Rouge,
+    Similarity,
+    TokenAgreement,
+    load_answer_metrics,
+    load_text_metrics,
+)
 from lsprism.evaluation.metrics import similarity as similarity_room
-from lsprism.evaluation.metrics.agreement import agreement, divergence
-from lsprism.evaluation.metrics.base import scored
+from lsprism.evaluation.metrics.metric_base import make_score
+from lsprism.evaluation.metrics.token_agreement import compute_agreement, find_divergence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +46,7 @@ def compare(metric, predictions, references):
 
 
 def test_baseline_against_itself_is_one_in_each():
-    scores = answer_metrics().compute(
+    scores = load_answer_metrics().compute(
         predictions=TEXTS, references=list(TEXTS), prediction_tokens=TOKENS, reference_tokens=list(TOKENS)
     )
     parts = scores.pop("first_divergence")
@@ -60,25 +67,25 @@ def test_equal_texts_are_computed_like_others(monkeypatch):
         max_seq_length = 256
         encode = staticmethod(lambda texts, **_: torch.nn.functional.normalize(torch.randn(len(texts), 384)))
 
-    monkeypatch.setattr(similarity_room, "sentence_judge", lambda device: Forgetful)
+    monkeypatch.setattr(similarity_room, "load_sentence_encoder", lambda device: Forgetful)
     assert max(compare(Similarity(), TEXTS, TEXTS)["similarity"].values) < 0.9
 
 
 def test_related_texts_are_closer_than_unrelated_ones():
-    related, unrelated = (compare(text_metrics(), TEXTS[:1], other) for other in (OTHERS[:1], OTHERS[1:2]))
+    related, unrelated = (compare(load_text_metrics(), TEXTS[:1], other) for other in (OTHERS[:1], OTHERS[1:2]))
     assert related["bertscore_f1"].mean > unrelated["bertscore_f1"].mean + 0.1
     assert related["similarity"].mean > 0.6 > 0.3 > unrelated["similarity"].mean
 
 
 def test_bertscore_equals_bert_score_with_the_same_encoder():
-    *_, wanted = bert_score.score(TEXTS, OTHERS, model_type=str(embedded_folder()), num_layers=6, device="cpu")
+    *_, wanted = bert_score.score(TEXTS, OTHERS, model_type=str(find_embedded_folder()), num_layers=6, device="cpu")
     found = compare(BertScore(), TEXTS, OTHERS)["bertscore_f1"]
     assert found.values == pytest.approx(wanted.tolist(), abs=1e-5)
     assert "all-MiniLM-L6-v2, layer 6" in found.protocol
 
 
 def test_similarity_is_the_cosine_of_the_embeddings():
-    ours, theirs = (torch.tensor(sentence_judge("cpu").encode(texts)) for texts in (TEXTS, OTHERS))
+    ours, theirs = (torch.tensor(load_sentence_encoder("cpu").encode(texts)) for texts in (TEXTS, OTHERS))
     wanted = torch.nn.functional.cosine_similarity(ours, theirs).tolist()
     assert compare(Similarity(), TEXTS, OTHERS)["similarity"].values == pytest.approx(wanted, abs=1e-5)
 
@@ -92,7 +99,7 @@ def test_rouge_equals_rouge_score_on_ascii():
 
 def test_an_empty_text_scores_zero_with_a_note(capfd):
     ours, theirs = ["", "words", "", "river"], ["words", " \n", "", "river"]
-    for name, score in compare(text_metrics(), ours, theirs).items():
+    for name, score in compare(load_text_metrics(), ours, theirs).items():
         assert score.values == pytest.approx([0, 0, 0, None if name == "rouge2" else 1], abs=1e-5)
         assert score.notes[0] == "3 of 4 pairs have an empty text and score 0."
     assert capfd.readouterr().err == ""
@@ -104,8 +111,8 @@ def test_a_text_without_word_pieces_is_empty_for_bertscore(capfd):
 
 
 def test_only_empty_texts_or_no_pairs_do_not_fail():
-    assert {score.mean for score in compare(text_metrics(), ["", ""], ["", ""]).values()} == {0.0}
-    assert {score.mean for score in compare(text_metrics(), [], []).values()} == {None}
+    assert {score.mean for score in compare(load_text_metrics(), ["", ""], ["", ""]).values()} == {0.0}
+    assert {score.mean for score in compare(load_text_metrics(), [], []).values()} == {None}
 
 
 def test_rouge2_of_single_words_is_undefined_instead_of_zero():
@@ -128,8 +135,8 @@ def test_rouge2_of_single_words_is_undefined_instead_of_zero():
     ],
 )
 def test_token_agreement_and_first_divergence(ours, theirs, share, parts):
-    assert agreement(ours, theirs) == agreement(theirs, ours) == share
-    assert divergence(ours, theirs) == divergence(theirs, ours) == parts
+    assert compute_agreement(ours, theirs) == compute_agreement(theirs, ours) == share
+    assert find_divergence(ours, theirs) == find_divergence(theirs, ours) == parts
     found = TokenAgreement().compute(prediction_tokens=[ours], reference_tokens=[theirs])
     assert (found["token_agreement"].values, found["first_divergence"].values) == ([share], [parts])
     assert bool(found["token_agreement"].notes) is not (ours and theirs and True)
@@ -150,9 +157,9 @@ def test_neither_hub_nor_disk_is_used(monkeypatch, tmp_path):
 
 
 def test_the_mean_is_over_defined_values():
-    score = scored("m", "p", [1.0, None, 0.5])
+    score = make_score("m", "p", [1.0, None, 0.5])
     assert (score.values, score.mean) == ([1.0, None, 0.5], 0.75)
-    assert scored("m", "p", [None]).mean is None
+    assert make_score("m", "p", [None]).mean is None
 
 
 def test_texts_longer_than_the_encoder_limit_give_no_warning(caplog, capfd):

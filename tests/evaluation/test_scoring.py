@@ -9,7 +9,7 @@ from lsprism.evaluation import scoring
 from lsprism.evaluation.metrics import Rouge, TokenAgreement
 from lsprism.evaluation.scoring import score_task
 from lsprism.evaluation.tasks import Task, TaskPrompt
-from lsprism.outcomes import Answer, TaskReport
+from lsprism.evaluation_reports import ModelAnswer, TaskReport
 
 PROMPTS = (
     TaskPrompt(id="sum", prompt="2 + 2?", reference="It is 4", checks=[{"kind": "number", "value": 4}]),
@@ -20,14 +20,14 @@ TASK = Task(name="mine", origin="file mine.jsonl", prompts=PROMPTS, total=3)
 
 
 def said(*texts, reason="eos"):
-    return [Answer(text=text, tokens=tuple(map(ord, text[:5])), reason=reason) for text in texts]
+    return [ModelAnswer(text=text, tokens=tuple(map(ord, text[:5])), reason=reason) for text in texts]
 
 
 @pytest.fixture(autouse=True)
 def words_only(monkeypatch):
     """Metrics that need no encoder."""
-    monkeypatch.setattr(scoring, "text_metrics", lambda judge, device: combine([Rouge()]))
-    monkeypatch.setattr(scoring, "answer_metrics", lambda judge, device: combine([Rouge(), TokenAgreement()]))
+    monkeypatch.setattr(scoring, "load_text_metrics", lambda judge, device: combine([Rouge()]))
+    monkeypatch.setattr(scoring, "load_answer_metrics", lambda judge, device: combine([Rouge(), TokenAgreement()]))
 
 
 def test_correct_outputs_are_counted_among_the_checkable_ones():

@@ -7,14 +7,14 @@ from conftest import make_model
 
 import lsprism
 from lsprism.artifact.manifest import PLAN
-from lsprism.evaluation.sizes import sizes
+from lsprism.evaluation.sizes import measure_sizes
 from lsprism.models.load import load
 from lsprism.models.source import resolve
 from lsprism.reports import Plan
 
 
 def measured(folder, dtype="auto"):
-    return sizes(load(resolve(str(folder)), "cpu", dtype))
+    return measure_sizes(load(resolve(str(folder)), "cpu", dtype))
 
 
 @pytest.mark.parametrize(("method", "shape"), [("wanda", {}), ("hybrid", {"bias": True}), ("svd", {"tied": True})])
@@ -40,7 +40,7 @@ def test_an_artifact_has_the_sizes_of_its_report(tmp_path, text_file, method, sh
 def test_a_dense_model_keeps_all(tmp_path, tied):
     folder = make_model(tmp_path / "model", tied=tied)
     loaded = load(resolve(str(folder)), "cpu")
-    figure = sizes(loaded)
+    figure = measure_sizes(loaded)
     assert figure.kept_parameters == figure.model_parameters == loaded.model.num_parameters()
     assert figure.stored_bytes == (folder / "model.safetensors").stat().st_size
     computed = sum(buffer.nbytes for buffer in loaded.model.buffers())

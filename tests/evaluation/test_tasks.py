@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 
 from lsprism.errors import CorpusError, SpecError
-from lsprism.evaluation.checks import is_right
+from lsprism.evaluation.answer_checks import is_right
 from lsprism.evaluation.hub_tasks import HUB_TASKS, MOST_WORDS
 from lsprism.evaluation.tasks import TASKS, Task, TaskPrompt, load_task
 

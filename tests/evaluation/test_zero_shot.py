@@ -8,8 +8,8 @@ from lsprism import extras
 from lsprism.api import load
 from lsprism.errors import RequestError, SpecError
 from lsprism.evaluation import zero_shot
-from lsprism.evaluation.evaluate import QUICK_EXAMPLES, Evaluation
-from lsprism.evaluation.steps import finished
+from lsprism.evaluation.progress import run_to_end
+from lsprism.evaluation.runner import QUICK_EXAMPLES, Evaluation
 from lsprism.specs import MeasureSpec
 
 TASK = """task: local_choice
@@ -42,7 +42,7 @@ def loaded(tiny_folder):
 
 
 def test_the_accuracy_is_that_of_the_more_likely_choice(loaded, manager):
-    figure = finished(zero_shot.measuring(loaded, ["local_choice"], manager=manager))
+    figure = run_to_end(zero_shot.stream_zero_shot(loaded, ["local_choice"], manager=manager))
     logits = [
         loaded.model(**loaded.tokenizer(f"the {word}", return_tensors="pt")).logits[0, -1] for word in ("one", "two")
     ]
@@ -50,24 +50,24 @@ def test_the_accuracy_is_that_of_the_more_likely_choice(loaded, manager):
     right = [logits[0][river] > logits[0][stone], logits[1][stone] > logits[1][river]]
     assert figure.accuracy == {"local_choice": sum(map(float, right)) / 2}
     assert (figure.examples, figure.metric) == ({"local_choice": 6}, {"local_choice": "acc_norm"})
-    assert "all examples" in figure.protocol()
+    assert "all examples" in figure.format_protocol()
 
 
 def test_a_limit_is_labeled_as_a_subset(loaded, manager):
-    figure = finished(zero_shot.measuring(loaded, ["local_choice"], limit=2, manager=manager))
+    figure = run_to_end(zero_shot.stream_zero_shot(loaded, ["local_choice"], limit=2, manager=manager))
     assert figure.examples == {"local_choice": 2}
-    assert "the first 2 examples of each (a subset)" in figure.protocol()
+    assert "the first 2 examples of each (a subset)" in figure.format_protocol()
 
 
 def test_an_unknown_task_is_an_error(loaded, manager):
     with pytest.raises(SpecError, match="no task 'riddles'"):
-        finished(zero_shot.measuring(loaded, ["riddles"], manager=manager))
+        run_to_end(zero_shot.stream_zero_shot(loaded, ["riddles"], manager=manager))
 
 
 def test_without_the_library_the_install_command_is_given(monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"lm_eval is not installed.*pip install .*\[zero-shot\]"):
-        zero_shot.require_library()
+        zero_shot.check_library()
 
 
 @pytest.mark.parametrize(("settings", "examples"), [({}, None), ({"quick": True}, QUICK_EXAMPLES)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lsprism.generation.decode import prefill, step
+from lsprism.generation.decode import decode_step, prefill
 
 PROMPT = [1, 5, 6, 7, 9, 3]
 
@@ -18,7 +18,7 @@ def test_a_step_after_prefill_equals_reading_everything_at_once(model):
     logits, cache = prefill(model, torch.tensor([PROMPT[:3]]))
     assert logits.shape == (model.config.vocab_size,)
     for token in PROMPT[3:]:
-        logits, cache = step(model, token, cache)
+        logits, cache = decode_step(model, token, cache)
     whole, _ = prefill(model, torch.tensor([PROMPT]))
     torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
     assert cache.get_seq_length() == len(PROMPT)

@@ -10,13 +10,13 @@ import lsprism.hf  # noqa: F401 - registers the format
 from lsprism import api
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import generate
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
-from lsprism.layers.int8 import to_int8
-from lsprism.layers.kernels.cpu import PackedBlock
-from lsprism.layers.kernels.dispatch import using
-from lsprism.layers.modules import DenseLinear, PrismLinear
-from lsprism.models.fused import fuse
-from lsprism.models.surgery import place
+from lsprism.models.fused_decode import enable_fused_decode
+from lsprism.models.module_utils import replace_module
+from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
+from lsprism.packed.int8 import to_int8
+from lsprism.packed.kernels.cpu import PackedBlock
+from lsprism.packed.kernels.dispatch import use_kernel
+from lsprism.packed.modules import DenseLinear, PrismLinear
 from lsprism.specs import GenerateSpec
 
 TOKENS = 64
@@ -34,10 +34,10 @@ def pruned(dtype: str, int8: bool):
             sparse = Sparse.pack(weight, size > size.flatten()[::50].quantile(0.3))
             left, right = torch.randn(weight.shape[0], 8) * 1e-3, torch.randn(8, weight.shape[1]) * 1e-1
             form = SparseLowRank(sparse, LowRank(left.to(weight.dtype), right.to(weight.dtype)))
-            place(loaded.model, name, PrismLinear(to_int8(form) if int8 else form))
+            replace_module(loaded.model, name, PrismLinear(to_int8(form) if int8 else form))
         elif type(layer) is nn.Linear:
-            DenseLinear.adopt(layer)
-    fuse(loaded.model)
+            DenseLinear.convert(layer)
+    enable_fused_decode(loaded.model)
     return loaded
 
 
@@ -45,14 +45,14 @@ def pruned(dtype: str, int8: bool):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 @pytest.mark.parametrize(("dtype", "int8"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
 def test_greedy_text_is_that_of_the_reference(dtype, int8, monkeypatch):
-    loaded, calls, end = pruned(dtype, int8), [], PackedBlock.end
-    monkeypatch.setattr(PackedBlock, "end", lambda *args: calls.append(1) or end(*args))
+    loaded, calls, end = pruned(dtype, int8), [], PackedBlock.compute_output
+    monkeypatch.setattr(PackedBlock, "compute_output", lambda *args: calls.append(1) or end(*args))
     prompt = encode(loaded.tokenizer, "Explain in two sentences why the sky is blue.")
     spec = GenerateSpec(max_new_tokens=TOKENS, greedy=True, ignore_eos=True)
     said = [piece.token for piece in generate(loaded.model, loaded.tokenizer, prompt, spec)]
     assert len(said) == TOKENS and len(calls) == 30 * (TOKENS - 1)
     # The reference reads the same tokens in one pass: each must be its most likely one, given those before.
-    with using("reference"), torch.inference_mode():
+    with use_kernel("reference"), torch.inference_mode():
         words = torch.cat([prompt, torch.tensor([said])], dim=1)
         logits = loaded.model(words).logits[0, prompt.shape[1] - 1 : -1].float()
     behind = logits.max(dim=1).values - logits[range(TOKENS), said]

@@ -13,7 +13,7 @@ from transformers.generation.logits_process import (
 )
 
 from lsprism.errors import NumericError
-from lsprism.generation.sampler import Sampler, keep_top_k, keep_top_p, penalize
+from lsprism.generation.sampler import Sampler, apply_repetition_penalty, filter_top_k, filter_top_p
 from lsprism.specs import GenerateSpec
 
 PLAIN = {"temperature": 1.0, "top_p": 1.0}
@@ -22,12 +22,12 @@ HALVES = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()  # logits whose softmax i
 
 def probabilities(logits, seen=(), **settings):
     sampler = Sampler(GenerateSpec(**{**PLAIN, **settings}))
-    sampler.see(torch.tensor(seen, dtype=torch.int64))
-    return sampler.probabilities(torch.as_tensor(logits))
+    sampler.add_seen(torch.tensor(seen, dtype=torch.int64))
+    return sampler.compute_probabilities(torch.as_tensor(logits))
 
 
 def draws(sampler, logits, n):
-    return [sampler.pick(logits) for _ in range(n)]
+    return [sampler.sample(logits) for _ in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -77,18 +77,18 @@ def test_a_temperature_close_to_zero_is_greedy(temperature):
 
 @pytest.mark.parametrize(("k", "kept"), [(1, [1]), (2, [1, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])])
 def test_top_k_keeps_the_k_most_likely(k, kept):
-    assert keep_top_k(HALVES, k).isfinite().nonzero()[:, 0].tolist() == kept
+    assert filter_top_k(HALVES, k).isfinite().nonzero()[:, 0].tolist() == kept
 
 
 @pytest.mark.parametrize(("p", "kept"), [(1e-9, 1), (0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (0.87, 3), (0.88, 4)])
 def test_top_p_keeps_the_fewest_tokens_that_reach_p(p, kept):
-    scores = keep_top_p(HALVES, p)
+    scores = filter_top_p(HALVES, p)
     assert scores.isfinite().sum() == kept
     assert scores.exp().sum() >= p
 
 
 def test_top_p_keeps_one_of_a_flat_distribution():
-    assert keep_top_p(torch.zeros(1000), 1e-12).isfinite().sum() == 1
+    assert filter_top_p(torch.zeros(1000), 1e-12).isfinite().sum() == 1
 
 
 def test_kept_tokens_are_normalized():
@@ -97,13 +97,13 @@ def test_kept_tokens_are_normalized():
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
-    scores = penalize(torch.tensor([2.0, -2.0, 2.0, -2.0]), torch.tensor([0, 1, 1]), 2.0)
+    scores = apply_repetition_penalty(torch.tensor([2.0, -2.0, 2.0, -2.0]), torch.tensor([0, 1, 1]), 2.0)
     assert scores.tolist() == [1.0, -4.0, 2.0, -2.0]
 
 
 def test_the_penalty_applies_to_prompt_and_output():
     sampler = Sampler(GenerateSpec(greedy=True, repetition_penalty=2.0))
-    sampler.see(torch.tensor([0]))
+    sampler.add_seen(torch.tensor([0]))
     assert draws(sampler, torch.tensor([4.0, 3.0, 2.5]), 3) == [1, 2, 0]
 
 
@@ -128,7 +128,7 @@ def test_the_extreme_samples_are_possible_tokens(monkeypatch):
     logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])
     for point, token in [(0.0, 1), (0.5, 3), (1 - 2**-53, 3), (1.0, 3)]:
         monkeypatch.setattr(torch, "rand", lambda *a, point=point, **k: torch.tensor(point, dtype=torch.float64))
-        assert Sampler(GenerateSpec(**PLAIN)).pick(logits) == token
+        assert Sampler(GenerateSpec(**PLAIN)).sample(logits) == token
 
 
 def test_a_seed_is_independent_of_the_global_generator():
@@ -138,7 +138,7 @@ def test_a_seed_is_independent_of_the_global_generator():
     for n in range(20):
         torch.manual_seed(n)
         torch.rand(n)
-        disturbed.append(sampler.pick(logits))
+        disturbed.append(sampler.sample(logits))
     state = torch.get_rng_state()
     other = draws(Sampler(GenerateSpec(seed=12)), logits, 20)
     assert disturbed == alone != other
@@ -156,4 +156,4 @@ def test_half_precision_logits_are_processed_in_float32():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_nan_logits_are_an_error(value, greedy):
     with pytest.raises(NumericError, match=str(value)):
-        Sampler(GenerateSpec(greedy=greedy)).pick(torch.tensor([0.0, value, 1.0]))
+        Sampler(GenerateSpec(greedy=greedy)).sample(torch.tensor([0.0, value, 1.0]))

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsprism.errors import SpecError
 from lsprism.generation import stream as room
-from lsprism.generation.clock import Clock
-from lsprism.generation.stream import context_length, end_tokens, generate
+from lsprism.generation.stream import find_end_tokens, generate, get_context_length
+from lsprism.generation.timing import Clock
 from lsprism.specs import GenerateSpec
 
 PROMPTS = [[1, 5, 6], [4, 7, 9, 3, 10, 13], [1]]
@@ -114,14 +114,14 @@ def test_only_the_last_piece_has_a_reason_and_eos_has_no_text(tokenizer):
 def test_any_of_several_end_tokens_ends_the_answer(tokenizer, end):
     """9 and 11 by the model's generation config, 2 by the tokenizer."""
     model = Scripted([7, 8, end, 8], eos=[9, 11])
-    assert end_tokens(model, tokenizer) == {2, 9, 11}
+    assert find_end_tokens(model, tokenizer) == {2, 9, 11}
     *_, last = answer(model, tokenizer)
     assert (last.token, last.text, last.reason, model.calls) == (end, "", "eos", 3)
 
 
 def test_end_tokens_may_be_missing():
     model = Scripted([], eos=None)
-    assert end_tokens(model, SimpleNamespace(eos_token_id=None)) == frozenset()
+    assert find_end_tokens(model, SimpleNamespace(eos_token_id=None)) == frozenset()
 
 
 def test_ignore_eos_generates_the_full_length(tokenizer):
@@ -151,7 +151,7 @@ def test_the_last_piece_includes_pending_text(reason):
 
 
 def test_the_end_of_the_context_ends_the_answer(model, tokenizer):
-    assert context_length(model) == 256
+    assert get_context_length(model) == 256
     pieces = list(answer(model, tokenizer, [5] * 250, max_new_tokens=100, ignore_eos=True))
     assert (len(pieces), pieces[-1].reason) == (6, "length")
 

@@ -1,7 +1,7 @@
 """Comparisons on problems where one method must win: they detect swapped axes and missing updates."""
 
 import pytest
-from problems import inputs, low_rank_plus_sparse, output_error, random
+from matrices import inputs, low_rank_plus_sparse, output_error, random
 from test_methods import compressed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from problems import inputs, low_rank_plus_sparse, output_error, random, stats_of
+from matrices import inputs, low_rank_plus_sparse, output_error, random, stats_of
 
-from lsprism.budgets.cost import split
-from lsprism.layers.forms import LowRank, Sparse, SparseLowRank
+from lsprism.allocation.packed_sizes import split
 from lsprism.methods import METHODS
-from lsprism.methods.wanda import scores
+from lsprism.methods.wanda import compute_scores
+from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
 from lsprism.reports import LayerBudget
-from lsprism.specs import PATTERNED, PlanSpec, ask
+from lsprism.specs import PATTERNED, PlanSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,7 +19,7 @@ every_pattern = pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 
 
 def budget_for(name: str, weight: torch.Tensor, kept: int, pattern: str = "unstructured") -> LayerBudget:
-    spec = ask(PlanSpec, model_id="demo", method=name, pattern=pattern)
+    spec = validate(PlanSpec, model_id="demo", method=name, pattern=pattern)
     return split(METHODS[name].form, *weight.shape, kept, spec)
 
 
@@ -40,7 +40,7 @@ def test_the_budget_is_met_exactly(name, shape):
         budget = budget_for(name, weight, round(share * weight.numel()))
         form = METHODS[name].compress(weight, stats, budget)
         assert form.kept == budget.kept and form.rank == budget.rank
-        assert form.dense().shape == weight.shape and torch.isfinite(form.dense()).all()
+        assert form.to_dense().shape == weight.shape and torch.isfinite(form.to_dense()).all()
         planned = "sparse" if METHODS[name].form == "sparse_low_rank" and budget.rank == 0 else METHODS[name].form
         assert type(form) is FORMS[planned]
 
@@ -52,7 +52,7 @@ def test_a_pattern_keeps_n_of_every_group(name, pattern, columns):
     weight = random(9, columns)
     form = compressed(name, weight, inputs(columns), pattern=pattern)
     n, m = map(int, pattern.split(":"))
-    groups = (form.dense() != 0).split(m, dim=1)
+    groups = (form.to_dense() != 0).split(m, dim=1)
     assert all((group.sum(1) == min(n, group.shape[1])).all() for group in groups)
     assert form.kept == budget_for(name, weight, 0, pattern).kept
 
@@ -62,7 +62,7 @@ def test_a_pattern_keeps_n_of_every_group(name, pattern, columns):
 def test_weights_keep_their_dtype(name, dtype):
     weight, x = random(24, 40).to(dtype), inputs(40)
     form = compressed(name, weight, x)
-    assert {tensor.dtype for tensor in form.tensors().values()} <= {dtype, torch.uint8}
+    assert {tensor.dtype for tensor in form.get_tensors().values()} <= {dtype, torch.uint8}
     exact = compressed(name, weight.float(), x)
     assert output_error(weight, form, x) == pytest.approx(output_error(weight, exact, x), abs=0.01)
 
@@ -78,14 +78,14 @@ def test_neither_weights_nor_statistics_are_changed(name):
 def test_scores_do_not_modify_the_weight():
     weight, norms = -random(5, 6).abs(), random(6).abs()
     before = weight.clone()
-    assert torch.allclose(scores(weight, norms), -weight * norms)
+    assert torch.allclose(compute_scores(weight, norms), -weight * norms)
     assert torch.equal(weight, before)
 
 
 @every_method
 def test_the_same_call_gives_the_same_bytes(name):
     weight, x = random(24, 40), inputs(40)
-    once, twice = (compressed(name, weight, x).tensors() for _ in range(2))
+    once, twice = (compressed(name, weight, x).get_tensors() for _ in range(2))
     assert all(torch.equal(once[part], twice[part]) for part in once)
 
 
@@ -119,7 +119,7 @@ HARD = {
 def test_poor_inputs_are_supported(name, case):
     weight, x = HARD[case]
     form = compressed(name, weight, x, 0.6)
-    assert form.kept <= round(0.6 * weight.numel()) and torch.isfinite(form.dense()).all()
+    assert form.kept <= round(0.6 * weight.numel()) and torch.isfinite(form.to_dense()).all()
     if x.any() and weight.any():
         assert output_error(weight, form, x) < 1
 
@@ -129,7 +129,7 @@ def test_poor_inputs_are_supported(name, case):
 def test_poor_inputs_are_supported_with_a_pattern(name, case):
     weight, x = HARD[case]
     form = compressed(name, weight, x, pattern="2:4")
-    assert form.kept == weight.numel() // 2 and torch.isfinite(form.dense()).all()
+    assert form.kept == weight.numel() // 2 and torch.isfinite(form.to_dense()).all()
 
 
 @pytest.mark.parametrize("name", ["svd", "svd-plain"])
@@ -137,11 +137,11 @@ def test_poor_inputs_are_supported_with_a_pattern(name, case):
 def test_factors_of_full_rank_are_exact(name, shape):
     weight = random(*shape)
     form = METHODS[name].compress(weight, stats_of(inputs(shape[1])), LayerBudget(kept=20 * sum(shape), rank=20))
-    assert torch.allclose(form.dense(), weight, atol=1e-4)
+    assert torch.allclose(form.to_dense(), weight, atol=1e-4)
 
 
 def test_pruning_by_score_does_not_change_kept_weights():
     weight, x = random(24, 40), inputs(40)
     for name in ("wanda", "magnitude"):
-        dense = compressed(name, weight, x).dense()
+        dense = compressed(name, weight, x).to_dense()
         assert torch.equal(dense[dense != 0], weight[dense != 0])

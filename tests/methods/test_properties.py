@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import inputs, random, root_of, stats_of
+from matrices import inputs, random, root_of, stats_of
 from test_methods import FORMS, budget_for
 
 from lsprism.methods import METHODS
@@ -37,7 +37,7 @@ def problems(draw) -> tuple[torch.Tensor, InputStats]:
 
 def error(name: str, weight: torch.Tensor, stats: InputStats, budget: LayerBudget) -> float:
     """Relative error by the method's own objective: the weights, the input norms, or the Gram matrix."""
-    lost = weight.double() - METHODS[name].compress(weight, stats, budget).dense().double()
+    lost = weight.double() - METHODS[name].compress(weight, stats, budget).to_dense().double()
     if name in ("magnitude", "svd-plain"):
         scale = torch.eye(weight.shape[1])
     else:
@@ -55,7 +55,7 @@ def test_the_budget_is_met_exactly(problem, name, share):
     form = METHODS[name].compress(weight, stats, budget)
     assert (form.kept, form.rank) == (budget.kept, budget.rank)
     assert type(form) is (FORMS["sparse"] if name in JOINED and budget.rank == 0 else FORMS[METHODS[name].form])
-    assert form.dense().shape == weight.shape and form.dense().isfinite().all()
+    assert form.to_dense().shape == weight.shape and form.to_dense().isfinite().all()
     assert torch.equal(weight, before)
 
 
@@ -67,7 +67,7 @@ def test_a_pattern_is_met_in_every_group(problem, name, pattern):
     budget = budget_for(name, weight, 0, pattern)
     form = METHODS[name].compress(weight, stats, budget)
     assert form.kept == budget.kept
-    assert all(((group != 0).sum(1) <= min(n, group.shape[1])).all() for group in form.dense().split(m, dim=1))
+    assert all(((group != 0).sum(1) <= min(n, group.shape[1])).all() for group in form.to_dense().split(m, dim=1))
 
 
 @thorough

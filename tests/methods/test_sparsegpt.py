@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from problems import inputs, random
+from matrices import inputs, random
 
 from lsprism.methods import sparsegpt
-from lsprism.methods.masks import keep_best
-from lsprism.methods.metric import metric_of
-from lsprism.methods.sparsegpt import sparsified
+from lsprism.methods.gram import factorize_gram
+from lsprism.methods.masks import make_top_mask
+from lsprism.methods.sparsegpt import prune_columns
 from lsprism.reports import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,9 +27,9 @@ def by_definition(weight: torch.Tensor, inverse_h: torch.Tensor, mask: torch.Ten
 def test_it_is_optimal_brain_surgeon_from_left_to_right(block: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sparsegpt, "BLOCK", block)
     weight, x = random(7, 26), inputs(26)
-    metric = metric_of(x.T @ x)
+    metric = factorize_gram(x.T @ x)
     for budget in (LayerBudget(kept=90), LayerBudget(kept=100, pattern=(2, 4))):
-        sparse, mask = sparsified(weight, metric.inverse, budget)
+        sparse, mask = prune_columns(weight, metric.inverse, budget)
         wanted = by_definition(weight, torch.linalg.inv(metric.gram.double()), mask)
         assert torch.allclose(sparse, wanted, atol=1e-3)
         assert (sparse[~mask] == 0).all()
@@ -37,16 +37,16 @@ def test_it_is_optimal_brain_surgeon_from_left_to_right(block: int, monkeypatch:
 
 def test_a_single_group_keeps_the_highest_obs_scores():
     weight, x = random(7, 26), inputs(26)
-    inverse = metric_of(x.T @ x).inverse
-    _, mask = sparsified(weight, inverse, LayerBudget(kept=90))
-    assert torch.equal(mask, keep_best(weight.abs() / inverse.diagonal(), 90))
+    inverse = factorize_gram(x.T @ x).inverse
+    _, mask = prune_columns(weight, inverse, LayerBudget(kept=90))
+    assert torch.equal(mask, make_top_mask(weight.abs() / inverse.diagonal(), 90))
 
 
 def test_groups_keep_their_number_among_the_best_of_the_matrix():
     weight, x = random(20, 300), inputs(300, tokens=900)
     weight[:, :128] *= 4
-    inverse = metric_of(x.T @ x).inverse
-    _, mask = sparsified(weight, inverse, LayerBudget(kept=2000))
-    wanted = keep_best(weight.abs() / inverse.diagonal(), 2000)
+    inverse = factorize_gram(x.T @ x).inverse
+    _, mask = prune_columns(weight, inverse, LayerBudget(kept=2000))
+    wanted = make_top_mask(weight.abs() / inverse.diagonal(), 2000)
     assert [part.sum() for part in mask.split(128, dim=1)] == [part.sum() for part in wanted.split(128, dim=1)]
     assert mask[:, :128].sum() > mask[:, 128:].sum()

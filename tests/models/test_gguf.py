@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
-from lsprism.models.gguf import gguf_folder, is_whole, made_once, read_gguf
+from lsprism.models.gguf import build_once, get_gguf_folder, is_whole, read_gguf
 from lsprism.models.source import resolve
 
 # Byte-level vocabulary: specials, digits, letters, a space (written Ġ), two spaces as one token.
@@ -147,7 +147,7 @@ def test_rope_scaling_is_read_from_the_file(model, tmp_path, rope, scaling):
     config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": theta} | rope})
     scaled = LlamaForCausalLM(config).eval()
     scaled.load_state_dict(model.state_dict())
-    folder = gguf_folder(write_gguf(tmp_path / "scaled.gguf", scaled, scaling=scaling))
+    folder = get_gguf_folder(write_gguf(tmp_path / "scaled.gguf", scaled, scaling=scaling))
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ours, theirs = loaded.model.rotary_emb, scaled.model.rotary_emb
     torch.testing.assert_close(ours.inv_freq, theirs.inv_freq, rtol=1e-4, atol=0)
@@ -171,28 +171,28 @@ def test_unsupported_rope_scalings_are_errors(model, tmp_path, scaling, said):
     config = LlamaConfig(**model.config.to_dict() | {"rope_parameters": {"rope_theta": 500000.0}})
     file = write_gguf(tmp_path / "scaled.gguf", LlamaForCausalLM(config), scaling=scaling)
     with pytest.raises(SourceError, match=f"scaled.gguf .*{said}") as refused:
-        gguf_folder(file)
+        get_gguf_folder(file)
     assert "safetensors" in refused.value.hint
 
 
 def test_spaces_before_a_digit_are_split_as_in_training(file):
-    tokenizer = AutoTokenizer.from_pretrained(gguf_folder(file))
+    tokenizer = AutoTokenizer.from_pretrained(get_gguf_folder(file))
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
 
 
 def test_config_names_the_file_without_a_path(file, tmp_path):
-    text = (gguf_folder(file) / "config.json").read_text()
+    text = (get_gguf_folder(file) / "config.json").read_text()
     assert json.loads(text)["_name_or_path"] == "tiny"
     assert not any(word in text for word in (str(tmp_path), "quantization", "A title"))
-    assert str(tmp_path) not in (gguf_folder(file) / "tokenizer_config.json").read_text()
+    assert str(tmp_path) not in (get_gguf_folder(file) / "tokenizer_config.json").read_text()
 
 
 def test_the_same_bytes_are_converted_once_and_other_bytes_again(file, model, tmp_path, monkeypatch):
-    first = gguf_folder(file)
-    other = gguf_folder(write_gguf(tmp_path / "other.gguf", model, leave_out="output.weight"))  # tied head
+    first = get_gguf_folder(file)
+    other = get_gguf_folder(write_gguf(tmp_path / "other.gguf", model, leave_out="output.weight"))  # tied head
     copy = shutil.copy(file, tmp_path / "copy.gguf")
     monkeypatch.setattr("lsprism.models.gguf.read_gguf", lambda file: pytest.fail("converted again"))
-    assert gguf_folder(Path(copy)) == first != other
+    assert get_gguf_folder(Path(copy)) == first != other
 
 
 def test_transformers_is_silenced_only_during_the_conversion(file, capsys):
@@ -207,7 +207,7 @@ def test_transformers_is_silenced_only_during_the_conversion(file, capsys):
 def test_a_missing_tensor_is_an_error_instead_of_random_weights(model, tmp_path):
     file = write_gguf(tmp_path / "hole.gguf", model, leave_out="blk.1.ffn_up.weight")
     with pytest.raises(SourceError, match=r"layers\.1\.mlp\.up_proj"):
-        gguf_folder(file)
+        get_gguf_folder(file)
 
 
 @pytest.mark.parametrize("length", [4, 8, 300, -1000])
@@ -234,7 +234,7 @@ def test_a_folder_is_complete_or_absent(tiny_folder, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made_once(target, stop_halfway)
+        build_once(target, stop_halfway)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -242,7 +242,7 @@ def test_remains_of_a_killed_process_are_removed(tiny_folder, tmp_path):
     target, staged = tmp_path / "made", tmp_path / "made.staged"
     staged.mkdir()
     (staged / "half").write_text("x")
-    made_once(target, lambda folder: shutil.copytree(tiny_folder, folder, dirs_exist_ok=True))
+    build_once(target, lambda folder: shutil.copytree(tiny_folder, folder, dirs_exist_ok=True))
     assert is_whole(target) and not (target / "half").exists() and not staged.exists()
 
 
@@ -250,7 +250,7 @@ def test_remains_of_a_killed_process_are_removed(tiny_folder, tmp_path):
 def test_an_incomplete_folder_is_made_again(tiny_folder, tmp_path, lost):
     target = shutil.copytree(tiny_folder, tmp_path / "made")
     (target / lost).unlink()
-    made_once(target, lambda folder: shutil.copytree(tiny_folder, folder, dirs_exist_ok=True))
+    build_once(target, lambda folder: shutil.copytree(tiny_folder, folder, dirs_exist_ok=True))
     assert (target / lost).is_file()
 
 
@@ -262,7 +262,7 @@ def test_two_processes_make_it_once(tiny_folder, tmp_path):
         time.sleep(0.2)
         shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
 
-    threads = [threading.Thread(target=made_once, args=(tmp_path / "made", make)) for _ in range(2)]
+    threads = [threading.Thread(target=build_once, args=(tmp_path / "made", make)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -275,5 +275,5 @@ def test_a_full_disk_is_an_error_with_a_next_step(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(SourceError, match="No space left on device.*LSPRISM_HOME"):
-        made_once(tmp_path / "made", make)
+        build_once(tmp_path / "made", make)
     assert not (tmp_path / "made.staged").exists()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import lsprism
 from lsprism.errors import DamagedError, LSPrismError, SourceError, SpecError
-from lsprism.models.load import load, pick_device, pick_dtype
+from lsprism.models.load import load, select_device, select_dtype
 from lsprism.models.source import resolve
 
 NORM = "model.norm.weight"
@@ -66,7 +66,7 @@ def test_a_dense_source_and_its_artifact_load_with_one_function(folder, text_fil
 
 
 def test_the_default_dtype_is_that_of_the_config(folder):
-    assert pick_dtype("auto", resolve(str(configure(folder, dtype="float16")))) == torch.float16
+    assert select_dtype("auto", resolve(str(configure(folder, dtype="float16")))) == torch.float16
 
 
 def test_without_a_dtype_in_the_config_that_of_the_tensors_is_used(folder):
@@ -81,23 +81,23 @@ def test_the_requested_dtype_takes_precedence(folder):
 def test_an_unsupported_dtype_is_an_error(folder):
     source = resolve(str(configure(folder, dtype="float64")))
     with pytest.raises(SpecError, match="float64"):
-        pick_dtype("auto", source)
-    assert pick_dtype("float32", source) == torch.float32
+        select_dtype("auto", source)
+    assert select_dtype("float32", source) == torch.float32
     with pytest.raises(SpecError, match="'int4' is unknown"):
-        pick_dtype("int4", source)
+        select_dtype("int4", source)
 
 
 def test_an_unknown_device_is_an_error():
     for name in ("tpu", "cuda:x", "cpu:1"):
         with pytest.raises(SpecError, match=name):
-            pick_device(name)
+            select_device(name)
 
 
 def test_an_unavailable_device_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert pick_device("cuda:0") == torch.device("cuda:0")
+    assert select_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(SpecError, match="sees 1 CUDA devices"):
-        pick_device("cuda:1")
+        select_device("cuda:1")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

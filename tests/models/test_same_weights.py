@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 import lsprism
 from lsprism.errors import DamagedError, LSPrismError, SourceError
-from lsprism.models.anatomy import skeleton, stored_shapes
-from lsprism.models.ties import tied_names
+from lsprism.models.structure import build_meta_model, get_stored_shapes
+from lsprism.models.ties import get_tied_names
 from lsprism.models.weights import INDEX, SINGLE, WeightFiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,7 +150,7 @@ def saved(tmp_path_factory):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             folder = tmp_path_factory.mktemp("saved") / f"{family}-{tied}"
             model.save_pretrained(folder)
-            ties = tied_names(model)
+            ties = get_tied_names(model)
             made[family, tied] = folder, {k: t.clone() for k, t in model.state_dict().items() if k not in ties}
         return made[family, tied]
 
@@ -160,12 +160,12 @@ def saved(tmp_path_factory):
 def ours(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
     """None: an error with one sentence and a next step."""
     try:
-        model = skeleton(folder, dtype)
-        read = WeightFiles(folder, model).read(stored_shapes(model))
+        model = build_meta_model(folder, dtype)
+        read = WeightFiles(folder, model).read(get_stored_shapes(model))
     except LSPrismError as error:
         assert error.hint and error.message.endswith(".") and "\n" not in error.message
         return None
-    return read | {name: read[kept] for name, kept in tied_names(model).items()}
+    return read | {name: read[kept] for name, kept in get_tied_names(model).items()}
 
 
 def theirs(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
@@ -176,7 +176,7 @@ def theirs(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
         )
     except (RuntimeError, KeyError):
         return None
-    lost = info["missing_keys"] - tied_names(model).keys() or info["mismatched_keys"]
+    lost = info["missing_keys"] - get_tied_names(model).keys() or info["mismatched_keys"]
     return None if lost else model.state_dict()
 
 

@@ -11,8 +11,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lsprism.errors import DamagedError, SourceError
-from lsprism.models.anatomy import skeleton, stored_shapes
-from lsprism.models.weights import INDEX, SINGLE, WeightFiles, fill, release, stored_dtype, tensor_files
+from lsprism.models.structure import build_meta_model, get_stored_shapes
+from lsprism.models.weights import (
+    INDEX,
+    SINGLE,
+    WeightFiles,
+    find_stored_dtype,
+    load_weights,
+    map_tensor_files,
+    release_weights,
+)
 
 CPU = torch.device("cpu")
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -45,12 +53,12 @@ def sharded(folder: Path) -> Path:
 
 
 def model_of(folder: Path) -> torch.nn.Module:
-    return skeleton(folder, torch.bfloat16)
+    return build_meta_model(folder, torch.bfloat16)
 
 
 def read_all(folder: Path) -> dict[str, torch.Tensor]:
     model = model_of(folder)
-    return WeightFiles(folder, model).read(stored_shapes(model))
+    return WeightFiles(folder, model).read(get_stored_shapes(model))
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -110,7 +118,7 @@ def test_experts_stored_one_by_one_are_read_as_from_pretrained_reads_them(tmp_pa
         num_attention_heads=2, num_key_value_heads=1, num_local_experts=11,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
-    assert any(".experts.10.w1." in name for name in tensor_files(tmp_path))
+    assert any(".experts.10.w1." in name for name in map_tensor_files(tmp_path))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     read = read_all(tmp_path)
     assert any(tensor.ndim == 3 for tensor in read.values())
@@ -136,8 +144,8 @@ def test_tensors_that_an_architecture_keeps_in_float32_are_read_in_float32(tmp_p
 
 def test_the_stored_dtype_is_that_of_most_values(folder, tmp_path):
     rewrite(folder, lambda tensors: tensors.update({name: t.float() for name, t in tensors.items() if t.ndim == 1}))
-    assert stored_dtype(folder) == torch.bfloat16
-    assert stored_dtype(tmp_path) is None
+    assert find_stored_dtype(folder) == torch.bfloat16
+    assert find_stored_dtype(tmp_path) is None
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -146,7 +154,7 @@ def test_the_stored_dtype_is_that_of_most_values(folder, tmp_path):
 def test_a_shard_that_is_missing_is_named(folder):
     (sharded(folder) / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(DamagedError, match=r"model-00002-of-00002\.safetensors is missing"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
@@ -155,16 +163,16 @@ def test_a_truncated_file_is_named(folder, share):
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DamagedError, match=r"model-00001-of-00002\.safetensors cannot be read"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 def test_a_file_in_another_format_is_named(folder):
     (folder / SINGLE).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 4)
     with pytest.raises(DamagedError, match=r"model\.safetensors is only a Git LFS pointer"):
-        tensor_files(folder)
+        map_tensor_files(folder)
     (folder / SINGLE).write_bytes(b"something else" * 9)
     with pytest.raises(DamagedError, match=r"model\.safetensors cannot be read"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 @pytest.mark.parametrize("place", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..\\x", ".."])
@@ -173,7 +181,7 @@ def test_an_index_must_not_point_outside_its_folder(folder, place):
     index["weight_map"][Q] = place
     (folder / INDEX).write_text(json.dumps(index))
     with pytest.raises(DamagedError, match="not a file in its folder"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,7 @@ def test_an_index_must_not_point_outside_its_folder(folder, place):
 def test_a_malformed_index_is_named(folder, text, said):
     (sharded(folder) / INDEX).write_text(text)
     with pytest.raises(DamagedError, match=rf"index\.json:? {said}"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 def test_an_index_that_lists_the_wrong_file_is_an_error(folder):
@@ -196,12 +204,12 @@ def test_an_index_that_lists_the_wrong_file_is_an_error(folder):
     index["weight_map"][Q] = (files - {index["weight_map"][Q]}).pop()
     (folder / INDEX).write_text(json.dumps(index))
     with pytest.raises(DamagedError, match=f"lacks the tensor {Q}"):
-        tensor_files(folder)
+        map_tensor_files(folder)
 
 
 def test_a_folder_without_weights_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="neither model.safetensors nor"):
-        tensor_files(tmp_path)
+        map_tensor_files(tmp_path)
 
 
 def test_a_tensor_that_is_missing_is_named(folder):
@@ -240,10 +248,10 @@ def test_a_released_block_unmaps_the_file(folder):
     weights = WeightFiles(folder, model)
     block = model.model.layers[1]
     assert not mapped()
-    fill(block, "model.layers.1", weights, CPU)
+    load_weights(block, "model.layers.1", weights, CPU)
     assert torch.equal(block.mlp.up_proj.weight, load_file(folder / SINGLE)["model.layers.1.mlp.up_proj.weight"])
     assert mapped() and all(parameter.is_meta for parameter in model.model.layers[0].parameters())
-    release(block)
+    release_weights(block)
     assert not mapped() and all(parameter.is_meta for parameter in model.parameters())
 
 
@@ -251,6 +259,6 @@ def test_a_released_block_keeps_computed_buffers():
     """Buffers computed when the model was built, such as GPT-J's position table."""
     block = torch.nn.Linear(2, 2)
     block.register_buffer("table", torch.arange(3.0), persistent=False)
-    release(block)
+    release_weights(block)
     assert block.weight.is_meta and block.bias.is_meta
     assert torch.equal(block.table, torch.arange(3.0))

@@ -7,22 +7,22 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from lsprism.runs import Order, Run, Runs, keeper
-from lsprism.runs.process import Process
+from lsprism.runs import Run, RunRequest, RunStore, supervisor
+from lsprism.runs.process import ProcessId
 
 # A number that is no process: above what any kernel hands out.
-NOBODY = Process(pid=2**22 + 1, created=1.0)
+NOBODY = ProcessId(pid=2**22 + 1, created=1.0)
 
 
-def order(**changes) -> Order:
-    return Order(**{"verb": "compress", "device": "cpu", "cwd": Path.cwd(), **changes})
+def order(**changes) -> RunRequest:
+    return RunRequest(**{"verb": "compress", "device": "cpu", "cwd": Path.cwd(), **changes})
 
 
-def made(runs: Runs, **changes) -> Run:
+def made(runs: RunStore, **changes) -> Run:
     """A run as its record would be: `changes` may be of the order and of the run."""
-    mine = {name: changes.pop(name) for name in list(changes) if name in Order.model_fields}
-    run = runs.create(runs.new_id(), order(**mine))
-    return runs.change(run.id, lambda run: run.but(**changes)) if changes else run
+    mine = {name: changes.pop(name) for name in list(changes) if name in RunRequest.model_fields}
+    run = runs.create(runs.create_id(), order(**mine))
+    return runs.update(run.id, lambda run: run.replace(**changes)) if changes else run
 
 
 def fake(script: str) -> tuple[str, ...]:
@@ -31,10 +31,12 @@ def fake(script: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def kept(runs: Runs, run: Run, script: str):
+def kept(runs: RunStore, run: Run, script: str):
     """A keeper on a thread of ours; yields what asks it to stop, and is waited for."""
     asked = threading.Event()
-    thread = threading.Thread(target=keeper.keep, args=(runs.path(run.id), list(fake(script)), asked))
+    thread = threading.Thread(
+        target=supervisor.run_supervised, args=(runs.get_folder(run.id), list(fake(script)), asked)
+    )
     thread.start()
     try:
         yield asked

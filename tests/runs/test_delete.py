@@ -6,12 +6,12 @@ import pytest
 from fake_runs import made
 
 from lsprism.errors import RequestError
-from lsprism.runs import Runs
+from lsprism.runs import RunStore
 
 
 @pytest.fixture
-def runs(tmp_path) -> Runs:
-    return Runs(tmp_path / "state")
+def runs(tmp_path) -> RunStore:
+    return RunStore(tmp_path / "state")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def artifact(tmp_path) -> Path:
 def test_an_artifact_elsewhere_stays_unless_it_is_named(runs, artifact):
     runs.delete(made(runs, state="done", artifact=artifact).id)
     assert (artifact / "lsprism" / "manifest.json").is_file()
-    assert runs.all() == ()
+    assert runs.list_all() == ()
     assert list(runs.folder.iterdir()) == []
     runs.delete(made(runs, state="done", artifact=artifact).id, artifact)
     assert not artifact.exists()
@@ -35,10 +35,10 @@ def test_an_artifact_elsewhere_stays_unless_it_is_named(runs, artifact):
 
 def test_what_lies_in_its_own_folder_goes_with_it(runs):
     run = made(runs, state="done")
-    (runs.path(run.id) / "artifact").mkdir()
-    (runs.path(run.id) / "artifact" / "model.safetensors").write_bytes(b"x")
+    (runs.get_folder(run.id) / "artifact").mkdir()
+    (runs.get_folder(run.id) / "artifact" / "model.safetensors").write_bytes(b"x")
     runs.delete(run.id)
-    assert not runs.path(run.id).exists()
+    assert not runs.get_folder(run.id).exists()
 
 
 @pytest.mark.parametrize("name", [".", "..", "other", "out.part"])
@@ -73,6 +73,6 @@ def test_a_link_in_a_run_is_removed_and_not_followed(runs, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("mine")
     run = made(runs, state="done")
-    (runs.path(run.id) / "artifact").symlink_to(tmp_path / "mine")
+    (runs.get_folder(run.id) / "artifact").symlink_to(tmp_path / "mine")
     runs.delete(run.id)
     assert (tmp_path / "mine" / "diary.txt").exists()

@@ -12,8 +12,8 @@ import pytest
 from fake_runs import fake, made, until
 
 from lsprism.errors import RequestError, WorkError
-from lsprism.runs import Runs, ask_to_stop, resume, start, stop
-from lsprism.runs.process import FIRST_TO_GO, NICE, any_alive, end_for_certain
+from lsprism.runs import RunStore, request_stop, resume, start, stop
+from lsprism.runs.process import FIRST_TO_GO, NICE, is_any_alive, kill_tree
 from lsprism.specs import CompressSpec, EvaluateSpec, PlanSpec
 
 pytestmark = pytest.mark.slow  # whole runs: half a minute together
@@ -37,15 +37,15 @@ SPEC = PlanSpec(model_id="demo", device="cpu")
 
 @pytest.fixture
 def runs(tmp_path):
-    runs = Runs(tmp_path / "state")
+    runs = RunStore(tmp_path / "state")
     yield runs
-    for run in runs.all():  # what a failed test leaves
-        if run.live and run.processes:
+    for run in runs.list_all():  # what a failed test leaves
+        if run.is_active and run.processes:
             stop(runs, run.id, 0.5)
 
 
-def done(runs: Runs, run_id: str) -> bool:
-    return not runs.get(run_id).live and not any_alive(runs.get(run_id).processes)
+def done(runs: RunStore, run_id: str) -> bool:
+    return not runs.get(run_id).is_active and not is_any_alive(runs.get(run_id).processes)
 
 
 def test_a_run_is_started_in_its_own_folder_at_lower_priority_with_the_token_in_its_environment_only(runs):
@@ -54,7 +54,7 @@ def test_a_run_is_started_in_its_own_folder_at_lower_priority_with_the_token_in_
     assert time.perf_counter() - started < 1
     until(lambda: done(runs, run.id))
     words, token, cwd, nice = json.loads(runs.log(run.id))
-    place = runs.path(run.id) / "artifact"
+    place = runs.get_folder(run.id) / "artifact"
     assert words == ["compress", "--model-id", "demo", "--device", "cpu", "--save-path", str(place)]
     assert (token, cwd) == ("hf_secret", os.getcwd())
     assert nice >= NICE
@@ -68,7 +68,7 @@ def test_a_run_is_started_in_its_own_folder_at_lower_priority_with_the_token_in_
 def test_a_report_without_a_place_goes_into_the_folder_of_the_run_too(runs):
     run = start(runs, "evaluate", EvaluateSpec(model_id="demo", device="cpu"), program=TELLS)
     until(lambda: done(runs, run.id))
-    place = runs.path(run.id) / "report"
+    place = runs.get_folder(run.id) / "report"
     assert json.loads(runs.log(run.id))[0][-2:] == ["--save-path", str(place)]
     assert runs.get(run.id).artifact == place
 
@@ -77,7 +77,7 @@ def test_a_token_among_the_settings_is_refused(runs):
     spec = CompressSpec(model_id="hf_secret/x", save_path="out")
     with pytest.raises(RequestError, match="token"):
         start(runs, "compress", spec, token="hf_secret")
-    assert runs.all() == ()
+    assert runs.list_all() == ()
 
 
 def test_without_a_token_the_child_has_that_of_its_starter(runs, monkeypatch):
@@ -104,11 +104,11 @@ def test_the_arguments_of_no_process_show_the_token(runs):
 def test_two_quick_starts_are_one_at_work_and_one_that_waits(runs):
     first, second = (start(runs, "compress", SPEC, program=SLEEPS) for _ in range(2))
     until(lambda: runs.get(first.id).state == "running")
-    assert [run.id for run in runs.ahead(runs.get(second.id))] == [first.id]
+    assert [run.id for run in runs.find_ahead(runs.get(second.id))] == [first.id]
     stop(runs, first.id)
     until(lambda: runs.get(second.id).state == "running")
     stop(runs, second.id)
-    assert [run.state for run in runs.all()] == ["stopped", "stopped"]
+    assert [run.state for run in runs.list_all()] == ["stopped", "stopped"]
 
 
 def test_another_process_finds_it_again_and_stops_it_for_certain_with_its_child(runs, monkeypatch):
@@ -116,8 +116,8 @@ def test_another_process_finds_it_again_and_stops_it_for_certain_with_its_child(
     until(lambda: runs.log(run.id).strip())
     child = psutil.Process(int(runs.log(run.id)))
     code = f"""
-from lsprism.runs import Runs, stop
-runs = Runs({str(runs.home)!r})
+from lsprism.runs import RunStore, stop
+runs = RunStore({str(runs.home)!r})
 [run] = runs.all()
 print(run.state, stop(runs, run.id, 0.3).state)
 """
@@ -131,15 +131,15 @@ print(run.state, stop(runs, run.id, 0.3).state)
 def test_a_command_on_the_terminal_is_stopped_from_elsewhere(runs, monkeypatch):
     code = """
 import time
-from lsprism.runs import Order, Recording
-with Recording(Order(verb="compress"), print):
+from lsprism.runs import RunRequest, RunRecorder
+with RunRecorder(RunRequest(verb="compress"), print):
     print("begun", flush=True)
     time.sleep(60)
 """
     monkeypatch.setenv("LSPRISM_STATE", str(runs.home))
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
-    [run] = runs.all()
+    [run] = runs.list_all()
     assert run.state == "running"
     assert stop(runs, run.id).state == "stopped"
     process.communicate(timeout=5)
@@ -153,7 +153,7 @@ def test_a_full_disk_is_no_obstacle_to_stopping(runs, monkeypatch):
     until(lambda: runs.get(run.id).state == "running")
     with monkeypatch.context() as patch:
         patch.setattr("lsprism.runs.runs.write_record", full)
-        ask_to_stop(runs, run.id)
+        request_stop(runs, run.id)
     until(lambda: runs.get(run.id).state == "stopped")
 
 
@@ -161,13 +161,13 @@ def test_a_full_disk_is_no_obstacle_to_stopping(runs, monkeypatch):
 def test_it_lives_on_when_its_starter_is_killed(runs):
     code = f"""
 import os
-from lsprism.runs import Runs, start
+from lsprism.runs import RunStore, start
 from lsprism.specs import PlanSpec
-start(Runs({str(runs.home)!r}), "compress", PlanSpec(model_id="demo"), program={SLEEPS!r})
+start(RunStore({str(runs.home)!r}), "compress", PlanSpec(model_id="demo"), program={SLEEPS!r})
 os.killpg(0, 9)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, start_new_session=True).returncode == -9
-    [run] = runs.all()
+    [run] = runs.list_all()
     until(lambda: runs.get(run.id).state == "running")
     assert stop(runs, run.id).state == "stopped"
 
@@ -184,7 +184,7 @@ def test_a_command_that_the_system_kills_is_a_failed_run_with_its_last_lines(run
 def test_a_keeper_that_is_killed_too_is_a_lost_run_that_can_be_resumed(runs):
     run = start(runs, "compress", SPEC, program=SLEEPS)
     until(lambda: runs.get(run.id).state == "running")
-    end_for_certain(runs.get(run.id).processes[0])
+    kill_tree(runs.get(run.id).processes[0])
     until(lambda: runs.get(run.id).state == "lost")
     resume(runs, run.id, program=TELLS)
     until(lambda: done(runs, run.id))
@@ -200,14 +200,14 @@ def test_what_is_not_over_is_not_resumed_and_what_is_over_not_stopped(runs):
             resume(runs, made(runs, state=state).id, program=SLEEPS)
     for state in ("stopped", "done", "failed", "lost"):
         with pytest.raises(RequestError, match="Only a queued or running run"):
-            ask_to_stop(runs, made(runs, state=state).id)
+            request_stop(runs, made(runs, state=state).id)
 
 
 def test_of_two_that_resume_at_once_one_is_refused(runs):
     run = made(runs, state="stopped")
     resume(runs, run.id, program=SLEEPS)
     with pytest.raises(RequestError, match="is (queued|running)"):
-        resume(Runs(runs.home), run.id, program=SLEEPS)
+        resume(RunStore(runs.home), run.id, program=SLEEPS)
     stop(runs, run.id)
 
 
@@ -230,11 +230,11 @@ def test_a_run_that_cannot_be_started_is_in_the_list_as_failed(runs, tmp_path):
 def test_ten_quick_starts_and_stops_leave_nothing_behind(runs):
     started = [start(runs, "compress", SPEC, program=SLEEPS) for _ in range(10)]
     for run in reversed(started[5:]):
-        ask_to_stop(runs, run.id)
+        request_stop(runs, run.id)
     for run in started[:5]:
         stop(runs, run.id)
     until(lambda: all(done(runs, run.id) for run in started))
-    assert {run.state for run in runs.all()} == {"stopped"}
+    assert {run.state for run in runs.list_all()} == {"stopped"}
     for run in started:
         runs.delete(run.id)
     assert list(runs.folder.iterdir()) == []

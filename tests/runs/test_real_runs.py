@@ -11,8 +11,8 @@ from fake_runs import until
 from lsprism import api
 from lsprism.artifact.manifest import verify
 from lsprism.events import BlockDone, Finished
-from lsprism.runs import Runs, resume, start, stop
-from lsprism.runs.process import any_alive
+from lsprism.runs import RunStore, resume, start, stop
+from lsprism.runs.process import is_any_alive
 from lsprism.specs import PlanSpec
 
 pytestmark = pytest.mark.slow
@@ -27,10 +27,10 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    runs = Runs(tmp_path / "state")
+    runs = RunStore(tmp_path / "state")
     yield runs
-    for run in runs.all():
-        if run.live:
+    for run in runs.list_all():
+        if run.is_active:
             stop(runs, run.id, 0.5)
 
 
@@ -40,12 +40,12 @@ def spec(model, text_file) -> PlanSpec:
     return PlanSpec(model_id=str(model), method="hybrid", calibration=text)
 
 
-def over(runs: Runs, run_id: str) -> bool:
-    return not runs.get(run_id).live and not any_alive(runs.get(run_id).processes)
+def over(runs: RunStore, run_id: str) -> bool:
+    return not runs.get(run_id).is_active and not is_any_alive(runs.get(run_id).processes)
 
 
-def blocks(runs: Runs, run_id: str) -> list[int]:
-    return [moment.event.block for moment in runs.tail(run_id).moments if isinstance(moment.event, BlockDone)]
+def blocks(runs: RunStore, run_id: str) -> list[int]:
+    return [moment.event.block for moment in runs.read_events(run_id).moments if isinstance(moment.event, BlockDone)]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -58,14 +58,14 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(runs, spec,
     until(lambda: len(blocks(runs, run.id)) > 2, 60)
     stopped = stop(runs, run.id)
     assert (stopped.state, stopped.exit_code) == ("stopped", 130)
-    assert not any_alive(stopped.processes)
+    assert not is_any_alive(stopped.processes)
     before = blocks(runs, run.id)
     assert 2 < len(before) < BLOCKS
     resume(runs, run.id)
     until(lambda: over(runs, run.id), 60)
     assert runs.get(run.id).state == "done", runs.log(run.id)
     assert set(blocks(runs, run.id)) == set(range(1, BLOCKS + 1))
-    assert isinstance(runs.tail(run.id).moments[-1].event, Finished)
+    assert isinstance(runs.read_events(run.id).moments[-1].event, Finished)
     verify(runs.get(run.id).artifact)
     assert digests(runs.get(run.id).artifact) == digests(tmp_path / "whole")
     for path in runs.home.rglob("*"):
@@ -81,7 +81,7 @@ def test_one_that_the_system_kills_is_a_failed_run_with_its_log(runs, spec):
     assert (failed.state, failed.exit_code) == ("failed", -9)
     assert "ran out of memory" in failed.message
     assert "block" in runs.log(run.id).splitlines()[-1]
-    assert failed.goes_on
+    assert failed.is_resumable
 
 
 def test_what_the_command_refuses_is_a_failed_run_that_says_why(runs, spec):

@@ -13,15 +13,15 @@ import pytest
 from fake_runs import made
 
 from lsprism.errors import DamagedError, DiskError
-from lsprism.runs import Runs, record
+from lsprism.runs import RunStore, record
 from lsprism.runs.record import RECORD, RESERVE, RESERVED_BYTES, read_record, write_record
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def runs(tmp_path) -> Runs:
-    return Runs(tmp_path / "state")
+def runs(tmp_path) -> RunStore:
+    return RunStore(tmp_path / "state")
 
 
 def full(*_):
@@ -30,8 +30,8 @@ def full(*_):
 
 def test_what_is_written_is_read(runs):
     run = made(runs, state="done", figures={"a.b": 0.5, "none": None}, notes='ü "\n', words=["--x", "1"])
-    assert read_record(runs.path(run.id)) == run
-    assert Runs(runs.home).get(run.id) == run
+    assert read_record(runs.get_folder(run.id)) == run
+    assert RunStore(runs.home).get(run.id) == run
 
 
 @pytest.mark.parametrize("broken", ["os.replace", "os.fsync"])
@@ -39,19 +39,19 @@ def test_a_write_that_breaks_off_leaves_the_record_as_it_was(runs, monkeypatch, 
     run = made(runs, state="done")
     monkeypatch.setattr(broken, full)
     with pytest.raises(DiskError, match="No space left"):
-        runs.note(run.id, "new")
+        runs.set_notes(run.id, "new")
     monkeypatch.undo()
-    assert Runs(runs.home).get(run.id) == run
-    assert [path.name for path in runs.path(run.id).iterdir()] == [RECORD]
+    assert RunStore(runs.home).get(run.id) == run
+    assert [path.name for path in runs.get_folder(run.id).iterdir()] == [RECORD]
 
 
 def test_a_record_cut_anywhere_is_shown_as_damaged_beside_the_others(runs):
     whole, cut = made(runs, state="done"), made(runs, state="done")
-    path = runs.path(cut.id) / RECORD
+    path = runs.get_folder(cut.id) / RECORD
     content = path.read_bytes()
     for count in range(0, len(content) - 1, 31):
         path.write_bytes(content[:count])
-        listed = {run.id: run for run in runs.all()}
+        listed = {run.id: run for run in runs.list_all()}
         assert listed[whole.id] == whole
         assert listed[cut.id].state == "damaged"
         assert str(path) in listed[cut.id].message
@@ -64,18 +64,18 @@ def test_a_record_cut_anywhere_is_shown_as_damaged_beside_the_others(runs):
 )
 def test_other_content_is_damaged_too_and_can_be_deleted_but_not_changed(runs, content):
     run = made(runs, state="done")
-    (runs.path(run.id) / RECORD).write_bytes(content)
+    (runs.get_folder(run.id) / RECORD).write_bytes(content)
     assert runs.get(run.id).state == "damaged"
     with pytest.raises(DamagedError):
-        runs.note(run.id, "new")
+        runs.set_notes(run.id, "new")
     runs.delete(run.id)
-    assert runs.all() == ()
+    assert runs.list_all() == ()
 
 
 def test_a_record_that_is_missing_or_of_another_run_is_damaged(runs):
     run = made(runs, state="done")
-    other = runs.path("20200101-000000-abcdef")
-    shutil.copytree(runs.path(run.id), other)
+    other = runs.get_folder("20200101-000000-abcdef")
+    shutil.copytree(runs.get_folder(run.id), other)
     assert f"record of another run, {run.id}" in runs.get(other.name).message
     (other / RECORD).unlink()
     assert "cannot be read" in runs.get(other.name).message
@@ -83,20 +83,20 @@ def test_a_record_that_is_missing_or_of_another_run_is_damaged(runs):
 
 def test_on_a_full_disk_the_reserve_makes_room_for_the_end(runs, monkeypatch):
     run = made(runs, state="running")
-    folder, replace = runs.path(run.id), record._replace
+    folder, replace = runs.get_folder(run.id), record._replace
     assert (folder / RESERVE).stat().st_size == RESERVED_BYTES
     monkeypatch.setattr(record, "_replace", lambda *args: full() if (folder / RESERVE).exists() else replace(*args))
-    write_record(folder, run.but(state="failed", message="the disk is full"))
+    write_record(folder, run.replace(state="failed", message="the disk is full"))
     assert read_record(folder).message == "the disk is full"
     assert not (folder / RESERVE).exists()
 
 
 def test_only_a_live_run_holds_a_reserve_and_one_is_no_condition(runs, monkeypatch):
     run = made(runs, state="done")
-    assert not (runs.path(run.id) / RESERVE).exists()
+    assert not (runs.get_folder(run.id) / RESERVE).exists()
     monkeypatch.setattr(Path, "write_bytes", full)
-    write_record(runs.path(run.id), run.but(state="queued"))
-    assert read_record(runs.path(run.id)).state == "queued"
+    write_record(runs.get_folder(run.id), run.replace(state="queued"))
+    assert read_record(runs.get_folder(run.id)).state == "queued"
 
 
 def test_a_full_disk_leaves_no_half_made_run(runs, monkeypatch):
@@ -122,7 +122,7 @@ while True:
 def test_killed_while_writing_it_leaves_a_whole_record(runs):
     run = made(runs, state="done")
     for delay in (0.001, 0.002, 0.003, 0.005, 0.008):
-        command = [sys.executable, "-c", WRITES, str(runs.path(run.id))]
+        command = [sys.executable, "-c", WRITES, str(runs.get_folder(run.id))]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         process.stdout.readline()
         time.sleep(delay)

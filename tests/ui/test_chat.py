@@ -7,12 +7,12 @@ import gradio as gr
 import pytest
 from test_chat_page import said, seating
 
-from lsprism.runs import Order, Runs
+from lsprism.chat import ChatAnswer, ChatProgress
+from lsprism.chat.client import ChatTask
+from lsprism.runs import RunRequest, RunStore
 from lsprism.specs import GenerateSpec
-from lsprism.talk import Answer, Progress
-from lsprism.talk.talk import Work
-from lsprism.ui import chat, chat_form
-from lsprism.ui.chat_state import Page
+from lsprism.ui import chat_form, chat_tab
+from lsprism.ui.chat_state import ChatPage
 from lsprism.ui.context import Context
 from lsprism.ui.texts import chat as texts
 
@@ -26,11 +26,11 @@ VALUES = {
 class FakeTalk:
     """Each piece of work goes through these moments; the last one has ended."""
 
-    def __init__(self, *moments: Progress):
+    def __init__(self, *moments: ChatProgress):
         self.moments, self.seating = moments, seating()
         self.asked, self.stopped = [], []
 
-    def ask(self, seats, prompts, spec):
+    def generate(self, seats, prompts, spec):
         self.asked.append((seats, prompts, spec))
         return self._work()
 
@@ -44,22 +44,22 @@ class FakeTalk:
         self.stopped.append(work)
 
 
-class FakeWork(Work):
+class FakeWork(ChatTask):
     def __init__(self, moments):
         super().__init__(1, (), "", threading.Condition())
         self.moments = moments
 
-    def watch(self, every_s=0.0):
+    def iter_progress(self, every_s=0.0):
         yield from self.moments
 
 
-HALF = Progress("answering", answers={"left": said("Good", reason=None), "right": Answer()})
-DONE = Progress("answering", answers={"left": said("Good", " day"), "right": said("Good", " night")}, ended=True)
+HALF = ChatProgress("answering", answers={"left": said("Good", reason=None), "right": ChatAnswer()})
+DONE = ChatProgress("answering", answers={"left": said("Good", " day"), "right": said("Good", " night")}, ended=True)
 
 
 @pytest.fixture
 def handlers(tmp_path):
-    return chat.Handlers(SimpleNamespace(runs=Runs(tmp_path)), FakeTalk(HALF, DONE))
+    return chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, DONE))
 
 
 def shown(steps) -> dict:
@@ -71,7 +71,7 @@ def shown(steps) -> dict:
 
 
 def test_a_prompt_goes_to_both_with_all_settings(handlers):
-    shown(handlers.send(VALUES, Page(), "me"))
+    shown(handlers.handle_send(VALUES, ChatPage(), "me"))
     seats, prompts, spec = handlers.talk.asked[0]
     assert {slot: seat.model_id for slot, seat in seats.items()} == {"left": "demo", "right": "half"}
     assert prompts["left"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
@@ -81,7 +81,7 @@ def test_a_prompt_goes_to_both_with_all_settings(handlers):
 
 
 def test_it_streams_and_keeps_what_was_said(handlers):
-    steps = list(handlers.send(VALUES, Page(), "me"))
+    steps = list(handlers.handle_send(VALUES, ChatPage(), "me"))
     assert "Hello" in steps[0]["now"] and steps[0]["prompt"] == "", "the prompt is shown at once"
     assert "Good" in steps[0]["now"] and "night" not in steps[0]["now"]
     assert [step["stop"].interactive for step in steps] == [True, False]
@@ -94,41 +94,41 @@ def test_it_streams_and_keeps_what_was_said(handlers):
 
 
 def test_the_next_prompt_goes_on_from_each_sides_own_answer(handlers):
-    page = shown(handlers.send(VALUES, Page(), "me"))["page"]
-    told = shown(handlers.send({**VALUES, "prompt": "And?"}, page, "me"))
+    page = shown(handlers.handle_send(VALUES, ChatPage(), "me"))["page"]
+    told = shown(handlers.handle_send({**VALUES, "prompt": "And?"}, page, "me"))
     prompts = handlers.talk.asked[1][1]
     assert [prompts[slot][2]["content"] for slot in ("left", "right")] == ["Good day", "Good night"]
     assert "Hello" in told["past"] and "And?" not in told["past"]
 
 
 def test_a_completion_is_the_prompt_alone(handlers):
-    page = shown(handlers.send(VALUES, Page(), "me"))["page"]
-    shown(handlers.send({**VALUES, "mode": texts.COMPLETION, "prompt": "Once"}, page, "me"))
+    page = shown(handlers.handle_send(VALUES, ChatPage(), "me"))["page"]
+    shown(handlers.handle_send({**VALUES, "mode": texts.COMPLETION, "prompt": "Once"}, page, "me"))
     assert handlers.talk.asked[1][1] == {"left": "Once", "right": "Once"}
 
 
 def test_an_empty_prompt_asks_nothing(handlers):
-    assert list(handlers.send({**VALUES, "prompt": " \n"}, Page(), "me")) == []
+    assert list(handlers.handle_send({**VALUES, "prompt": " \n"}, ChatPage(), "me")) == []
 
 
 @pytest.mark.parametrize("wrong", [{"left": " "}, {"top_p": 3}, {"device": "abacus"}, {"max_new_tokens": None}])
 def test_a_wrong_setting_is_told_and_nothing_begins(handlers, wrong):
     with pytest.raises(gr.Error):
-        list(handlers.send({**VALUES, **wrong}, Page(), "me"))
+        list(handlers.handle_send({**VALUES, **wrong}, ChatPage(), "me"))
     assert not handlers.talk.asked
 
 
 def test_again_is_the_same_prompt_with_the_next_seed(handlers):
-    page = shown(handlers.send(VALUES, Page(), "me"))["page"]
-    told = shown(handlers.again({**VALUES, "prompt": "something else"}, page, "me"))
+    page = shown(handlers.handle_send(VALUES, ChatPage(), "me"))["page"]
+    told = shown(handlers.handle_again({**VALUES, "prompt": "something else"}, page, "me"))
     assert told["seed"] == 4 and handlers.talk.asked[1][2].seed == 4
     assert [turn.prompt for turn in told["page"].conversation.turns] == ["Hello"]
     assert "prompt" not in told, "what is being written stays"
-    assert list(handlers.again(VALUES, Page(), "me")) == []
+    assert list(handlers.handle_again(VALUES, ChatPage(), "me")) == []
 
 
 def test_edit_gives_the_prompt_back_and_undo_does_not(handlers):
-    page = shown(handlers.send(VALUES, Page(), "me"))["page"]
+    page = shown(handlers.handle_send(VALUES, ChatPage(), "me"))["page"]
     told = handlers.edit(page, VALUES)
     assert told["prompt"] == "Hello" and not told["page"].conversation.turns
     assert "prompt" not in handlers.undo(page, VALUES)
@@ -136,7 +136,7 @@ def test_edit_gives_the_prompt_back_and_undo_does_not(handlers):
 
 
 def test_a_page_that_is_closed_stops_its_work(handlers):
-    stream = handlers.send(VALUES, Page(), "me")
+    stream = handlers.handle_send(VALUES, ChatPage(), "me")
     next(stream)
     work = handlers.works["me"]
     stream.close()
@@ -144,7 +144,7 @@ def test_a_page_that_is_closed_stops_its_work(handlers):
 
 
 def test_stop_reaches_the_work_of_its_own_page(handlers):
-    stream = handlers.send(VALUES, Page(), "me")
+    stream = handlers.handle_send(VALUES, ChatPage(), "me")
     next(stream)
     handlers.stop("another")
     assert not handlers.talk.stopped
@@ -153,33 +153,35 @@ def test_stop_reaches_the_work_of_its_own_page(handlers):
 
 
 def test_a_death_of_the_worker_is_told_and_the_text_stays(tmp_path):
-    died = Progress("answering", answers=HALF.answers, ended=True, failure="memory ran out <b>")
-    handlers = chat.Handlers(SimpleNamespace(runs=Runs(tmp_path)), FakeTalk(HALF, died))
-    told = shown(handlers.send(VALUES, Page(), "me"))
+    died = ChatProgress("answering", answers=HALF.answers, ended=True, failure="memory ran out <b>")
+    handlers = chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(HALF, died))
+    told = shown(handlers.handle_send(VALUES, ChatPage(), "me"))
     assert "memory ran out &lt;b&gt;" in told["status"] and "Good" in told["now"]
     assert not told["vote"].visible
 
 
 def test_a_load_that_failed_says_so_once(tmp_path):
-    failed = Progress("loading", answers=dict.fromkeys(("left", "right"), Answer(failure="No memory.")), ended=True)
-    handlers = chat.Handlers(SimpleNamespace(runs=Runs(tmp_path)), FakeTalk(failed))
-    assert shown(handlers.load(VALUES, Page(), "me"))["status"].count("No memory.") == 1
+    failed = ChatProgress(
+        "loading", answers=dict.fromkeys(("left", "right"), ChatAnswer(failure="No memory.")), ended=True
+    )
+    handlers = chat_tab.ChatHandlers(SimpleNamespace(runs=RunStore(tmp_path)), FakeTalk(failed))
+    assert shown(handlers.handle_load(VALUES, ChatPage(), "me"))["status"].count("No memory.") == 1
 
 
 def test_a_vote_counts_for_the_model_behind_the_letter_and_reveals_it(handlers):
-    blind = Page(blind=True, crossed=True)
-    page = shown(handlers.send({**VALUES, "blind": True}, blind, "me"))["page"]
+    blind = ChatPage(blind=True, crossed=True)
+    page = shown(handlers.handle_send({**VALUES, "blind": True}, blind, "me"))["page"]
     assert "half" not in shown([handlers.show(page, VALUES)])["sides"]
-    told = handlers.vote("a", VALUES, page)
-    (vote,) = handlers.votes.all()
+    told = handlers.handle_vote("a", VALUES, page)
+    (vote,) = handlers.votes.read_all()
     assert (vote.verdict, vote.blind) == ("right", True)
     assert "1 blind vote:" in told["status"] and "half" in told["sides"] and not told["vote"].visible
     with pytest.raises(gr.Error):
-        handlers.vote("a", VALUES, told["page"])
+        handlers.handle_vote("a", VALUES, told["page"])
 
 
 def test_a_page_that_is_loaded_again_goes_on_where_it_was(handlers):
-    *_, last = moments = list(handlers.send(VALUES, Page(), "me"))
+    *_, last = moments = list(handlers.handle_send(VALUES, ChatPage(), "me"))
     assert [("kept" in told) for told in moments] == [False] * (len(moments) - 1) + [True]  # once, when it is whole
     again = handlers.restore(last["kept"], VALUES)
     assert again["page"] == last["page"] and "night" in again["now"]
@@ -188,8 +190,8 @@ def test_a_page_that_is_loaded_again_goes_on_where_it_was(handlers):
 
 
 def test_what_is_written_down_of_a_vote_holds_no_words(handlers):
-    page = shown(handlers.send({**VALUES, "prompt": "a secret"}, Page(), "me"))["page"]
-    handlers.vote("equal", VALUES, page)
+    page = shown(handlers.handle_send({**VALUES, "prompt": "a secret"}, ChatPage(), "me"))["page"]
+    handlers.handle_vote("equal", VALUES, page)
     assert b"secret" not in handlers.votes.path.read_bytes() and b"Good" not in handlers.votes.path.read_bytes()
 
 
@@ -197,17 +199,19 @@ def test_an_opened_run_brings_its_pair(handlers, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     (made / "config.json").write_text("{}")
-    order = Order(verb="compress", artifact=made, settings={"model_id": "demo", "method": "wanda", "sparsity": 0.5})
-    run = handlers.runs.create(handlers.runs.new_id(), order)
-    assert handlers.choose(run.id) == (gr.skip(), gr.skip()), "not done yet"
-    handlers.runs.change(run.id, lambda run: run.but(state="done"))
-    assert handlers.choose(run.id) == ("demo", str(made))
-    left, _, seen = handlers.known("")
+    order = RunRequest(
+        verb="compress", artifact=made, settings={"model_id": "demo", "method": "wanda", "sparsity": 0.5}
+    )
+    run = handlers.runs.create(handlers.runs.create_id(), order)
+    assert handlers.select_run(run.id) == (gr.skip(), gr.skip()), "not done yet"
+    handlers.runs.update(run.id, lambda run: run.replace(state="done"))
+    assert handlers.select_run(run.id) == ("demo", str(made))
+    left, _, seen = handlers.update_choices("")
     assert ("demo, wanda at 0.5 · made", str(made)) in left.choices
-    assert handlers.known(seen) == (gr.skip(),) * 3
+    assert handlers.update_choices(seen) == (gr.skip(),) * 3
 
 
 def test_building_the_page_starts_no_process(tmp_path):
     with gr.Blocks() as blocks, gr.Tabs() as tabs, gr.Tab("One"):
-        chat.build(Context(Runs(tmp_path), blocks, tabs, gr.State(""), gr.BrowserState("")))
+        chat_tab.build(Context(RunStore(tmp_path), blocks, tabs, gr.State(""), gr.BrowserState("")))
     assert not [thread for thread in threading.enumerate() if thread.name == "lsprism-talk"]

@@ -10,7 +10,7 @@ from conftest import make_model
 from eval_reports import report
 
 from lsprism import api
-from lsprism.runs import Order, Runs
+from lsprism.runs import RunRequest, RunStore
 
 HOSTILE = '<img src=x onerror="window.harm=1"><script>window.harm=2</script> {{a}} ${window.harm=3} the river'
 PAIR = "/half|wanda/.test(document.querySelector('#chat-sides').innerText)"  # not loaded yet, or loaded
@@ -19,7 +19,7 @@ BUSY_MS = 180_000  # a child that loads torch and measures on a busy machine
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, text_file) -> Runs:
+def runs(tmp_path_factory, text_file) -> RunStore:
     """A finished compression of a model that never ends by itself, and a finished evaluation."""
     folder = tmp_path_factory.mktemp("browser")
     dense = _endless(make_model(folder / "dense", blocks=24))
@@ -27,11 +27,11 @@ def runs(tmp_path_factory, text_file) -> Runs:
     api.compress(str(dense), folder / "half", method="wanda", sparsity=0.5, calibration=calibration)
     (folder / "measured").mkdir()
     (folder / "measured" / "report.json").write_text(report("wanda", 0.5, 24.0).model_dump_json())
-    found = Runs(folder / "state")
+    found = RunStore(folder / "state")
     settings = {"model_id": str(dense), "method": "wanda", "sparsity": 0.5}
     for verb, place in (("compress", folder / "half"), ("evaluate", folder / "measured")):
-        run = found.create(found.new_id(), Order(verb=verb, artifact=place, settings=settings))
-        found.change(run.id, lambda run: run.but(state="done", begun=1.0, ended=2.0))
+        run = found.create(found.create_id(), RunRequest(verb=verb, artifact=place, settings=settings))
+        found.update(run.id, lambda run: run.replace(state="done", begun=1.0, ended=2.0))
     return found
 
 
@@ -47,23 +47,23 @@ def _endless(folder: Path) -> Path:
     return folder
 
 
-def run_of(runs: Runs, verb: str) -> str:
-    return next(run.id for run in runs.all() if run.verb == verb)
+def run_of(runs: RunStore, verb: str) -> str:
+    return next(run.id for run in runs.list_all() if run.verb == verb)
 
 
 @pytest.fixture(scope="module")
 def address(runs):
-    from lsprism.ui.serve import free_port, prepare_environment
+    from lsprism.ui.serve import find_free_port, prepare_environment
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "LSPRISM_STATE"):
             patch.setenv(name, "")  # so that it is put back afterwards
         prepare_environment(runs.home)
-        from lsprism.ui.shell import dashboard, settings
+        from lsprism.ui.dashboard import build_dashboard, get_settings
 
-        page, _ = dashboard(runs)
-        port = free_port("127.0.0.1", None)
-        page.launch(**settings("127.0.0.1", port), prevent_thread_lock=True, _frontend=False)
+        page, _ = build_dashboard(runs)
+        port = find_free_port("127.0.0.1", None)
+        page.launch(**get_settings("127.0.0.1", port), prevent_thread_lock=True, _frontend=False)
         yield f"http://127.0.0.1:{port}/?__theme=light"
         page.close()
 
@@ -153,7 +153,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address, tab):
 
 
 def test_a_measurement_is_asked_for_watched_and_read_in_two_browsers(browser, address, runs, text_file):
-    made = next(run for run in runs.all() if run.verb == "compress")
+    made = next(run for run in runs.list_all() if run.verb == "compress")
     with opened(browser, address, "evaluate") as page, opened(browser, address, "evaluate") as other:
         _wait(page, "document.querySelector('#evaluate-artifacts').innerText.includes('wanda')")  # the newest is chosen
         page.click("#evaluate-measures label >> text=Text: similarity")
@@ -171,7 +171,7 @@ def test_a_measurement_is_asked_for_watched_and_read_in_two_browsers(browser, ad
         for one in (page, other):  # what the one has begun, the other sees
             one.locator("#evaluate-work .badge").first.wait_for()
         page.locator("#evaluate-work .badge.good, #evaluate-work .badge.bad").first.wait_for(timeout=BUSY_MS)
-        run = next(run for run in runs.all() if run.verb == "evaluate")
+        run = next(run for run in runs.list_all() if run.verb == "evaluate")
         assert run.state == "done", run.message
         assert run.settings["model_id"] == str(made.artifact) and run.settings["measuring"]["quick"]
         _wait(page, "document.querySelector('#evaluate-table').textContent.includes('words.txt')")  # at once

@@ -7,7 +7,7 @@ import torch
 
 from lsprism.errors import RequestError, WorkError
 from lsprism.specs import PlanSpec
-from lsprism.ui.planner import Planner, _answer
+from lsprism.ui.planner import Planner, _parse_answer
 
 
 class FakeChild:
@@ -62,14 +62,14 @@ def test_what_was_planned_is_remembered_unless_it_took_a_token_or_another_run_ha
 def test_only_a_card_is_asked_about_and_each_time_anew():
     planner = Planner()
     planner._child = child = FakeChild([json.dumps({"free_bytes": free}) for free in (5, 4)])
-    assert planner.free_on("cpu") is None and not child.asked
-    assert [planner.free_on("cuda:1"), planner.free_on("cuda:1")] == [5, 4]
+    assert planner.get_free_bytes("cpu") is None and not child.asked
+    assert [planner.get_free_bytes("cuda:1"), planner.get_free_bytes("cuda:1")] == [5, 4]
     assert child.asked == [{"device": "cuda:1"}] * 2
 
 
 def test_the_child_looks_at_the_card_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9) if device.index == 1 else (0, 9))
-    assert _answer('{"device": "cuda:1"}') == {"free_bytes": 7}
+    assert _parse_answer('{"device": "cuda:1"}') == {"free_bytes": 7}
 
 
 @pytest.mark.slow
@@ -79,11 +79,11 @@ def test_the_child_plans_as_the_api_does_and_is_started_anew(tiny_folder):
     spec = PlanSpec(model_id=str(tiny_folder), sparsity=0.4)
     planner = Planner()
     try:
-        assert planner.plan(spec) == api.planning(spec)
+        assert planner.plan(spec) == api.plan_from_spec(spec)
         planner._child.kill()
         planner._child.wait()
         other = spec.model_copy(update={"sparsity": 0.3})
-        assert planner.plan(other) == api.planning(other)
+        assert planner.plan(other) == api.plan_from_spec(other)
         with pytest.raises(RequestError, match="nowhere"):
             planner.plan(PlanSpec(model_id="./nowhere"))
     finally:

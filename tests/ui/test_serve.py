@@ -52,15 +52,15 @@ def test_a_port_in_use_is_said(capsys):
 
 def test_without_a_port_the_next_free_one_is_taken(monkeypatch):
     monkeypatch.setattr(serve, "_is_free", lambda host, port: port == serve.PORT + 2)
-    assert serve.free_port("127.0.0.1", None) == serve.PORT + 2
+    assert serve.find_free_port("127.0.0.1", None) == serve.PORT + 2
     monkeypatch.setattr(serve, "_is_free", lambda host, port: False)
     with pytest.raises(RequestError, match="all in use"):
-        serve.free_port("127.0.0.1", None)
+        serve.find_free_port("127.0.0.1", None)
 
 
 def test_a_host_that_is_not_ours_is_named():
     with pytest.raises(SpecError, match="no.such.host.invalid"):
-        serve.free_port("no.such.host.invalid", 1234)
+        serve.find_free_port("no.such.host.invalid", 1234)
 
 
 def test_a_home_that_cannot_be_made_is_a_disk_error(tmp_path):
@@ -89,7 +89,7 @@ def test_checking_needs_neither_torch_nor_gradio():
 
 @pytest.mark.slow
 def test_the_page_is_built_without_torch():
-    code = "import lsprism.ui.shell, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import lsprism.ui.dashboard, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env).returncode == 0
 
@@ -104,13 +104,13 @@ def test_the_page_is_built_without_torch():
     ],
 )
 def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, address):
-    from lsprism.ui import shell
+    from lsprism.ui import dashboard
 
     opened = []
     monkeypatch.setenv(serve.AUTH, "ann:x")
-    monkeypatch.setattr(serve, "free_port", lambda host, asked: 7860)
+    monkeypatch.setattr(serve, "find_free_port", lambda host, asked: 7860)
     monkeypatch.setattr(serve, "prepare_environment", lambda home: None)
-    monkeypatch.setattr(shell, "launch", lambda home, host, port, **how: opened.append((host, port)))
+    monkeypatch.setattr(dashboard, "launch", lambda home, host, port, **how: opened.append((host, port)))
     assert serve.main(["--host", host, "--auth", "env", "--state-dir", str(tmp_path)]) == 0
     assert opened == [(named, 7860)]
     assert f"{address} " in capsys.readouterr().err
@@ -119,4 +119,4 @@ def test_the_address_can_be_opened(tmp_path, monkeypatch, capsys, host, named, a
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "a" * 300, "\u3002"])
 def test_an_address_of_another_machine_is_named(host):
     with pytest.raises(SpecError, match="is not an address of this machine"):
-        serve.free_port(host, 1234)
+        serve.find_free_port(host, 1234)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lsprism.runs import Runs
-from lsprism.ui.shell import TABS, dashboard
+from lsprism.runs import RunStore
+from lsprism.ui.dashboard import TABS, build_dashboard
 
 
 def test_at_first_only_the_first_tab_ticks_and_every_tab_has_its_switch(tmp_path):
-    page, context = dashboard(Runs(tmp_path))
+    page, context = build_dashboard(RunStore(tmp_path))
     assert list(context.timers)[0] == "compress" and set(context.timers) == set(TABS)
     active = {tab for tab, timers in context.timers.items() for timer in timers if timer.active}
     assert active == {"compress"}

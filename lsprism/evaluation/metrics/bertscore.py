@@ -5,9 +5,9 @@ from collections import defaultdict
 
 from datasets import Features, Value
 
-from lsprism.evaluation.judge import EMBEDDED, JudgeName, TokenJudge, token_judge
-from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
-from lsprism.outcomes import Score
+from lsprism.evaluation.encoders import EMBEDDED, BertScoreEncoder, JudgeName, load_bertscore_encoder
+from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
+from lsprism.evaluation_reports import Score
 
 
 class BertScore(MetricInMemory):
@@ -21,22 +21,24 @@ class BertScore(MetricInMemory):
         self.judge, self.device = judge, device
 
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
-        judge = token_judge(self.judge, self.device)
+        judge = load_bertscore_encoder(self.judge, self.device)
         # Pairs without word pieces are left out: bert-score cannot encode an empty text with a tokenizer of
         # transformers 5, and prints a warning for texts without word pieces.
-        empty, notes = empty_pairs(predictions, references, judge.pieces)
+        empty, notes = find_empty_pairs(predictions, references, judge.encode_pieces)
         read = [n for n in range(len(predictions)) if n not in empty]
         values = [0.0] * len(predictions)
-        for n, value in zip(read, _f1(judge, predictions, references, read, self.device), strict=True):
+        for n, value in zip(read, _compute_f1(judge, predictions, references, read, self.device), strict=True):
             values[n] = value
         protocol = (
             f"BERTScore F1 of each pair, embeddings from {judge.name}, layer {judge.layer}, the first "
             f"{judge.tokenizer.model_max_length} word pieces, no idf, not rescaled; mean over the pairs."
         )
-        return {"bertscore_f1": scored("bertscore_f1", protocol, values, notes)}
+        return {"bertscore_f1": make_score("bertscore_f1", protocol, values, notes)}
 
 
-def _f1(judge: TokenJudge, predictions: list[str], references: list[str], read: list[int], device: str) -> list[float]:
+def _compute_f1(
+    judge: BertScoreEncoder, predictions: list[str], references: list[str], read: list[int], device: str
+) -> list[float]:
     """F1 of the pairs `read`, as bert_score.score computes it, with the encoder in memory."""
     from bert_score.utils import bert_cos_score_idf
 

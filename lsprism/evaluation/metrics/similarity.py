@@ -2,9 +2,9 @@
 
 from datasets import Features, Value
 
-from lsprism.evaluation.judge import EMBEDDED, sentence_judge
-from lsprism.evaluation.metrics.base import MetricInMemory, empty_pairs, scored
-from lsprism.outcomes import Score
+from lsprism.evaluation.encoders import EMBEDDED, load_sentence_encoder
+from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
+from lsprism.evaluation_reports import Score
 
 
 class Similarity(MetricInMemory):
@@ -18,8 +18,8 @@ class Similarity(MetricInMemory):
         self.device = device
 
     def _compute(self, predictions: list[str], references: list[str], **_: object) -> dict[str, Score]:
-        judge = sentence_judge(self.device)
-        empty, notes = empty_pairs(predictions, references)
+        judge = load_sentence_encoder(self.device)
+        empty, notes = find_empty_pairs(predictions, references)
         # [pairs, 384], unit length
         ours, theirs = (
             judge.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).double()
@@ -31,4 +31,4 @@ class Similarity(MetricInMemory):
             f"Cosine similarity of the sentence embeddings of each pair, from {EMBEDDED}, mean-pooled, "
             f"the first {judge.max_seq_length} word pieces; mean over the pairs."
         )
-        return {"similarity": scored("similarity", protocol, values, notes)}
+        return {"similarity": make_score("similarity", protocol, values, notes)}

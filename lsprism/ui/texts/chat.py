@@ -1,10 +1,10 @@
 """Texts of the tab Chat."""
 
-from lsprism.ui.texts import Pair, field
+from lsprism.ui.texts import Pair, get_field_texts
 
 # Models. A and B are the letters of the answers; in a blind test they change places, so these fields are not A and B.
-FIRST = field("First model")
-SECOND = field("Second model")
+FIRST = get_field_texts("First model")
+SECOND = get_field_texts("Second model")
 LOAD = "Load both"
 UNLOAD = "Unload"
 LETTERS = "AB"
@@ -32,7 +32,7 @@ NO_MESSAGES: Pair = (
     "No messages yet",
     "Write a prompt below, or pick an example: both models answer. Enter sends, Shift+Enter adds a line, Esc stops.",
 )
-PROMPT = field("Prompt")
+PROMPT = get_field_texts("Prompt")
 PLACEHOLDER = "Message both models…"
 SEND = "Send"
 STOP = "Stop"
@@ -43,7 +43,7 @@ EXAMPLES = {
     "A story": "Tell the beginning of a story about a lighthouse keeper who finds a letter.",
 }
 AFTER = {"again": "Regenerate", "edit": "Edit last", "undo": "Undo", "clear": "Clear"}
-BLIND = field("Blind test")
+BLIND = get_field_texts("Blind test")
 STATUS = "{what} … "
 STATUS_STOP = "Esc stops"
 LOADING = "loading a model"
@@ -74,17 +74,19 @@ WINS = "{name} wins {share:.0%} of the decided votes (95% interval {low:.0%} to 
 # Settings
 SETTINGS = "Settings"
 CHAT, COMPLETION = "Chat", "Completion"
-MODE = field("Mode", "Chat: chat template and earlier turns. Completion: continues the raw prompt, no template.")
-SYSTEM = field("System prompt")
-GREEDY = field("Greedy decoding")
-MAX_NEW_TOKENS = field("Max new tokens")
-SEED = field("Seed")
-TEMPERATURE = field("Temperature", "Below 1: more predictable; above 1: more varied")
-TOP_P = field("Top-p", "Sample from the smallest set of tokens with this total probability")
-TOP_K = field("Top-k", "Sample from the k most likely tokens; 0 = all")
-REPETITION_PENALTY = field("Repetition penalty", "Above 1 discourages repeated tokens")
+MODE = get_field_texts(
+    "Mode", "Chat: chat template and earlier turns. Completion: continues the raw prompt, no template."
+)
+SYSTEM = get_field_texts("System prompt")
+GREEDY = get_field_texts("Greedy decoding")
+MAX_NEW_TOKENS = get_field_texts("Max new tokens")
+SEED = get_field_texts("Seed")
+TEMPERATURE = get_field_texts("Temperature", "Below 1: more predictable; above 1: more varied")
+TOP_P = get_field_texts("Top-p", "Sample from the smallest set of tokens with this total probability")
+TOP_K = get_field_texts("Top-k", "Sample from the k most likely tokens; 0 = all")
+REPETITION_PENALTY = get_field_texts("Repetition penalty", "Above 1 discourages repeated tokens")
 DEVICE = "Device"
-DTYPE_FIELD = field("dtype", "For both models")
+DTYPE_FIELD = get_field_texts("dtype", "For both models")
 
 # Errors
 CANNOT_VOTE: Pair = ("Voting needs two loaded models that have both answered.", "Send the prompt again.")

@@ -1,16 +1,16 @@
 """Texts of the tab Layers; titles and axes of its charts are in lsprism.charts."""
 
-from lsprism.ui.texts import Pair, field
+from lsprism.ui.texts import Pair, get_field_texts
 
-RUN = field("Run")
-METRIC = field("Metric")
+RUN = get_field_texts("Run")
+METRIC = get_field_texts("Metric")
 NO_LAYERS: Pair = ("No layer data", "Compress a model, or select a run that has finished at least one block.")
 
 # Singular values
 SPECTRA = "Singular values"
 COMPUTE = "Compute singular values"
-BLOCKS = field("Blocks")
-PROJECTIONS = field("Projections")
+BLOCKS = get_field_texts("Blocks")
+PROJECTIONS = get_field_texts("Projections")
 HINT = (
     "Fast decay means few important directions (low effective rank). Dotted: before compression; solid: after. "
     "Dashed: rank of the low-rank factors. Circle and diamond: effective rank before and after. "

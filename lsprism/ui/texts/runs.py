@@ -1,6 +1,6 @@
 """Texts of the tab Runs."""
 
-from lsprism.ui.texts import Pair, field
+from lsprism.ui.texts import Pair, get_field_texts
 
 # List
 HEADERS = ("Run", "State", "Size", "Duration", "Created", "Notes", "ID")
@@ -19,8 +19,8 @@ LINK = "Link to this run"
 LAYERS = "Layers"
 PROGRESS = "Progress"
 DELETE = "Delete…"
-NOTES = field("Notes")
-COMPARE = field("Compare with")
+NOTES = get_field_texts("Notes")
+COMPARE = get_field_texts("Compare with")
 
 # Metrics, by their names in the report of a run
 METRICS = {

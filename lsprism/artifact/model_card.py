@@ -1,0 +1,180 @@
+"""Model cards of artifacts and dense copies: method, settings, sizes, how to load and how to reproduce."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from lsprism.arguments import flatten, to_arguments
+from lsprism.artifact.sidecar_files import BUILT_WITH, License
+from lsprism.old_names import replace_old_names
+from lsprism.reports import CompressionReport, Plan
+from lsprism.specs import PlanSpec
+
+_COMPRESSED = """---
+{header}
+---
+
+# {title}
+
+{base} compressed with LS-PRISM: method {method}, sparsity {sparsity:g}. Each linear layer of the decoder blocks is
+stored as {forms}. Embeddings, LM head and norms are unchanged.
+
+| | this model | uncompressed |
+|---|---|---|
+| parameters (whole model) | {kept:,} | {parameters:,} |
+| bytes on disk, whole model | {stored:,} | {dense:,} |
+| bytes on disk, compressed layers | {layer_stored:,} | {layer_dense:,} |
+{errors}
+Calibrated on {calibration}; weights in {dtype}. Perplexity and task scores were not measured when this model card was
+written.
+
+## Load
+
+```python
+import lsprism.hf  # registers the format
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+
+Without the import of `lsprism.hf`, loading fails with an error. The folder `lsprism/` holds the recipe, the plan, the
+report of every layer, the environment, and the checksums of all files.
+
+## Reproduce
+
+{command}
+{license}"""
+
+_DENSE = """---
+{header}
+---
+
+# {title}
+
+{origin}
+
+All weights are stored dense, so that transformers can load this folder without LS-PRISM:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+
+Perplexity and task scores were not measured when this model card was written.
+{made}{license}"""
+
+_MULTIPLIED_OUT = """{base} compressed with LS-PRISM (method {method}, sparsity {sparsity:g}) and converted to dense
+weights: removed weights are stored as zeros, low-rank factors as their product. The output is that of the compressed
+model, but **this copy is as large as the uncompressed model, on disk and in memory**."""
+
+_FORMS = {
+    "sparse": "non-zero values and a bitmap",
+    "low_rank": "two low-rank factors",
+    "sparse_low_rank": "a sparse part (non-zero values and a bitmap) plus two low-rank factors",
+    "dense": "a dense matrix, unchanged",
+}
+_TEXTS = (".txt", ".jsonl", ".parquet")
+
+
+def render_model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: License) -> str:
+    """Return the README.md of an artifact."""
+    base = recipe["base_model"]
+    used = dict.fromkeys(layer.form for layer in report.layers)
+    return _COMPRESSED.format(
+        header=_render_header(base, licence, ["ls-prism", "sparse", "low-rank", plan.method]),
+        title=f"{licence.suggest_name(base)}, sparsity {plan.sparsity:g}",
+        base=_format_link(base),
+        method=plan.method,
+        sparsity=plan.sparsity,
+        forms=" or as ".join(_FORMS[form] for form in used),
+        kept=report.kept_parameters,
+        parameters=report.model_parameters,
+        stored=report.stored_bytes,
+        dense=report.dense_stored_bytes,
+        layer_stored=report.layer_stored_bytes,
+        layer_dense=report.layer_dense_bytes,
+        errors=_render_errors(report),
+        calibration=report.calibration,
+        dtype=report.dtype,
+        command=_format_command(recipe),
+        license=_render_license(licence),
+    )
+
+
+def render_dense_card(base: str, recipe: dict | None, licence: License) -> str:
+    """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
+    title, origin, made = (
+        f"{licence.suggest_name(base)}, dense",
+        f"A dense copy of {_format_link(base)}, written by LS-PRISM.",
+        "",
+    )
+    tags = ["ls-prism"]
+    if recipe:
+        title = f"{licence.suggest_name(base)}, sparsity {recipe['sparsity']:g}, dense"
+        origin = _MULTIPLIED_OUT.format(base=_format_link(base), method=recipe["method"], sparsity=recipe["sparsity"])
+        made = f"\n## How the compressed model was made\n\n{_format_command(recipe)}\n"
+        tags.append(recipe["method"])
+    header = _render_header(base, licence, tags)
+    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_render_license(licence))
+
+
+def _render_header(base: str, licence: License, tags: list[str]) -> str:
+    on_hub = "/" in base
+    fields: dict[str, Any] = {**licence.fields}
+    data = ModelCardData(
+        base_model=base if on_hub else None,
+        base_model_relation="quantized" if on_hub else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=tags,
+        **fields,
+    )
+    return data.to_yaml()
+
+
+def _format_link(base: str) -> str:
+    return f"[{base}](https://huggingface.co/{base})" if "/" in base else base
+
+
+def _render_errors(report: CompressionReport) -> str:
+    layers = [layer for layer in report.layers if layer.form != "dense"]
+    if not layers:
+        return ""
+    worst = max(layers, key=lambda layer: layer.error)
+    mean = sum(layer.error for layer in layers) / len(layers)
+    return (
+        f"\nRelative output error of the layers, `||(W - W')X|| / ||WX||` on calibration tokens: mean {mean:.3f}, "
+        f"maximum {worst.error:.3f} (`{worst.name}`).\n"
+    )
+
+
+def _format_command(recipe: dict) -> str:
+    """The command line with every setting of the recipe, also where it is the default today."""
+    options = map(shlex.join, to_arguments(_settings(recipe)))
+    lines = " \\\n    ".join(["python -m lsprism compress", *options, "--save-path OUT"])
+    return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe['lsprism']}."
+
+
+def _settings(recipe: dict) -> dict:
+    """The recipe's settings; of local files only the name."""
+    recipe = replace_old_names(recipe)
+    settings = flatten({name: recipe.get(name) for name in PlanSpec.model_fields})
+    for name, value in settings.items():
+        local = name == "model_id" and value != recipe["base_model"] and value != "demo"
+        if local or (name == "source" and str(value).endswith(_TEXTS)):
+            settings[name] = Path(value).name
+    return {name: value for name, value in settings.items() if value != ""}
+
+
+def _render_license(licence: License) -> str:
+    if licence.llama:
+        return f"\n## License\n\n**{BUILT_WITH}.** {licence.notice}\n"
+    name = licence.fields.get("license_name") or licence.fields.get("license")
+    if name:
+        return f"\n## License\n\nSame as the base model: {name}.\n"
+    return "\n## License\n\nSame as the base model; see its model card.\n"
