@@ -101,6 +101,19 @@ def test_an_error_names_the_line(compiler, tmp_path):
         nvrtc.compile_cubin(source, "sm_90", {})
 
 
+@pytest.mark.parametrize("major", ["12", "13"])
+def test_the_nvrtc_of_pytorchs_own_version_comes_first(monkeypatch, tmp_path, major):
+    """A driver may not load what a newer one has compiled."""
+    for folder, name in (("nvidia/cu13/lib", "libnvrtc.so.13"), ("nvidia/cuda_nvrtc/lib", "libnvrtc.so.12")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).touch()
+    monkeypatch.setattr(nvrtc.sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(nvrtc.torch.version, "cuda", f"{major}.1")
+    found = list(nvrtc._candidates())
+    assert found[0].endswith(f"libnvrtc.so.{major}") and found[0].startswith(str(tmp_path))
+    assert f"libnvrtc.so.{major}" == found[1] and len([one for one in found if one.startswith(str(tmp_path))]) == 2
+
+
 def test_without_nvrtc_the_reason_is_said(monkeypatch):
     monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(["libnothing.so.1"]))
     nvrtc.load_nvrtc.cache_clear()
