@@ -6,14 +6,17 @@ structure (FAMILIES). All other cases, and the reference kernels, run the model'
 """
 
 from functools import cache
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from lsprism.packed.kernels.cpu import PackedBlock
-from lsprism.packed.kernels.dispatch import load_kernels
-from lsprism.packed.modules import DenseLinear, PrismLinear, get_product, link_siblings
+from lsprism.packed.kernels.dispatch import get_active_kernel, load_kernels
+from lsprism.packed.modules import DenseLinear, PrismLinear, get_product, link_siblings, streams_for_few
+
+if TYPE_CHECKING:
+    from lsprism.models.fused_gpu import GpuBlock
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -29,7 +32,7 @@ def enable_fused_decode(model: nn.Module) -> None:
             _link(module)
 
 
-def _link(block: nn.Module) -> None:
+def _link(block: "_Block") -> None:
     """On a GPU, layers of a block that read the same input are multiplied together."""
     for home, names in ((block.self_attn, _ATTENTION[:3]), (block.mlp, _MLP[:2])):
         layers = [getattr(home, name, None) for name in names]
@@ -96,6 +99,7 @@ class _FusedStep:
         inner = [module for module in block.modules() if module is not block]
         self._hooks = [hooks for one in inner for hooks in (one._forward_hooks, one._forward_pre_hooks)]
         self.dtype, self.width = norms[0].weight.dtype, attention.head_dim
+        self.gpu: GpuBlock | None = None
         self.packed = None
         packed = [one for _, product in self._products if (one := product.packed) and one.dtype is self.dtype]
         if len(packed) == len(linears):
@@ -137,6 +141,8 @@ def _list_linears(block: _Block) -> list[PrismLinear | DenseLinear] | None:
 
 def _run_fused(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
     """The block's output for one token, or None if the fused step does not apply."""
+    if x.is_cuda:
+        return _run_fused_on_gpu(block, x, settings)
     if block.training or torch.compiler.is_compiling() or settings.get("output_attentions"):
         return None
     native, past, position = load_kernels(), settings.get("past_key_values"), settings.get("position_embeddings")
@@ -163,6 +169,34 @@ def _run_fused(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | N
     query, key, value = step.packed.compute_qkv(native, x, cosine, sine)
     keys, values = past.update(key, value, block.self_attn.layer_idx)
     return step.packed.compute_output(native, x, query, keys, values)
+
+
+def _run_fused_on_gpu(block: _Block, x: Tensor, settings: dict[str, Any]) -> Tensor | None:
+    """The same on a recent GPU, for blocks whose linear layers are all packed."""
+    past, position = settings.get("past_key_values"), settings.get("position_embeddings")
+    if (
+        block.training
+        or torch.compiler.is_compiling()
+        or settings.get("output_attentions")
+        or get_active_kernel() != "auto"
+    ):
+        return None
+    if past is None or position is None or type(x) is not Tensor or x.shape[:-1] != (1, 1) or x.requires_grad:
+        return None
+    step = block._step
+    if step is None or not step.is_valid():
+        linears = _list_linears(block)
+        if linears is None:
+            return None
+        streams = [streams_for_few(layer) if isinstance(layer, PrismLinear) else None for layer in linears]
+        step = block._step = _FusedStep(block, linears)
+        if None not in streams:
+            from lsprism.models.fused_gpu import gpu_block
+
+            step.gpu = gpu_block(block, streams)
+    if step.gpu is None or x.dtype is not step.dtype or not all(_is_compatible(part, step) for part in position):
+        return None
+    return None if step.has_hooks() else step.gpu.run(x, past, position, settings.get("attention_mask"))
 
 
 def _is_compatible(part: Tensor, step: _FusedStep) -> bool:

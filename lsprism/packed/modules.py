@@ -22,7 +22,7 @@ from lsprism.packed.formats import (
     packed_from_tensors,
 )
 from lsprism.packed.kernels import reference
-from lsprism.packed.kernels.dispatch import FEW_TOKENS, PreparedMatmul, on_recent_gpu
+from lsprism.packed.kernels.dispatch import FEW_TOKENS, PreparedMatmul, get_active_kernel, on_recent_gpu
 from lsprism.reports import FormName, Layer, LayerBudget, ValuesName
 
 if TYPE_CHECKING:
@@ -205,11 +205,19 @@ def link_siblings(layers: list[PrismLinear]) -> None:
         layer._siblings = layers
 
 
+def streams_for_few(layer: PrismLinear) -> "Streams | None":
+    """The layer, prepared for a few tokens on a recent GPU; None where that is not possible."""
+    product = get_product(layer)
+    return (product if product.tried else _use_streams(layer, product)).streams
+
+
 def _use_streams(layer: PrismLinear | DenseLinear, product: PreparedMatmul) -> PreparedMatmul:
     """Prepare a layer and its siblings for the kernels of recent GPUs, if they are there; the product to use.
 
     Only once a few tokens are to be multiplied: a compression, which reads many, has no use for it.
     """
+    if get_active_kernel() == "reference":
+        return product
     product.tried = True
     if not isinstance(layer, PrismLinear) or _is_offloaded(layer):
         return product

@@ -39,7 +39,7 @@ BARS = {  # ratio to dense that is to be reached: shape, way, tokens
 def correct() -> dict:
     """Shapes of all kinds: one row, odd widths, panels, more blocks than octets, all densities."""
     from lsprism.packed.int8 import to_int8
-    from lsprism.packed.kernels.measure_gpu import find_error, random_form
+    from lsprism.packed.kernels.measure_gpu import find_block_error, find_error, random_form
 
     groups = {
         "q, k, v with factors": [((512, 1000), 20), ((200, 1000), 0), ((64, 1000), 9)],
@@ -49,7 +49,7 @@ def correct() -> dict:
         "large": [((4096, 4096), 100)],
         "gate, up": [((14336, 4096), 30), ((14336, 4096), 30)],
     }
-    found = {}
+    found = {"norm, gate, residual, rotary": find_block_error(GPU)}
     for (name, members), dtype in itertools.product(groups.items(), (torch.bfloat16, torch.float16)):
         for density, tokens in ((0.5, 1), (0.5, 2), (0.7, 3), (0.5, 4), (0.1, 8), (1.0, 1)):
             if name == "gate, up" and (density != 0.5 or tokens == 2):
@@ -193,15 +193,19 @@ def decode(shape: str, turns: int = 12) -> dict:
     from gpu import compressed, loop, random_llama
 
     from lsprism.evaluation.sizes import count_resident_bytes
-    from lsprism.models.fused_decode import enable_fused_decode
+    from lsprism.models.fused_decode import disable_fused_decode, enable_fused_decode
 
     made = {"dense": None, "sparse": (0,), "hybrid": (0.1,), "2:4": (0, True)}
     ms, held, sides = {}, {}, {}
     for name, how in made.items():
         model = random_llama(shape) if how is None else compressed(random_llama(shape), *how)
-        enable_fused_decode(model)  # layers that read the same input are multiplied together
+        enable_fused_decode(model)  # blocks of packed layers take few launches
         sides[name] = loop(model, recorded=True)
         sides[name]()  # packs and records
+        disable_fused_decode(model)  # as the dense model: the model's own code, but groups of layers in one launch
+        if how is not None:
+            sides[f"{name}, own code"] = loop(model, recorded=True)
+            sides[f"{name}, own code"]()
         held[name] = count_resident_bytes(type("Loaded", (), {"model": model}))
         torch.cuda.empty_cache()
     seconds: dict[str, list[float]] = {name: [] for name in sides}

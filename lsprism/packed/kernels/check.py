@@ -21,7 +21,18 @@ from lsprism.paths import cache_folder
 TIMEOUT_S = 300
 LARGEST_ERROR = 0.01  # of the largest output: a few times what rounding to bfloat16 makes
 FOLDER = Path(__file__).parent
-_SOURCES = ("streams.py", "launch.py", "group.py", "gpu.py", "group.cuh", "steps.cuh", "streams.cu", "unpack.cu")
+_SOURCES = (
+    "streams.py",
+    "launch.py",
+    "group.py",
+    "gpu.py",
+    "rounding.cuh",
+    "group.cuh",
+    "steps.cuh",
+    "streams.cu",
+    "unpack.cu",
+    "rotary.cu",
+)
 
 logger = logging.getLogger("lsprism.packed.kernels")
 

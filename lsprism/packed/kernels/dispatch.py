@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +136,7 @@ def _is_kernel_faster(native: ctypes.CDLL, packed: CpuPacked, form: PackedWeight
 class PreparedMatmul:
     """A packed weight and its bias, prepared for multiplication."""
 
-    def __init__(self, form: PackedWeight, bias: Tensor | None, card: "OnGpu | None" = None) -> None:
+    def __init__(self, form: PackedWeight, bias: Tensor | None, streams: "streamed.Packed | None" = None) -> None:
         self.form, self.bias = form, bias
         native = load_kernels() if is_readable(form, bias) else None
         packed = None if native is None else CpuPacked(native, form, bias)
@@ -145,18 +145,14 @@ class PreparedMatmul:
             if native and packed and (_chosen != "auto" or _is_kernel_faster(native, packed, form, bias))
             else None
         )
-        self._card: OnGpu | None = card
-        if card is None and _chosen != "reference":
+        self.streams = streams  # holds the sparse part in the GPU's own format, and can restore the module's
+        self._card: cuda.CudaPacked | None = None
+        if streams is None and _chosen != "reference":
             self._card = is_on_gpu(form, bias)
-        self.tried = card is not None  # whether the kernels of recent GPUs were asked for
+        self.tried = streams is not None  # whether the kernels of recent GPUs were asked for
         self._tensors = [*form.get_tensors().items(), *([] if bias is None else [("bias", bias)])]
         self._dtype = form.dtype
         self._address = self._tensors[0][1].data_ptr()
-
-    @property
-    def streams(self) -> "streamed.Packed | None":
-        """What holds the sparse part in the GPU's own format, from which the module's can be restored."""
-        return cast("streamed.Packed", self._card) if hasattr(self._card, "restore") else None
 
     def release(self, form: PackedWeight) -> None:
         """From now on, `form` is what the module has: without the values and the bitmap, which `streams` holds."""
@@ -182,7 +178,7 @@ class PreparedMatmul:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows]."""
-        card, packed = self._card, self.packed
+        card, packed = self.streams or self._card, self.packed
         if card is not None and self._on_card(card, x):
             return self._multiply_on_gpu(card, x)
         native = load_kernels() if packed and x.is_cpu and self._is_supported(x, packed.columns) else None

@@ -37,7 +37,12 @@ struct Group {
   const float* right_scales;
   float* right_partial;
   u64* arrived;                    // blocks that have written theirs, ever
+  const u16* norm;                 // weight of the RMSNorm of x; null without
+  const u16* residual;             // [tokens, rows], added to y; null without
   int members[5];                  // first stacked row of each member, and the end
   int tokens, columns, panel, panels, panels_held, reach, rank, left_reach, most, right_most, x_at;
+  int gated;                       // x is silu(gate) * up, of gate [tokens, columns] and up, one after the other
+  float epsilon;                   // of the RMSNorm
 };
+
 static_assert(sizeof(Group) == ARGUMENT_BYTES, "gpu.py has other fields");

@@ -52,6 +52,34 @@ def find_error(forms: list[Packable], tokens: int) -> float:
     return worst
 
 
+def find_block_error(device: torch.device) -> float:
+    """The same for what decoder blocks compute around their products, and for the rotary embedding."""
+    form = random_form((512, 1024), 0.5, 16, device)
+    group = build_group([form], [None], gpu.count_blocks(device), gpu.WARPS)
+    x, norm, residual = (torch.randn(2, 1024, device=device).bfloat16() for _ in range(3))
+    one, weight, added = x[:1], norm[0], residual[:1, :512].contiguous()
+    normed = weight * (one.float() * torch.rsqrt(one.float().pow(2).mean() + 1e-5)).bfloat16()
+    errors = []
+    for given, around, seen in (
+        (one, gpu.Around(norm=weight, epsilon=1e-5), normed),
+        (x, gpu.Around(gated=True, residual=added), F.silu(one) * x[1:]),
+    ):
+        exact = _exact(form, torch.zeros(512, device=device), seen)
+        if around.residual is not None:
+            exact += around.residual.double()
+        y = gpu.launch_group(group, given, around=around)
+        assert y is not None
+        errors.append(float((y.double() - exact).abs().max() / exact.abs().max()))
+    query, key, angle = x[:1].view(8, 128), x[1:, :256].reshape(2, 128), torch.rand(64, device=device).repeat(2)
+    cosine, sine = angle.cos().bfloat16(), angle.sin().bfloat16()
+    found = gpu.rotate_heads(query, key, (cosine, sine), (None, None), 1e-5)
+    for head, turned in zip((query, key), found, strict=True):
+        first, second = head.double().chunk(2, 1)
+        exact = head.double() * cosine.double() + torch.cat([-second, first], 1) * sine.double()
+        errors.append(float((turned.double() - exact).abs().max() / exact.abs().max()))
+    return max(error if error == error else float("inf") for error in errors)
+
+
 def _exact(form: Packable, bias: Tensor, x: Tensor) -> Tensor:
     sparse = form if isinstance(form, Sparse) else form.sparse
     y = F.linear(x.double(), sparse.to_dense().double(), bias.double())
@@ -114,6 +142,7 @@ def main() -> None:
                 forms = [random_form((rows, 1000), 0.5, rank, device, dtype) for rows, rank in ((512, 20), (200, 0))]
                 errors += [find_error(forms, tokens), find_error([_quantize(form) for form in forms], tokens)]
         errors.append(find_error([random_form((1024, 14336), 0.5, RANK, device)], 8))
+        errors.append(find_block_error(device))
         x = torch.randn(1, COLUMNS, device=device).bfloat16()
         made = [products(random_form((ROWS, COLUMNS), 0.5, 0, device), x) for _ in range(COPIES)]
         us = microseconds({name: [one[name] for one in made] for name in made[0]})

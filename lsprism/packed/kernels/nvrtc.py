@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from lsprism.packed.kernels.build import BuildError
 from lsprism.paths import cache_folder
 
@@ -86,14 +88,15 @@ def load_nvrtc() -> ctypes.CDLL:
 
 
 def _candidates() -> Iterator[str]:
-    """The wheels of this Python first: a library of the system may be older than PyTorch's."""
-    for folder in filter(None, sys.path):
-        for name in _NAMES:
+    """That of PyTorch's own CUDA version first, which the driver is known to support; wheels before the system's."""
+    own = f"libnvrtc.so.{(torch.version.cuda or '').partition('.')[0]}"
+    for name in sorted(_NAMES, key=lambda name: name != own):
+        for folder in filter(None, sys.path):
             yield from (str(path) for inner in _FOLDERS if (path := Path(folder, inner, name)).is_file())
-    yield from _NAMES
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home:
-        yield from (str(Path(home, "lib64", name)) for name in _NAMES)
+        yield name
+        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+        if home:
+            yield str(Path(home, "lib64", name))
 
 
 def _headers(source: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 // Multiplies a warp's steps one after the other, while those that come next are loaded.
 #pragma once
 #include "group.cuh"
+#include "rounding.cuh"
 
 __device__ __forceinline__ u32 dp4a(u32 a, u32 b, u32 c) {
   u32 d;
@@ -16,16 +17,6 @@ __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u3
 #endif
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ u16 rounded(float value) {
-  u16 bits;
-#if HALF
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-#else
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-#endif
-  return bits;
 }
 
 // x of one column for all tokens.
@@ -146,14 +137,10 @@ struct Ring {
       else rotate_by<i + 1>(done);
     }
   }
-  // Multiply by step i and those after it, loading another one to the place of each. True: the record has ended.
-  template <int i> __device__ __forceinline__ bool advance(int steps, const Constants& constants, u32& at, Totals& totals) {
-    if constexpr (i < DEPTH) {
-      add_half<0, SLOTS * i>(step[i], step[i].gaps, constants, at, totals);
-      add_half<1, SLOTS * i + 8>(step[i], step[i].gaps >> 4, constants, at, totals);
-      if (left > DEPTH + i) load_step<DEPTH + i>(values, gaps, step[i]);
-      return steps == i + 1 || advance<i + 1>(steps, constants, at, totals);
-    }
-    return false;
+  // Multiply by step i and load another one to its place.
+  template <int i> __device__ __forceinline__ void advance(const Constants& constants, u32& at, Totals& totals) {
+    add_half<0, SLOTS * i>(step[i], step[i].gaps, constants, at, totals);
+    add_half<1, SLOTS * i + 8>(step[i], step[i].gaps >> 4, constants, at, totals);
+    if (left > DEPTH + i) load_step<DEPTH + i>(values, gaps, step[i]);
   }
 };

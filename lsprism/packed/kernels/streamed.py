@@ -59,7 +59,7 @@ class Packed:
     few = MOST_TOKENS
 
     def __init__(self, shared: Shared, n: int, zeros: Tensor) -> None:
-        self._shared, self._n = shared, n
+        self._shared, self.n = shared, n
         self._zeros = zeros  # which values are zero, since streams do not distinguish them from absent ones
         self.rows, self.columns = shared.group.rows[n], shared.group.columns
         self.device = shared.group.steps.device
@@ -70,15 +70,15 @@ class Packed:
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [..., columns], a few tokens -> [..., rows], with the low-rank part and the bias."""
-        return self._shared.take(self._n, x)
+        return self._shared.take(self.n, x)
 
     def multiply_many(self, x: Tensor) -> Tensor:
         """x [..., columns], many tokens -> [..., rows], with the bias, but without the low-rank part."""
-        return self._shared.take(self._n, x)
+        return self._shared.take(self.n, x)
 
     def restore(self) -> tuple[Tensor, Tensor]:
         """Packed values and the bitmap, as the layer was made of."""
-        dense = unpack_streams(streams_of(self.group, self._n))
+        dense = unpack_streams(streams_of(self.group, self.n))
         mask = dense.view(torch.int8 if dense.itemsize == 1 else torch.int16) != 0
         mask.view(-1)[self._zeros.to(mask.device)] = True
         return dense[mask], pack_mask(mask)

@@ -1,8 +1,8 @@
 // y = W x for 1 to 8 tokens, W a group of matrices that read the same x, in the format of streams.py.
 //
 // Compiled at run time for one device by nvrtc.py. Options: TOKENS (1, 2, 4, 8), WARPS of a thread
-// block, DEPTH (steps that a warp loads ahead), HALF (float16 instead of bfloat16), INT8 (values of 8 bits),
-// ARGUMENT_BYTES (of Group, as gpu.py has it).
+// block, DEPTH (steps that a warp loads ahead), HALF (float16 instead of bfloat16), INT8 (values of 8 bits), AROUND
+// (a norm or a gate before the product, a residual after it), ARGUMENT_BYTES (of Group, as gpu.py has it).
 //
 // A warp multiplies eight rows; a lane has every fourth column of one row. It reads its values by loads of 16 bytes,
 // adds up their gaps to addresses of x in shared memory, and leaves the sums to the tensor cores: an mma is used as 32
@@ -34,15 +34,45 @@ __device__ __forceinline__ float add_parts(const float* partial, Range blocks, i
   return total;
 }
 
+// 1 / RMS of each token's x, to `inverse`; `sums` is free memory.
+__device__ void measure_x(const Group& g, float* sums, float* inverse) {
+  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+  for (int token = 0; token < g.tokens; token++) {
+    float total = 0;
+    for (int i = threadIdx.x; i < g.columns; i += WARPS * LANES) {
+      float value = widened(g.x[(size_t)token * g.columns + i]);
+      total += value * value;
+    }
+    total = sum_of_warp(total);
+    if (lane == 0) sums[token * WARPS + warp] = total;
+  }
+  __syncthreads();
+  if (threadIdx.x < g.tokens) {
+    float total = 0;
+    for (int n = 0; n < WARPS; n++) total += sums[threadIdx.x * WARPS + n];
+    inverse[threadIdx.x] = rsqrtf(total / g.columns + g.epsilon);
+  }
+  __syncthreads();
+}
+
+// x of a token and a column, after what comes before the product; rounded where PyTorch rounds.
+__device__ __forceinline__ u16 x_of(const Group& g, int token, int column, const float* inverse) {
+  size_t at = (size_t)token * g.columns + column;
+  if (AROUND && g.norm) return rounded(widened(g.norm[column]) * kept(widened(g.x[at]) * inverse[token]));
+  if (!AROUND || !g.gated) return g.x[at];
+  float gate = widened(g.x[at]), up = widened(g.x[(size_t)g.tokens * g.columns + at]);
+  return rounded(kept(gate / (1 + expf(-gate))) * up);
+}
+
 // Columns of x from panel `first` on, each panel followed by zeros up to `reach` places.
-__device__ void copy_x(const Group& g, int first, u16* to) {
+__device__ void copy_x(const Group& g, int first, const float* inverse, u16* to) {
   int width = g.reach * 4;
   for (int n = 0; n < g.panels_held; n++) {
     int begin = (first + n) * g.panel;
     for (int i = threadIdx.x; i < width * TOKENS; i += WARPS * LANES) {
       int token = i / width, place = i % width, column = begin + place;
       bool there = token < g.tokens && place < g.panel && column < g.columns;
-      to[(n * width + place) * TOKENS + token] = there ? g.x[(size_t)token * g.columns + column] : (u16)0;
+      to[(n * width + place) * TOKENS + token] = there ? x_of(g, token, column, inverse) : (u16)0;
     }
   }
 }
@@ -89,7 +119,8 @@ __device__ __forceinline__ void store_y(const Group& g, int row, int token, floa
   int member = (row >= g.members[1]) + (row >= g.members[2]) + (row >= g.members[3]);
   int first = g.members[member], rows = g.members[member + 1] - first;
   if (g.bias) total += g.bias[row];
-  g.y[(size_t)first * g.tokens + (size_t)token * rows + (row - first)] = rounded(total);
+  size_t at = (size_t)first * g.tokens + (size_t)token * rows + (row - first);
+  g.y[at] = rounded(AROUND && g.residual ? kept(total) + widened(g.residual[at]) : total);
 }
 
 // Sums of the block's octets to y; those that other blocks have a part of are added up by the last of these.
@@ -124,6 +155,13 @@ __device__ void finish(const Group& g, const float* sums) {
   }
 }
 
+static_assert(DEPTH <= 6, "more steps to write below");
+#define ADVANCE(i)                                  \
+  if constexpr (i < DEPTH) {                        \
+    ring.advance<i>(constants, at, totals);         \
+    if (steps == i + 1) break;                      \
+  }
+
 extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) multiply_group(const __grid_constant__ Group g) {
   extern __shared__ __align__(16) char shared[];
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
@@ -141,6 +179,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) multiply_group(co
   float* sums = (float*)shared;
   u16* x = (u16*)(shared + g.x_at);
   const u32 lane_at = (u32)__cvta_generic_to_shared(x) + (lane & 3) * 2 * TOKENS - STRIDE;
+  __shared__ float inverse[TOKENS];
+  if (AROUND && g.norm) measure_x(g, sums, inverse);
   const bool factors = g.left_slots != nullptr;
   const int phases = factors ? 2 * g.panels + 1 : g.panels;
   u64 ticket = 0;
@@ -152,24 +192,25 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) multiply_group(co
       if (panel == g.panels - 1) ticket = hand_in(g, sums);
     } else if (panel % g.panels_held == 0) {
       if (phase) __syncthreads();
-      copy_x(g, panel, x);
+      copy_x(g, panel, inverse, x);
       __syncthreads();
     }
     u32 panel_at = panel == g.panels ? lane_at : lane_at + panel % g.panels_held * g.reach * STRIDE;
     while (next.phase == phase) {
-      int steps = __shfl_sync(~0u, next.steps, 0), slot = next.slot;  // the same in all lanes, and known to be
+      const u32 all = __shfl_sync(~0u, next.steps, 0);
+      int steps = all, slot = next.slot;
       u32 at = panel_at + place * STRIDE;
       next = *++record;
       place = *(start += LANES);
       Totals totals = {};
 #pragma unroll 1
-      while (!ring.advance<0>(steps, constants, at, totals)) {
+      while (true) {
+        ADVANCE(0) ADVANCE(1) ADVANCE(2) ADVANCE(3) ADVANCE(4) ADVANCE(5)
         at += DEPTH * SLOTS * STRIDE;
         ring.values += DEPTH * STEP_BYTES, ring.gaps += DEPTH * STEP_BYTES;
         ring.left -= DEPTH, steps -= DEPTH;
       }
-      asm volatile("" : "+r"(steps));  // else the compiler rotates, and so moves registers, inside of the loop
-      ring.rotate_by<1>(steps);
+      ring.rotate_by<1>((all - 1) % DEPTH + 1);  // not by `steps`: as a constant at each exit, it would cost moves
       store_sums(totals, lane, sums + slot * SUMS);
     }
   }

@@ -1,6 +1,7 @@
 // Runs streams.cu on a CPU: the threads of a launch are fibers, and each PTX instruction is a function of its name.
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -19,7 +20,7 @@ struct Barrier {
   void wait();
 };
 struct Index { int x, y; };
-struct Block { Barrier barrier; std::vector<char> shared; char fixed[64]; };
+struct Block { Barrier barrier; std::vector<char> shared; char fixed[256]; };  // fixed: variables in shared memory
 struct Warp { Barrier barrier; int parity = 0; uint32_t a[2][32][4], b[2][32][2], word[2][32]; };
 struct Fiber {
   ucontext_t context;
@@ -66,7 +67,18 @@ inline int __shfl_sync(uint32_t, int value, int lane) {
   return w.word[p][lane];
 }
 
+inline float __shfl_xor_sync(uint32_t, float value, int mask) {
+  Warp& w = *current->warp;
+  int p = current->parity ^= 1;
+  memcpy(&w.word[p][threadIdx.x % 32], &value, 4);
+  w.barrier.wait();
+  memcpy(&value, &w.word[p][threadIdx.x % 32 ^ mask], 4);
+  return value;
+}
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+
 inline float from_bits(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
+inline float __uint_as_float(uint32_t bits) { return from_bits(bits); }
 inline uint32_t to_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 inline float widen_half(uint16_t bits) {
 #if HALF
@@ -115,6 +127,7 @@ inline void ptx_mma(float& c0, float& c1, float& c2, float& c3, uint32_t a0, uin
 #define ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32 ptx_mma
 #define ptx_mma_sync_aligned_m16n8k16_row_col_f32_bf16_bf16_f32 ptx_mma
 inline void ptx_cvt_rn_f16_f32(uint16_t& d, float f) { d = to_half(f); }
+inline void ptx_cvt_f32_f16(float& d, uint16_t bits) { d = widen_half(bits); }
 inline void ptx_cvt_rn_bf16_f32(uint16_t& d, float f) { d = to_half(f); }
 inline const char* shared_at(uint32_t at, int size) {
   uint32_t offset = at - SHARED_BASE;

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ def translate(text: str) -> str:
         "extern __shared__ __align__(16) char shared[];", "char* shared = current->block->shared.data();"
     )
     text = text.replace("__shared__ bool last[2];", "bool* last = (bool*)current->block->fixed;")
+    text = text.replace("__shared__ float inverse[TOKENS];", "float* inverse = (float*)current->block->fixed + 8;")
     return _ASM.sub(_call, text)
 
 
@@ -60,18 +62,27 @@ def _call(match: re.Match) -> str:
 
 
 def compile_kernel(
-    folder: Path, tokens: int, half: bool, int8: bool, warps: int, cuda: Path = gpu.SOURCE
+    folder: Path, tokens: int, half: bool, int8: bool, warps: int, cuda: Path = gpu.SOURCE, around: bool = False
 ) -> ctypes.CDLL:
     """The kernel with these options; needs a C++ compiler."""
-    source, made = folder / "kernel.cpp", folder / f"{cuda.stem}-{tokens}-{half}-{int8}-{warps}.so"
     name = "multiply_group" if cuda == gpu.SOURCE else "unpack_group"
+    options = {**gpu.kernel_options(tokens, half, int8, around), "WARPS": warps}
+    return _compile(folder, cuda, f"{name}(*(const Group*)g)", "WARPS * LANES", options)
+
+
+def compile_rotary(folder: Path, half: bool) -> ctypes.CDLL:
+    """rotary.cu for bfloat16 or float16."""
+    return _compile(folder, gpu.ROTARY_SOURCE, "rotate_heads(*(const Rotary*)g)", "LANES", gpu.rotary_options(half))
+
+
+def _compile(folder: Path, cuda: Path, call: str, threads: str, options: dict[str, int]) -> ctypes.CDLL:
+    stem = f"{cuda.stem}-{'-'.join(map(str, options.values()))}"
+    source, made = folder / f"{stem}.cpp", folder / f"{stem}.so"
     source.write_text(
         f'#include "{HOST}"\n{translate(cuda.read_text(encoding="utf-8"))}\n'
-        'extern "C" int start(const Group* g, int blocks, int shared) {\n'
-        f"  body = [g] {{ {name}(*g); }};\n"
-        "  return run(blocks, WARPS * LANES, shared);\n}\n"
+        'extern "C" int start(const void* g, int blocks, int shared) {\n'
+        f"  body = [g] {{ {call}; }};\n  return run(blocks, {threads}, shared);\n}}\n"
     )
-    options = {**gpu.kernel_options(tokens, half, int8), "WARPS": warps}
     flags = [f"-D{name}={value}" for name, value in options.items()]
     command = [shutil.which("g++"), "-std=c++17", "-O1", "-w", "-fPIC", "-shared", *flags, source, "-o", made]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -79,14 +90,23 @@ def compile_kernel(
     return ctypes.CDLL(str(made))
 
 
-def multiply(kernel: ctypes.CDLL, group: Group, x: Tensor, tokens: int, limit: int) -> list[Tensor]:
+def multiply(
+    kernel: ctypes.CDLL, group: Group, x: Tensor, tokens: int, limit: int = 100_000, around: gpu.Around = gpu.NOTHING
+) -> list[Tensor]:
     """As gpu.multiply_group, with `limit` bytes of shared memory; `tokens`: what the kernel is for."""
-    y = torch.full((sum(group.rows) * len(x),), float("nan"), dtype=x.dtype)
+    count = 1 if around.gated else len(x)
+    y = torch.full((sum(group.rows) * count,), float("nan"), dtype=x.dtype)
     held, x_at, shared = gpu.fit_shared(group, tokens, limit)
-    arguments = gpu.fill_arguments(group, x, y, held, x_at)
+    arguments = gpu.fill_arguments(group, x, y, held, x_at, around)
     assert kernel.start(ctypes.byref(arguments), group.blocks, shared), "thread blocks wait for each other"
-    members = y.split([rows * len(x) for rows in group.rows])
-    return [member.view(len(x), rows) for member, rows in zip(members, group.rows, strict=True)]
+    return gpu.split_members(group, y, count)
+
+
+def rotate(kernel: ctypes.CDLL, query: Tensor, key: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    """As gpu.rotate_heads."""
+    arguments, found = gpu.rotary_arguments(query, key, *settings)
+    assert kernel.start(ctypes.byref(arguments), len(query) + len(key), 0)
+    return found
 
 
 def unpack(kernel: ctypes.CDLL, group: Group) -> Tensor:

@@ -113,5 +113,32 @@ def test_arguments_hold_what_the_group_has():
     assert (found.tokens, found.columns, found.panel, found.panels, found.rank) == (2, 130, 132, 1, 24)
 
 
+class FakeKernel:
+    shared = 100_000
+
+    def __init__(self) -> None:
+        self.launched = []
+
+    def launch(self, blocks, threads, shared, arguments, device) -> None:
+        self.launched.append((blocks, threads, shared, arguments.tokens, arguments.x_at))
+
+
+def test_a_launch_has_all_blocks_and_its_shared_memory(monkeypatch):
+    group, kernel, asked = build_group([form_of(16, 300, 3, torch.bfloat16)], [None], 2, WARPS), FakeKernel(), []
+    monkeypatch.setattr(gpu, "_kernel", lambda *key: asked.append(key[1:]) or kernel)
+    found = gpu.multiply_group(group, torch.randn(3, 300).bfloat16())
+    assert [y.shape for y in found] == [(3, 16)] and asked == [(4, False, False, False)]
+    held, x_at, shared = gpu.fit_shared(group, 4, kernel.shared)
+    assert kernel.launched == [(2, 32 * WARPS, shared, 3, x_at)]
+
+
+def test_tokens_that_do_not_fit_are_multiplied_in_parts(monkeypatch):
+    group, kernel = build_group([form_of(16, 300, 3, torch.bfloat16)], [None], 2, WARPS), FakeKernel()
+    kernel.shared = gpu.fit_shared(group, 2, 1 << 20)[2]
+    monkeypatch.setattr(gpu, "_kernel", lambda *key: kernel)
+    found = gpu.multiply_group(group, torch.randn(7, 300).bfloat16())
+    assert found[0].shape == (7, 16) and [one[3] for one in kernel.launched] == [2, 2, 2, 1]
+
+
 def test_what_is_not_a_recent_gpu_has_an_obstacle():
     assert "not a CUDA device" in gpu.find_obstacle(torch.device("cpu"))

@@ -90,6 +90,51 @@ def test_it_unpacks_to_the_same_bits(tmp_path, monkeypatch, dtype, int8, rank):
     assert torch.equal(on_host.unpack(kernel, group), torch.cat([form.to_dense() for form in sparse]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_norm_or_a_gate_before_and_a_residual_after(tmp_path, monkeypatch, dtype):
+    """As PyTorch rounds; with several panels, and a right factor that reads the same x."""
+    torch.manual_seed(5)
+    monkeypatch.setattr(streams, "WIDEST_PANEL", 150)
+    form, x, norm = form_of(21, 400, 5, dtype), torch.randn(2, 400).to(dtype), torch.randn(400).to(dtype)
+    residual = torch.randn(1, 21).to(dtype) * 30
+    kernel = on_host.compile_kernel(tmp_path, 1, dtype is torch.float16, False, WARPS, around=True)
+    group = build_group([form], [None], 3, WARPS)
+    normed = norm * (x[:1].float() * torch.rsqrt(x[:1].float().pow(2).mean() + 1e-5)).to(dtype)
+    gated = torch.nn.functional.silu(x[:1]) * x[1:]
+    for given, around, seen in (
+        (x[:1], gpu.Around(norm=norm, epsilon=1e-5), normed),
+        (x, gpu.Around(gated=True), gated),
+        (x[:1], gpu.Around(residual=residual), x[:1]),
+        (x, gpu.Around(gated=True, residual=residual), gated),
+    ):
+        found = on_host.multiply(kernel, group, given.contiguous(), 1, around=around)[0]
+        wanted = exact(form, None, seen)
+        if around.residual is not None:
+            wanted = (wanted.to(dtype) + residual).double()
+        assert (found - wanted).abs().max() <= 2 * EPS[dtype] * wanted.abs().max()
+
+
+@pytest.mark.parametrize(("width", "normed"), [(64, False), (128, True), (256, True)])
+def test_heads_are_rotated_as_transformers_does(tmp_path, width, normed):
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
+
+    torch.manual_seed(6)
+    query, key = torch.randn(6, width).bfloat16(), torch.randn(2, width).bfloat16()
+    angle = torch.rand(width // 2).repeat(2) * 6
+    cosine, sine = angle.cos().bfloat16(), angle.sin().bfloat16()
+    norms = [Qwen3RMSNorm(width, 1e-6).bfloat16() for _ in range(2)]
+    for norm in norms:
+        norm.weight.data.normal_()
+    weights = tuple(norm.weight.data for norm in norms) if normed else (None, None)
+    kernel = on_host.compile_rotary(tmp_path, half=False)
+    found = on_host.rotate(kernel, query, key, (cosine, sine), weights, 1e-6)
+    heads = [norm(head) if normed else head for norm, head in zip(norms, (query, key), strict=True)]
+    wanted = apply_rotary_pos_emb(*(head[None, :, None] for head in heads), cosine[None, None], sine[None, None])
+    for one, other in zip(found, wanted, strict=True):
+        close = (one - other[0, :, 0]).abs() <= 2**-7 * other.abs().max()
+        assert close.all() and (one == other[0, :, 0]).float().mean() > 0.98
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 @pytest.mark.parametrize("dtype", list(EPS), ids=str)

@@ -9,13 +9,17 @@ import pytest
 
 from lsprism.packed.kernels import nvrtc
 from lsprism.packed.kernels.build import BuildError
-from lsprism.packed.kernels.gpu import DEPTH, SOURCE, kernel_options
+from lsprism.packed.kernels.gpu import ROTARY_SOURCE, SOURCE, UNPACK_SOURCE, kernel_options, rotary_options
 from lsprism.packed.kernels.streams import SLOTS
 
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 KERNELS = [  # tokens, float16, int8
     (1, False, False), (1, True, False), (1, False, True), (2, False, False), (4, True, True), (8, False, False),
     (8, False, True), (8, True, True),
+]  # fmt: skip
+OTHERS = [
+    (SOURCE, kernel_options(1, half=False, int8=False, around=True)), (UNPACK_SOURCE, kernel_options(1, False, True)),
+    (ROTARY_SOURCE, rotary_options(half=True)),
 ]  # fmt: skip
 MOST = 3.8  # instructions a slot, for one token of 16 bits
 
@@ -53,15 +57,23 @@ def loop_of(sass: str) -> list[str]:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_compiles_without_spills_and_with_a_short_loop(compiler, arch, tmp_path):
     for tokens, half, int8 in KERNELS:
-        path = tmp_path / "kernel.cubin"
-        path.write_bytes(nvrtc.compile_cubin(SOURCE, arch, kernel_options(tokens, half, int8)))
-        sass = disassemble(path)
-        assert not re.search(r"\b(LDL|STL)\b", sass), (tokens, half, int8)
-        loop = loop_of(sass)
-        assert sum("HMMA" in one for one in loop) == DEPTH * 4 * tokens
+        options = kernel_options(tokens, half, int8)
+        sass = compile_without_spills(SOURCE, options, arch, tmp_path)
+        loop, depth = loop_of(sass), options["DEPTH"]
+        assert sum("HMMA" in one for one in loop) == depth * 4 * tokens
         if tokens == 1 and not int8:
-            assert len(loop) <= MOST * DEPTH * SLOTS
-            assert sum("LDG.E" in one and ".128" in one for one in loop) == 2 * DEPTH
+            assert len(loop) <= MOST * depth * SLOTS
+            assert sum("LDG.E" in one and ".128" in one for one in loop) == 2 * depth
+    for source, options in OTHERS:
+        compile_without_spills(source, options, arch, tmp_path)
+
+
+def compile_without_spills(source: Path, options: dict[str, int], arch: str, folder: Path) -> str:
+    path = folder / "kernel.cubin"
+    path.write_bytes(nvrtc.compile_cubin(source, arch, options))
+    sass = disassemble(path)
+    assert not re.search(r"\b(LDL|STL)\b", sass), (source.name, options)
+    return sass
 
 
 def test_a_cubin_is_compiled_once_for_each_source_and_option(monkeypatch, tmp_path):
@@ -87,6 +99,19 @@ def test_an_error_names_the_line(compiler, tmp_path):
     source.write_text("__global__ void wrong() { nothing(); }")
     with pytest.raises(BuildError, match=r"wrong.cu.*nothing"):
         nvrtc.compile_cubin(source, "sm_90", {})
+
+
+@pytest.mark.parametrize("major", ["12", "13"])
+def test_the_nvrtc_of_pytorchs_own_version_comes_first(monkeypatch, tmp_path, major):
+    """A driver may not load what a newer one has compiled."""
+    for folder, name in (("nvidia/cu13/lib", "libnvrtc.so.13"), ("nvidia/cuda_nvrtc/lib", "libnvrtc.so.12")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).touch()
+    monkeypatch.setattr(nvrtc.sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(nvrtc.torch.version, "cuda", f"{major}.1")
+    found = list(nvrtc._candidates())
+    assert found[0].endswith(f"libnvrtc.so.{major}") and found[0].startswith(str(tmp_path))
+    assert f"libnvrtc.so.{major}" == found[1] and len([one for one in found if one.startswith(str(tmp_path))]) == 2
 
 
 def test_without_nvrtc_the_reason_is_said(monkeypatch):

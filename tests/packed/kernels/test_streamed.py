@@ -24,7 +24,7 @@ def launches(monkeypatch):
     """A GPU that is none; the launches that it was asked for."""
     made = []
 
-    def multiply(group, x):
+    def multiply(group, x, around=gpu.NOTHING):
         made.append((len(x), group.rows))
         return [y.to(group.dtype) for y in emulate.multiply(group, x)]
 
