@@ -25,7 +25,7 @@ class Column:
     better: str = ""  # "lower", "higher", or ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\{:,?(\.\d)?[defg%]\}[^{}]*", self.form):  # a report may come from anywhere
+        if not re.fullmatch(r"\{:,?(\.\d)?[efg%]\}[^{}]*", self.form):  # a report may come from anywhere
             raise ValueError(f"{self.form!r} is not the format of a number, such as '{{:.2f}}'")
 
 

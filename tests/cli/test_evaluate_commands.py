@@ -71,7 +71,6 @@ def test_a_broken_line_of_a_task_is_named_by_its_number(run, tiny_folder, tmp_pa
         (("sweep", "--model-id", "./nowhere"), "does not exist"),
         (("compare", "./nowhere"), "No report found in 'nowhere'"),
         (("compare", "x", "--format", "pdf"), "Unknown --format 'pdf'"),
-        (("compare", "x", "--figures", "beauty"), "Unknown metric 'beauty'"),
     ],
 )
 def test_the_impossible_is_refused_in_one_sentence_and_exit_2(run, tmp_path, monkeypatch, words, says):
@@ -108,6 +107,12 @@ def test_compare_writes_markdown_csv_and_json(run, reports):
     assert run("compare", *reports, "--format", "csv")[1].startswith("model,figure,value,better,doubt,protocol\n")
     found = json.loads(run("compare", *reports, "--json")[1])
     assert [model["perplexity"]["number"] for model in found["models"]] == [20.0, 21.0, 24.0]
+
+
+def test_compare_names_the_columns_if_one_is_unknown(run, reports):
+    code, out, err = run("compare", *reports, "--figures", "beauty")
+    assert (code, out) == (2, "")
+    assert "Unknown metric 'beauty'. Choose from kept, stored," in " ".join(err.split())
 
 
 def test_compare_shows_the_chosen_figures_alone(run, reports):

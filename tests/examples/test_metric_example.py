@@ -113,7 +113,7 @@ def test_reports_without_added_metrics_stay_as_they_are():
     assert "extra" not in ModelReport.model_construct(model=None).model_dump(include={"extra"})
 
 
-@pytest.mark.parametrize("form", ["{}", "{:>999999999}", "{0.__class__}", "{:.2f}{:.2f}"])
+@pytest.mark.parametrize("form", ["{}", "{:d}", "{:>999999999}", "{0.__class__}", "{:.2f}{:.2f}"])
 def test_the_format_of_a_column_is_that_of_one_number(form):
     with pytest.raises(ValueError, match="is not the format of a number"):
         Column("key", "title", form)
