@@ -23,6 +23,7 @@ from lsprism.evaluation.runner import Evaluation, EvaluationData, fit_to_models,
 from lsprism.evaluation.spectra import iter_spectra as singular_values
 from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
+from lsprism.metric_declarations import get_metric
 from lsprism.models.demo import HUB_ID
 from lsprism.models.source import resolve
 from lsprism.packed.compute_dtype import use_compute_dtype
@@ -163,9 +164,9 @@ def _filter_measures(asked: MeasureSpec, baseline: ModelSource | None) -> Measur
     """Leave out metrics that need a baseline if there is none; SpecError if nothing is left."""
     if baseline is not None:
         return asked
-    left = tuple(measure for measure in asked.measures if measure != "kl")
+    left = tuple(name for name in asked.measures if not get_metric(name).needs_baseline)
     if not left:
-        raise SpecError("The metric kl needs a baseline.", "Set --baseline.")
+        raise SpecError(f"The metric {asked.measures[0]} needs a baseline.", "Set --baseline.")
     return asked.model_copy(update={"measures": left})
 
 

@@ -5,11 +5,13 @@ An EvalReport compares one model with its baseline, or describes one model alone
 
 from typing import Literal
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
+from lsprism.metric_declarations import Column
 from lsprism.metric_results import (
     AgreementResult,
     DtypeSpeeds,
+    MetricResult,
     PerplexityResult,
     SizeResult,
     SpeedComparison,
@@ -105,6 +107,14 @@ class ModelInfo(Record):
         return f"{self.method} {self.sparsity:g}" if self.sparsity is not None else self.model_id
 
 
+class AddedResult(MetricResult):
+    """A metric of another package, with its columns, so that the report is shown without that package."""
+
+    columns: tuple[Column, ...]
+    values: dict[str, float]  # by the key of the column
+    protocol: str
+
+
 class ModelReport(Record):
     """The metrics of one model; None or empty: not measured."""
 
@@ -114,6 +124,7 @@ class ModelReport(Record):
     words: WordPerplexityResult | None = None
     speeds: list[SpeedResult] = []  # one per prompt length
     zero_shot: ZeroShotResult | None = None
+    extra: dict[str, AddedResult] = Field({}, exclude_if=lambda results: not results)  # by the name of the metric
 
 
 class SanityFlag(Record):

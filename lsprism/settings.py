@@ -16,7 +16,6 @@ from lsprism.specs import (
     DtypeName,
     EffortName,
     JudgeName,
-    MeasureName,
     MeasureSpec,
     MethodName,
     PatternName,
@@ -81,7 +80,7 @@ class MeasureSettings(TypedDict, total=False):
     zero_shot_tasks=("arc_easy", "hellaswag", "piqa", "winogrande"), zero_shot_limit=0. A list may also be one text,
     with commas."""
 
-    measures: Sequence[MeasureName] | str
+    measures: Sequence[str] | str
     quick: bool
     dataset: str
     text_column: str

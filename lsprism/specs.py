@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.metric_declarations import BUILT_IN, USUAL, check_metric_name
 from lsprism.old_names import rename_fields
 from lsprism.paths import expand
 from lsprism.reports import ValuesName
@@ -22,8 +23,7 @@ AllocationName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "s
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 BosName = Literal["each", "first"]
-MeasureName = Literal["sizes", "perplexity", "kl", "text", "speed", "word-perplexity", "zero-shot"]
-USUAL: tuple[MeasureName, ...] = ("sizes", "perplexity", "kl", "text", "speed")
+MeasureName = Annotated[str, AfterValidator(check_metric_name)]  # also metrics of other packages
 TaskName = Literal["summarization", "extraction", "creative", "logic"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 JudgeName = Literal["all-MiniLM-L6-v2", "roberta-large"]
@@ -173,7 +173,7 @@ class MeasureSpec(Request):
     measures: Listed[MeasureName] = Field(
         USUAL,
         min_length=1,
-        description="metrics to compute: sizes, perplexity, kl, text, speed, word-perplexity, zero-shot",
+        description=f"metrics to compute: {', '.join(BUILT_IN)}",
     )
     quick: bool = Field(
         False, description="evaluate on a subset: 4 windows, 3 prompts per task, one prompt length; labeled as such"

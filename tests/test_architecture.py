@@ -9,7 +9,8 @@ from typing import get_args
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports metric_results machine units | json_files evaluation_reports paths | specs
+FLOORS = """old_names | errors reports metric_results machine units | metric_declarations |
+            json_files evaluation_reports paths | specs
             events extras arguments | charts settings | packed | methods | allocation | models |
             generation | calibration | artifact | engine evaluation | api hf runs | evaluation_api chat
             | commands | ui | cli"""

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import plotly.graph_objects as go
 
 from lsprism.charts.style import INK, PALETTE, apply_style
-from lsprism.charts.table import CLOSENESS, Column, Table
+from lsprism.charts.table import CLOSENESS, Table
+from lsprism.metric_declarations import Column
 
 
 def iter_charts(table: Table) -> Iterator[go.Figure]:

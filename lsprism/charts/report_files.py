@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lsprism.charts.table import FIGURES, Table, build_comparison
+from lsprism.charts.table import Table, build_comparison, list_columns
 from lsprism.errors import DamagedError, SpecError
 from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.json_files import parse
@@ -16,15 +16,17 @@ AGAIN = "Use another file, or evaluate the model again."
 REPORT, STUDY = "report", "study"  # .json, .csv and .html
 
 
-def compare(paths: Sequence[str | Path], figures: Sequence[str] = FIGURES) -> Table:
+def compare(paths: Sequence[str | Path], figures: Sequence[str] | None = None) -> Table:
     """One table of any reports: report.json, study.json, or folders that contain one.
 
-    `figures`: keys of the columns, see charts.table. SpecError for a missing file, DamagedError for an invalid one.
+    `figures`: keys of the columns (default: all). SpecError for a missing file, DamagedError for an invalid one.
     """
-    unknown = [key for key in figures if key not in FIGURES]
+    reports = read_reports(paths)
+    known = [column.key for column in list_columns(reports)]
+    unknown = [key for key in figures or () if key not in known]
     if unknown:
-        raise SpecError(f"Unknown metric {unknown[0]!r}.", f"Choose from {', '.join(FIGURES)}.")
-    return build_comparison(read_reports(paths), figures)
+        raise SpecError(f"Unknown metric {unknown[0]!r}.", f"Choose from {', '.join(known)}.")
+    return build_comparison(reports, figures)
 
 
 def read_reports(paths: Sequence[str | Path]) -> list[EvalReport]:

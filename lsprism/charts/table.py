@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from lsprism.evaluation_reports import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
+from lsprism.metric_declarations import COLUMNS, Column
 
 FLAG_MARK = "(!)"
 CLOSENESS = ("bertscore_f1", "rougeL", "similarity")
@@ -24,14 +25,6 @@ class Value:
     protocol: str
     doubts: tuple[str, ...] = ()
     spread: tuple[float, float] | None = None  # lowest and highest of the repetitions
-
-
-@dataclass(frozen=True)
-class Column:
-    key: str
-    title: str
-    form: str  # for str.format
-    better: str = ""  # "lower", "higher", or ""
 
 
 @dataclass(frozen=True)
@@ -77,39 +70,24 @@ class Table:
         ]
 
 
-COLUMNS = [
-    Column("kept", "parameters kept", "{:.1%}", "lower"),
-    Column("stored", "stored MB", "{:.1f}", "lower"),
-    Column("resident", "resident MB", "{:.1f}", "lower"),
-    Column("perplexity", "perplexity", "{:.2f}", "lower"),
-    Column("word_perplexity", "word perplexity", "{:.2f}", "lower"),
-    Column("kl", "KL", "{:.3f}", "lower"),
-    Column("top1", "top-1", "{:.1%}", "higher"),
-    Column("bertscore_f1", "BERTScore", "{:.3f}", "higher"),
-    Column("rougeL", "ROUGE-L", "{:.3f}", "higher"),
-    Column("similarity", "similarity", "{:.3f}", "higher"),
-    Column("correct", "accuracy", "{:.0%}", "higher"),
-    Column("zero_shot", "zero-shot", "{:.1%}", "higher"),
-    Column("speed", "tok/s", "{:.1f}", "higher"),
-    Column("speedup", "speedup", "{:.2f}x", "higher"),
-    Column("speedup_as_shipped", "speedup, checkpoint dtype", "{:.2f}x", "higher"),
-    Column("first_token", "first token (s)", "{:.3f}", "lower"),
-    Column("peak", "peak MB", "{:.0f}", "lower"),
-]
+def list_columns(reports: Sequence[EvalReport]) -> list[Column]:
+    """The built-in columns, then those of the metrics of other packages in these reports."""
+    sides = [side for report in reports for side in (report.baseline, report.compressed) if side is not None]
+    added = [column for side in sides for result in side.extra.values() for column in result.columns]
+    taken = {column.key for column in COLUMNS}
+    return [*COLUMNS, *{column.key: column for column in added if column.key not in taken}.values()]
 
 
-FIGURES = tuple(column.key for column in COLUMNS)
-
-
-def build_comparison(reports: Sequence[EvalReport], figures: Collection[str] = FIGURES) -> Table:
-    """Baselines first, each once, then the models in the order of the reports."""
+def build_comparison(reports: Sequence[EvalReport], figures: Collection[str] | None = None) -> Table:
+    """Baselines first, each once, then the models in the order of the reports. `figures`: keys of columns (all)."""
     rows = [*_iter_baselines(reports), *(_make_row(report) for report in reports)]
     labels = [row.label for row in rows]
     repeated = {label for label in labels if labels.count(label) > 1}
     for n, report in enumerate(reports, start=len(rows) - len(reports)):
         if rows[n].label in repeated:  # two artifacts of one method and sparsity
             rows[n] = replace(rows[n], label=f"{rows[n].label} ({report.compressed.model.model_id})")
-    columns = [column for column in COLUMNS if column.key in figures and any(column.key in row.values for row in rows)]
+    asked = [column for column in list_columns(reports) if figures is None or column.key in figures]
+    columns = [column for column in asked if any(column.key in row.values for row in rows)]
     made = [row.values[column.key].protocol for column in columns for row in rows if column.key in row.values]
     return Table(columns, rows, list(dict.fromkeys(made)))
 
@@ -138,7 +116,9 @@ def _make_row(report: EvalReport) -> TableRow:
 
 def _collect_own_values(side: ModelReport) -> dict[str, Value]:
     """The metrics of one model alone; speeds are those of the first prompt length."""
-    values = {}
+    values = {
+        key: Value(number, result.protocol) for result in side.extra.values() for key, number in result.values.items()
+    }
     if sizes := side.sizes:
         values["kept"] = Value(sizes.kept_share, sizes.format_protocol())
         values["stored"] = Value(sizes.stored_bytes / 1e6, sizes.format_protocol())

@@ -103,9 +103,9 @@ def _run_compare(options: argparse.Namespace) -> None:
     if options.format not in FORMATS:
         raise SpecError(f"Unknown --format {options.format!r}.", f"Choose from {', '.join(FORMATS)}.")
     from lsprism.charts.report_files import compare
-    from lsprism.charts.table import FIGURES, to_csv, to_markdown
+    from lsprism.charts.table import to_csv, to_markdown
 
-    table = compare(options.reports, options.figures.split(",") if options.figures else FIGURES)
+    table = compare(options.reports, options.figures.split(",") if options.figures else None)
     if options.json:
         print_json(tables.to_plain_values(table))
     elif options.format == "table":

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
+from lsprism.metric_declarations import list_added_names
 from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
 from lsprism.runs.yaml_options import read_options
@@ -78,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
         elif field.annotation is bool:
             parser.add_argument(option.flag, action="store_true", default=None, help=field.description)
         else:
-            parser.add_argument(option.flag, metavar=_get_metavar(option), help=_format_help(field).replace("%", "%%"))
+            parser.add_argument(option.flag, metavar=_get_metavar(option), help=_format_help(option).replace("%", "%%"))
     for old, new in OLD_OPTIONS.items():
         if any(option.name == new for option in options):
             parser.add_argument(f"--{old}", dest=new, help=argparse.SUPPRESS)
@@ -118,12 +119,14 @@ def _get_metavar(option: Option) -> str:
     return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())
 
 
-def _format_help(field: FieldInfo) -> str:
+def _format_help(option: Option) -> str:
+    field = option.field
+    added = list_added_names() if option.name == "measures" else []
     notes = [_format_range(field)] if _format_range(field) else []
     if not field.is_required() and field.default not in ("", None):
         value = field.default
         notes.append(f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    return (field.description or "") + (f" ({'; '.join(notes)})" if notes else "")
+    return ", ".join([field.description or "", *added]) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _format_range(field: FieldInfo) -> str:

@@ -2,7 +2,9 @@
 
 import datetime
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from lsprism.artifact.publish import collect_environment
 from lsprism.calibration.corpus import Corpus, read_text
 from lsprism.evaluation import agreement, perplexity, word_perplexity, zero_shot
+from lsprism.evaluation.added_metrics import MetricInput, stream_added
 from lsprism.evaluation.answers import stream_answers
 from lsprism.evaluation.encoders import check_encoders
 from lsprism.evaluation.model_limits import fit_evaluation
@@ -29,8 +32,9 @@ from lsprism.evaluation.windows import (
     make_windows,
     select_first,
 )
-from lsprism.evaluation_reports import EvalReport, ModelAnswer, ModelReport, TaskReport
+from lsprism.evaluation_reports import AddedResult, EvalReport, ModelAnswer, ModelReport, TaskReport
 from lsprism.events import Notice, Stage
+from lsprism.metric_declarations import BUILT_IN, Metric, get_metric
 from lsprism.metric_results import AgreementResult, PerplexityResult, SizeResult, WordPerplexityResult, ZeroShotResult
 from lsprism.models.load import load_tokenizer
 from lsprism.models.tokens import check_rows, count_embedding_rows, find_start_tokens
@@ -118,7 +122,31 @@ class Evaluation:
             yield Stage(name="zero-shot", detail=f"{side.source.model_id} on {', '.join(self.asked.zero_shot_tasks)}")
             key = {"tasks": self.asked.zero_shot_tasks, "limit": self._examples}
             zero = yield from self._load_or_measure(ZeroShotResult, "zero-shot", side, self._measure_zero_shot, **key)
-        return ModelReport(model=side.get_info(), sizes=size, likelihood=likelihood, words=of_words, zero_shot=zero)
+        report = ModelReport(model=side.get_info(), sizes=size, likelihood=likelihood, words=of_words, zero_shot=zero)
+        return report.model_copy(update={"extra": (yield from self._measure_added(side))})
+
+    def _measure_added(self, side: EvaluatedModel) -> Part[dict[str, AddedResult]]:
+        """The metrics of other packages; those that need a baseline are measured for the model only."""
+        found = {}
+        for metric in (get_metric(name) for name in self.asked.measures if name not in BUILT_IN):
+            if metric.needs_baseline and side is not self.sides.model:
+                continue
+            yield Stage(name=metric.name, detail=side.source.model_id)
+            key: dict[str, object] = {"settings": self.asked.model_dump(mode="json", exclude={"measures"})}
+            key |= self._get_text_key(side) if metric.needs_text else {}
+            if metric.needs_baseline and (other := self.sides.baseline) is not None:
+                key |= {"baseline": other.fingerprint, "baseline_dtype": other.dtype}
+            steps = partial(self._run_added, metric)
+            found[metric.name] = yield from self._load_or_measure(AddedResult, metric.name, side, steps, **key)
+        return found
+
+    def _run_added(self, metric: Metric, side: EvaluatedModel) -> Part[AddedResult]:
+        windows = self._load_windows(side) if metric.needs_text else None
+        with self.sides.load_both() if metric.needs_baseline else nullcontext() as pair:
+            loaded = pair[1] if pair else self.sides.load(side)
+            other = pair[0].model if pair else None
+            given = MetricInput(loaded.model, loaded.tokenizer, self.asked, windows, other)
+            return (yield from stream_added(metric, given))
 
     def _load_or_measure(
         self,
@@ -239,7 +267,7 @@ def load_data(asked: MeasureSpec, embedded: bool) -> EvaluationData:
     `embedded`: `--dataset auto` means the embedded text. Raises CorpusError, SpecError, SourceError.
     """
     wanted, text = set(asked.measures), None
-    if wanted & {"perplexity", "kl", "word-perplexity"}:
+    if any(get_metric(name).needs_text for name in wanted):
         auto = "embedded" if embedded else "wikitext2"
         text = read_text(auto if asked.dataset == "auto" else asked.dataset, asked.text_column, split="test")
     limit = asked.limit or (QUICK_PROMPTS if asked.quick else None)

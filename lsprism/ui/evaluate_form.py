@@ -5,8 +5,9 @@ from typing import Any
 
 import gradio as gr
 
+from lsprism.metric_declarations import USUAL, list_summaries
 from lsprism.runs import RunStore
-from lsprism.specs import USUAL, MeasureSpec
+from lsprism.specs import MeasureSpec
 from lsprism.ui import cached_models, form_values
 from lsprism.ui.model_choices import list_artifacts, list_choices
 from lsprism.ui.texts import common, get_field_texts
@@ -40,7 +41,7 @@ def build(runs: RunStore) -> EvaluateForm:
             list_choices(runs), value=made[:1], multiselect=True, allow_custom_value=True,
             elem_id="evaluate-artifacts", **texts.MODELS,
         )  # fmt: skip
-        options = [(text, name) for name, text in texts.EVERY_METRIC.items()]
+        options = [(text, name) for name, text in list_summaries().items()]
         fields["measures"] = gr.CheckboxGroup(options, value=list(USUAL), elem_id="evaluate-measures", **texts.METRICS)
         measure = gr.Button(texts.EVALUATE, elem_id="evaluate-start")
     with gr.Group(elem_classes="panel"):

@@ -16,15 +16,6 @@ RUN_SWEEP = "Run sweep"
 EXISTING = "Evaluate existing models"
 MODELS = get_field_texts("Models", "Each is compared with its base model")
 METRICS = get_field_texts("Metrics")
-EVERY_METRIC = {
-    "sizes": "Sizes: parameters kept, bytes on disk and in memory",
-    "perplexity": "Perplexity: exp(mean NLL) on held-out text",
-    "kl": "KL and top-1: difference from the base model's next-token distribution",
-    "text": "Text: similarity to the base model's outputs (BERTScore, ROUGE)",
-    "speed": "Speed: tokens per second and time to first token",
-    "word-perplexity": "Word perplexity: comparable across tokenizers",
-    "zero-shot": "Zero-shot: multiple-choice tasks (requires lm-eval)",
-}
 EVALUATE = "Evaluate"
 QUICK = get_field_texts("Quick (subset)", "4 windows, 3 prompts per task; labeled as a subset")
 
