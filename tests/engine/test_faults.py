@@ -231,7 +231,8 @@ def test_a_target_below_a_file_is_refused_before_anything_starts(model, text_fil
 
 def test_running_out_of_memory_is_reported(model, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "lsprism.engine.run.compress_layer", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+        "lsprism.engine.block_compression.compress_layer",
+        Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")),
     )
     error = assert_fails(WorkError, "^Out of memory", model, text_file, tmp_path / "out")
     assert "--resume" in error.hint
