@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -26,29 +27,44 @@ from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 
-def run(
-    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict, text: str, started: float
-) -> Iterator[Event]:
-    """Compress the model as planned in `draft`.
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything that a run needs.
 
     tokens [samples, length] come from the text named `text`. `recipe` is stored with the result. `started`: start of
     the work, by time.monotonic.
+    """
+
+    spec: CompressSpec
+    draft: PreparedPlan
+    tokens: Tensor
+    text: str
+    recipe: dict
+    started: float
+
+
+def run(prepared: PreparedRun) -> Iterator[Event]:
+    """Compress the model as planned.
 
     An interrupted run leaves OUT.part; the same call with `spec.resume` continues from its checkpoint and produces
     the same bytes.
     """
-    recipe = restore_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
+    spec = prepared.spec
+    draft = prepared.draft
+    tokens = prepared.tokens
+    recipe = restore_steps(spec.save_path, prepared.recipe) if spec.resume else dict(prepared.recipe)
     if spec.resume and (report := load_finished_report(spec.save_path, recipe, force=spec.force)):
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
     with translate_memory_errors(), open_staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
         work = _ModelCompressor(spec, draft, stage, recipe)
-        yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {text}")
+        yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {prepared.text}")
         work.start(tokens)
         last = yield from _load_checkpoint(stage, draft, work.walk)
-        work.walk.streams, layers = last.hidden, last.layers
-        started -= last.seconds
+        work.walk.streams = last.hidden
+        layers = last.layers
+        started = prepared.started - last.seconds
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
         duration = draft.plan.duration
@@ -65,7 +81,9 @@ def run(
             stage.apply_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
         yield Stage(name="write", detail=str(spec.save_path))
         work.write_outside()
-        report = write_artifact(stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=text)
+        report = write_artifact(
+            stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=prepared.text
+        )
         yield Finished(report=report)
 
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_runs import asked, digests, done, stopped_after
 
-from lsprism import api
 from lsprism.artifact import manifest, shards
 from lsprism.calibration.sensitivity_cache import SensitivityCache
+from lsprism.engine import prepare
 from lsprism.errors import DiskError, NumericError, TargetError, WorkError
 from lsprism.methods import METHODS
 
@@ -207,7 +207,7 @@ def small_disk(tmp_path):
 def test_a_really_full_disk_is_reported_and_the_run_resumes_with_space(
     model, text_file, small_disk, monkeypatch, whole
 ):
-    monkeypatch.setattr(api, "_check_resources", lambda *_: None)  # would refuse the run before it starts
+    monkeypatch.setattr(prepare, "check_resources", lambda *_: None)  # would refuse the run before it starts
     ballast = small_disk / "ballast"
     spec = asked(model, text_file, small_disk / "out", method="wanda")
     stopped_after(spec, 1)
