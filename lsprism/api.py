@@ -1,43 +1,33 @@
 """The public API: one function per command. `compress` returns its report; `stream_compress` yields events."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-import psutil
 import torch
 
 import lsprism
 import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.artifact.export import check_absent
 from lsprism.artifact.export import stream_dense_copy as write_dense
-from lsprism.artifact.manifest import MANIFEST, read_recipe, verify
+from lsprism.artifact.manifest import MANIFEST, verify
 from lsprism.artifact.push import check_repo
 from lsprism.artifact.push import push_to_hub as push
-from lsprism.artifact.target import check_target, count_partial_bytes, restore_bos
-from lsprism.calibration.corpus import Corpus, is_file_name, read_text
 from lsprism.calibration.sample import sample_windows
-from lsprism.engine.error_prediction import add_predicted_errors, store_errors
+from lsprism.engine.error_prediction import add_predicted_errors, try_store_errors
 from lsprism.engine.input_stats import stream_input_stats
-from lsprism.engine.layer_budgets import resolve_budgets
-from lsprism.engine.plan import PreparedPlan, prepare_checked_plan
-from lsprism.engine.recipe import make_recipe, restore_compute_dtype
+from lsprism.engine.plan import prepare_checked_plan
+from lsprism.engine.prepare import add_tokenizer_note, prepare_run, resolve_uncompressed
 from lsprism.engine.run import run
-from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Finished, Notice, Stage
-from lsprism.extras import check_extra
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import Piece, generate
-from lsprism.machine import get_free_memory
-from lsprism.models.load import LoadedModel, select_device
+from lsprism.models.load import LoadedModel
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
-from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.packed.kernels.autotune import load_choice
-from lsprism.paths import find_existing, get_sibling
-from lsprism.reports import CompressionReport, LayerInputStats, LayerPlan, ModelSource, Plan, StatsReport
+from lsprism.reports import CompressionReport, LayerInputStats, LayerPlan, Plan, StatsReport
 from lsprism.settings import CompressSettings, PlanSettings
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, validate
 
@@ -62,23 +52,12 @@ def inspect(model_id: str | Path, **settings: Unpack[PlanSettings]) -> Plan:
 
 def plan_from_spec(spec: PlanSpec) -> Plan:
     """As `inspect`, for a PlanSpec."""
-    drafted = prepare_checked_plan(spec, _check_uncompressed(resolve(spec.model_id, spec.revision, need_weights=False)))
-    plan = _add_tokenizer_note(add_predicted_errors(spec, drafted))
+    drafted = prepare_checked_plan(spec, resolve_uncompressed(spec, need_weights=False))
+    plan = add_tokenizer_note(add_predicted_errors(spec, drafted))
     if drafted.device.type != "cpu":
         return plan
     sites = [site.model_copy(update={"kernel": _find_kernel(site, drafted.dtype)}) for site in plan.sites]
     return plan.model_copy(update={"sites": sites})
-
-
-def _add_tokenizer_note(plan: Plan) -> Plan:
-    """Add a note if the tokenizer is missing or malformed: a plan does not need it, a compression does."""
-    if plan.source.config_only:
-        return plan
-    try:
-        check_tokenizer(plan.source.folder, plan.source.model_id)
-    except SourceError as error:
-        return plan.model_copy(update={"notes": [*plan.notes, str(error)]})
-    return plan
 
 
 def _find_kernel(plan: LayerPlan, dtype: torch.dtype) -> str:
@@ -113,44 +92,13 @@ def stream_compress(spec: CompressSpec) -> Iterator[Event]:
 
     The last event is a Finished with the report.
     """
-    yield Stage(name="prepare", detail=spec.model_id)
-    check_target(spec.save_path, resume=spec.resume, force=spec.force)
-    spec = restore_bos(spec)
-    select_device(spec.device)
-    if spec.rule == "kmif":
-        check_extra("kmif")
-    corpus = _load_local_text(spec)
-    source = _fetch(spec)
-    plan, notice = restore_compute_dtype(spec, prepare_checked_plan(spec, source))
-    if notice:
-        yield Notice(text=notice)
-    _check_resources(plan, spec.save_path)
-    tokens, text, notice = sample_windows(spec, source, corpus)
-    for note in filter(None, [*plan.plan.notes, notice]):
-        yield Notice(text=note)
-    recipe, started = make_recipe(spec, plan, tokens), time.monotonic()
-    if spec.rule != "uniform":
-        plan = yield from resolve_budgets(spec, plan, tokens, recipe)
-    notes: dict[str, list[str]] = {}
-    for site in plan.plan.sites:
-        notes.setdefault(site.note, []).append(site.site.name)
-    for note, (first, *others) in notes.items():
-        if note:
-            yield Notice(text=f"{first}{f', like {len(others)} others,' if others else ''} {note}.")
-    for event in run(spec, plan, tokens, recipe, text, started):
+    prepared = yield from prepare_run(spec)
+    for event in run(prepared):
         if isinstance(event, Finished):
             assert isinstance(event.report, CompressionReport)
-            yield from _store_layer_errors(spec, plan, event.report)
+            if notice := try_store_errors(prepared.spec, prepared.draft, event.report):
+                yield Notice(text=notice)
         yield event
-
-
-def _store_layer_errors(spec: CompressSpec, plan: PreparedPlan, report: CompressionReport) -> Iterator[Event]:
-    """Store the layer errors for later estimates. The artifact is complete, so a failure is only a notice."""
-    try:
-        store_errors(spec, plan, report.layers)
-    except (OSError, ValueError, ArithmeticError, LookupError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        yield Notice(text=f"{report.save_path} is complete, but its errors were not stored for estimates ({reason}).")
 
 
 def check_stats(spec: PlanSpec) -> Iterator[Event]:
@@ -159,7 +107,7 @@ def check_stats(spec: PlanSpec) -> Iterator[Event]:
     For the inputs X [tokens, columns] of a layer: mean and maximum of |x|, mean of the feature norms ||X_j||_2, and
     the fraction of features whose norm is far above it (see reports.SiteStats). Raises the same errors as `compress`.
     """
-    source = _check_uncompressed(resolve(spec.model_id, spec.revision))
+    source = resolve_uncompressed(spec)
     plan = prepare_checked_plan(spec, source)
     tokens, text, notice = sample_windows(spec, source)
     if notice:
@@ -199,56 +147,6 @@ def stream_generate(
         messages.insert(0, {"role": "system", "content": system})
     tokens = encode(loaded.tokenizer, messages if chat else prompt, chat=None if chat else False)
     return generate(loaded.model, loaded.tokenizer, tokens, spec)
-
-
-def _fetch(spec: CompressSpec) -> ModelSource:
-    """The model to compress, with its weights; checks everything possible before they are downloaded."""
-    source = _check_uncompressed(resolve(spec.model_id, spec.revision, need_weights=False))
-    if source.config_only:
-        check_tokenizer(source.folder, spec.model_id)
-        _check_resources(prepare_checked_plan(spec, source), spec.save_path)
-    return resolve(spec.model_id, spec.revision) if source.kind in ("hub", "folder") else source
-
-
-def _check_uncompressed(source: ModelSource) -> ModelSource:
-    """`source`; SourceError if it is an artifact, whose removed weights are gone."""
-    if source.kind != "artifact":
-        return source
-    base = read_recipe(source.folder).get("base_model", "")
-    raise SourceError(
-        f"{source.model_id} is already compressed and cannot be compressed again.",
-        f"Give its base model{f', {base},' if base else ''} instead.",
-    )
-
-
-def _load_local_text(spec: PlanSpec) -> Corpus | None:
-    """The calibration text if it is local, so that a missing one is noticed before a model is downloaded."""
-    wanted = spec.calibration.source
-    return read_text(wanted, spec.calibration.column) if wanted == "embedded" or is_file_name(wanted) else None
-
-
-def _check_resources(plan: PreparedPlan, target: Path) -> None:
-    """Raise ResourceError if memory or disk space is not enough, by estimate."""
-    need, free = plan.plan.memory.total, get_free_memory()
-    if need > free:
-        raise ResourceError(
-            f"This needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free.",
-            "Lower --samples or --length, or close other programs.",
-        )
-    if plan.device.type == "cuda":
-        need, free = plan.plan.memory.on_device, torch.cuda.mem_get_info(plan.device)[0]
-        if need > free:
-            raise ResourceError(
-                f"This needs about {need / 1e9:.1f} GB on {plan.device}, {free / 1e9:.1f} GB are free.",
-                "Free GPU memory, or use --device cpu.",
-            )
-    existing = find_existing(get_sibling(target))
-    need, free = plan.plan.disk_bytes - count_partial_bytes(target), psutil.disk_usage(str(existing)).free
-    if need > free:
-        raise ResourceError(
-            f"This needs about {need / 1e9:.1f} GB of disk space in {existing}, {free / 1e9:.1f} GB are free.",
-            "Free some space, or choose another --save-path.",
-        )
 
 
 def export(

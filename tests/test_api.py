@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import lsprism
-from lsprism import api
 from lsprism.engine.plan import prepare_plan
+from lsprism.engine.prepare import check_resources
 from lsprism.errors import ResourceError, SourceError, SpecError
 from lsprism.models.source import resolve
 from lsprism.reports import MemoryEstimate
@@ -44,10 +44,10 @@ def test_too_little_gpu_memory_is_an_error_before_the_work(tiny_folder, tmp_path
     planned = prepare_plan(validate(PlanSpec, model_id=tiny_folder), resolve(str(tiny_folder)))
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (10, 80 * 10**9))
-    api._check_resources(planned, tmp_path)  # on the CPU, GPU memory is not checked
+    check_resources(planned, tmp_path)  # on the CPU, GPU memory is not checked
     card = torch.device("cuda", 1)
     with pytest.raises(ResourceError, match="on cuda:1, 0.0 GB are free"):
-        api._check_resources(replace(planned, device=card), tmp_path)
+        check_resources(replace(planned, device=card), tmp_path)
     assert asked == [card]
 
 

@@ -18,7 +18,7 @@ from lsprism.allocation.error_curves import predict_error
 from lsprism.calibration.sensitivity_cache import SensitivityCache, open_sensitivity_cache
 from lsprism.engine.plan import PreparedPlan, apply_budgets
 from lsprism.engine.sensitivity_pass import load_sensitivity
-from lsprism.reports import ErrorPoint, LayerPlan, LayerReport, LayerSensitivity, Plan
+from lsprism.reports import CompressionReport, ErrorPoint, LayerPlan, LayerReport, LayerSensitivity, Plan
 from lsprism.specs import PlanSpec
 
 ALLOCATION_UNKNOWN = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."
@@ -56,6 +56,16 @@ def store_errors(spec: PlanSpec, draft: PreparedPlan, layers: list[LayerReport])
         for layer in layers
     ]
     open_error_cache(spec, draft).add_points(points)
+
+
+def try_store_errors(spec: PlanSpec, draft: PreparedPlan, report: CompressionReport) -> str:
+    """Store the layer errors. The artifact is complete, so a failure is only a notice, which is returned."""
+    try:
+        store_errors(spec, draft, report.layers)
+    except (OSError, ValueError, ArithmeticError, LookupError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{report.save_path} is complete, but its errors were not stored for estimates ({reason})."
+    return ""
 
 
 def _make_error_point(layer: LayerReport) -> ErrorPoint:

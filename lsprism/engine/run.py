@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
-from copy import deepcopy
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -12,47 +12,59 @@ from lsprism.artifact.staging import Checkpoint, Staging, open_staging
 from lsprism.artifact.target import load_finished_report, restore_steps
 from lsprism.calibration.blockwise import BATCH_TOKENS, LEARNING_TOKENS, BlockwiseForward
 from lsprism.calibration.cached_block import CachedBlock
+from lsprism.engine.block_compression import BlockCompression
+from lsprism.engine.block_progress import RECONSTRUCT_WEIGHT, BlockProgress
 from lsprism.engine.blocks import BlockLoader
 from lsprism.engine.distill import Distillation
-from lsprism.engine.layer import compress_layer, compute_target
 from lsprism.engine.memory_estimate import translate_memory_errors, trim_heap
 from lsprism.engine.plan import PreparedPlan
 from lsprism.engine.reconstruct import BlockReconstruction
 from lsprism.engine.step_budget import StepBudget
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
 from lsprism.methods import get_method
-from lsprism.methods.stats import InputStats
-from lsprism.models.module_utils import replace_module
 from lsprism.models.structure import get_tied_names
-from lsprism.packed.formats import Dense
-from lsprism.packed.modules import PrismLinear
 from lsprism.reports import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 
-def run(
-    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict, text: str, started: float
-) -> Iterator[Event]:
-    """Compress the model as planned in `draft`.
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything that a run needs.
 
     tokens [samples, length] come from the text named `text`. `recipe` is stored with the result. `started`: start of
     the work, by time.monotonic.
+    """
+
+    spec: CompressSpec
+    draft: PreparedPlan
+    tokens: Tensor
+    text: str
+    recipe: dict
+    started: float
+
+
+def run(prepared: PreparedRun) -> Iterator[Event]:
+    """Compress the model as planned.
 
     An interrupted run leaves OUT.part; the same call with `spec.resume` continues from its checkpoint and produces
     the same bytes.
     """
-    recipe = restore_steps(spec.save_path, recipe) if spec.resume else dict(recipe)
+    spec = prepared.spec
+    draft = prepared.draft
+    tokens = prepared.tokens
+    recipe = restore_steps(spec.save_path, prepared.recipe) if spec.resume else dict(prepared.recipe)
     if spec.resume and (report := load_finished_report(spec.save_path, recipe, force=spec.force)):
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
         return
     with translate_memory_errors(), open_staging(spec.save_path, recipe, resume=spec.resume, force=spec.force) as stage:
-        work = _BlockCompressor(spec, draft, stage, recipe)
-        yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {text}")
+        work = _ModelCompressor(spec, draft, stage, recipe)
+        yield Stage(name="calibrate", detail=f"{tokens.shape[0]} x {tokens.shape[1]} tokens of {prepared.text}")
         work.start(tokens)
         last = yield from _load_checkpoint(stage, draft, work.walk)
-        work.walk.streams, layers = last.hidden, last.layers
-        started -= last.seconds
+        work.walk.streams = last.hidden
+        layers = last.layers
+        started = prepared.started - last.seconds
         count = draft.anatomy.count
         yield Stage(name="compress", detail=f"{count} blocks, {spec.method} at sparsity {spec.sparsity:g}")
         duration = draft.plan.duration
@@ -69,7 +81,9 @@ def run(
             stage.apply_replacing(Checkpoint(count + 1, work.walk.streams, layers, time.monotonic() - started))
         yield Stage(name="write", detail=str(spec.save_path))
         work.write_outside()
-        report = write_artifact(stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=text)
+        report = write_artifact(
+            stage, draft.plan, recipe, layers, seconds=time.monotonic() - started, calibration=prepared.text
+        )
         yield Finished(report=report)
 
 
@@ -107,80 +121,45 @@ def _check_checkpoint(
     return f"{broken[0]} is missing or damaged" if broken else ""
 
 
-class _BlockCompressor:
+class _ModelCompressor:
     """Compresses the model's blocks one at a time: load, collect statistics, compress, write."""
 
     def __init__(self, spec: CompressSpec, draft: PreparedPlan, stage: Staging, recipe: dict) -> None:
-        self.spec, self.draft, self.stage, self.recipe = spec, draft, stage, recipe
+        self.spec = spec
+        self.draft = draft
+        self.stage = stage
+        self.recipe = recipe
         self.method = get_method(spec.method, spec.effort)
         self.feed = BlockLoader(draft)
-        self.plans = {p.site.name: p for p in draft.plan.sites}
         self.walk: BlockwiseForward
 
     def start(self, tokens: Tensor) -> None:
         self.walk = self.feed.start(tokens, compute_batch_tokens(self.spec))
-        self.anchors = self.method.anchor > 0 and not self.walk.stateful
-        if self.anchors or self.spec.reconstructs or self.spec.heals:
+        self.compensates = self.method.anchor > 0 and not self.walk.stateful
+        if self.compensates or self.spec.reconstructs or self.spec.heals:
             self.walk.track_dense()
 
     def compress_block(self, index: int, clock: BlockClock) -> Generator[Event, None, list[LayerReport]]:
         """Compress block `index` and write its shard. Returns the reports of its layers."""
-        walk, told = self.walk, _BlockProgress(clock, learns=self.spec.reconstructs)
         block = CachedBlock(self.feed.load(index))
-        reports = yield from self._compress(index, block, told)
+        progress = BlockProgress(clock, reconstructs=self.spec.reconstructs)
+        reports = yield from self._compress_layers(index, block, progress)
         if self.spec.reconstructs:
             block.reset()  # training changes all layers again
-            yield from told("learn", LEARNS, self._reconstruct(index, block.block))
-        yield from told("propagate", told.left, walk.advance(index, block))
+            yield from progress.track("learn", self._reconstruct(index, block.block), weight=RECONSTRUCT_WEIGHT)
+        yield from progress.track_last("propagate", self.walk.advance(index, block))
         block.reset()
         write_shard(self.stage.folder / self.draft.get_block_file(index), self._collect_tensors(index))
         self.feed.release(index)
         trim_heap()
         return reports
 
-    def _compress(
-        self, index: int, block: CachedBlock, told: "_BlockProgress"
+    def _compress_layers(
+        self, index: int, block: CachedBlock, progress: BlockProgress
     ) -> Generator[Event, None, list[LayerReport]]:
-        """Compress all layers of the block and return their reports in the layers' order.
-
-        With error compensation: in order of execution, layers with the same input together, each on the inputs that the
-        layers compressed before it produce; the dense hidden states are advanced too. Without: all layers at once.
-        """
-        name_of = f"{self.draft.anatomy.get_block_name(index)}."
-        sites = {s.name: self.draft.model.get_submodule(s.name) for s in self.draft.anatomy.get_block_layers(index)}
-        groups = self.walk.find_shared_inputs(index, block.block, sites) if self.anchors else []
-        others = {name: site for name, site in sites.items() if not any(name in group for group in groups)}
-        part = 1 / max(1, len(groups) + bool(others))
-        reports: list[LayerReport] = []
-        dense = CachedBlock(deepcopy(block.block)) if self.walk.dense else None
-        if others:
-            stats: dict[str, InputStats] = {}
-            collecting = self.walk.collect_stats(index, block.block, others, stats, gram=self.method.needs_gram)
-            yield from told("measure", 0.4 * part, collecting)
-            if missed := [name for name, seen in stats.items() if not seen.tokens]:
-                names = ", ".join(missed)
-                yield Notice(text=f"No calibration token reached {names}: compressed without calibration.")
-            yield from told("compress", 0.2 * part, self._compress_layers(list(others), stats, reports))
-        inner, done = {name: name.removeprefix(name_of) for name in sites}, []
-        for group in groups:
-            assert dense is not None  # until the last group
-            columns, batches = self.plans[group[0]].site.columns, len(self.walk.hidden)
-            seen = InputStats(columns, gram=True, batches=batches, device=self.walk.device)
-            collecting = self.walk.collect_paired_stats(
-                index, (block, dense), inner[group[0]], seen, teach=group is groups[-1]
-            )
-            yield from told("measure", 0.4 * part, collecting)
-            if group is groups[-1]:
-                dense.reset()  # breaks a reference cycle, which frees the dense block at once
-                dense = None
-            yield from told("compress", 0.2 * part, self._compress_layers(group, dict.fromkeys(group, seen), reports))
-            done += [inner[name] for name in group]
-            for recall in filter(None, (block, dense)):
-                recall.mark_done(done, inner.values())
-        if dense is not None:
-            yield from told("teach", 0.1, self.walk.advance_dense(index, dense))
-        order = list(sites)
-        return sorted(reports, key=lambda report: order.index(report.name))
+        """The dense layers are in memory until this returns."""
+        layers = BlockCompression(self.draft, self.walk, index, block, self.method)
+        return (yield from layers.compress(progress, compensates=self.compensates))
 
     def write_outside(self) -> None:
         """Copy the tensors that are not compressed, a file at a time."""
@@ -204,25 +183,6 @@ class _BlockCompressor:
             yield self.draft.get_block_file(index), self._collect_tensors(index)
             self.feed.release(index)
 
-    def _compress_layers(
-        self, names: list[str], stats: dict[str, InputStats], reports: list[LayerReport]
-    ) -> Iterator[float]:
-        """Compress the layers `names`, append their reports to `reports` and yield the fraction done after each."""
-        model = self.draft.model
-        trim_heap()  # the next tensors have other sizes than activations
-        targets = {name: compute_target(model, self.plans[name], stats.get(name), self.method) for name in names}
-        for seen in stats.values():
-            seen.release_drift()
-        for n, name in enumerate(names, start=1):
-            form, bias, report = compress_layer(
-                model, self.plans[name], targets.pop(name), stats.get(name), self.method
-            )
-            if not isinstance(form, Dense):
-                replace_module(model, name, PrismLinear(form, bias))
-            reports.append(report)
-            yield n / len(names)
-        trim_heap()
-
     def _reconstruct(self, index: int, block: nn.Module) -> Iterator[float]:
         lesson = BlockReconstruction(block, self.walk, index)
         steps = StepBudget("reconstruct", self.recipe, self.stage).resolve_steps(
@@ -237,22 +197,3 @@ class _BlockCompressor:
         tensors = {name: tensor.to("cpu").contiguous() for name, tensor in state.items() if name not in tied}
         assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == self.draft.blocks[index]
         return tensors
-
-
-LEARNS = 1.0  # approximate time of reconstruction relative to everything else that is done with a block
-
-
-class _BlockProgress:
-    """Turns the fractions done of a block's steps into the progress of the block."""
-
-    def __init__(self, clock: BlockClock, *, learns: bool) -> None:
-        self.clock, self.done, self.whole = clock, 0.0, 1 + LEARNS * learns
-
-    @property
-    def left(self) -> float:
-        return self.whole - self.done
-
-    def __call__(self, step: str, weight: float, shares: Iterator[float]) -> Iterator[Event]:
-        for share in shares:
-            yield self.clock.make_progress(step, min(1.0, (self.done + share * weight) / self.whole))
-        self.done += weight

@@ -186,7 +186,7 @@ def hybrid(tiny_folder, text_file, tmp_path_factory) -> dict[str, str]:
 
 # Where a run may sit when Ctrl-C comes: a name in the code that is then blocked for as long as the test likes.
 SITTING = {
-    "fetching": ("lsprism.api.resolve", signal.SIGINT),
+    "fetching": ("lsprism.engine.prepare.resolve", signal.SIGINT),
     "tokenizing": ("lsprism.calibration.sample.prepare_tokens", signal.SIGTERM),
     "factorising": ("scipy.linalg.eigh", signal.SIGINT),
     "writing a shard": ("lsprism.engine.run.write_shard", signal.SIGTERM),

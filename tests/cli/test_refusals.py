@@ -11,6 +11,7 @@ import pytest
 
 from lsprism import api
 from lsprism.cli import main
+from lsprism.engine import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,14 +120,14 @@ def test_a_name_with_brackets_is_said_as_it_is(refused):
 
 
 def test_too_little_memory_is_told_with_both_amounts(refused, monkeypatch):
-    monkeypatch.setattr(api, "get_free_memory", lambda: 10**7)
+    monkeypatch.setattr(prepare, "get_free_memory", lambda: 10**7)
     sentence, hint = refused()
     assert "of memory, 0.0 GB are free" in sentence
     assert "--samples" in hint
 
 
 def test_too_little_disk_is_told_with_both_amounts(refused, monkeypatch):
-    monkeypatch.setattr(api.psutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
+    monkeypatch.setattr(prepare.psutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
     sentence, _ = refused()
     assert "of disk space in " in sentence
 
@@ -135,7 +136,7 @@ def test_cheap_checks_come_before_a_model_is_looked_for(refused, monkeypatch):
     def resolve(*_, **__):
         raise AssertionError("the model was looked for")
 
-    monkeypatch.setattr(api, "resolve", resolve)
+    monkeypatch.setattr(prepare, "resolve", resolve)
     for words in ("--device cuda:7", "--calibration {home}/nothing.txt", "--save-path {home}/mine"):
         refused(*words.split())
 

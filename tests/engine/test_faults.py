@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_runs import asked, digests, done, stopped_after
 
-from lsprism import api
 from lsprism.artifact import manifest, shards
 from lsprism.calibration.sensitivity_cache import SensitivityCache
+from lsprism.engine import prepare
 from lsprism.errors import DiskError, NumericError, TargetError, WorkError
 from lsprism.methods import METHODS
 
@@ -207,7 +207,7 @@ def small_disk(tmp_path):
 def test_a_really_full_disk_is_reported_and_the_run_resumes_with_space(
     model, text_file, small_disk, monkeypatch, whole
 ):
-    monkeypatch.setattr(api, "_check_resources", lambda *_: None)  # would refuse the run before it starts
+    monkeypatch.setattr(prepare, "check_resources", lambda *_: None)  # would refuse the run before it starts
     ballast = small_disk / "ballast"
     spec = asked(model, text_file, small_disk / "out", method="wanda")
     stopped_after(spec, 1)
@@ -231,7 +231,8 @@ def test_a_target_below_a_file_is_refused_before_anything_starts(model, text_fil
 
 def test_running_out_of_memory_is_reported(model, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "lsprism.engine.run.compress_layer", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+        "lsprism.engine.block_compression.compress_layer",
+        Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")),
     )
     error = assert_fails(WorkError, "^Out of memory", model, text_file, tmp_path / "out")
     assert "--resume" in error.hint

@@ -7,6 +7,7 @@ import torch
 
 from lsprism import api
 from lsprism.cli import main
+from lsprism.engine import error_prediction
 from lsprism.packed.modules import PrismLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +55,7 @@ def test_an_error_after_publishing_is_a_notice(tiny_folder, text_file, tmp_path,
     def remember(*_):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(api, "store_errors", remember)
+    monkeypatch.setattr(error_prediction, "store_errors", remember)
     words = ["--calibration", str(text_file), "--samples", "2", "--length", "16", "--method", "wanda", "--json"]
     assert main(["compress", "--model-id", str(tiny_folder), "--save-path", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()

@@ -152,7 +152,7 @@ def test_a_full_disk_is_no_obstacle_to_stopping(runs, monkeypatch):
     run = start(runs, "compress", SPEC, program=SLEEPS)
     until(lambda: runs.get(run.id).state == "running")
     with monkeypatch.context() as patch:
-        patch.setattr("lsprism.runs.runs.write_record", full)
+        patch.setattr("lsprism.runs.store.write_record", full)
         request_stop(runs, run.id)
     until(lambda: runs.get(run.id).state == "stopped")
 
