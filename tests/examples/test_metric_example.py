@@ -1,5 +1,6 @@
 """A metric of another package: one file and an entry point, and nothing else changes."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,7 +15,15 @@ import lsprism
 from lsprism.cli.options import Parser, add_options, list_options
 from lsprism.errors import SpecError
 from lsprism.evaluation_reports import ModelReport
-from lsprism.metric_declarations import BUILT_IN, Column, get_metric, list_summaries
+from lsprism.metric_declarations import (
+    BUILT_IN,
+    USUAL,
+    Column,
+    Metric,
+    MetricValues,
+    get_metric,
+    list_summaries,
+)
 from lsprism.specs import EvaluateSpec, MeasureSpec, validate
 
 HERE = Path(__file__).parent
@@ -80,6 +89,39 @@ def test_an_added_metric_is_in_the_report_and_in_all_tables(packages, text, tiny
         path.write_text(json.dumps(content | {"values": {"next_token": 0.25}}))
     again = lsprism.evaluate(tmp_path / "small", save_path=out, measuring=measuring, resume=True)
     assert again.compressed.extra[NAME].values == again.baseline.extra[NAME].values == {"next_token": 0.25}
+
+
+def test_a_metric_that_needs_a_baseline_is_computed_for_the_model_only(packages, tiny_folder, monkeypatch):
+    def measure(given):
+        yield from ()
+        pairs = zip(given.model.parameters(), given.baseline.parameters(), strict=True)
+        return MetricValues({"distance": sum(float((a - b).abs().sum()) for a, b in pairs)}, "Sum of differences.")
+
+    columns = (Column("distance", "distance", "{:.3f}", "lower"),)
+    (packages / "weight_distance.py").write_text("METRIC = None\n")
+    with (packages / "example_metric-1.dist-info/entry_points.txt").open("a") as file:
+        file.write("weight-distance = weight_distance:METRIC\n")
+    module = importlib.import_module("weight_distance")
+    monkeypatch.setattr(module, "METRIC", Metric("weight-distance", "", columns, needs_baseline=True, measure=measure))
+
+    asked = {"measures": "weight-distance"}
+    report = lsprism.evaluate(tiny_folder, baseline=str(tiny_folder), measuring=asked)
+    assert report.compressed.extra["weight-distance"].values == {"distance": 0}
+    assert report.baseline.extra == {}
+    with pytest.raises(SpecError, match="The metric weight-distance needs a baseline"):
+        lsprism.evaluate(tiny_folder, measuring=asked)
+
+
+def test_the_dashboard_has_a_checkbox_for_an_added_metric(packages, tmp_path):
+    import gradio as gr
+
+    from lsprism.runs import RunStore
+    from lsprism.ui import evaluate_form
+
+    with gr.Blocks():
+        boxes = evaluate_form.build(RunStore(tmp_path)).fields["measures"]
+    assert (get_metric(NAME).summary, NAME) in boxes.choices
+    assert boxes.value == list(USUAL)
 
 
 def test_an_added_metric_is_a_choice_without_importing_torch(packages):
