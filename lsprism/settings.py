@@ -17,7 +17,6 @@ from lsprism.specs import (
     EffortName,
     JudgeName,
     MeasureSpec,
-    MethodName,
     PatternName,
 )
 
@@ -39,7 +38,7 @@ class PlanSettings(TypedDict, total=False):
     calibration={}, device="auto", dtype="auto", compute_dtype="auto"."""
 
     revision: str
-    method: MethodName
+    method: str
     sparsity: float
     pattern: PatternName
     rank_share: float
@@ -122,7 +121,7 @@ class SweepSettings(TypedDict, total=False):
 
     revision: str
     sparsities: Sequence[float] | str
-    method: MethodName
+    method: str
     rank_share: float
     allocation: AllocationName
     values: ValuesName

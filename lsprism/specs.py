@@ -4,21 +4,21 @@ A field's description is its help text. Nothing here imports torch, so that a re
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lsprism.errors import SpecError
+from lsprism.method_catalog import check_method_name, get_method_info, list_built_in
 from lsprism.metric_declarations import BUILT_IN, USUAL, check_metric_name
 from lsprism.old_names import rename_fields
 from lsprism.paths import expand
 from lsprism.reports import ValuesName
 
-MethodName = Literal["hybrid", "oats", "sparsegpt", "wanda", "magnitude", "svd", "svd-plain"]
+MethodName = Annotated[str, AfterValidator(check_method_name)]  # also methods of other packages
 PatternName = Literal["unstructured", "2:4", "4:8"]
-JOINED = ("hybrid", "oats")  # sparse + low-rank methods
-PATTERNED = ("hybrid", "wanda", "sparsegpt", "magnitude")  # methods that support N:M sparsity
 AllocationName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "sensitivity", "error-curves"]
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
@@ -34,7 +34,11 @@ ALLOCATION = (
     "else uniform"
 )
 METHOD = "compression method"
-RANK_SHARE = "fraction of the kept parameters used for low-rank factors (hybrid, oats)"
+_METHODS = [info for info, _ in list_built_in().values()]
+LOW_RANK = ", ".join(info.name for info in _METHODS if info.low_rank)
+PATTERNED = [info.name for info in _METHODS if info.patterns]
+BEST = [info.name for info in _METHODS if "best" in info.efforts]
+RANK_SHARE = f"fraction of the kept parameters used for low-rank factors ({LOW_RANK})"
 VALUES = "how kept values are stored: float (the model's dtype) or int8 (with one scale per row)"
 BOS = (
     "where to insert the tokenizer's BOS token, if it has one: before each window, or only before the first token of "
@@ -114,7 +118,7 @@ class PlanSpec(Request):
     rank_share: float = Field(0.1, gt=0, lt=1, description=RANK_SHARE)
     allocation: AllocationName = Field("auto", description=ALLOCATION)
     values: ValuesName = Field("float", description=VALUES)
-    effort: EffortName = Field("fast", description="best: smaller error, 2 to 3 times slower (hybrid only)")
+    effort: EffortName = Field("fast", description=f"best: smaller error, 2 to 3 times slower ({', '.join(BEST)} only)")
     reconstruct_minutes: Minutes = Field(0, description="time limit of block-wise reconstruction; 0: off")
     reconstruct_steps: Steps = Field(0, description="reconstruction steps per block; 0: set by the time limit")
     heal_minutes: Minutes = Field(0, description="time limit of healing (distillation of the whole model); 0: off")
@@ -125,11 +129,11 @@ class PlanSpec(Request):
     compute_dtype: DtypeName = Field("auto", description=COMPUTE)
 
     @property
-    def rule(self) -> AllocationName:
+    def rule(self) -> str:
         """The allocation, with `auto` resolved."""
         if self.allocation != "auto":
             return self.allocation
-        return "sensitivity" if self.method == "hybrid" and self.pattern == "unstructured" else "uniform"
+        return get_method_info(self.method).allocation if self.pattern == "unstructured" else "uniform"
 
     @property
     def reconstructs(self) -> bool:
@@ -141,8 +145,8 @@ class PlanSpec(Request):
 
     @model_validator(mode="after")
     def _check_effort(self) -> "PlanSpec":
-        if self.effort == "best" and self.method != "hybrid":
-            raise ValueError(f"--effort best requires --method hybrid, not {self.method}")
+        if self.effort not in get_method_info(self.method).efforts:
+            raise ValueError(f"--effort {self.effort} requires --method {_any_of(BEST)}, not {self.method}")
         return self
 
     @model_validator(mode="after")
@@ -152,7 +156,7 @@ class PlanSpec(Request):
         n, m = map(int, self.pattern.split(":"))
         if self.rule != "uniform":
             raise ValueError(f"--pattern {self.pattern} requires --allocation uniform, not {self.allocation}")
-        if self.method not in PATTERNED:
+        if not get_method_info(self.method).patterns:
             raise ValueError(f"--pattern {self.pattern} requires --method {_any_of(PATTERNED)}, not {self.method}")
         if self.sparsity != 1 - n / m:
             raise ValueError(f"--pattern {self.pattern} requires --sparsity {1 - n / m:g}, not {self.sparsity:g}")
@@ -277,7 +281,7 @@ def validate(kind: type[R], **fields: object) -> R:
         raise SpecError(_format_error(error), cli_hint="See --help for valid values.") from None
 
 
-def _any_of(names: tuple[str, ...]) -> str:
+def _any_of(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.packed_sizes import split
 from lsprism.allocation.sensitivity import measure_sensitivity
+from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.methods.stats import compute_output_error
 from lsprism.reports import ErrorPoint, Layer, LayerBudget, LayerSensitivity
-from lsprism.specs import JOINED, PlanSpec
+from lsprism.specs import PlanSpec
 
 DENSITIES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 JOINED_DENSITIES = (0.8, 0.5, 0.25)  # for sparse + low-rank methods: slower, and measured with and without factors
@@ -56,7 +57,7 @@ def _measure_curve(seen: LayerInputs, spec: PlanSpec) -> Iterator[ErrorPoint]:
 
 
 def _list_points(spec: PlanSpec) -> Iterable[tuple[float, float]]:
-    if spec.method in JOINED:
+    if get_method_info(spec.method).low_rank:
         return [(density, share) for share in (0.0, spec.rank_share) for density in JOINED_DENSITIES]
     return [(density, 0.0) for density in DENSITIES]
 

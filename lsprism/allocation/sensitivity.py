@@ -22,6 +22,7 @@ import torch
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, scale_removed_to_total
 from lsprism.allocation.packed_sizes import split
+from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.reports import Layer, LayerSensitivity
 from lsprism.specs import MethodName, PlanSpec
@@ -30,9 +31,6 @@ HALF = 0.5  # density at which sensitivities are measured
 POWER = 3.4
 REACH = 0.2  # maximum distance of a layer's density from the mean
 FLOOR = 0.1  # minimum sensitivity per parameter, relative to the median
-PROXY_METHODS: dict[str, MethodName] = dict.fromkeys(
-    ("hybrid", "oats", "sparsegpt"), "wanda"
-)  # see select_proxy_method
 
 
 def measure_sensitivities(block: list[LayerInputs], spec: PlanSpec) -> Iterator[LayerSensitivity]:
@@ -47,7 +45,7 @@ def select_proxy_method(spec: PlanSpec) -> MethodName:
     The proxy achieves 85 % of the improvement in a third of the time. Sum of SparseGPT's changes at 0.5 on the demo
     model: 0.200 uniform, 0.172 by Wanda's sensitivities, 0.167 by SparseGPT's own.
     """
-    return PROXY_METHODS.get(spec.method, spec.method)
+    return get_method_info(spec.method).proxy or spec.method
 
 
 def measure_sensitivity(seen: LayerInputs, spec: PlanSpec, method: MethodName) -> float:

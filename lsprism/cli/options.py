@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
+from lsprism.method_catalog import list_method_names
 from lsprism.metric_declarations import list_added_names
 from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
@@ -114,6 +115,8 @@ def build_spec(spec: type[R], fields: dict[str, Any]) -> R:
 def _get_metavar(option: Option) -> str:
     """{a,b} for a choice, N for a number, else METAVARS, else the option's last word."""
     kind = option.field.annotation
+    if option.name == "method":
+        return "{" + ",".join(list_method_names()) + "}"
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
     return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())

@@ -58,6 +58,11 @@ class MachineSpeeds:
     float32: float
 
 
+def can_predict(spec: PlanSpec) -> bool:
+    """Whether the method's cost is known; that of a method of another package is not."""
+    return (spec.method, spec.effort) in COSTS
+
+
 def predict_duration(
     spec: PlanSpec, model: PreTrainedModel, anatomy: ModelStructure, compute: torch.dtype
 ) -> DurationEstimate:

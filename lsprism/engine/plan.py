@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lsprism.allocation.allocate import allocate
 from lsprism.allocation.packed_sizes import count_packed_bytes
 from lsprism.artifact.shards import Layout, compute_file_bytes, count_tensor_bytes, format_shard_name, split_outside
-from lsprism.engine.duration import predict_duration
+from lsprism.engine.duration import can_predict, predict_duration
 from lsprism.engine.memory_estimate import estimate, limit_heap, trim_heap
 from lsprism.errors import SpecError
 from lsprism.methods import METHODS
@@ -119,7 +119,9 @@ def _plan(
         resident_bytes=sum(count_tensor_bytes(layout) for layout in outside + blocks) + _count_computed_bytes(model),
         dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
         memory=memory,
-        duration=predict_duration(spec, model, anatomy, compute) if device.type == "cpu" else None,
+        duration=predict_duration(spec, model, anatomy, compute)
+        if device.type == "cpu" and can_predict(spec)
+        else None,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
         untied=bool(find_untied_names(model)) and not get_tied_names(model),
         dropped=(dropped := list_dropped_parts(source.folder, model)),

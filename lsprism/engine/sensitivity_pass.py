@@ -19,12 +19,13 @@ from lsprism.engine.layer import check_inputs, check_weight
 from lsprism.engine.memory_estimate import translate_memory_errors, trim_heap
 from lsprism.engine.plan import PreparedPlan
 from lsprism.events import BlockClock, Event, Notice, Stage
+from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.models.module_utils import get_weight
 from lsprism.old_names import CACHED_AS
 from lsprism.reports import Layer, LayerSensitivity
-from lsprism.specs import JOINED, PlanSpec
+from lsprism.specs import PlanSpec
 
 
 def measure_sensitivity(
@@ -68,7 +69,7 @@ def _open_cache(spec: PlanSpec, draft: PreparedPlan) -> SensitivityCache:
     settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
-        settings |= {"method": method, "rank_share": spec.rank_share if method in JOINED else 0.0}
+        settings |= {"method": method, "rank_share": spec.rank_share if get_method_info(method).low_rank else 0.0}
     inputs = rule.needs == "inputs"
     return open_sensitivity_cache(draft.plan.source, name, settings, spec.calibration if inputs else None)
 

@@ -1,22 +1,36 @@
-"""Compression methods: pure tensor functions, independent of models and files.
+"""Compression methods: pure tensor functions, independent of models and files. Each file declares one, see INFO."""
 
-To add a method: add a file here, a line below, and its name in specs.MethodName.
-"""
+import importlib
+from functools import cache
 
+from lsprism.method_catalog import list_built_in, load_added
 from lsprism.methods.base import Method
-from lsprism.methods.hybrid import Hybrid
-from lsprism.methods.magnitude import Magnitude
-from lsprism.methods.oats import OATS
-from lsprism.methods.sparsegpt import SparseGPT
-from lsprism.methods.svd import SVD
-from lsprism.methods.svd_plain import PlainSVD
-from lsprism.methods.wanda import Wanda
 from lsprism.specs import EffortName
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (Hybrid(), OATS(), SparseGPT(), Wanda(), Magnitude(), SVD(), PlainSVD())
+
+class _Methods(dict[str, Method]):
+    """Name -> method of this package. Looking up another name loads the method of another package."""
+
+    def __missing__(self, name: str) -> Method:
+        return _make_added(name)
+
+
+@cache
+def _make_added(name: str) -> Method:
+    method: Method = load_added(name)[1]()
+    return method
+
+
+def _get_class(name: str) -> type:
+    info, module = list_built_in()[name]
+    found: type = getattr(importlib.import_module(module), info.implementation)
+    return found
+
+
+METHODS = _Methods({name: _get_class(name)() for name in list_built_in()})
+BEST: dict[str, Method] = {
+    name: _get_class(name)(best=True) for name, (info, _) in list_built_in().items() if "best" in info.efforts
 }
-BEST: dict[str, Method] = {"hybrid": Hybrid(best=True)}
 
 
 def get_method(name: str, effort: EffortName) -> Method:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import PackedWeight
 from lsprism.reports import FormName, LayerBudget
@@ -12,8 +13,7 @@ from lsprism.reports import FormName, LayerBudget
 class Method(Protocol):
     """Compresses one weight matrix within a budget."""
 
-    name: str
-    label: str  # short description for users
+    info: MethodInfo
     form: FormName  # format of the packed weight
     needs_gram: bool  # whether `compress` needs X^T X in addition to the column norms
     anchor: float  # fraction of the error compensation to apply, see compensation.py; 0: none

@@ -17,6 +17,7 @@ squared error of the hidden states after four blocks, on held-out text: 0.0347 w
 import torch
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.admm import optimize_jointly
 from lsprism.methods.gram import GramFactor, advance_low_rank
 from lsprism.methods.refit import SparseLowRankFit, refit
@@ -34,11 +35,27 @@ REFIT = (1, 4)
 BEST_REFIT = (2, 12)
 
 
+INFO = MethodInfo(
+    name="hybrid",
+    summary="Sparse + low-rank: both parts are fitted together to the calibration data. Recommended.",
+    formula=(
+        "sparse + low-rank under one budget, 10 % of it for the factors (`--rank-share`); each layer "
+        "also corrects the error of the layers before it"
+    ),
+    implementation="Hybrid",
+    position=10,
+    low_rank=True,
+    patterns=True,
+    efforts=("fast", "best"),
+    allocation="sensitivity",
+    proxy="wanda",
+)
+
+
 class Hybrid:
     """`best`: include step 3, which takes two to three times as long."""
 
-    name = "hybrid"
-    label = "Hybrid: SparseGPT plus low-rank factors, fitted jointly to the layer's output"
+    info = INFO
     form: FormName = "sparse_low_rank"
     needs_gram = True
     anchor = 0.75

@@ -6,15 +6,24 @@ calibration: a baseline for calibrated methods.
 
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import Sparse
 from lsprism.reports import FormName, LayerBudget
 
+INFO = MethodInfo(
+    name="magnitude",
+    summary="Sparse: prunes the smallest weights, without calibration. For comparison.",
+    formula="prunes the smallest weights of each row; needs no calibration",
+    implementation="Magnitude",
+    position=50,
+    patterns=True,
+)
+
 
 class Magnitude:
-    name = "magnitude"
-    label = "Magnitude: keeps the largest weights of each row, without calibration"
+    info = INFO
     form: FormName = "sparse"
     needs_gram = False
     anchor = 0.0

@@ -11,6 +11,7 @@ At the end both are scaled back by D^-1. The paper uses a quarter of the kept pa
 
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.masks import make_row_mask
 from lsprism.methods.stats import InputStats
@@ -22,9 +23,19 @@ ROUNDS = 80
 FLOOR = 1e-6  # minimum norm of a feature, relative to the mean norm
 
 
+INFO = MethodInfo(
+    name="oats",
+    summary="Sparse + low-rank: alternates pruning and SVD; ignores input correlations. For comparison.",
+    formula="OATS: alternates pruning and SVD under diagonal input scaling; a baseline",
+    implementation="OATS",
+    position=20,
+    low_rank=True,
+    proxy="wanda",
+)
+
+
 class OATS:
-    name = "oats"
-    label = "OATS: alternating pruning and SVD, scaled by input norms"
+    info = INFO
     form: FormName = "sparse_low_rank"
     needs_gram = False
     anchor = 0.0

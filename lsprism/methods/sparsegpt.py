@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.masks import make_n_of_m_mask, make_top_mask
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import Sparse
@@ -59,9 +60,19 @@ def _prune_blocks(weight: Tensor, inverse: Tensor, group: int, choose: Choose) -
     return rest.T, mask.T
 
 
+INFO = MethodInfo(
+    name="sparsegpt",
+    summary="Sparse: updates the remaining weights to compensate for pruned ones. Slower, often better.",
+    formula="prunes, then updates the remaining weights to compensate (second order, blocks of 128 columns)",
+    implementation="SparseGPT",
+    position=30,
+    patterns=True,
+    proxy="wanda",
+)
+
+
 class SparseGPT:
-    name = "sparsegpt"
-    label = "SparseGPT: prunes, then updates the remaining weights to compensate"
+    info = INFO
     form: FormName = "sparse"
     needs_gram = True
     anchor = 0.0

@@ -8,6 +8,7 @@ budget: kept / (rows + columns).
 import torch
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.gram import compute_weighted_svd
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import LowRank
@@ -21,9 +22,17 @@ def balance_factors(left: Tensor, right: Tensor, dtype: torch.dtype) -> LowRank:
     return LowRank((left / scale).to(dtype).contiguous(), (right * scale.unsqueeze(1)).to(dtype).contiguous())
 
 
+INFO = MethodInfo(
+    name="svd",
+    summary="Low-rank: replaces each weight matrix by two thin factors, fitted to the calibration data.",
+    formula="truncated SVD, whitened by XᵀX",
+    implementation="SVD",
+    position=60,
+)
+
+
 class SVD:
-    name = "svd"
-    label = "Whitened SVD: low-rank factors with the least output error"
+    info = INFO
     form: FormName = "low_rank"
     needs_gram = True
     anchor = 0.0

@@ -6,16 +6,24 @@ SVD.
 
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
 from lsprism.packed.formats import LowRank
 from lsprism.reports import FormName, LayerBudget
 
+INFO = MethodInfo(
+    name="svd-plain",
+    summary="Low-rank: plain SVD, without calibration. For comparison.",
+    formula="truncated SVD of W alone",
+    implementation="PlainSVD",
+    position=70,
+)
+
 
 class PlainSVD:
-    name = "svd-plain"
-    label = "Plain SVD: low-rank factors closest to the weights, without calibration"
+    info = INFO
     form: FormName = "low_rank"
     needs_gram = False
     anchor = 0.0

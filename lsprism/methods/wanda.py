@@ -5,6 +5,7 @@ Score of a weight: |W_ij| * ||X_j||_2. Prunes the lowest scores of every output 
 
 from torch import Tensor
 
+from lsprism.method_catalog import MethodInfo
 from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import Sparse
@@ -16,9 +17,18 @@ def compute_scores(weight: Tensor, norms: Tensor) -> Tensor:
     return weight.abs().float() * norms
 
 
+INFO = MethodInfo(
+    name="wanda",
+    summary="Sparse: prunes by weight magnitude times input norm. Fast.",
+    formula="prunes the lowest \\|W\\| · ‖X‖₂ of each row",
+    implementation="Wanda",
+    position=40,
+    patterns=True,
+)
+
+
 class Wanda:
-    name = "wanda"
-    label = "Wanda: weight magnitude times input norm, per row"
+    info = INFO
     form: FormName = "sparse"
     needs_gram = False
     anchor = 0.0

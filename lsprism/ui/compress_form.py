@@ -7,10 +7,9 @@ from typing import Any, get_args
 import gradio as gr
 
 from lsprism.errors import SpecError
+from lsprism.method_catalog import get_method_info
 from lsprism.reports import ValuesName
 from lsprism.specs import (
-    JOINED,
-    PATTERNED,
     AllocationName,
     BosName,
     CalibrationSpec,
@@ -205,8 +204,9 @@ def _update_preset(sparsity: float) -> tuple[str, str]:
 
 def _update_method(method: str) -> tuple[Any, Any, Any]:
     """Hide the settings that the method does not have."""
-    joined, best = method in JOINED, method == "hybrid"
-    return gr.Dropdown(visible=method in PATTERNED), gr.Slider(visible=joined), gr.Dropdown(visible=best)
+    info = get_method_info(method)
+    best = "best" in info.efforts
+    return gr.Dropdown(visible=info.patterns), gr.Slider(visible=info.low_rank), gr.Dropdown(visible=best)
 
 
 def _update_sparsity(pattern: str) -> Any:

@@ -7,17 +7,18 @@ import yaml
 
 from lsprism.arguments import NAMES
 from lsprism.errors import SpecError
+from lsprism.method_catalog import get_method_info, list_method_summaries
 from lsprism.runs import RunStore
 from lsprism.runs.argv import collect_options, format_command_line, make_request
 from lsprism.runs.yaml_options import parse_options
-from lsprism.specs import JOINED, PATTERNED, CalibrationSpec, CompressSpec, PlanSpec, validate
+from lsprism.specs import CalibrationSpec, CompressSpec, PlanSpec, validate
 from lsprism.ui.texts import compress as texts
 
 TEXT = tuple(CalibrationSpec.model_fields)  # settings that belong to the calibration
 
 PRESETS = {texts.CONSERVATIVE: 0.3, texts.AGGRESSIVE: 0.5}  # name -> sparsity
 CUSTOM = texts.CUSTOM
-METHODS = texts.METHODS
+METHODS = list_method_summaries()  # name -> sentence
 
 
 def find_preset(sparsity: float) -> str:
@@ -38,11 +39,12 @@ def make_spec(values: dict[str, Any]) -> PlanSpec:
     said["model_id"] = str(said.get("model_id", "")).strip()
     if not said["model_id"]:
         raise SpecError(*texts.NO_MODEL)
-    if said.get("method") not in PATTERNED:
+    info = get_method_info(said["method"]) if said.get("method") in METHODS else None
+    if not (info and info.patterns):
         said.pop("pattern", None)
-    if said.get("method") not in JOINED or said.get("pattern", "unstructured") != "unstructured":
+    if not (info and info.low_rank) or said.get("pattern", "unstructured") != "unstructured":
         said.pop("rank_share", None)
-    if said.get("method") != "hybrid":
+    if not (info and "best" in info.efforts):
         said.pop("effort", None)
     said["calibration"] = {name: said.pop(name) for name in TEXT if name in said}
     if said.get("save_path"):

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from matrices import inputs, random, root_of, stats_of
 from test_methods import FORMS, budget_for
 
+from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.reports import LayerBudget
-from lsprism.specs import JOINED, PATTERNED
+from lsprism.specs import PATTERNED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,8 @@ def test_the_budget_is_met_exactly(problem, name, share):
     budget = budget_for(name, weight, round(share * weight.numel()))
     form = METHODS[name].compress(weight, stats, budget)
     assert (form.kept, form.rank) == (budget.kept, budget.rank)
-    assert type(form) is (FORMS["sparse"] if name in JOINED and budget.rank == 0 else FORMS[METHODS[name].form])
+    without_factors = get_method_info(name).low_rank and budget.rank == 0
+    assert type(form) is FORMS["sparse" if without_factors else METHODS[name].form]
     assert form.to_dense().shape == weight.shape and form.to_dense().isfinite().all()
     assert torch.equal(weight, before)
 

@@ -24,15 +24,6 @@ PRESETS = {
     CUSTOM: "Custom sparsity. Above 0.6, most models need retraining.",
 }
 METHOD = get_field_texts("Method")
-METHODS = {
-    "hybrid": "Sparse + low-rank: both parts are fitted together to the calibration data. Recommended.",
-    "oats": "Sparse + low-rank: alternates pruning and SVD; ignores input correlations. For comparison.",
-    "sparsegpt": "Sparse: updates the remaining weights to compensate for pruned ones. Slower, often better.",
-    "wanda": "Sparse: prunes by weight magnitude times input norm. Fast.",
-    "magnitude": "Sparse: prunes the smallest weights, without calibration. For comparison.",
-    "svd": "Low-rank: replaces each weight matrix by two thin factors, fitted to the calibration data.",
-    "svd-plain": "Low-rank: plain SVD, without calibration. For comparison.",
-}
 
 # Details
 DETAILS = "Details"
