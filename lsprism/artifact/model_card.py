@@ -108,11 +108,9 @@ def render_model_card(plan: Plan, report: CompressionReport, recipe: Recipe, lic
 
 def render_dense_card(base: str, recipe: Recipe | None, licence: License) -> str:
     """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
-    title, origin, made = (
-        f"{licence.suggest_name(base)}, dense",
-        f"A dense copy of {_format_link(base)}, written by LS-PRISM.",
-        "",
-    )
+    title = f"{licence.suggest_name(base)}, dense"
+    origin = f"A dense copy of {_format_link(base)}, written by LS-PRISM."
+    made = ""
     tags = ["ls-prism"]
     if recipe:
         title = f"{licence.suggest_name(base)}, sparsity {recipe.sparsity:g}, dense"

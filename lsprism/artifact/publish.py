@@ -94,7 +94,8 @@ def _remove_folders(plan: Plan) -> Plan:
 
 def build_index(shards: list[Path]) -> dict:
     """Content of model.safetensors.index.json: the file of each tensor."""
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for path in shards:
         with safetensors.safe_open(path, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict

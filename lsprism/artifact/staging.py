@@ -71,7 +71,8 @@ class Staging:
 
     def start_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
         """Write replacements for finished shards. Afterwards, either all of them are moved into place or none."""
-        half, whole = self.folder / "replacing.part", self.folder / REPLACING
+        half = self.folder / "replacing.part"
+        whole = self.folder / REPLACING
         with translate_disk_errors(self.folder):
             for left in (half, whole):
                 shutil.rmtree(left, ignore_errors=True)
@@ -102,7 +103,8 @@ class Staging:
         The checkpoint is deleted last: if a rename fails, nothing is lost, and an artifact that was to be replaced is
         restored. Failures after the renames are ignored: the artifact is complete.
         """
-        place, replaced = get_sibling(self.target), get_sibling(self.target, ".replaced")
+        place = get_sibling(self.target)
+        replaced = get_sibling(self.target, ".replaced")
         with translate_disk_errors(self.target):
             manifest = build_manifest(self.folder)
             manifest.files.pop(STREAM, None)
