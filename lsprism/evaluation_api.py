@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from lsprism.api import get_final_report, stream_compress
 from lsprism.artifact.manifest import MANIFEST, RECIPE, REMEDY, read_recipe, read_report, verify
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.shards import translate_disk_errors, write_atomic
-from lsprism.artifact.target import ANOTHER, BASE_PATH, check_target
+from lsprism.artifact.target import ANOTHER, check_target
 from lsprism.charts.html_report import render_page
 from lsprism.charts.report_files import REPORT, STUDY
 from lsprism.charts.spectrum import add_spectrum, read_spectra
@@ -133,25 +134,26 @@ def _resolve_baseline(spec: EvaluateSpec, source: ModelSource) -> tuple[ModelSou
         baseline = _verify_source(resolve(spec.baseline))
         check_same_tokens(baseline, source)
         return baseline, ""
-    recipe = read_recipe(source.folder) if source.kind == "artifact" else {}
-    if not recipe:
+    recipe = read_recipe(source.folder) if source.kind == "artifact" else None
+    if recipe is None:
         return None, ""
     try:
         baseline = _read_base(recipe)
     except SourceError as error:
-        name = recipe.get("model_id")
+        name = recipe.model_id
         return None, f"Base model {name} not available; evaluating without a baseline. {error.message} Set --baseline."
     check_same_tokens(baseline, source)
     return baseline, ""
 
 
-def _read_base(recipe: dict[str, Any]) -> ModelSource:
+def _read_base(recipe: Recipe) -> ModelSource:
     """The base model of an artifact, from its recipe. A local folder or file is never looked up on the Hub, where
     another model may have the same name. Raises SourceError."""
-    name, revision = str(recipe.get("model_id", "")), str(recipe.get("revision", ""))
-    if name == "demo" or revision or "/" in str(recipe.get("base_model", "")):
-        return resolve(name, revision)
-    named, known = expand(name), expand(str(recipe.get(BASE_PATH) or name))
+    name = recipe.model_id
+    if name == "demo" or recipe.revision or "/" in recipe.base_model:
+        return resolve(name, recipe.revision)
+    named = expand(name)
+    known = expand(recipe.base_path)
     if os.path.exists(known) and not (os.path.exists(named) and os.path.samefile(named, known)):
         return resolve(str(known))  # model_id was relative to another folder
     if not os.path.exists(named):
@@ -178,9 +180,10 @@ def _verify_source(source: ModelSource) -> ModelSource:
 
 
 def _is_demo(source: ModelSource) -> bool:
-    return source.kind == "demo" or (
-        source.kind == "artifact" and read_recipe(source.folder).get("base_model") == HUB_ID
-    )
+    if source.kind != "artifact":
+        return source.kind == "demo"
+    recipe = read_recipe(source.folder)
+    return recipe is not None and recipe.base_model == HUB_ID
 
 
 def _make_compress_spec(spec: SweepSpec, sparsity: float, target: Path) -> CompressSpec:
@@ -254,7 +257,7 @@ def stream_spectra(spec: SpectraSpec) -> Iterator[Event]:
     if artifact.kind != "artifact":
         raise SourceError(f"{spec.model_id} is not compressed.", "Give an artifact.")
     recipe = read_recipe(artifact.folder)
-    if not recipe:
+    if recipe is None:
         raise DamagedError(f"{artifact.folder / RECIPE} is missing or malformed.", REMEDY)
     source = _read_base(recipe)
     known = {site.name for site in read_spectra(spec.save_path)}

@@ -10,6 +10,7 @@ import pytest
 
 from lsprism import evaluation_api
 from lsprism.artifact.manifest import MANIFEST, RECIPE
+from lsprism.artifact.recipe import Recipe
 from lsprism.cli import main
 from lsprism.errors import SourceError
 
@@ -94,11 +95,11 @@ def test_an_older_recipe_resumes_as_before(artifact, text_file, monkeypatch, cap
 def test_a_base_model_of_the_hub_is_looked_up_there(monkeypatch):
     asked = []
     monkeypatch.setattr(evaluation_api, "resolve", lambda *what: asked.append(what))
-    evaluation_api._read_base({"model_id": "org/tiny", "base_model": "org/tiny", "revision": "0123"})
-    evaluation_api._read_base({"model_id": "demo", "base_model": "org/demo"})
+    evaluation_api._read_base(Recipe({"model_id": "org/tiny", "base_model": "org/tiny", "revision": "0123"}))
+    evaluation_api._read_base(Recipe({"model_id": "demo", "base_model": "org/demo"}))
     assert asked == [("org/tiny", "0123"), ("demo", "")]
 
 
 def test_a_recipe_without_a_model_is_an_error():
     with pytest.raises(SourceError):
-        evaluation_api._read_base({})
+        evaluation_api._read_base(Recipe({}))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 import lsprism
 from lsprism import evaluation_api
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.target import find_recipe_differences
 from lsprism.cli.main import main
 from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options
@@ -83,8 +84,8 @@ def test_an_old_plan_is_read(tiny_folder):
 def test_recipes_are_compared_by_the_current_names(tmp_path, old, new):
     (tmp_path / "lsprism").mkdir()
     (tmp_path / "lsprism" / "recipe.json").write_text(json.dumps({"method": "hybrid", "budget": old}))
-    assert find_recipe_differences(tmp_path, {"method": "hybrid", "allocation": new}) == []
-    assert find_recipe_differences(tmp_path, {"method": "hybrid", "allocation": "atp"}) == [
+    assert find_recipe_differences(tmp_path, Recipe({"method": "hybrid", "allocation": new})) == []
+    assert find_recipe_differences(tmp_path, Recipe({"method": "hybrid", "allocation": "atp"})) == [
         f"allocation {new}, not atp"
     ]
 

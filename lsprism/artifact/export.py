@@ -93,8 +93,10 @@ class _Unpacker:
         owner, _, part = name.rpartition(".")
         if owner not in self.entries or part == "bias":
             return stored.get_tensor(name)
-        site, entry = self.sites[owner], self.entries[owner]
-        budget, values = LayerBudget(kept=entry["kept"], rank=entry["rank"]), entry.get("values", "float")
+        site = self.sites[owner]
+        entry = self.entries[owner]
+        budget = LayerBudget(kept=entry["kept"], rank=entry["rank"])
+        values = entry.get("values", "float")
         try:
             packed = PrismLinear(make_meta_packed(site, entry["form"], budget, torch.get_default_dtype(), values))
             held = {key: stored.get_tensor(f"{owner}.{key}") for key in packed.state_dict()}
@@ -114,7 +116,8 @@ def stream_dense_copy(source: ModelSource, target: Path) -> Iterator[Event]:
     """
     check_absent(target)
     model = build_meta_model(source.folder, find_stored_dtype(source.folder) or torch.bfloat16)
-    config, unpacker = _make_dense_config(source, model), _make_unpacker(source, model)
+    config = _make_dense_config(source, model)
+    unpacker = _make_unpacker(source, model)
     parts = list(_iter_parts(source.folder, unpacker))
     _check_disk(sum(part.bytes for part in parts), target)
     with _create_unfinished(target) as folder:
@@ -184,7 +187,7 @@ def _iter_parts(folder: Path, unpacker: _Unpacker) -> Iterator[_Part]:
 def _write_description(source: ModelSource, folder: Path) -> None:
     """Write tokenizer, chat template, license files and model card."""
     recipe = read_recipe(source.folder) if source.kind == "artifact" else None
-    base = recipe["base_model"] if recipe else source.base_model
+    base = recipe.base_model if recipe else source.base_model
     licence = read_license(source.folder, base)
     copy_companions(source.folder, folder, licence)
     (folder / CARD).write_text(render_dense_card(base, recipe, licence), encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lsprism.artifact.recipe import Recipe
 from lsprism.errors import DamagedError
 from lsprism.json_files import Shape, find_first_fault, read_known, read_object
 from lsprism.reports import CompressionReport
@@ -88,9 +89,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_recipe(folder: Path) -> dict:
-    """The recipe of the artifact in `folder`: all settings it was made with; empty if there is none to read."""
-    return read_known(folder / RECIPE, RecipeShape)
+def read_recipe(folder: Path) -> Recipe | None:
+    """The recipe of the artifact in `folder`; None if there is none to read."""
+    entries = read_known(folder / RECIPE, RecipeShape)
+    return Recipe(entries) if entries else None
 
 
 def read_report(folder: Path) -> CompressionReport:

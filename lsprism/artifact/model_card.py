@@ -7,8 +7,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from lsprism.arguments import flatten, to_arguments
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.sidecar_files import BUILT_WITH, License
-from lsprism.old_names import replace_old_names
 from lsprism.reports import CompressionReport, Plan
 from lsprism.specs import PlanSpec
 
@@ -81,9 +81,9 @@ _FORMS = {
 _TEXTS = (".txt", ".jsonl", ".parquet")
 
 
-def render_model_card(plan: Plan, report: CompressionReport, recipe: dict, licence: License) -> str:
+def render_model_card(plan: Plan, report: CompressionReport, recipe: Recipe, licence: License) -> str:
     """Return the README.md of an artifact."""
-    base = recipe["base_model"]
+    base = recipe.base_model
     used = dict.fromkeys(layer.form for layer in report.layers)
     return _COMPRESSED.format(
         header=_render_header(base, licence, ["ls-prism", "sparse", "low-rank", plan.method]),
@@ -106,19 +106,17 @@ def render_model_card(plan: Plan, report: CompressionReport, recipe: dict, licen
     )
 
 
-def render_dense_card(base: str, recipe: dict | None, licence: License) -> str:
+def render_dense_card(base: str, recipe: Recipe | None, licence: License) -> str:
     """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
-    title, origin, made = (
-        f"{licence.suggest_name(base)}, dense",
-        f"A dense copy of {_format_link(base)}, written by LS-PRISM.",
-        "",
-    )
+    title = f"{licence.suggest_name(base)}, dense"
+    origin = f"A dense copy of {_format_link(base)}, written by LS-PRISM."
+    made = ""
     tags = ["ls-prism"]
     if recipe:
-        title = f"{licence.suggest_name(base)}, sparsity {recipe['sparsity']:g}, dense"
-        origin = _MULTIPLIED_OUT.format(base=_format_link(base), method=recipe["method"], sparsity=recipe["sparsity"])
+        title = f"{licence.suggest_name(base)}, sparsity {recipe.sparsity:g}, dense"
+        origin = _MULTIPLIED_OUT.format(base=_format_link(base), method=recipe.method, sparsity=recipe.sparsity)
         made = f"\n## How the compressed model was made\n\n{_format_command(recipe)}\n"
-        tags.append(recipe["method"])
+        tags.append(recipe.method)
     header = _render_header(base, licence, tags)
     return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_render_license(licence))
 
@@ -153,19 +151,19 @@ def _render_errors(report: CompressionReport) -> str:
     )
 
 
-def _format_command(recipe: dict) -> str:
+def _format_command(recipe: Recipe) -> str:
     """The command line with every setting of the recipe, also where it is the default today."""
     options = map(shlex.join, to_arguments(_settings(recipe)))
     lines = " \\\n    ".join(["python -m lsprism compress", *options, "--save-path OUT"])
-    return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe['lsprism']}."
+    return f"```sh\n{lines}\n```\n\nMade with LS-PRISM {recipe.version}."
 
 
-def _settings(recipe: dict) -> dict:
+def _settings(recipe: Recipe) -> dict:
     """The recipe's settings; of local files only the name."""
-    recipe = replace_old_names(recipe)
-    settings = flatten({name: recipe.get(name) for name in PlanSpec.model_fields})
+    options = recipe.get_options()
+    settings = flatten({name: options.get(name) for name in PlanSpec.model_fields})
     for name, value in settings.items():
-        local = name == "model_id" and value != recipe["base_model"] and value != "demo"
+        local = name == "model_id" and value != recipe.base_model and value != "demo"
         if local or (name == "source" and str(value).endswith(_TEXTS)):
             settings[name] = Path(value).name
     return {name: value for name, value in settings.items() if value != ""}

@@ -10,6 +10,7 @@ import transformers
 
 from lsprism.artifact.manifest import ENVIRONMENT, FORMAT, PLAN, RECIPE, REPORT, write_json
 from lsprism.artifact.model_card import render_model_card
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.shards import translate_disk_errors
 from lsprism.artifact.sidecar_files import CARD, copy_companions, read_license
 from lsprism.artifact.staging import Staging
@@ -21,7 +22,7 @@ from lsprism.reports import CompressionReport, LayerReport, Plan
 
 
 def write_artifact(
-    stage: Staging, plan: Plan, recipe: dict, layers: list[LayerReport], *, seconds: float, calibration: str
+    stage: Staging, plan: Plan, recipe: Recipe, layers: list[LayerReport], *, seconds: float, calibration: str
 ) -> CompressionReport:
     """Write config, tokenizer, index, notes and model card, count the sizes from the files, and publish the folder."""
     folder = stage.folder
@@ -93,7 +94,8 @@ def _remove_folders(plan: Plan) -> Plan:
 
 def build_index(shards: list[Path]) -> dict:
     """Content of model.safetensors.index.json: the file of each tensor."""
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for path in shards:
         with safetensors.safe_open(path, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, build_manifest, write_json
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.shards import translate_disk_errors, write_shard
 from lsprism.artifact.target import check_overwrite, check_part, check_recipe, exclusive_lock, find_recipe_differences
 from lsprism.json_files import parse
@@ -63,14 +64,15 @@ class Staging:
         }
         write_shard(self.folder / STREAM, {str(n): part for n, part in enumerate(checkpoint.hidden)}, notes)
 
-    def store_recipe(self, recipe: dict) -> None:
+    def store_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, after a value in it has been computed."""
         with translate_disk_errors(self.folder):
             _write_recipe(self.folder, recipe)
 
     def start_replacing(self, shards: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
         """Write replacements for finished shards. Afterwards, either all of them are moved into place or none."""
-        half, whole = self.folder / "replacing.part", self.folder / REPLACING
+        half = self.folder / "replacing.part"
+        whole = self.folder / REPLACING
         with translate_disk_errors(self.folder):
             for left in (half, whole):
                 shutil.rmtree(left, ignore_errors=True)
@@ -101,7 +103,8 @@ class Staging:
         The checkpoint is deleted last: if a rename fails, nothing is lost, and an artifact that was to be replaced is
         restored. Failures after the renames are ignored: the artifact is complete.
         """
-        place, replaced = get_sibling(self.target), get_sibling(self.target, ".replaced")
+        place = get_sibling(self.target)
+        replaced = get_sibling(self.target, ".replaced")
         with translate_disk_errors(self.target):
             manifest = build_manifest(self.folder)
             manifest.files.pop(STREAM, None)
@@ -122,7 +125,7 @@ class Staging:
 
 
 @contextmanager
-def open_staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> Iterator[Staging]:
+def open_staging(target: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterator[Staging]:
     """Open OUT.part for one recipe, exclusively. It is kept if the work ends early, so that it can be resumed.
 
     `resume` and `force` together: resume if the recipe is the same, otherwise start over; a finished artifact at the
@@ -139,7 +142,7 @@ def open_staging(target: Path, recipe: dict, *, resume: bool, force: bool) -> It
         yield Staging(target, folder)
 
 
-def _prepare_folder(folder: Path, recipe: dict, *, resume: bool) -> None:
+def _prepare_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     """Keep the folder if an earlier run of the same recipe is resumed, otherwise empty it."""
     if (folder / RECIPE).is_file():
         if resume and not find_recipe_differences(folder, recipe):
@@ -149,7 +152,7 @@ def _prepare_folder(folder: Path, recipe: dict, *, resume: bool) -> None:
     _reset_folder(folder, recipe)
 
 
-def _reset_folder(folder: Path, recipe: dict) -> None:
+def _reset_folder(folder: Path, recipe: Recipe) -> None:
     """The recipe is replaced last: after a kill, the folder still counts as an unfinished run."""
     with translate_disk_errors(folder):
         for entry in folder.iterdir():
@@ -158,8 +161,8 @@ def _reset_folder(folder: Path, recipe: dict) -> None:
         _write_recipe(folder, recipe)
 
 
-def _write_recipe(folder: Path, recipe: dict) -> None:
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the recipe atomically."""
     half = (folder / RECIPE).with_suffix(".tmp")
-    write_json(half, recipe)
+    write_json(half, recipe.entries)
     os.replace(half, folder / RECIPE)

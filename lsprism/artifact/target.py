@@ -4,14 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import get_args
 
 from filelock import FileLock, Timeout
 
 from lsprism.artifact.manifest import MANIFEST, NOTES, RECIPE, read_recipe, read_report, verify
+from lsprism.artifact.recipe import Recipe, TrainingKind
 from lsprism.artifact.shards import translate_disk_errors
 from lsprism.errors import TargetError
 from lsprism.json_files import read_known
-from lsprism.old_names import replace_old_names
 from lsprism.paths import check_writable, find_existing, get_sibling
 from lsprism.reports import CompressionReport, LayerBudget
 from lsprism.specs import CompressSpec
@@ -19,9 +20,6 @@ from lsprism.specs import CompressSpec
 ANOTHER = "Choose another --save-path."
 OR_FORCE = "Choose another --save-path, or use --force to replace it."
 MOVE = "Move it elsewhere, or choose another --save-path."
-OLD_BOS = "first"  # the calibration's `bos` of recipes that do not have it
-# Entries of a recipe that are not settings: values computed from them, and the local path of the base model.
-BUDGETS, BASE_PATH = "site_budgets", "base_path"
 
 
 def check_target(target: Path, *, resume: bool, force: bool) -> None:
@@ -111,7 +109,7 @@ def _make_busy_error(target: Path) -> TargetError:
     return TargetError(f"Another run is writing {target}.", "Wait for it, or choose another --save-path.")
 
 
-def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
+def check_recipe(target: Path, recipe: Recipe, *, force: bool) -> None:
     """Raise TargetError for a run or artifact made with different settings, unless `force` is set."""
     part = get_sibling(target, ".part")
     begun = (part / RECIPE).is_file()
@@ -127,7 +125,7 @@ def check_recipe(target: Path, recipe: dict, *, force: bool) -> None:
         raise TargetError(f"{target} already holds an artifact made with different settings: {said}.", OR_FORCE)
 
 
-def load_finished_report(target: Path, recipe: dict, *, force: bool) -> CompressionReport | None:
+def load_finished_report(target: Path, recipe: Recipe, *, force: bool) -> CompressionReport | None:
     """The report of a finished artifact with the same recipe, after verifying its files; None if there is work to do.
 
     Raises TargetError, naming the differences, for an artifact with different settings unless `force` is set, and
@@ -142,16 +140,21 @@ def load_finished_report(target: Path, recipe: dict, *, force: bool) -> Compress
     return read_report(target).model_copy(update={"save_path": target})  # the file has only the folder's name
 
 
-def restore_steps(target: Path, recipe: dict) -> dict:
+def restore_steps(target: Path, recipe: Recipe) -> Recipe:
     """The recipe with the step counts that an earlier session derived from the same time limits."""
-    known = dict(recipe)
+    known = recipe.copy()
     for folder in (target, get_sibling(target, ".part")):
-        before = read_known(folder / RECIPE)
-        for kind in ("reconstruct", "heal"):
-            minutes, steps = f"{kind}_minutes", f"{kind}_steps"
-            if recipe[minutes] and not recipe[steps] and before.get(minutes) == recipe[minutes]:
-                known[steps] = before.get(steps) or known[steps]
+        before = _read_any_recipe(folder)
+        for kind in get_args(TrainingKind):
+            minutes = recipe.get_minutes(kind)
+            if minutes and not recipe.get_steps(kind) and before.get_minutes(kind) == minutes:
+                known.set_steps(kind, before.get_steps(kind) or known.get_steps(kind))
     return known
+
+
+def _read_any_recipe(folder: Path) -> Recipe:
+    """The recipe in `folder`, complete or not; without entries if it cannot be read."""
+    return Recipe(read_known(folder / RECIPE))
 
 
 def restore_bos(spec: CompressSpec) -> CompressSpec:
@@ -159,49 +162,35 @@ def restore_bos(spec: CompressSpec) -> CompressSpec:
     if not spec.resume or "bos" in spec.calibration.model_fields_set:
         return spec
     for folder in (get_sibling(spec.save_path, ".part"), spec.save_path):
-        before = read_recipe(folder).get("calibration")
-        if isinstance(before, dict):
-            calibration = spec.calibration.model_copy(update={"bos": before.get("bos", OLD_BOS)})
+        before = read_recipe(folder)
+        if before and before.bos is not None:
+            calibration = spec.calibration.model_copy(update={"bos": before.bos})
             return spec.model_copy(update={"calibration": calibration})
     return spec
 
 
-def load_budgets(target: Path, recipe: dict) -> dict[str, LayerBudget] | None:
+def load_budgets(target: Path, recipe: Recipe) -> dict[str, LayerBudget] | None:
     """The layer budgets computed by an earlier session with the same recipe; None if there was none."""
     for folder in (get_sibling(target, ".part"), target):
-        before = read_known(folder / RECIPE)
-        if BUDGETS in before and not find_recipe_differences(folder, restore_steps(target, recipe)):
-            with suppress(AttributeError, TypeError, ValueError):  # malformed budgets are computed again
-                return {name: LayerBudget(kept=kept, rank=rank) for name, (kept, rank) in before[BUDGETS].items()}
+        budgets = _read_any_recipe(folder).get_budgets()
+        if budgets is not None and not find_recipe_differences(folder, restore_steps(target, recipe)):
+            return budgets
     return None
 
 
 def load_compute_dtype(target: Path) -> str | None:
-    """The compute dtype of the unfinished run or finished artifact at `target`; None if there is none.
-
-    Recipes without it are from versions that computed products in the dtype of the weights.
-    """
+    """The compute dtype of the unfinished run or finished artifact at `target`; None if there is none."""
     recipe = read_recipe(get_sibling(target, ".part")) or read_recipe(target)
-    return recipe.get("compute_dtype") or recipe.get("dtype")
+    return recipe.compute_dtype if recipe else None
 
 
-def find_recipe_differences(folder: Path, recipe: dict) -> list[str]:
+def find_recipe_differences(folder: Path, recipe: Recipe) -> list[str]:
     """What differs from the recipe in `folder`, in words: 'sparsity 0.5, not 0.3'. Old names equal the current ones."""
-    before = read_known(folder / RECIPE)
-    if not before:
+    before = _read_any_recipe(folder)
+    if not before.entries:
         return ["unreadable recipe"]
-    was, now = _flatten_recipe(before), _flatten_recipe(recipe)
+    was = before.flatten_settings()
+    now = recipe.flatten_settings()
     changed = [name for name in {**now, **was} if was.get(name) != now.get(name)]  # in the order of the options
     named = [f"{name} {was.get(name)}, not {now.get(name)}" for name in changed if not name.endswith("_sha256")]
     return named or [f"other {name.removesuffix('_sha256').replace('_', ' ')} data" for name in changed]
-
-
-def _flatten_recipe(recipe: dict) -> dict[str, object]:
-    """Settings by option name; `calibration` is the source of the calibration text."""
-    recipe = replace_old_names(recipe)
-    text = recipe.get("calibration")
-    inner = {"bos": OLD_BOS} | (text if isinstance(text, dict) else {"source": text})
-    source = inner.pop("source", None)
-    settings = {name: value for name, value in recipe.items() if name not in (BUDGETS, BASE_PATH)}
-    settings.setdefault("compute_dtype", recipe.get("dtype"))  # see load_compute_dtype
-    return {**settings, **inner, "calibration": source}

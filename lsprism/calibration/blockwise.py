@@ -86,7 +86,8 @@ class BlockwiseForward:
     @streams.setter
     def streams(self, tensors: list[Tensor]) -> None:
         count = len(self.hidden)
-        self.hidden, self.dense = tensors[:count], tensors[count:]
+        self.hidden = tensors[:count]
+        self.dense = tensors[count:]
 
     def collect_stats(
         self,
@@ -221,7 +222,9 @@ class _CaptureBlockInputs:
     """Replaces the forward of every block: records its arguments and returns the hidden states unchanged."""
 
     def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, walk: BlockwiseForward) -> None:
-        self.model, self.blocks, self.walk = model, blocks, walk
+        self.model = model
+        self.blocks = blocks
+        self.walk = walk
         self.extras: tuple | None = None  # see Walk.extras
         self.start_batch()
 

@@ -22,7 +22,8 @@ class CachedBlock:
         self._answers: dict[tuple[str, int], Any] = {}
         self._parts: dict[str, nn.Module] = {}
         self._called: set[str] = set()
-        self._batch, self._most = 0, 0
+        self._batch = 0
+        self._most = 0
 
     def mark_done(self, done: Collection[str], sites: Collection[str]) -> None:
         """Cache the submodules whose layers are all in `done`. `sites`: names of all layers within the block."""
@@ -35,7 +36,8 @@ class CachedBlock:
 
     def run(self, run: Callable[[nn.Module, Tensor], Tensor], batch: int, hidden: Tensor) -> Tensor:
         """The block's output for `hidden`, the hidden states of batch number `batch`, computed by `run`."""
-        self._batch, self._most = batch, hidden.numel()
+        self._batch = batch
+        self._most = hidden.numel()
         self._called.clear()
         return run(self.block, hidden)
 
@@ -47,7 +49,8 @@ class CachedBlock:
         self._answers.clear()
 
     def _get_output(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        again, key = name in self._called, (name, self._batch)
+        again = name in self._called
+        key = (name, self._batch)
         self._called.add(name)
         if not again and key in self._answers:
             device, kept = self._answers[key]

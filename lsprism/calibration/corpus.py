@@ -38,7 +38,9 @@ class Corpus:
 
 def resolve_source(spec: CalibrationSpec, model: ModelSource) -> str:
     """The calibration source, with `auto` resolved: the embedded text for the demo model, else WikiText-2."""
-    return spec.source if spec.source != "auto" else "embedded" if model.kind == "demo" else "wikitext2"
+    if spec.source != "auto":
+        return spec.source
+    return "embedded" if model.kind == "demo" else "wikitext2"
 
 
 def read_text(source: str, column: str = "text", split: str = "train") -> Corpus:
@@ -89,7 +91,8 @@ def prepare_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosName) 
     """
     if bos == "first":
         return torch.tensor(encode_text(tokenizer, text), dtype=torch.int64), NOTHING
-    start, ids = find_start_tokens(tokenizer), encode_plain(tokenizer, text)
+    start = find_start_tokens(tokenizer)
+    ids = encode_plain(tokenizer, text)
     body = ids[len(start) :] if start and ids[: len(start)] == start else ids  # the text may contain them
     return torch.tensor(body, dtype=torch.int64), torch.tensor(start, dtype=torch.int64)
 

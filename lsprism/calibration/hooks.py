@@ -13,7 +13,9 @@ class InputStatsHooks:
     """Fills a dict of layer name -> InputStats. Layers that receive the same tensor object (q, k, v) share one."""
 
     def __init__(self, stats: dict[str, InputStats], *, gram: bool, batches: int) -> None:
-        self.stats, self.gram, self.batches = stats, gram, batches
+        self.stats = stats
+        self.gram = gram
+        self.batches = batches
         self._last: tuple[Tensor, int, str] | None = None  # the last input, its version, and its layer
 
     def update(self, name: str, x: Tensor) -> None:

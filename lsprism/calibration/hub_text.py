@@ -27,7 +27,8 @@ def load_hub_dataset(name: str, column: str, split: str) -> str:
     import datasets
 
     path, _, config = name.partition(":")
-    texts, characters = [], 0
+    texts: list[str] = []
+    characters = 0
     with translate_hub_errors(name):
         for row in datasets.load_dataset(path, config or None, split=split, streaming=True):
             text = _extract_text(row, column, name)

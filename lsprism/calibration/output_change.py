@@ -23,8 +23,11 @@ class BlockOutputChange:
     """
 
     def __init__(self, walk: BlockwiseForward, index: int, block: nn.Module) -> None:
-        self._call, self._hidden, self._device = walk.calls[index][0], walk.hidden[0], walk.device
-        self._recall, self._stateful = CachedBlock(block, keep_large=True), walk.stateful
+        self._call = walk.calls[index][0]
+        self._hidden = walk.hidden[0]
+        self._device = walk.device
+        self._recall = CachedBlock(block, keep_large=True)
+        self._stateful = walk.stateful
         self._wanted: Tensor
 
     def set_reference(self, wanted: Tensor) -> None:
@@ -37,7 +40,8 @@ class BlockOutputChange:
         0 where the block's output is not finite.
         """
         held = site.get_parameter("weight")
-        own, held.data = held.data, weight
+        own = held.data
+        held.data = weight
         try:
             lost = self._run().sub_(self._wanted)
         finally:

@@ -17,7 +17,8 @@ def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = 
 
     `corpus`: the text, if it has already been read.
     """
-    asked, notice = spec.calibration, ""
+    asked = spec.calibration
+    notice = ""
     wanted = resolve_source(asked, source)
     if asked.source == "auto" and source.kind == "demo":
         notice = "Calibrating the demo model on the embedded text; choose another with --calibration."
@@ -27,7 +28,8 @@ def sample_windows(spec: PlanSpec, source: ModelSource, corpus: Corpus | None = 
         with use_compute_dtype(spec.compute_dtype):
             own = generate_windows(loaded.model, asked, loaded.tokenizer.all_special_ids, before)
         return own, "self-generated text", ""
-    corpus, tokenizer = corpus or read_text(wanted, asked.column), load_tokenizer(source)
+    corpus = corpus or read_text(wanted, asked.column)
+    tokenizer = load_tokenizer(source)
     tokens, start = prepare_tokens(tokenizer, corpus.text, asked.bos)
     cut = cut_windows(tokens, asked.samples, asked.length, asked.seed, start)
     config = load_config(source.folder)

@@ -34,13 +34,16 @@ class Distillation:
     """The whole compressed model on the device, and the dense model's last hidden states [samples, length, width]."""
 
     def __init__(self, feed: BlockLoader, stage: Staging, walk: BlockwiseForward, tokens: Tensor) -> None:
-        self.model, self.device, self.extras = feed.draft.model, feed.draft.device, walk.extras
+        self.model = feed.draft.model
+        self.device = feed.draft.device
+        self.extras = walk.extras
         self.compute = walk.compute
         load_compressed_model(feed, stage)
         blocks = self.model.get_submodule(feed.draft.anatomy.blocks)
         assert isinstance(blocks, nn.ModuleList)
         self.blocks = blocks
-        self.tokens, self.dense = tokens, torch.cat(walk.dense)
+        self.tokens = tokens
+        self.dense = torch.cat(walk.dense)
         self.windows = max(1, LEARNING_TOKENS // tokens.shape[1])  # per step
 
     def run_trial_step(self) -> None:
@@ -57,7 +60,8 @@ class Distillation:
             for step in range(1, steps + 1):
                 if len(queue) < self.windows:
                     queue += torch.randperm(len(self.tokens), generator=order).tolist()
-                picked, queue = queue[: self.windows], queue[self.windows :]
+                picked = queue[: self.windows]
+                queue = queue[self.windows :]
                 self._run_step(adam, picked)
                 yield step / steps
 
@@ -102,7 +106,8 @@ def compute_gradient(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def load_compressed_model(feed: BlockLoader, stage: Staging) -> None:
     """Load all tensors into the empty model: the blocks' from the written shards, the others from the source."""
-    draft, model = feed.draft, feed.draft.model
+    draft = feed.draft
+    model = feed.draft.model
     for plan in draft.plan.sites:
         if plan.form != "dense":
             replace_module(

@@ -84,7 +84,8 @@ def predict_duration(
 
 def _estimate_compression(spec: PlanSpec, sites: list[Layer], speeds: MachineSpeeds) -> float:
     """Seconds to compress one block."""
-    method, tokens = METHODS[spec.method], spec.calibration.samples * spec.calibration.length
+    method = METHODS[spec.method]
+    tokens = spec.calibration.samples * spec.calibration.length
     anchored = method.anchor > 0
     forwards = ANCHORED_FORWARDS if anchored else FORWARDS
     seconds = forwards * _estimate_forward(sites, tokens, spec.calibration.length, speeds)
@@ -99,7 +100,8 @@ def _estimate_compression(spec: PlanSpec, sites: list[Layer], speeds: MachineSpe
 
 def _estimate_measurement(spec: PlanSpec, sites: list[Layer], speeds: MachineSpeeds) -> float:
     """Seconds of the allocation rule's measurements on one block, before the compression."""
-    rule, length = BUDGETS[spec.rule], spec.calibration.length
+    rule = BUDGETS[spec.rule]
+    length = spec.calibration.length
     if rule.needs != "inputs":
         return 0.0
     tokens = length * min(spec.calibration.samples, rule.samples or spec.calibration.samples)
@@ -107,7 +109,8 @@ def _estimate_measurement(spec: PlanSpec, sites: list[Layer], speeds: MachineSpe
     if rule.by:
         few = min(tokens, rule.batch_tokens or BATCH_TOKENS)
         again = AGAIN * len(sites) * _estimate_forward(sites, few, length, speeds)
-        cost, times = COSTS[rule.by(spec), "fast"], 1 if spec.rule == "sensitivity" else 1 + len(DENSITIES)
+        cost = COSTS[rule.by(spec), "fast"]
+        times = 1 if spec.rule == "sensitivity" else 1 + len(DENSITIES)
         seconds += again + times * sum(cost.estimate_seconds(site.rows, site.columns, speeds) for site in sites)
     return seconds
 

@@ -19,7 +19,8 @@ class TrainableLayer(nn.Module):
     def __init__(self, form: PackedWeight, bias: Tensor | None) -> None:
         super().__init__()
         sparse, factors = _split_packed(form)
-        self.dtype, self.values = form.dtype, get_value_type(form)
+        self.dtype = form.dtype
+        self.values = get_value_type(form)
         self.bias = bias
         self.places: Tensor | None = None
         self.sparse: nn.Parameter | None = None
@@ -46,7 +47,10 @@ class TrainableLayer(nn.Module):
     @torch.no_grad()
     def to_packed(self) -> PackedWeight:
         """Pack the trained values into the original format and dtype."""
-        left, right, numbers, places = self.left, self.right, self.sparse, self.places
+        left = self.left
+        right = self.right
+        numbers = self.sparse
+        places = self.places
         factors = None if left is None or right is None else LowRank(left.to(self.dtype), right.to(self.dtype))
         sparse = None if numbers is None or places is None else Sparse.pack(numbers.to(self.dtype), places)
         learnt = SparseLowRank(sparse, factors) if sparse and factors else sparse or factors
@@ -90,7 +94,9 @@ class Adam:
     """
 
     def __init__(self, values: list[nn.Parameter], rate: float, steps: int) -> None:
-        self.rate, self.steps, self.done = rate, steps, 0
+        self.rate = rate
+        self.steps = steps
+        self.done = 0
         self.inner = torch.optim.Adam(
             [{"params": [value], "size": _compute_rms(value)} for value in values], fused=True
         )

@@ -17,7 +17,8 @@ OUTLIER = 5.0  # an outlier feature has a norm above this many times the mean no
 
 def stream_input_stats(draft: PreparedPlan, tokens: Tensor) -> Iterator[Event | LayerInputStats]:
     """Yield events, and after each block the statistics of its layers. tokens [samples, length]."""
-    feed, model = BlockLoader(draft), draft.model
+    feed = BlockLoader(draft)
+    model = draft.model
     walk = feed.start(tokens)
     clock = BlockClock(draft.anatomy.count)
     yield Stage(name="measure", detail=f"{draft.anatomy.count} blocks, {tokens.shape[0]} x {tokens.shape[1]} tokens")
@@ -40,7 +41,10 @@ class _InputStatsHook:
     """Sums over the inputs of one layer."""
 
     def __init__(self, columns: int) -> None:
-        self.columns, self.tokens, self.total, self.largest = columns, 0, 0.0, 0.0
+        self.columns = columns
+        self.tokens = 0
+        self.total = 0.0
+        self.largest = 0.0
         self.squares = torch.zeros(columns, dtype=torch.float64)
 
     def update(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:

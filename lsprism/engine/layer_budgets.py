@@ -5,7 +5,8 @@ from collections.abc import Generator
 from torch import Tensor
 
 from lsprism.allocation.allocate import allocate
-from lsprism.artifact.target import BUDGETS, check_recipe, load_budgets, restore_steps
+from lsprism.artifact.recipe import Recipe
+from lsprism.artifact.target import check_recipe, load_budgets, restore_steps
 from lsprism.engine.plan import PreparedPlan, apply_budgets
 from lsprism.engine.sensitivity_pass import measure_sensitivity
 from lsprism.events import Event
@@ -13,9 +14,9 @@ from lsprism.specs import CompressSpec
 
 
 def resolve_budgets(
-    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: dict
+    spec: CompressSpec, draft: PreparedPlan, tokens: Tensor, recipe: Recipe
 ) -> Generator[Event, None, PreparedPlan]:
-    """Return the draft with the layer budgets of its allocation rule, which are also written to `recipe`.
+    """Return the draft with the layer budgets of its allocation rule, which are also set in `recipe`.
 
     A resumed run uses the budgets that it started with. tokens [samples, length].
     """
@@ -25,5 +26,5 @@ def resolve_budgets(
     if budgets is None:
         traits = yield from measure_sensitivity(spec, draft, tokens)
         budgets = allocate(spec, draft.anatomy.sites, traits)
-    recipe[BUDGETS] = {name: [budget.kept, budget.rank] for name, budget in budgets.items()}
+    recipe.set_budgets(budgets)
     return apply_budgets(draft, spec, budgets)

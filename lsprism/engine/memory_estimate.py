@@ -30,7 +30,8 @@ def estimate(
 
     Checked against the peak of real runs, see tests/bench.
     """
-    config, size = model.config.get_text_config(), model.dtype.itemsize
+    config = model.config.get_text_config()
+    size = model.dtype.itemsize
     tokens = spec.calibration.samples * spec.calibration.length
     batch = min(tokens, max(BATCH_TOKENS, spec.calibration.length))
     sites = anatomy.get_block_layers(0)
@@ -47,14 +48,20 @@ def estimate(
     anchors = METHODS[spec.method].anchor > 0
     beside = anchors or spec.reconstructs or spec.heals  # the dense model runs alongside
     of_block = 4 * sum({site.columns**2 for site in sites})  # the Gram matrices of a block
+    of_stats = 0
+    if gram:
+        of_stats = 8 * widest**2 if anchors else of_block
+    copies = 2 if beside else 1  # of the hidden states
+    if anchors:
+        copies = 4
     look = BUDGETS[spec.rule].by
     of_look = of_block if look and METHODS[look(spec)].needs_gram else 0
     return MemoryEstimate(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _estimate_text(spec, model),
         outside=sum(outside),
-        hidden_states=(4 if anchors else 2 if beside else 1) * tokens * config.hidden_size * size,
+        hidden_states=copies * tokens * config.hidden_size * size,
         block=(3 if beside else 2) * sum(site.parameters for site in sites) * size,
-        statistics=max((8 * widest**2 if anchors else of_block) if gram else 0, of_look),
+        statistics=max(of_stats, of_look),
         workspace=max(activations, matrices, _estimate_reconstruction(spec, sites, size) if spec.reconstructs else 0),
         healing=_estimate_healing(spec, model, anatomy) if spec.heals else 0,
         embeddings=embedding_of(model).numel() * size,
@@ -69,7 +76,9 @@ def _estimate_reconstruction(spec: PlanSpec, sites: list[Layer], size: int) -> i
 
 def _estimate_healing(spec: PlanSpec, model: PreTrainedModel, anatomy: ModelStructure) -> int:
     """Bytes of distillation: the whole model, all layers in training, all block inputs and one window's logits."""
-    config, length, size = model.config.get_text_config(), spec.calibration.length, model.dtype.itemsize
+    config = model.config.get_text_config()
+    length = spec.calibration.length
+    size = model.dtype.itemsize
     logits = 6 * 4 * length * config.vocab_size
     lesson = _estimate_reconstruction(spec, anatomy.get_block_layers(0), size)
     inputs = anatomy.count * length * config.hidden_size * size
@@ -124,7 +133,10 @@ def trim_heap() -> None:
 
 
 _GLIBC = platform.libc_ver()[0] == "glibc"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+# malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def prepare_plan(spec: PlanSpec, source: ModelSource) -> PreparedPlan:
     Raises SourceError for an unsupported model structure.
     """
     limit_heap()
-    device, dtype = select_device(spec.device), select_dtype(spec.dtype, source)
+    device = select_device(spec.device)
+    dtype = select_dtype(spec.dtype, source)
     model = build_meta_model(source.folder, dtype)
     if not source.config_only:
         WeightFiles(source.folder, model)  # raises if the headers of the files do not match the model
@@ -71,7 +72,8 @@ def prepare_checked_plan(spec: PlanSpec, source: ModelSource) -> PreparedPlan:
     """As `prepare_plan`, with a note if the windows exceed the model's context; SpecError if the model cannot read
     them."""
     drafted = prepare_plan(spec, source)
-    length, limit = spec.calibration.length, get_context_length(drafted.model)
+    length = spec.calibration.length
+    limit = get_context_length(drafted.model)
     if limit is None or length <= limit:
         return drafted
     if has_position_table(drafted.model):
@@ -147,13 +149,17 @@ def _make_layer_plan(site: Layer, budget: LayerBudget, spec: PlanSpec, dtype: to
         form = "sparse"
     dense_bytes = site.parameters * dtype.itemsize
     stored = count_packed_bytes(form, (site.rows, site.columns), budget, dtype.itemsize, spec.values)
-    values, note = spec.values, ""
+    values = spec.values
+    note = ""
     if budget.kept >= site.parameters:  # low-rank factors with as many parameters would still be lossy
         note = "stays dense: the budget covers all parameters"
     elif stored >= dense_bytes:
         note = f"stays dense: compressed it would take {stored:,} bytes instead of {dense_bytes:,}"
     if note:
-        form, stored, budget, values = "dense", dense_bytes, LayerBudget(kept=site.parameters), "float"
+        form = "dense"
+        stored = dense_bytes
+        budget = LayerBudget(kept=site.parameters)
+        values = "float"
     elif budget.kept == 0:
         note = f"keeps no weights at sparsity {spec.sparsity:g}"
     return LayerPlan(

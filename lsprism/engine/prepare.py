@@ -1,20 +1,24 @@
 """Everything before the first block: checks, download, plan, calibration tokens, recipe and layer budgets."""
 
+import hashlib
+import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 
+import lsprism
 from lsprism.artifact.manifest import read_recipe
-from lsprism.artifact.target import check_target, count_partial_bytes, restore_bos
+from lsprism.artifact.recipe import BASE_PATH, Recipe
+from lsprism.artifact.target import check_target, count_partial_bytes, load_compute_dtype, restore_bos
 from lsprism.calibration.corpus import Corpus, is_file_name, read_text
 from lsprism.calibration.sample import sample_windows
 from lsprism.engine.layer_budgets import resolve_budgets
 from lsprism.engine.plan import PreparedPlan, prepare_checked_plan
-from lsprism.engine.recipe import make_recipe, restore_compute_dtype
-from lsprism.engine.run import PreparedRun
+from lsprism.engine.run import PreparedRun, compute_batch_tokens
 from lsprism.errors import ResourceError, SourceError
 from lsprism.events import Event, Notice, Stage
 from lsprism.extras import check_extra
@@ -22,9 +26,39 @@ from lsprism.machine import get_free_memory
 from lsprism.models.load import select_device
 from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
-from lsprism.paths import find_existing, get_sibling
+from lsprism.paths import expand, find_existing, get_sibling
 from lsprism.reports import LayerPlan, ModelSource, Plan
 from lsprism.specs import CompressSpec, PlanSpec
+
+
+def make_recipe(spec: CompressSpec, plan: PreparedPlan, tokens: Tensor) -> Recipe:
+    """The same recipe gives the same bytes. tokens [samples, length]."""
+    asked = spec.model_dump(mode="json", exclude={"save_path", "resume", "force"})
+    source = plan.plan.source
+    entries = {
+        **asked,
+        "allocation": spec.rule,
+        "device": plan.device.type,
+        "dtype": plan.plan.dtype,
+        "compute_dtype": plan.plan.compute_dtype,
+        "base_model": source.base_model,
+        BASE_PATH: os.path.abspath(expand(spec.model_id)) if source.kind in ("folder", "gguf") else "",
+        "revision": source.revision,
+        "calibration_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+        "batch_tokens": compute_batch_tokens(spec),
+        "lsprism": lsprism.__version__,
+    }
+    return Recipe(entries)
+
+
+def restore_compute_dtype(spec: CompressSpec, plan: PreparedPlan) -> tuple[PreparedPlan, str]:
+    """A resumed run computes as it began, which decides the bytes; and a notice where that is slower here."""
+    known = load_compute_dtype(spec.save_path) if spec.resume and spec.compute_dtype == "auto" else None
+    fastest = plan.plan.compute_dtype
+    if known is None or known == fastest:
+        return plan, ""
+    notice = f"Products are computed in {known}, as before the run was stopped; {fastest} is faster here."
+    return prepare_checked_plan(spec.model_copy(update={"compute_dtype": known}), plan.plan.source), notice
 
 
 def add_tokenizer_note(plan: Plan) -> Plan:
@@ -68,7 +102,8 @@ def resolve_uncompressed(spec: PlanSpec, *, need_weights: bool = True) -> ModelS
     source = resolve(spec.model_id, spec.revision, need_weights=need_weights)
     if source.kind != "artifact":
         return source
-    base = read_recipe(source.folder).get("base_model", "")
+    recipe = read_recipe(source.folder)
+    base = recipe.base_model if recipe else ""
     raise SourceError(
         f"{source.model_id} is already compressed and cannot be compressed again.",
         f"Give its base model{f', {base},' if base else ''} instead.",

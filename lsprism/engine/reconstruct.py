@@ -28,7 +28,8 @@ class BlockReconstruction:
     """One block with its inputs and its target outputs, both [samples, length, width] per batch."""
 
     def __init__(self, block: nn.Module, walk: BlockwiseForward, index: int) -> None:
-        self.block, self.device = block, walk.device
+        self.block = block
+        self.device = walk.device
         self.batches = list(zip(walk.hidden, walk.calls[index], walk.dense, strict=True))
 
     def compute_loss(self, hidden: Tensor, call: BlockCall, wanted: Tensor) -> Tensor:
@@ -44,11 +45,13 @@ class BlockReconstruction:
 
     def train(self, steps: int, seed: int) -> Iterator[float]:
         """Train for at most `steps` steps and yield the fraction done after each. Deterministic for a given seed."""
-        watched, others = len(self.batches) - 1, max(1, len(self.batches) - 1)
+        watched = len(self.batches) - 1
+        others = max(1, len(self.batches) - 1)
         order = torch.Generator().manual_seed(seed)
         queue: list[int] = []
         with make_trainable(self.block) as values:
-            adam, best = Adam(values, RATE, steps), _BestWeights(values, self._measure_loss(watched))
+            adam = Adam(values, RATE, steps)
+            best = _BestWeights(values, self._measure_loss(watched))
             for step in range(1, steps + 1):
                 queue = queue or torch.randperm(others, generator=order).tolist()
                 self._run_step(adam, queue.pop())
@@ -72,7 +75,9 @@ class _BestWeights:
     """The values with the lowest validation loss so far."""
 
     def __init__(self, values: list[nn.Parameter], loss: float) -> None:
-        self.values, self.loss, self.missed = values, loss, 0
+        self.values = values
+        self.loss = loss
+        self.missed = 0
         self.kept = [value.detach().clone() for value in values]
 
     @torch.no_grad()
@@ -80,7 +85,8 @@ class _BestWeights:
         if not loss < self.loss:  # also true for NaN
             self.missed += 1
             return
-        self.loss, self.missed = loss, 0
+        self.loss = loss
+        self.missed = 0
         for kept, value in zip(self.kept, self.values, strict=True):
             kept.copy_(value)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lsprism.artifact.publish import write_artifact
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.shards import is_whole, write_shard
 from lsprism.artifact.staging import Checkpoint, Staging, open_staging
 from lsprism.artifact.target import load_finished_report, restore_steps
@@ -39,7 +40,7 @@ class PreparedRun:
     draft: PreparedPlan
     tokens: Tensor
     text: str
-    recipe: dict
+    recipe: Recipe
     started: float
 
 
@@ -52,7 +53,7 @@ def run(prepared: PreparedRun) -> Iterator[Event]:
     spec = prepared.spec
     draft = prepared.draft
     tokens = prepared.tokens
-    recipe = restore_steps(spec.save_path, prepared.recipe) if spec.resume else dict(prepared.recipe)
+    recipe = restore_steps(spec.save_path, prepared.recipe) if spec.resume else prepared.recipe.copy()
     if spec.resume and (report := load_finished_report(spec.save_path, recipe, force=spec.force)):
         yield Notice(text=f"{spec.save_path} is already complete.")
         yield Finished(report=report)
@@ -124,7 +125,7 @@ def _check_checkpoint(
 class _ModelCompressor:
     """Compresses the model's blocks one at a time: load, collect statistics, compress, write."""
 
-    def __init__(self, spec: CompressSpec, draft: PreparedPlan, stage: Staging, recipe: dict) -> None:
+    def __init__(self, spec: CompressSpec, draft: PreparedPlan, stage: Staging, recipe: Recipe) -> None:
         self.spec = spec
         self.draft = draft
         self.stage = stage

@@ -37,7 +37,8 @@ def measure_sensitivity(
     """
     if BUDGETS[spec.rule].learns is None:
         return []
-    place, count = _open_cache(spec, draft), len(draft.anatomy.sites)
+    place = _open_cache(spec, draft)
+    count = len(draft.anatomy.sites)
     found = _match_prefix(place.read(), draft)
     if len(found) == count:
         yield Notice(text=f"Using cached layer measurements ({spec.rule}).")
@@ -65,7 +66,8 @@ def _match_prefix(found: list[LayerSensitivity], draft: PreparedPlan) -> list[La
 
 
 def _open_cache(spec: PlanSpec, draft: PreparedPlan) -> SensitivityCache:
-    rule, name = BUDGETS[spec.rule], CACHED_AS.get(spec.rule, spec.rule)
+    rule = BUDGETS[spec.rule]
+    name = CACHED_AS.get(spec.rule, spec.rule)
     settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
         method = rule.by(spec)
@@ -78,8 +80,10 @@ def _run_pass(
     spec: PlanSpec, draft: PreparedPlan, tokens: Tensor, known_sites: int
 ) -> Iterator[Event | list[LayerSensitivity]]:
     """Yield events, and a list with the measurements of each block's layers. Skips the first `known_sites` layers."""
-    rule, feed = BUDGETS[spec.rule], BlockLoader(draft)
-    clock, tokens = _make_clock(draft), tokens[: rule.samples]
+    rule = BUDGETS[spec.rule]
+    feed = BlockLoader(draft)
+    clock = _make_clock(draft)
+    tokens = tokens[: rule.samples]
     inputs = rule.needs == "inputs"
     detail = f", {tokens.shape[0]} x {tokens.shape[1]} tokens" if inputs else ""
     yield Stage(name="measure", detail=f"for the allocation ({spec.rule}): {draft.anatomy.count} blocks{detail}")
@@ -101,7 +105,8 @@ def _run_pass(
 
 def _make_clock(draft: PreparedPlan) -> BlockClock:
     """A clock whose remaining time includes the compression that follows."""
-    count, duration = draft.anatomy.count, draft.plan.duration
+    count = draft.anatomy.count
+    duration = draft.plan.duration
     if duration is None:
         return BlockClock(count)
     return BlockClock(count, predicted=duration.sensitivity / count, after=duration.blocks)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from lsprism.artifact.recipe import Recipe, TrainingKind
 from lsprism.artifact.staging import Staging
 
 TIMED = 3  # steps to time; the fastest counts, because the first one allocates memory
@@ -11,20 +12,23 @@ TIMED = 3  # steps to time; the fastest counts, because the first one allocates 
 class StepBudget:
     """The step count of one kind of training, such as 'heal' for --heal-minutes and --heal-steps."""
 
-    def __init__(self, kind: str, recipe: dict, stage: Staging) -> None:
-        self.kind, self.recipe, self.stage = kind, recipe, stage
+    def __init__(self, kind: TrainingKind, recipe: Recipe, stage: Staging) -> None:
+        self.kind = kind
+        self.recipe = recipe
+        self.stage = stage
 
     def resolve_steps(self, try_one: Callable[[], None], units: int = 1) -> int:
         """The steps that the options ask for, else as many as the minutes allow for each of `units`; at least 1.
 
         `try_one` does the work of one step without changing anything.
         """
-        name = f"{self.kind}_steps"
-        if not self.recipe[name]:
-            seconds = 60 * self.recipe[f"{self.kind}_minutes"]
-            self.recipe[name] = max(1, int(seconds / units / _measure_step(try_one)))
-            self.stage.store_recipe(self.recipe)
-        return self.recipe[name]
+        if steps := self.recipe.get_steps(self.kind):
+            return steps
+        seconds = 60 * (self.recipe.get_minutes(self.kind) or 0)
+        steps = max(1, int(seconds / units / _measure_step(try_one)))
+        self.recipe.set_steps(self.kind, steps)
+        self.stage.store_recipe(self.recipe)
+        return steps
 
 
 def _measure_step(try_one: Callable[[], None]) -> float:

@@ -141,13 +141,14 @@ def _read_notes(source: ModelSource) -> dict:
     """Report of an artifact; empty if there is none."""
     if source.kind != "artifact":
         return {}
-    recipe, report = read_recipe(source.folder), source.folder / REPORT
+    recipe = read_recipe(source.folder)
+    report = source.folder / REPORT
     modules = read_config(source.folder).get("quantization_config", {}).get("modules", {})
     text = read_known(report, ReportShape).get("calibration", "")
     return {
-        "method": recipe.get("method", ""),
-        "sparsity": recipe.get("sparsity"),
-        "base_model": recipe.get("base_model", source.base_model),
+        "method": recipe.method if recipe else "",
+        "sparsity": recipe.sparsity if recipe else None,
+        "base_model": recipe.base_model if recipe else source.base_model,
         "calibration": text,
         "packed_layers": len(modules),
     }

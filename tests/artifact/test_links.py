@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from lsprism.artifact import staging as staging_room
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.staging import open_staging
 from lsprism.artifact.target import check_target
 from lsprism.errors import DiskError, TargetError
 
-RECIPE = {"sparsity": 0.5}
+RECIPE = Recipe({"sparsity": 0.5})
 
 
 def publish(target: Path, content: str, *, force: bool = False) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lsprism.artifact.manifest import MANIFEST, RECIPE, verify, write_json
+from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.staging import STREAM, Checkpoint, Staging, open_staging
 from lsprism.artifact.target import (
     check_target,
@@ -26,7 +27,7 @@ LAYER = LayerReport(
 
 
 def begun(target, recipe=RECIPE_A, **how):
-    return open_staging(target, recipe, **{"resume": False, "force": False, **how})
+    return open_staging(target, Recipe(recipe), **{"resume": False, "force": False, **how})
 
 
 def publish(target, content: str = "first", **how) -> None:
@@ -194,7 +195,7 @@ def test_a_malformed_recipe_counts_as_different(tmp_path):
 )
 def test_settings_that_differ_are_named_as_options(tmp_path, now, expected):
     write_json(tmp_path / RECIPE, RECIPE_A)
-    assert find_recipe_differences(tmp_path, now) == expected
+    assert find_recipe_differences(tmp_path, Recipe(now)) == expected
 
 
 def test_a_target_below_a_file_or_a_read_only_folder_is_an_error(tmp_path, monkeypatch):
@@ -258,14 +259,14 @@ def test_a_finished_report_has_the_current_path(tmp_path):
         device="cpu",
         dtype="bfloat16",
     )
-    assert load_finished_report(tmp_path / "out", RECIPE_A, force=False) is None
+    assert load_finished_report(tmp_path / "out", Recipe(RECIPE_A), force=False) is None
     with begun(tmp_path / "out") as stage:
         write_json(stage.folder / "lsprism/report.json", report)
         stage.publish()
     assert (tmp_path / "out" / MANIFEST).is_file()
     moved = (tmp_path / "out").rename(tmp_path / "moved")
-    assert load_finished_report(moved, RECIPE_A, force=False) == report.model_copy(update={"save_path": moved})
-    other = {**RECIPE_A, "sparsity": 0.3}
+    assert load_finished_report(moved, Recipe(RECIPE_A), force=False) == report.model_copy(update={"save_path": moved})
+    other = Recipe({**RECIPE_A, "sparsity": 0.3})
     with pytest.raises(TargetError, match="made with different settings: sparsity 0.5, not 0.3"):
         load_finished_report(moved, other, force=False)
     assert load_finished_report(moved, other, force=True) is None

@@ -156,7 +156,7 @@ def test_a_compression_reads_bos_in_every_window_and_its_recipe_says_so(folder, 
     for bos in ("each", "first"):
         calibration = {"source": str(text_file), "samples": 6, "length": 16, "bos": bos}
         api.compress(folder, tmp_path / bos, method="wanda", calibration=calibration)
-        assert read_recipe(tmp_path / bos)["calibration"]["bos"] == bos
+        assert read_recipe(tmp_path / bos).entries["calibration"]["bos"] == bos
     assert begin_once(seen[0].tolist()) and not begin_once(seen[1].tolist())
 
 
@@ -165,7 +165,7 @@ def test_a_tokenizer_that_adds_nothing_reads_the_same_either_way(tiny_folder, te
     for bos in ("each", "first"):
         calibration = {"source": str(text_file), "samples": 4, "length": 16, "bos": bos}
         api.compress(tiny_folder, tmp_path / bos, method="wanda", calibration=calibration)
-        recipes.append(read_recipe(tmp_path / bos)["calibration_sha256"])
+        recipes.append(read_recipe(tmp_path / bos).entries["calibration_sha256"])
     assert recipes[0] == recipes[1]
 
 
@@ -188,7 +188,7 @@ def test_a_run_of_an_older_version_keeps_its_bos_placement(old_run, folder, text
     asked = old_run.model_dump() | {"resume": True, "calibration": old_run.calibration.model_dump(exclude={"bos"})}
     events = list(api.stream_compress(validate(CompressSpec, **asked)))
     assert [event.block for event in events if isinstance(event, BlockDone)] == [2]
-    assert read_recipe(old_run.save_path)["calibration"].get("bos", "first") == "first"
+    assert read_recipe(old_run.save_path).bos == "first"
 
 
 def test_resuming_with_another_bos_placement_is_an_error(old_run):
