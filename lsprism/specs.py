@@ -282,7 +282,7 @@ def validate(kind: type[R], **fields: object) -> R:
 
 
 def _any_of(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _format_error(error: ValidationError) -> str:

@@ -105,6 +105,7 @@ def _plan(
     parameters = count_parameters(model)
     memory = estimate(spec, model, anatomy, [count_tensor_bytes(layout) for layout in outside], compute)
     stored = sum(compute_file_bytes(layout) for layout in outside + blocks)
+    predictable = device.type == "cpu" and can_predict(spec)
     plan = Plan(
         source=source,
         method=spec.method,
@@ -121,9 +122,7 @@ def _plan(
         resident_bytes=sum(count_tensor_bytes(layout) for layout in outside + blocks) + _count_computed_bytes(model),
         dense_stored_bytes=stored + sum(p.dense_bytes - p.stored_bytes for p in sites),
         memory=memory,
-        duration=predict_duration(spec, model, anatomy, compute)
-        if device.type == "cpu" and can_predict(spec)
-        else None,
+        duration=predict_duration(spec, model, anatomy, compute) if predictable else None,
         disk_bytes=(2 if spec.heals else 1) * stored + memory.hidden_states * 2,
         untied=bool(find_untied_names(model)) and not get_tied_names(model),
         dropped=(dropped := list_dropped_parts(source.folder, model)),
