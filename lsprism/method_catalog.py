@@ -5,19 +5,17 @@ a method by an entry point of the group `lsprism.methods` that names a class wit
 without loading it.
 """
 
-import ast
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from lsprism.errors import SpecError
+from lsprism.extensions import check_name, find_entry_points, load_entry_point, read_declarations
 
 GROUP = "lsprism.methods"
 FOLDER = Path(__file__).parent / "methods"
-DECLARATION = re.compile(r"^INFO = (MethodInfo\(.*?^\))", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,7 @@ class MethodInfo:
 @cache
 def list_built_in() -> dict[str, tuple[MethodInfo, str]]:
     """Name -> declaration and module of every method of this package."""
-    found = []
-    for path in FOLDER.glob("*.py"):
-        declaration = DECLARATION.search(path.read_text(encoding="utf-8"))
-        if declaration:
-            call = ast.parse(declaration[1], mode="eval").body
-            assert isinstance(call, ast.Call)
-            values = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-            found.append((MethodInfo(**values), f"lsprism.methods.{path.stem}"))
+    found = read_declarations(FOLDER, MethodInfo)
     return {info.name: (info, module) for info, module in sorted(found, key=lambda pair: pair[0].position)}
 
 
@@ -67,11 +58,7 @@ def list_method_summaries() -> dict[str, str]:
 
 def check_method_name(name: str) -> str:
     """`name`; ValueError if no method has it."""
-    names = list_method_names()
-    if name in names:
-        return name
-    *others, last = map(repr, names)
-    raise ValueError(f"input should be {', '.join(others)} or {last}")
+    return check_name(name, list_method_names())
 
 
 def get_method_info(name: str) -> MethodInfo:
@@ -84,10 +71,7 @@ def get_method_info(name: str) -> MethodInfo:
 def load_added(name: str) -> tuple[MethodInfo, type]:
     """Declaration and class of a method of another package. SpecError if it cannot be loaded."""
     point = find_added()[name]
-    try:
-        method = point.load()
-    except Exception as error:
-        raise SpecError(f"The method {name} cannot be loaded: {error}.", f"Check {point.value}.") from error
+    method = load_entry_point(point, "method")
     info = getattr(method, "info", None)
     if not isinstance(info, MethodInfo) or info.name != name:
         raise SpecError(f"{point.value} is not a method named {name}.", "Declare it with a MethodInfo of this name.")
@@ -95,7 +79,5 @@ def load_added(name: str) -> tuple[MethodInfo, type]:
 
 
 def find_added() -> dict[str, EntryPoint]:
-    """The entry points of other packages, without names that are taken or cannot be part of a file name."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    known = list_built_in()
-    return {name: p for name, p in found.items() if name not in known and re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)}
+    """The methods of other packages."""
+    return find_entry_points(GROUP, list_built_in())

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from lsprism.errors import SpecError
+from lsprism.extensions import check_name, find_entry_points, load_entry_point
 
 GROUP = "lsprism.metrics"
 
@@ -124,10 +125,7 @@ def list_added_names() -> list[str]:
 
 def check_metric_name(name: str) -> str:
     """`name`; ValueError if no metric has it."""
-    if name in BUILT_IN or name in _find_added():
-        return name
-    *names, last = (repr(known) for known in (*BUILT_IN, *list_added_names()))
-    raise ValueError(f"input should be {', '.join(names)} or {last}")
+    return check_name(name, [*BUILT_IN, *list_added_names()])
 
 
 def get_metric(name: str) -> Metric:
@@ -135,10 +133,7 @@ def get_metric(name: str) -> Metric:
     if name in BUILT_IN:
         return BUILT_IN[name]
     point = _find_added()[name]
-    try:
-        metric = point.load()
-    except Exception as error:
-        raise SpecError(f"The metric {name} cannot be loaded: {error}.", f"Check {point.value}.") from error
+    metric = load_entry_point(point, "metric")
     if not isinstance(metric, Metric) or metric.name != name or metric.measure is None:
         raise SpecError(f"{point.value} is not a metric named {name}.", "Declare it as a Metric with this name.")
     taken = {column.key for column in COLUMNS} & {column.key for column in metric.columns}
@@ -158,6 +153,5 @@ def list_summaries() -> dict[str, str]:
 
 
 def _find_added() -> dict[str, EntryPoint]:
-    """The entry points of other packages; names that cannot be part of a list or a file name are left out."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    return {name: p for name, p in found.items() if name not in BUILT_IN and re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)}
+    """The metrics of other packages."""
+    return find_entry_points(GROUP, BUILT_IN)

@@ -10,7 +10,6 @@ from typing import TypedDict
 
 from lsprism.reports import ValuesName
 from lsprism.specs import (
-    AllocationName,
     BosName,
     CalibrationSpec,
     DtypeName,
@@ -42,7 +41,7 @@ class PlanSettings(TypedDict, total=False):
     sparsity: float
     pattern: PatternName
     rank_share: float
-    allocation: AllocationName
+    allocation: str
     values: ValuesName
     effort: EffortName
     reconstruct_minutes: float
@@ -123,7 +122,7 @@ class SweepSettings(TypedDict, total=False):
     sparsities: Sequence[float] | str
     method: str
     rank_share: float
-    allocation: AllocationName
+    allocation: str
     values: ValuesName
     calibration: CalibrationSettings | CalibrationSpec
     measuring: MeasureSettings | MeasureSpec

@@ -16,10 +16,11 @@ from lsprism.metric_declarations import BUILT_IN, USUAL, check_metric_name
 from lsprism.old_names import rename_fields
 from lsprism.paths import expand
 from lsprism.reports import ValuesName
+from lsprism.rule_catalog import check_rule_name
 
 MethodName = Annotated[str, AfterValidator(check_method_name)]  # also methods of other packages
 PatternName = Literal["unstructured", "2:4", "4:8"]
-AllocationName = Literal["auto", "uniform", "owl", "atp", "spectrum", "kmif", "sensitivity", "error-curves"]
+AllocationName = Annotated[str, AfterValidator(check_rule_name)]  # also rules of other packages
 EffortName = Literal["fast", "best"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 BosName = Literal["each", "first"]

@@ -4,13 +4,12 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports metric_results machine units | metric_declarations method_catalog |
-            json_files evaluation_reports paths | specs
+FLOORS = """old_names | errors reports metric_results machine units | extensions |
+            metric_declarations method_catalog rule_catalog | json_files evaluation_reports paths | specs
             events extras arguments | charts settings | packed | methods | allocation | models |
             generation | calibration | artifact | engine evaluation | api hf runs | evaluation_api chat
             | commands | ui | cli"""
@@ -117,13 +116,13 @@ def test_light_modules_do_not_import_torch(module: str):
 
 
 def test_specs_list_all_methods_and_allocation_rules():
-    from lsprism.allocation import BUDGETS
+    from lsprism.allocation import RULES
     from lsprism.method_catalog import list_method_names
     from lsprism.methods import METHODS
-    from lsprism.specs import AllocationName
+    from lsprism.rule_catalog import list_rule_names
 
     assert list(METHODS) == list_method_names()
-    assert {"auto", *BUDGETS} == set(get_args(AllocationName))
+    assert list(RULES) == list_rule_names()
 
 
 def test_the_map_names_every_part_of_the_package_in_the_order_of_imports():

@@ -59,7 +59,7 @@ def test_paths_in_backticks_exist(path):
 def test_names_in_contributing_exist():
     names = re.findall(r"`([A-Z][A-Z_]{3,}|(?:[A-Z][a-z]+)+)`", prose(ROOT / ".github/CONTRIBUTING.md"))
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "lsprism").rglob("*.py"))
-    assert len(names) >= 5 and not [name for name in names if not re.search(rf"^(?:class )?{name}\b", sources, re.M)]
+    assert len(names) >= 4 and not [name for name in names if not re.search(rf"^(?:class )?{name}\b", sources, re.M)]
 
 
 def test_every_benchmark_is_listed():

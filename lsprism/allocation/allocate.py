@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.allocation.normalize import LayerAllocation, compute_total_kept
 from lsprism.allocation.packed_sizes import compute_break_even_rank, split
 from lsprism.methods import METHODS
@@ -18,7 +18,7 @@ def allocate(
     Uniform if the measurements that the rule needs are missing. All rules keep the same total, up to the rounding of an
     N:M pattern or of one rank.
     """
-    rule = BUDGETS[spec.rule] if traits or BUDGETS[spec.rule].needs == "nothing" else BUDGETS["uniform"]
+    rule = RULES[spec.rule] if traits or RULES[spec.rule].needs == "nothing" else RULES["uniform"]
     density = 1 - spec.sparsity
     shares = rule.shares(sites, density, traits or [])
     if METHODS[spec.method].form == "low_rank":

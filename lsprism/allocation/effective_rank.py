@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, scale_to_total
+from lsprism.allocation.rule import AllocationRule
 from lsprism.reports import Layer, LayerSensitivity
+from lsprism.rule_catalog import RuleInfo
 
 
 def compute_singular_values(weight: Tensor) -> Tensor:
@@ -40,3 +42,11 @@ def allocate_by_spectrum(
     """Allocate by effective ranks; `traits` are the results of `measure_effective_ranks`."""
     wishes = [seen.effective_rank / min(site.rows, site.columns) for site, seen in zip(sites, traits, strict=True)]
     return scale_to_total(sites, wishes, density)
+
+
+INFO = RuleInfo(
+    name="spectrum",
+    keeps="singular values are spread wider, by their entropy",
+    position=40,
+)
+RULE = AllocationRule(allocate_by_spectrum, "weights", lambda block, _: measure_effective_ranks(block))

@@ -14,7 +14,9 @@ from torch import Tensor
 from lsprism.allocation.effective_rank import compute_singular_values
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, scale_to_total
+from lsprism.allocation.rule import AllocationRule
 from lsprism.reports import Layer, LayerSensitivity
+from lsprism.rule_catalog import RuleInfo
 
 CONTAMINATION = 0.1
 CAP = 0.9  # of the break-even rank
@@ -58,3 +60,11 @@ def allocate_kmif(sites: list[Layer], density: float, traits: list[LayerSensitiv
         for site, seen in zip(sites, traits, strict=True)
     ]
     return scale_to_total(sites, wishes, density)
+
+
+INFO = RuleInfo(
+    name="kmif",
+    keeps="singular values are spread wider, by clustering",
+    position=50,
+)
+RULE = AllocationRule(allocate_kmif, "weights", lambda block, _: measure_dominant_ranks(block))

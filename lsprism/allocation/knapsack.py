@@ -17,10 +17,12 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from lsprism.allocation.error_curves import interpolate_errors
+from lsprism.allocation.error_curves import interpolate_errors, measure_error_curves
 from lsprism.allocation.normalize import LayerAllocation, compute_bounds, compute_total_kept
+from lsprism.allocation.rule import AllocationRule
 from lsprism.allocation.sensitivity import HALF, REACH, resolve_sensitivities
 from lsprism.reports import ErrorPoint, Layer, LayerSensitivity
+from lsprism.rule_catalog import RuleInfo
 
 STEPS = 100  # grid steps of a curve
 
@@ -101,3 +103,11 @@ def _compute_gain(before: HullPoint, after: HullPoint) -> float:
 def _compute_slope(hull: Sequence[HullPoint], at: int) -> float:
     """Negative gain, because heapq pops the smallest item first."""
     return -_compute_gain(hull[at], hull[at + 1])
+
+
+INFO = RuleInfo(
+    name="error-curves",
+    keeps="the total predicted error falls most",
+    position=70,
+)
+RULE = AllocationRule(allocate_by_error_curves, "inputs", measure_error_curves, lambda spec: spec.method)

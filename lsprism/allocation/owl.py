@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, shift_to_total
+from lsprism.allocation.rule import AllocationRule
 from lsprism.methods.wanda import compute_scores
 from lsprism.reports import Layer, LayerSensitivity
+from lsprism.rule_catalog import RuleInfo
 
 M, LAMBDA = 5.0, 0.08
 
@@ -43,3 +45,11 @@ def allocate_owl(sites: list[Layer], density: float, traits: list[LayerSensitivi
     least, spread = min(shares.values()), max(shares.values()) - min(shares.values())
     stretch = 2 * LAMBDA / spread if spread else 0.0
     return shift_to_total(sites, [density + stretch * (shares[site.block] - least) for site in sites], density)
+
+
+INFO = RuleInfo(
+    name="owl",
+    keeps="more outliers are among \\|W\\| · ‖X‖₂",
+    position=20,
+)
+RULE = AllocationRule(allocate_owl, "inputs", lambda block, _: measure_outliers(block))

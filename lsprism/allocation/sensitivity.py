@@ -22,9 +22,11 @@ import torch
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, scale_removed_to_total
 from lsprism.allocation.packed_sizes import split
+from lsprism.allocation.rule import AllocationRule
 from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.reports import Layer, LayerSensitivity
+from lsprism.rule_catalog import RuleInfo
 from lsprism.specs import MethodName, PlanSpec
 
 HALF = 0.5  # density at which sensitivities are measured
@@ -75,3 +77,13 @@ def allocate_by_sensitivity(
     found = resolve_sensitivities(sites, traits)
     wishes = [(site.parameters / harm) ** (1 / (POWER - 1)) for site, harm in zip(sites, found, strict=True)]
     return scale_removed_to_total(sites, wishes, density, REACH)
+
+
+INFO = RuleInfo(
+    name="sensitivity",
+    keeps="compressing the layer alone to 50 % changes its block's output more",
+    position=60,
+)
+RULE = AllocationRule(
+    allocate_by_sensitivity, "inputs", measure_sensitivities, select_proxy_method, samples=8, batch_tokens=1024
+)

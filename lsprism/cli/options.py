@@ -15,6 +15,7 @@ from lsprism.method_catalog import list_method_names
 from lsprism.metric_declarations import list_added_names
 from lsprism.old_names import OPTIONS as OLD_OPTIONS
 from lsprism.paths import expand
+from lsprism.rule_catalog import list_rule_names
 from lsprism.runs.yaml_options import read_options
 from lsprism.specs import Request, validate
 
@@ -117,6 +118,8 @@ def _get_metavar(option: Option) -> str:
     kind = option.field.annotation
     if option.name == "method":
         return "{" + ",".join(list_method_names()) + "}"
+    if option.name == "allocation":
+        return "{" + ",".join(["auto", *list_rule_names()]) + "}"
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
     return "N" if kind in (int, float) else METAVARS.get(option.name, option.name.rpartition("_")[2].upper())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.allocation.error_curves import DENSITIES
 from lsprism.calibration.blockwise import BATCH_TOKENS
 from lsprism.methods import METHODS
@@ -100,7 +100,7 @@ def _estimate_compression(spec: PlanSpec, sites: list[Layer], speeds: MachineSpe
 
 def _estimate_measurement(spec: PlanSpec, sites: list[Layer], speeds: MachineSpeeds) -> float:
     """Seconds of the allocation rule's measurements on one block, before the compression."""
-    rule = BUDGETS[spec.rule]
+    rule = RULES[spec.rule]
     length = spec.calibration.length
     if rule.needs != "inputs":
         return 0.0

@@ -12,7 +12,7 @@ Accuracy on the demo model at sparsity 0.5, relative to the error of the run:
 
 from dataclasses import replace
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.allocation.allocate import allocate
 from lsprism.allocation.error_curves import predict_error
 from lsprism.calibration.sensitivity_cache import SensitivityCache, open_sensitivity_cache
@@ -27,7 +27,7 @@ ALLOCATION_UNKNOWN = "Layer allocation ({}) is computed when the run starts; thi
 def add_predicted_errors(spec: PlanSpec, draft: PreparedPlan) -> Plan:
     """Return the plan with the budgets of its allocation rule and the predicted error of each layer, where known."""
     notes = list(draft.plan.notes)
-    if BUDGETS[spec.rule].learns:
+    if RULES[spec.rule].learns:
         if traits := load_sensitivity(spec, draft):
             draft = _remove_sensitivity(apply_budgets(draft, spec, allocate(spec, draft.anatomy.sites, traits)))
         else:

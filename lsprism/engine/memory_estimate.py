@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.calibration.blockwise import BATCH_TOKENS, LEARNING_TOKENS
 from lsprism.calibration.corpus import is_file_name
 from lsprism.calibration.hub_text import MOST_CHARACTERS
@@ -54,7 +54,7 @@ def estimate(
     copies = 2 if beside else 1  # of the hidden states
     if anchors:
         copies = 4
-    look = BUDGETS[spec.rule].by
+    look = RULES[spec.rule].by
     of_look = of_block if look and METHODS[look(spec)].needs_gram else 0
     return MemoryEstimate(
         fixed=FIXED + TOKENIZER_ENTRY * config.vocab_size + _estimate_text(spec, model),

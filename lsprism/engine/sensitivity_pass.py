@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.calibration.blockwise import BlockwiseForward
 from lsprism.calibration.output_change import BlockOutputChange
@@ -35,7 +35,7 @@ def measure_sensitivity(
 
     tokens [samples, length]. The pass saves its results after each block, so an interrupted pass is resumed.
     """
-    if BUDGETS[spec.rule].learns is None:
+    if RULES[spec.rule].learns is None:
         return []
     place = _open_cache(spec, draft)
     count = len(draft.anatomy.sites)
@@ -66,7 +66,7 @@ def _match_prefix(found: list[LayerSensitivity], draft: PreparedPlan) -> list[La
 
 
 def _open_cache(spec: PlanSpec, draft: PreparedPlan) -> SensitivityCache:
-    rule = BUDGETS[spec.rule]
+    rule = RULES[spec.rule]
     name = CACHED_AS.get(spec.rule, spec.rule)
     settings: dict[str, object] = {"rule": name, "dtype": draft.plan.dtype, "device": draft.device.type}
     if rule.by:
@@ -80,7 +80,7 @@ def _run_pass(
     spec: PlanSpec, draft: PreparedPlan, tokens: Tensor, known_sites: int
 ) -> Iterator[Event | list[LayerSensitivity]]:
     """Yield events, and a list with the measurements of each block's layers. Skips the first `known_sites` layers."""
-    rule = BUDGETS[spec.rule]
+    rule = RULES[spec.rule]
     feed = BlockLoader(draft)
     clock = _make_clock(draft)
     tokens = tokens[: rule.samples]
@@ -116,7 +116,7 @@ def _measure_block(
     spec: PlanSpec, draft: PreparedPlan, walk: BlockwiseForward | None, index: int, block: nn.Module, clock: BlockClock
 ) -> Iterator[Event | list[LayerSensitivity]]:
     """Yield events, then the measurements of one block, whose weights are loaded. Advances `walk` past the block."""
-    rule = BUDGETS[spec.rule]
+    rule = RULES[spec.rule]
     assert rule.learns is not None
     stats: dict[str, InputStats] = {}
     found: list[LayerSensitivity] = []

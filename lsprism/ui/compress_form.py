@@ -9,8 +9,8 @@ import gradio as gr
 from lsprism.errors import SpecError
 from lsprism.method_catalog import get_method_info
 from lsprism.reports import ValuesName
+from lsprism.rule_catalog import list_rule_names
 from lsprism.specs import (
-    AllocationName,
     BosName,
     CalibrationSpec,
     CompressSpec,
@@ -107,7 +107,7 @@ def _build_details(fields: dict[str, Any]) -> None:
             min_width=200, elem_id="source", **texts.SOURCE,
         )  # fmt: skip
         fields["allocation"] = gr.Dropdown(
-            list(get_args(AllocationName)), value="auto", min_width=120, **texts.ALLOCATION,
+            ["auto", *list_rule_names()], value="auto", min_width=120, **texts.ALLOCATION,
         )  # fmt: skip
         fields["values"] = gr.Dropdown(
             list(get_args(ValuesName)), value="float", min_width=120, elem_id="values", **texts.VALUES,

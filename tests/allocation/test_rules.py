@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
 
-from lsprism.allocation import BUDGETS
+from lsprism.allocation import RULES
 from lsprism.allocation.allocate import allocate
 from lsprism.allocation.atp import SPAN, allocate_atp
 from lsprism.allocation.effective_rank import allocate_by_spectrum, compute_effective_rank
@@ -74,7 +74,7 @@ def models(draw) -> tuple[list[Layer], list[LayerSensitivity]]:
     return sites, traits
 
 
-@pytest.mark.parametrize("rule", BUDGETS)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("method", ["wanda", "hybrid", "svd"])
 @settings(max_examples=8, deadline=None)
 @given(models(), densities)
@@ -117,7 +117,7 @@ def test_the_total_is_exact_and_every_layer_is_within_bounds(wishes, density):
 
 def test_missing_measurements_give_uniform():
     sites = [site(0), site(1)]
-    for rule in (name for name, rule in BUDGETS.items() if rule.learns):
+    for rule in (name for name, rule in RULES.items() if rule.learns):
         spec = validate(PlanSpec, model_id="demo", method="wanda", allocation=rule)
         assert {budget.kept for budget in allocate(spec, sites).values()} == {5000}
 
@@ -223,7 +223,7 @@ def test_error_curves_find_the_optimal_allocation():
     parts = zip(sites, traits, divisions, strict=True)
     tried = sum(s.parameters * interpolate_errors(t.curve, part) ** 2 for s, t, part in parts)
     assert loss(sites, traits, shares) <= tried.min() * 1.001
-    uniform = BUDGETS["uniform"].shares(sites, 0.5, [])
+    uniform = RULES["uniform"].shares(sites, 0.5, [])
     assert loss(sites, traits, shares) < 0.9 * loss(sites, traits, uniform)
     assert shares["0"].kept > 5000 > shares["2"].kept
 
