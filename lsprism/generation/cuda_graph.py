@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from lsprism.generation.kv_cache import ROOM, PreallocatedCacheLayer
+from lsprism.models.transformers_private import can_compile, get_attention
 from lsprism.packed.kernels.dispatch import get_active_kernel
 
 _refused: WeakSet[PreTrainedModel] = WeakSet()  # models whose step could not be recorded
@@ -39,8 +40,8 @@ def is_capturable(model: PreTrainedModel, cache: Cache) -> bool:
         model.device.type == "cuda"
         and get_active_kernel() == "auto"
         and not hasattr(model, "hf_device_map")
-        and getattr(model, "_can_compile_fullgraph", False)
-        and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")  # they mask unused positions
+        and can_compile(model)
+        and get_attention(model.config.get_text_config()) in ("eager", "sdpa")  # they mask unused positions
         and type(cache) is DynamicCache
         and all(type(layer) in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers)
     )

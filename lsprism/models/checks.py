@@ -9,7 +9,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -19,6 +18,7 @@ from lsprism.errors import SourceError
 from lsprism.json_files import FETCH, Shape, read_object
 from lsprism.models.other_formats import check_not_adapter, check_weight_format
 from lsprism.models.tensor_files import INDEX, SINGLE, is_pointer, list_weight_files
+from lsprism.models.transformers_private import CONFIG_MAPPING_NAMES
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")  # transformers reads them

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lsprism.models.transformers_private import get_attention
 from lsprism.packed.kernels import gpu
 from lsprism.packed.kernels.gpu import Around
 from lsprism.packed.kernels.streamed import Packed
@@ -53,7 +54,7 @@ class GpuBlock:
 def gpu_block(block: Any, streams: list[Packed | None]) -> GpuBlock | None:
     """A block whose linear layers are all in the GPU's own format, grouped by what they read; None for others."""
     packed = [one for one in streams if one is not None]
-    if len(packed) != len(streams) or block.self_attn.config._attn_implementation != "sdpa":
+    if len(packed) != len(streams) or get_attention(block.self_attn.config) != "sdpa":
         return None
     for names in _GROUPS:
         group = packed[names[0]].group

@@ -16,12 +16,12 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations.gguf import get_gguf_tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lsprism.errors import SourceError
 from lsprism.models.checks import find_missing_weights
 from lsprism.models.rope import apply_rope_scaling
+from lsprism.models.transformers_private import get_gguf_tokenizer
 from lsprism.paths import cache_folder
 
 # What the readers of transformers and gguf raise for a truncated, altered or unsupported file.

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from lsprism.models.transformers_private import disable_attention_outputs
 from lsprism.packed.modules import DenseLinear, PrismLinear
 from lsprism.reports import Layer
 
@@ -43,4 +44,4 @@ def use_plain_outputs(model: PreTrainedModel) -> None:
         config = getattr(module, "config", None)
         if isinstance(config, PreTrainedConfig):
             config.return_dict, config.output_hidden_states = True, False
-            config._output_attentions = False  # the public setter checks it against the attention implementation
+            disable_attention_outputs(config)

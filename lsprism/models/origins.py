@@ -15,11 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from lsprism.errors import DamagedError, SourceError
 from lsprism.models.tensor_files import TensorHeader
+from lsprism.models.transformers_private import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    get_ignored_keys,
+    get_model_conversion_mapping,
+    rename_source_key,
+)
 
 MISFIT = "The weights do not match config.json; download the model again."
 
@@ -142,5 +148,5 @@ def _count_predictors(model: PreTrainedModel) -> int:
 
 def _list_ignored(model: PreTrainedModel) -> set[str]:
     """Patterns of tensors that transformers skips without a warning (see _adjust_missing_and_unexpected_keys)."""
-    patterns = set(model._keys_to_ignore_on_load_unexpected or ())
+    patterns = get_ignored_keys(model)
     return patterns | {r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"}

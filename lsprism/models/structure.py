@@ -16,7 +16,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.core_model_loading import build_glob_alternation
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
@@ -24,6 +23,7 @@ from lsprism.errors import SourceError
 from lsprism.models.checks import find_missing_weights, translate_config_errors
 from lsprism.models.module_utils import set_tensor, use_plain_outputs
 from lsprism.models.ties import get_tied_names, untie
+from lsprism.models.transformers_private import build_glob_alternation, get_dtype_plan, mark_initialized
 from lsprism.reports import Layer, SkippedPart
 
 MIN_ROWS = 16  # a router has as many outputs as experts, a gate has one
@@ -57,7 +57,7 @@ def build_meta_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     # Buffers are computed outside the constructor, as `from_pretrained` does it: inside, `dtype` is the default dtype.
     for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # so that only buffers are computed
+        mark_initialized(parameter)  # so that only buffers are computed
     model.initialize_weights()
     model.tie_weights()
     for name, kept in _find_kept_precise(model, dtype).items():
@@ -78,7 +78,7 @@ def list_dropped_parts(folder: Path, model: PreTrainedModel) -> list[str]:
 
 
 def _find_kept_precise(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    plan = model._get_dtype_plan(dtype)
+    plan = get_dtype_plan(model, dtype)
     if not plan:
         return {}
     wanted, _, _ = build_glob_alternation(list(plan))

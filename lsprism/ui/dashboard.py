@@ -12,6 +12,7 @@ from lsprism.runs import RunStore
 from lsprism.ui import chat_tab, compress_tab, endpoints, evaluate_tab, layers_tab
 from lsprism.ui import runs_tab as runs_tab
 from lsprism.ui.context import Context
+from lsprism.ui.gradio_private import LAUNCH
 from lsprism.ui.run_views import select_first_run
 from lsprism.ui.security import Guard, list_hosts
 from lsprism.ui.texts import common as texts
@@ -88,8 +89,7 @@ def launch(home: Path, host: str, port: int, *, auth: tuple[str, str] | None = N
     page, context = build_dashboard(RunStore(home))
     try:
         context.planner.start()
-        # _frontend=False: gradio would request its own page and give up after 3 s, too soon on a busy machine.
-        page.launch(**get_settings(host, port, auth), inbrowser=browser, _frontend=False)
+        page.launch(**get_settings(host, port, auth), inbrowser=browser, **LAUNCH)
     finally:
         context.planner.close()
 

@@ -7,9 +7,8 @@ from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
-from gradio.components.plot import PlotData
-from gradio.utils import get_upload_folder
 
+from lsprism.ui.gradio_private import PlotData, get_upload_folder
 from lsprism.ui.texts import common as texts
 
 KINDS = {"csv": "text/csv", "json": "application/json"}
