@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from lsprism.commands import Generation, benchmark, check_stats, generate, spectra
     from lsprism.errors import LSPrismError, RequestError, WorkError
     from lsprism.evaluation_api import evaluate, study, sweep
-    from lsprism.evaluation_reports import EvalReport, SweepReport
     from lsprism.models.load import LoadedModel
-    from lsprism.reports import CompressionReport, LayerSpectrum, Plan, StatsReport
+    from lsprism.records.compression import CompressionReport, LayerSpectrum, StatsReport
+    from lsprism.records.evaluation import EvalReport, SweepReport
+    from lsprism.records.model_plan import Plan
     from lsprism.specs import (
         CalibrationSpec,
         CompressSpec,
@@ -76,8 +77,9 @@ _MODULES = {  # module -> the public names that it has
     "errors": "LSPrismError RequestError WorkError",
     "evaluation_api": "evaluate study sweep",
     "models.load": "LoadedModel",
-    "evaluation_reports": "EvalReport SweepReport",
-    "reports": "CompressionReport Plan LayerSpectrum StatsReport",
+    "records.evaluation": "EvalReport SweepReport",
+    "records.compression": "CompressionReport LayerSpectrum StatsReport",
+    "records.model_plan": "Plan",
     "specs": "CalibrationSpec CompressSpec EvaluateSpec GenerateSpec MeasureSpec PlanSpec SpectraSpec SweepSpec",
     "ui.serve": "dashboard",
 }

@@ -27,7 +27,8 @@ from lsprism.models.load import LoadedModel
 from lsprism.models.load import load as load_model
 from lsprism.models.source import resolve
 from lsprism.packed.kernels.autotune import load_choice
-from lsprism.reports import CompressionReport, LayerInputStats, LayerPlan, Plan, StatsReport
+from lsprism.records.compression import CompressionReport, LayerInputStats, StatsReport
+from lsprism.records.model_plan import LayerPlan, Plan
 from lsprism.settings import CompressSettings, PlanSettings
 from lsprism.specs import CompressSpec, GenerateSpec, PlanSpec, validate
 

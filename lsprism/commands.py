@@ -7,14 +7,14 @@ from typing import Unpack
 
 from lsprism import api
 from lsprism.api import get_final_report
-from lsprism.evaluation_reports import EvalReport
 from lsprism.extras import translate_import_errors
 from lsprism.generation.stream import Reason
 from lsprism.generation.timing import DecodeTiming
 from lsprism.models.load import LoadedModel
 from lsprism.packed.compute_dtype import use_compute_dtype
 from lsprism.packed.kernels.dispatch import use_kernel
-from lsprism.reports import LayerSpectrum, StatsReport
+from lsprism.records.compression import LayerSpectrum, StatsReport
+from lsprism.records.evaluation import EvalReport
 from lsprism.settings import EvaluateSettings, GenerateSettings, StatsSettings
 from lsprism.specs import TASKS, DtypeName, EvaluateSpec, GenerateSpec, PlanSpec, SpectraSpec, validate
 

@@ -22,7 +22,6 @@ from lsprism.evaluation.recommendation import recommend
 from lsprism.evaluation.result_cache import ResultCache
 from lsprism.evaluation.runner import Evaluation, EvaluationData, fit_to_models, load_data
 from lsprism.evaluation.spectra import iter_spectra as singular_values
-from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.events import BlockClock, Event, Finished, Notice, Stage
 from lsprism.metric_declarations import get_metric
 from lsprism.models.demo import HUB_ID
@@ -30,7 +29,8 @@ from lsprism.models.source import resolve
 from lsprism.packed.compute_dtype import use_compute_dtype
 from lsprism.packed.kernels.dispatch import use_kernel
 from lsprism.paths import check_writable, expand
-from lsprism.reports import ModelSource
+from lsprism.records.evaluation import EvalReport, SweepReport
+from lsprism.records.model_plan import ModelSource
 from lsprism.settings import EvaluateSettings, SweepSettings
 from lsprism.specs import CompressSpec, EvaluateSpec, MeasureSpec, SpectraSpec, SweepSpec, validate
 

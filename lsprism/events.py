@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lsprism.evaluation_reports import EvalReport, SweepReport
-from lsprism.reports import CompressionReport, LayerReport, StatsReport
+from lsprism.records.compression import CompressionReport, LayerReport, StatsReport
+from lsprism.records.evaluation import EvalReport, SweepReport
 
 
 class _Event(BaseModel):

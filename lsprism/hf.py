@@ -29,7 +29,7 @@ from lsprism.models.module_utils import replace_module
 from lsprism.models.other_formats import QUANT_METHOD
 from lsprism.models.structure import is_linear
 from lsprism.packed.modules import DenseLinear, PrismLinear, make_meta_packed
-from lsprism.reports import Layer, LayerBudget, ValuesName
+from lsprism.records.model_plan import Layer, LayerBudget, ValuesName
 
 PACKED, VALUES = ("sparse", "low_rank", "sparse_low_rank"), get_args(ValuesName)
 # Module -> its stored tensors: shape, and kind: U8 (a bitmap), I8 (int8 values), or empty (floating point).

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from lsprism.reports import ValuesName
+from lsprism.records.model_plan import ValuesName
 from lsprism.specs import (
     BosName,
     CalibrationSpec,

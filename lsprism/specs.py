@@ -15,7 +15,7 @@ from lsprism.method_catalog import check_method_name, get_method_info, list_buil
 from lsprism.metric_declarations import BUILT_IN, USUAL, check_metric_name
 from lsprism.old_names import rename_fields
 from lsprism.paths import expand
-from lsprism.reports import ValuesName
+from lsprism.records.model_plan import ValuesName
 from lsprism.rule_catalog import check_rule_name
 
 MethodName = Annotated[str, AfterValidator(check_method_name)]  # also methods of other packages

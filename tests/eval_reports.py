@@ -1,6 +1,6 @@
 """Handmade evaluation reports for tests."""
 
-from lsprism.evaluation_reports import (
+from lsprism.records.evaluation import (
     Accuracy,
     EvalReport,
     ModelAnswer,
@@ -11,7 +11,7 @@ from lsprism.evaluation_reports import (
     TaskReport,
     TextSimilarity,
 )
-from lsprism.metric_results import AgreementResult, PerplexityResult, SizeResult, SpeedComparison, SpeedResult
+from lsprism.records.metrics import AgreementResult, PerplexityResult, SizeResult, SpeedComparison, SpeedResult
 
 
 def subject(name: str, **changes) -> ModelInfo:

@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-from lsprism.reports import (
-    CompressionReport,
-    Layer,
-    LayerBudget,
-    LayerPlan,
-    LayerReport,
-    MemoryEstimate,
-    ModelSource,
-    Plan,
-)
+from lsprism.records.compression import CompressionReport, LayerReport
+from lsprism.records.model_plan import Layer, LayerBudget, LayerPlan, MemoryEstimate, ModelSource, Plan
 from lsprism.runs import Run
 
 

@@ -16,7 +16,7 @@ from lsprism.engine.plan import prepare_plan
 from lsprism.engine.prepare import check_resources
 from lsprism.errors import ResourceError, SourceError, SpecError
 from lsprism.models.source import resolve
-from lsprism.reports import MemoryEstimate
+from lsprism.records.model_plan import MemoryEstimate
 from lsprism.specs import PlanSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

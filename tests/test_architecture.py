@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = """old_names | errors reports metric_results machine units | extensions |
-            metric_declarations method_catalog rule_catalog | json_files evaluation_reports paths | specs
+FLOORS = """old_names | errors machine units | extensions |
+            metric_declarations method_catalog rule_catalog | json_files records paths | specs
             events extras arguments | charts settings | packed | methods | allocation | models |
             generation | calibration | artifact | engine evaluation | api hf runs | evaluation_api chat
             | commands | ui | cli"""

@@ -14,8 +14,8 @@ from lsprism.charts.report_files import read_reports
 from lsprism.errors import CorpusError, DamagedError, SourceError, SpecError, TargetError
 from lsprism.evaluation import model_pair as sides_room
 from lsprism.evaluation import speed_comparison as speeds_room
-from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.events import Finished, Notice, Stage
+from lsprism.records.evaluation import EvalReport, SweepReport
 from lsprism.specs import EvaluateSpec, SweepSpec, validate
 
 pytestmark = pytest.mark.slow  # complete runs, half a minute in total

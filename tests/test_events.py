@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lsprism import events
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Progress, Stage
-from lsprism.reports import CompressionReport, LayerInputStats, LayerReport, StatsReport
+from lsprism.records.compression import CompressionReport, LayerInputStats, LayerReport, StatsReport
 
 ADAPTER = TypeAdapter(Event)
 LAYER = LayerReport(

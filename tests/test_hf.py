@@ -18,7 +18,7 @@ import lsprism.hf  # noqa: F401 - what is tested
 from lsprism.allocation.packed_sizes import count_packed_bytes
 from lsprism.errors import DamagedError
 from lsprism.packed.modules import PrismLinear
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 IDS = torch.arange(3, 21).unsqueeze(0)
 CASES = {  # method, tied embeddings, biases

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from lsprism.metric_results import (
+from lsprism.records.metrics import (
     AgreementResult,
     DtypeSpeeds,
     PerplexityResult,

@@ -14,7 +14,7 @@ from lsprism.artifact.target import find_recipe_differences
 from lsprism.cli.main import main
 from lsprism.cli.options import Parser, add_options, build_spec, collect_options, list_options
 from lsprism.errors import SpecError
-from lsprism.reports import Plan
+from lsprism.records.model_plan import Plan
 from lsprism.rule_catalog import list_rule_names
 from lsprism.runs import RunRequest, RunStore
 from lsprism.specs import CompressSpec, PlanSpec, SweepSpec, validate

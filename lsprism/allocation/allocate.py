@@ -6,7 +6,7 @@ from lsprism.allocation import RULES
 from lsprism.allocation.normalize import LayerAllocation, compute_total_kept
 from lsprism.allocation.packed_sizes import compute_break_even_rank, split
 from lsprism.methods import METHODS
-from lsprism.reports import Layer, LayerBudget, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerBudget, LayerSensitivity
 from lsprism.specs import PlanSpec
 
 

@@ -6,7 +6,7 @@ with depth. The paper searches the step by the model's perplexity; here it is a 
 
 from lsprism.allocation.normalize import LayerAllocation, shift_to_total
 from lsprism.allocation.rule import AllocationRule
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 
 SPAN = 0.3  # density of the first block minus that of the last, relative to min(sparsity, density)

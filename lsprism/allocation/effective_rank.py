@@ -12,7 +12,7 @@ from torch import Tensor
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, scale_to_total
 from lsprism.allocation.rule import AllocationRule
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 
 

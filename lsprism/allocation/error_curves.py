@@ -19,7 +19,7 @@ from lsprism.allocation.sensitivity import measure_sensitivity
 from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.methods.stats import compute_output_error
-from lsprism.reports import ErrorPoint, Layer, LayerBudget, LayerSensitivity
+from lsprism.records.model_plan import ErrorPoint, Layer, LayerBudget, LayerSensitivity
 from lsprism.specs import PlanSpec
 
 DENSITIES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)

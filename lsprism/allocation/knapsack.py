@@ -21,7 +21,7 @@ from lsprism.allocation.error_curves import interpolate_errors, measure_error_cu
 from lsprism.allocation.normalize import LayerAllocation, compute_bounds, compute_total_kept
 from lsprism.allocation.rule import AllocationRule
 from lsprism.allocation.sensitivity import HALF, REACH, resolve_sensitivities
-from lsprism.reports import ErrorPoint, Layer, LayerSensitivity
+from lsprism.records.model_plan import ErrorPoint, Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 
 STEPS = 100  # grid steps of a curve

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lsprism.methods.stats import InputStats
-from lsprism.reports import Layer
+from lsprism.records.model_plan import Layer
 
 
 @dataclass(frozen=True)

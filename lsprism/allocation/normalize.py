@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsprism.reports import Layer
+from lsprism.records.model_plan import Layer
 
 # Densities of a layer. Above about 15/16, the bitmap makes a sparse layer larger than a dense one.
 HIGHEST = 0.9

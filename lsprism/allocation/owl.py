@@ -14,7 +14,7 @@ from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation, shift_to_total
 from lsprism.allocation.rule import AllocationRule
 from lsprism.methods.wanda import compute_scores
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 
 M, LAMBDA = 5.0, 0.08

@@ -1,7 +1,7 @@
 """Sizes of the packed formats: parameters, bytes, and break-even points."""
 
 from lsprism.packed.formats import count_bitmap_columns
-from lsprism.reports import FormName, LayerBudget, ValuesName
+from lsprism.records.model_plan import FormName, LayerBudget, ValuesName
 from lsprism.specs import PatternName, PlanSpec
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.allocation.normalize import LayerAllocation
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.specs import PlanSpec
 
 

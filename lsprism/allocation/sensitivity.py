@@ -25,7 +25,7 @@ from lsprism.allocation.packed_sizes import split
 from lsprism.allocation.rule import AllocationRule
 from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 from lsprism.specs import MethodName, PlanSpec
 

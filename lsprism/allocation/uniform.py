@@ -2,7 +2,7 @@
 
 from lsprism.allocation.normalize import LayerAllocation
 from lsprism.allocation.rule import AllocationRule
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.rule_catalog import RuleInfo
 
 

@@ -29,7 +29,7 @@ from lsprism.models.ties import find_untied_names, get_tied_names, remove_ties
 from lsprism.models.weights import WeightFiles
 from lsprism.packed.modules import PrismLinear, make_meta_packed
 from lsprism.paths import find_existing, get_sibling
-from lsprism.reports import Layer, LayerBudget, ModelSource
+from lsprism.records.model_plan import Layer, LayerBudget, ModelSource
 
 FILE_BYTES = 5 * 10**9  # maximum size of a file, unless one tensor is larger; usual on the Hub
 UNFINISHED = "unfinished"  # marks a folder of a killed export, which may be deleted

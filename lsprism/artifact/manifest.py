@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lsprism.artifact.recipe import Recipe
 from lsprism.errors import DamagedError
 from lsprism.json_files import Shape, find_first_fault, read_known, read_object
-from lsprism.reports import CompressionReport
+from lsprism.records.compression import CompressionReport
 
 FORMAT = 1
 NOTES = "lsprism"  # folder inside the artifact for all files of LS-PRISM

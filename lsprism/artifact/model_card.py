@@ -9,7 +9,8 @@ from huggingface_hub import ModelCardData
 from lsprism.arguments import flatten, to_arguments
 from lsprism.artifact.recipe import Recipe
 from lsprism.artifact.sidecar_files import BUILT_WITH, License
-from lsprism.reports import CompressionReport, Plan
+from lsprism.records.compression import CompressionReport
+from lsprism.records.model_plan import Plan
 from lsprism.specs import PlanSpec
 
 _COMPRESSED = """---

@@ -18,7 +18,8 @@ from lsprism.models.checks import read_config
 from lsprism.models.other_formats import QUANT_METHOD
 from lsprism.models.tensor_files import INDEX
 from lsprism.models.ties import remove_ties
-from lsprism.reports import CompressionReport, LayerReport, Plan
+from lsprism.records.compression import CompressionReport, LayerReport
+from lsprism.records.model_plan import Plan
 
 
 def write_artifact(

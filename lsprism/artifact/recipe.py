@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from lsprism.old_names import replace_old_names
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 TrainingKind = Literal["reconstruct", "heal"]
 OLD_BOS = "first"  # the calibration's `bos` of recipes that do not have it

@@ -21,7 +21,7 @@ from lsprism.artifact.shards import translate_disk_errors, write_shard
 from lsprism.artifact.target import check_overwrite, check_part, check_recipe, exclusive_lock, find_recipe_differences
 from lsprism.json_files import parse
 from lsprism.paths import get_sibling
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 
 STREAM = "stream.safetensors"
 REPLACING = "replacing"  # folder of complete shards that are about to replace finished ones

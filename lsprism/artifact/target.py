@@ -14,7 +14,8 @@ from lsprism.artifact.shards import translate_disk_errors
 from lsprism.errors import TargetError
 from lsprism.json_files import read_known
 from lsprism.paths import check_writable, find_existing, get_sibling
-from lsprism.reports import CompressionReport, LayerBudget
+from lsprism.records.compression import CompressionReport
+from lsprism.records.model_plan import LayerBudget
 from lsprism.specs import CompressSpec
 
 ANOTHER = "Choose another --save-path."

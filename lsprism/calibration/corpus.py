@@ -15,7 +15,7 @@ from lsprism.calibration.hub_text import HUB_NAME, extract_first_line, load_hub_
 from lsprism.errors import CorpusError
 from lsprism.models.tokens import encode_plain, encode_text, find_start_tokens
 from lsprism.paths import ASSETS, expand
-from lsprism.reports import ModelSource
+from lsprism.records.model_plan import ModelSource
 from lsprism.specs import BosName, CalibrationSpec
 
 NOTHING = torch.empty(0, dtype=torch.int64)  # no tokens in front of a window

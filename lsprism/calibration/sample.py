@@ -8,7 +8,7 @@ from lsprism.models.checks import load_config
 from lsprism.models.load import load, load_tokenizer
 from lsprism.models.tokens import check_rows, find_start_tokens
 from lsprism.packed.compute_dtype import use_compute_dtype
-from lsprism.reports import ModelSource
+from lsprism.records.model_plan import ModelSource
 from lsprism.specs import PlanSpec
 
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lsprism.calibration.corpus import resolve_source
 from lsprism.paths import expand, traits_folder
-from lsprism.reports import LayerSensitivity, ModelSource
+from lsprism.records.model_plan import LayerSensitivity, ModelSource
 from lsprism.specs import CalibrationSpec
 
 VERSION = 2  # of the definition of the stored values

@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 from lsprism.charts.comparison import iter_charts
 from lsprism.charts.speed_rows import HEAD, iter_speed_rows
 from lsprism.charts.table import FLAG_MARK, Table, build_comparison
-from lsprism.evaluation_reports import EvalReport, ModelAnswer, PromptResult, Recommendation
+from lsprism.records.evaluation import EvalReport, ModelAnswer, PromptResult, Recommendation
 
 STYLE = """
 :root {

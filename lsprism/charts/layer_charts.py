@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from lsprism.charts.style import PALETTE, apply_style
-from lsprism.reports import LayerReport, LayerSpectrum
+from lsprism.records.compression import LayerReport, LayerSpectrum
 from lsprism.units import format_size
 
 COST = [[0, "rgba(217,119,6,0.05)"], [1, "rgba(217,119,6,1)"]]  # amber: the cost

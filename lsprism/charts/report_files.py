@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from lsprism.charts.table import Table, build_comparison, list_columns
 from lsprism.errors import DamagedError, SpecError
-from lsprism.evaluation_reports import EvalReport, SweepReport
 from lsprism.json_files import parse
 from lsprism.paths import expand
+from lsprism.records.evaluation import EvalReport, SweepReport
 
 AGAIN = "Use another file, or evaluate the model again."
 REPORT, STUDY = "report", "study"  # .json, .csv and .html

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lsprism.charts.style import PALETTE
-from lsprism.evaluation_reports import EvalReport, ModelReport
+from lsprism.records.evaluation import EvalReport, ModelReport
 
 WIDTH, HEIGHT = 720, 380  # of the SVG, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 44

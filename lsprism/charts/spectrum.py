@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lsprism.charts.layer_charts import get_projection
 from lsprism.charts.style import INK, PALETTE, apply_style
-from lsprism.reports import LayerSpectrum
+from lsprism.records.compression import LayerSpectrum
 
 NOISE = 1e-6  # relative to the largest value; smaller ones are rounding errors
 MOST = len(PALETTE) - 1  # matrices in one chart

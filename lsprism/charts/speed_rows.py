@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsprism.evaluation_reports import EvalReport
-from lsprism.metric_results import SpeedComparison, SpeedResult
+from lsprism.records.evaluation import EvalReport
+from lsprism.records.metrics import SpeedComparison, SpeedResult
 
 HEAD = ("prompt", "model", "dtype", "first token (s)", "tok/s", "decode speedup", "peak MB")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from lsprism.evaluation_reports import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
 from lsprism.metric_declarations import COLUMNS, Column
+from lsprism.records.evaluation import Accuracy, EvalReport, ModelReport, SanityFlag, TaskReport
 
 FLAG_MARK = "(!)"
 CLOSENESS = ("bertscore_f1", "rougeL", "similarity")

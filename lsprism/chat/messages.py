@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from lsprism.reports import Record
+from lsprism.records.model_plan import Record
 from lsprism.specs import DEVICE, DtypeName, GenerateSpec, Request, Text
 
 Slot = Literal["left", "right"]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lsprism.chat.messages import Slot
 from lsprism.errors import DiskError
 from lsprism.json_files import parse
-from lsprism.reports import Record
+from lsprism.records.model_plan import Record
 
 FILE = "votes.jsonl"
 Z = 1.96  # 97.5 % quantile of the normal distribution

@@ -15,8 +15,9 @@ from lsprism.charts.speed_rows import HEAD, SpeedRow, iter_speed_rows
 from lsprism.charts.table import FLAG_MARK
 from lsprism.charts.table import Table as Comparison
 from lsprism.charts.table import build_comparison as compared
-from lsprism.evaluation_reports import EvalReport, SweepReport
-from lsprism.reports import CompressionReport, LayerPlan, MemoryEstimate, Plan, SkippedPart, StatsReport
+from lsprism.records.compression import CompressionReport, StatsReport
+from lsprism.records.evaluation import EvalReport, SweepReport
+from lsprism.records.model_plan import LayerPlan, MemoryEstimate, Plan, SkippedPart
 from lsprism.units import format_duration, format_rough_duration, format_size
 
 PARTS = {

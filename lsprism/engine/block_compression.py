@@ -17,7 +17,7 @@ from lsprism.methods.stats import InputStats
 from lsprism.models.module_utils import replace_module
 from lsprism.packed.formats import Dense
 from lsprism.packed.modules import PrismLinear
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 
 
 class BlockCompression:

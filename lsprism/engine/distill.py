@@ -25,7 +25,7 @@ from lsprism.models.structure import get_tied_names
 from lsprism.models.weights import move_buffers
 from lsprism.packed.compute import convert_products
 from lsprism.packed.modules import PrismLinear, make_meta_packed
-from lsprism.reports import LayerPlan
+from lsprism.records.model_plan import LayerPlan
 
 RATE = 5e-4  # see learning.Adam
 

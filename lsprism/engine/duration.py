@@ -16,7 +16,7 @@ from lsprism.calibration.blockwise import BATCH_TOKENS
 from lsprism.methods import METHODS
 from lsprism.models.structure import ModelStructure
 from lsprism.packed.compute_dtype import measure_rates
-from lsprism.reports import DurationEstimate, Layer
+from lsprism.records.model_plan import DurationEstimate, Layer
 from lsprism.specs import PlanSpec
 
 

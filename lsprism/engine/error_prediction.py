@@ -18,7 +18,8 @@ from lsprism.allocation.error_curves import predict_error
 from lsprism.calibration.sensitivity_cache import SensitivityCache, open_sensitivity_cache
 from lsprism.engine.plan import PreparedPlan, apply_budgets
 from lsprism.engine.sensitivity_pass import load_sensitivity
-from lsprism.reports import CompressionReport, ErrorPoint, LayerPlan, LayerReport, LayerSensitivity, Plan
+from lsprism.records.compression import CompressionReport, LayerReport
+from lsprism.records.model_plan import ErrorPoint, LayerPlan, LayerSensitivity, Plan
 from lsprism.specs import PlanSpec
 
 ALLOCATION_UNKNOWN = "Layer allocation ({}) is computed when the run starts; this estimate assumes uniform."

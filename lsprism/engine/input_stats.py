@@ -10,7 +10,7 @@ from lsprism.engine.blocks import BlockLoader
 from lsprism.engine.layer import check_weight
 from lsprism.engine.plan import PreparedPlan
 from lsprism.events import BlockClock, Event, Stage
-from lsprism.reports import LayerInputStats
+from lsprism.records.compression import LayerInputStats
 
 OUTLIER = 5.0  # an outlier feature has a norm above this many times the mean norm of the layer's features
 

@@ -10,7 +10,8 @@ from lsprism.methods.stats import InputStats, compute_output_error
 from lsprism.models.module_utils import bias_of, get_weight
 from lsprism.packed.formats import Dense, PackedWeight, count_bytes, get_value_type
 from lsprism.packed.int8 import to_int8
-from lsprism.reports import LayerPlan, LayerReport
+from lsprism.records.compression import LayerReport
+from lsprism.records.model_plan import LayerPlan
 
 
 def compress_layer(

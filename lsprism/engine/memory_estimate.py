@@ -19,7 +19,7 @@ from lsprism.models.structure import ModelStructure
 from lsprism.models.tokens import embedding_of
 from lsprism.packed.kernels.tiles import TILE_BYTES
 from lsprism.paths import expand
-from lsprism.reports import Layer, MemoryEstimate
+from lsprism.records.model_plan import Layer, MemoryEstimate
 from lsprism.specs import PlanSpec
 
 

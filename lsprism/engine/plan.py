@@ -26,7 +26,7 @@ from lsprism.models.tokens import get_context_length, has_position_table
 from lsprism.models.weights import WeightFiles
 from lsprism.packed.compute_dtype import select_compute_dtype
 from lsprism.packed.modules import make_meta_packed
-from lsprism.reports import Layer, LayerBudget, LayerPlan, ModelSource, Plan
+from lsprism.records.model_plan import Layer, LayerBudget, LayerPlan, ModelSource, Plan
 from lsprism.specs import PlanSpec
 
 

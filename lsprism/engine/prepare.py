@@ -27,7 +27,7 @@ from lsprism.models.load import select_device
 from lsprism.models.source import resolve
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.paths import expand, find_existing, get_sibling
-from lsprism.reports import LayerPlan, ModelSource, Plan
+from lsprism.records.model_plan import LayerPlan, ModelSource, Plan
 from lsprism.specs import CompressSpec, PlanSpec
 
 

@@ -24,7 +24,7 @@ from lsprism.engine.step_budget import StepBudget
 from lsprism.events import BlockClock, BlockDone, Event, Finished, Notice, Stage
 from lsprism.methods import get_method
 from lsprism.models.structure import get_tied_names
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 from lsprism.specs import CompressSpec, PlanSpec
 
 

@@ -24,7 +24,7 @@ from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
 from lsprism.models.module_utils import get_weight
 from lsprism.old_names import CACHED_AS
-from lsprism.reports import Layer, LayerSensitivity
+from lsprism.records.model_plan import Layer, LayerSensitivity
 from lsprism.specs import PlanSpec
 
 

@@ -7,8 +7,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lsprism.errors import WorkError
 from lsprism.evaluation.progress import Part
 from lsprism.evaluation.windows import Windows
-from lsprism.evaluation_reports import AddedResult
 from lsprism.metric_declarations import Metric
+from lsprism.records.evaluation import AddedResult
 from lsprism.specs import MeasureSpec
 
 

@@ -13,11 +13,11 @@ from lsprism.errors import SpecError
 from lsprism.evaluation.likelihood import check_finite, has_plain_head, iter_logit_chunks
 from lsprism.evaluation.progress import Steps, track_items
 from lsprism.evaluation.windows import Windows, check_context
-from lsprism.metric_results import AgreementResult
 from lsprism.models.checks import load_config
 from lsprism.models.load import LoadedModel, load_tokenizer
 from lsprism.packed.compute_dtype import format_compute_dtype
-from lsprism.reports import ModelSource
+from lsprism.records.metrics import AgreementResult
+from lsprism.records.model_plan import ModelSource
 
 
 def stream_agreement(baseline: LoadedModel, loaded: LoadedModel, windows: Windows) -> Steps[AgreementResult]:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from lsprism.errors import SpecError
 from lsprism.evaluation.progress import Steps, track_items
 from lsprism.evaluation.tasks import TaskPrompt
-from lsprism.evaluation_reports import ModelAnswer
 from lsprism.generation.prompt import encode
 from lsprism.generation.stream import generate
 from lsprism.models.load import LoadedModel
+from lsprism.records.evaluation import ModelAnswer
 from lsprism.specs import GenerateSpec
 
 

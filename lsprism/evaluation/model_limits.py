@@ -11,7 +11,7 @@ from lsprism.generation.prompt import encode
 from lsprism.models.checks import load_config
 from lsprism.models.load import load_tokenizer
 from lsprism.models.tokens import get_context_length
-from lsprism.reports import ModelSource
+from lsprism.records.model_plan import ModelSource
 from lsprism.specs import MeasureSpec
 
 

@@ -10,14 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lsprism.artifact.manifest import MANIFEST, REPORT, compute_sha256, read_recipe
-from lsprism.evaluation_reports import ModelInfo
 from lsprism.json_files import Shape, read_known
 from lsprism.machine import get_free_memory
 from lsprism.models.checks import read_config
 from lsprism.models.load import DTYPES, LoadedModel, load, load_tokenizer, select_device, select_dtype
 from lsprism.models.module_utils import use_plain_outputs
 from lsprism.models.tensor_files import find_stored_dtype, map_tensor_files
-from lsprism.reports import ModelSource
+from lsprism.records.evaluation import ModelInfo
+from lsprism.records.model_plan import ModelSource
 
 ROOM = 1.15  # estimated memory relative to the weights, with activations and kernel buffers
 BESIDE = 10**9  # bytes for everything else

@@ -11,10 +11,10 @@ import torch
 from lsprism.artifact.publish import read_peak_memory
 from lsprism.errors import WorkError
 from lsprism.evaluation.speed import measure_answer
-from lsprism.metric_results import SpeedResult
 from lsprism.models.load import load
 from lsprism.packed.compute_dtype import get_requested_compute_dtype, use_compute_dtype
-from lsprism.reports import ModelSource, Record
+from lsprism.records.metrics import SpeedResult
+from lsprism.records.model_plan import ModelSource, Record
 
 # The child process must register the format of artifacts before it loads one.
 IMPORTS = "import lsprism.hf, sys; from lsprism.evaluation import peak_memory; "

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from lsprism.evaluation.likelihood import check_finite, compute_nll, has_plain_head, safe_exp
 from lsprism.evaluation.progress import Steps, run_to_end, track_items
 from lsprism.evaluation.windows import Windows, check_context
-from lsprism.metric_results import PerplexityResult
 from lsprism.packed.compute_dtype import format_compute_dtype
+from lsprism.records.metrics import PerplexityResult
 
 
 def compute_perplexity(model: PreTrainedModel, windows: Windows, batch: int = 1) -> PerplexityResult:

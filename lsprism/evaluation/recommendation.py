@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lsprism.evaluation_reports import EvalReport, Recommendation
+from lsprism.records.evaluation import EvalReport, Recommendation
 
 TOLERANCE = 1.25  # largest acceptable perplexity, relative to the baseline's
 

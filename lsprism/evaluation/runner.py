@@ -32,15 +32,15 @@ from lsprism.evaluation.windows import (
     make_windows,
     select_first,
 )
-from lsprism.evaluation_reports import AddedResult, EvalReport, ModelAnswer, ModelReport, TaskReport
 from lsprism.events import Notice, Stage
 from lsprism.metric_declarations import BUILT_IN, Metric, get_metric
-from lsprism.metric_results import AgreementResult, PerplexityResult, SizeResult, WordPerplexityResult, ZeroShotResult
 from lsprism.models.load import load_tokenizer
 from lsprism.models.tokens import check_rows, count_embedding_rows, find_start_tokens
 from lsprism.packed.compute_dtype import get_requested_compute_dtype
 from lsprism.packed.kernels.dispatch import get_active_kernel
-from lsprism.reports import ModelSource
+from lsprism.records.evaluation import AddedResult, EvalReport, ModelAnswer, ModelReport, TaskReport
+from lsprism.records.metrics import AgreementResult, PerplexityResult, SizeResult, WordPerplexityResult, ZeroShotResult
+from lsprism.records.model_plan import ModelSource
 from lsprism.specs import MeasureSpec
 
 QUICK_PROMPTS, QUICK_DOCUMENTS, QUICK_EXAMPLES = 3, 2, 50

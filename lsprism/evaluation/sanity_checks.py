@@ -6,8 +6,8 @@ Example: one sentence repeated fifty times gives a perplexity of 1.10.
 from collections.abc import Iterator
 from typing import Literal
 
-from lsprism.evaluation_reports import EvalReport, ModelReport, SanityFlag, TextSimilarity
-from lsprism.metric_results import PerplexityResult, SpeedComparison
+from lsprism.records.evaluation import EvalReport, ModelReport, SanityFlag, TextSimilarity
+from lsprism.records.metrics import PerplexityResult, SpeedComparison
 
 LEAST_PERPLEXITY = 2.0  # lower values on real text mean a bug or a memorized text
 BETTER = 0.98  # a ratio to the baseline's perplexity down to this may be chance

@@ -6,7 +6,7 @@ from lsprism.evaluation.answer_checks import is_right
 from lsprism.evaluation.encoders import EMBEDDED, JudgeName
 from lsprism.evaluation.metrics import load_answer_metrics, load_text_metrics
 from lsprism.evaluation.tasks import Task
-from lsprism.evaluation_reports import Accuracy, ModelAnswer, PromptResult, TaskReport, TextSimilarity
+from lsprism.records.evaluation import Accuracy, ModelAnswer, PromptResult, TaskReport, TextSimilarity
 
 PROTOCOL = (
     "Greedy outputs for the same prompts with the same token limit for both models, with the chat template if the "

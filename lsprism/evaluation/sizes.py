@@ -1,9 +1,9 @@
 """Sizes of a model, counted from its modules, its files and its tensors in memory."""
 
-from lsprism.metric_results import SizeResult
 from lsprism.models.load import LoadedModel
 from lsprism.models.tensor_files import map_tensor_files
 from lsprism.packed.modules import PrismLinear
+from lsprism.records.metrics import SizeResult
 
 
 def measure_sizes(loaded: LoadedModel) -> SizeResult:

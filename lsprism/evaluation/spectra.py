@@ -17,7 +17,8 @@ from lsprism.models.module_utils import get_weight
 from lsprism.models.structure import build_meta_model, find_structure
 from lsprism.models.weights import WeightFiles, load_weights, map_tensor_files, release_weights
 from lsprism.packed.formats import LowRank, PackedWeight, SparseLowRank, packed_from_tensors
-from lsprism.reports import LayerReport, LayerSpectrum, ModelSource
+from lsprism.records.compression import LayerReport, LayerSpectrum
+from lsprism.records.model_plan import ModelSource
 
 POINTS = 160  # stored points of a spectrum, evenly spaced on a logarithmic axis
 

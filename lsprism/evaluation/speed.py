@@ -14,10 +14,10 @@ from lsprism.errors import CorpusError, NumericError, SpecError, WorkError
 from lsprism.evaluation.progress import Steps, track_items
 from lsprism.generation.stream import generate, get_context_length
 from lsprism.generation.timing import DecodeTiming
-from lsprism.metric_results import DtypeSpeeds, SpeedResult
 from lsprism.models.load import DTYPES, LoadedModel, load, select_device
 from lsprism.packed.compute_dtype import format_compute_dtype
-from lsprism.reports import ModelSource
+from lsprism.records.metrics import DtypeSpeeds, SpeedResult
+from lsprism.records.model_plan import ModelSource
 from lsprism.specs import GenerateSpec
 
 WARM_UP_TOKENS = 4

@@ -10,9 +10,9 @@ from lsprism.evaluation.model_pair import EvaluatedModel, ModelPair, fits_in_mem
 from lsprism.evaluation.peak_memory import add_peak_memory
 from lsprism.evaluation.progress import Steps
 from lsprism.evaluation.speed import SpeedSettings, stream_dtype_speeds, stream_speed
-from lsprism.metric_results import DtypeSpeeds, SpeedComparison, SpeedResult
 from lsprism.models.load import LoadedModel, load_tokenizer, select_dtype
-from lsprism.reports import Record
+from lsprism.records.metrics import DtypeSpeeds, SpeedComparison, SpeedResult
+from lsprism.records.model_plan import Record
 from lsprism.specs import MeasureSpec
 
 Profile = list[list[SpeedResult]]  # by model, then by prompt length

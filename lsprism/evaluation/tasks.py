@@ -17,7 +17,7 @@ from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.answer_checks import Check
 from lsprism.evaluation.hub_tasks import HUB_TASKS, load_hub_rows
 from lsprism.paths import ASSETS, expand
-from lsprism.reports import Record
+from lsprism.records.model_plan import Record
 from lsprism.specs import TASKS, Request
 
 

@@ -20,10 +20,10 @@ from lsprism.errors import CorpusError, SpecError
 from lsprism.evaluation.likelihood import check_finite, compute_nll, has_plain_head, safe_exp
 from lsprism.evaluation.progress import Steps, track_items
 from lsprism.evaluation.windows import check_context
-from lsprism.metric_results import WordPerplexityResult
 from lsprism.models.load import LoadedModel
 from lsprism.models.tokens import check_rows, count_embedding_rows, encode_plain, find_start_tokens
 from lsprism.packed.compute_dtype import format_compute_dtype
+from lsprism.records.metrics import WordPerplexityResult
 from lsprism.specs import BosName
 
 ARTICLE = re.compile(r"^ = [^=\n]+ = *$", re.MULTILINE)

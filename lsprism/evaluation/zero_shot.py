@@ -9,9 +9,9 @@ from lsprism.calibration.hub_text import translate_hub_errors
 from lsprism.errors import SpecError
 from lsprism.evaluation.progress import Steps, track_items
 from lsprism.extras import check_extra
-from lsprism.metric_results import ZeroShotResult
 from lsprism.models.load import LoadedModel
 from lsprism.packed.compute_dtype import apply_compute_dtype, format_compute_dtype
+from lsprism.records.metrics import ZeroShotResult
 
 METRICS = ("acc_norm,none", "acc,none")  # the first one a task has; length-normalized accuracy is preferred
 

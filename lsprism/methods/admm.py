@@ -20,7 +20,7 @@ from torch import Tensor
 from lsprism.methods.gram import GramFactor, advance_low_rank
 from lsprism.methods.masks import make_global_mask
 from lsprism.methods.refit import SparseLowRankFit
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 STEPS = 120  # in total
 STAGES = 12  # rho is raised from stage to stage

@@ -7,7 +7,7 @@ from torch import Tensor
 from lsprism.method_catalog import MethodInfo
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import PackedWeight
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 
 class Method(Protocol):

@@ -26,7 +26,7 @@ from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
 from lsprism.methods.wanda import compute_scores
 from lsprism.packed.formats import Sparse, SparseLowRank
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 ROUNDS = 24  # of step 1
 SAMPLE_ROWS = 64  # rows to estimate the pruning threshold from

@@ -10,7 +10,7 @@ from lsprism.method_catalog import MethodInfo
 from lsprism.methods.masks import make_mask
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import Sparse
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 INFO = MethodInfo(
     name="magnitude",

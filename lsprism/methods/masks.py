@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 CHUNK = 2**20  # scores processed at once: limits the workspace of a large matrix to about 10 MB
 

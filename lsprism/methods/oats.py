@@ -17,7 +17,7 @@ from lsprism.methods.masks import make_row_mask
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
 from lsprism.packed.formats import Sparse, SparseLowRank
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 ROUNDS = 80
 FLOOR = 1e-6  # minimum norm of a feature, relative to the mean norm

@@ -19,7 +19,7 @@ from lsprism.method_catalog import MethodInfo
 from lsprism.methods.masks import make_n_of_m_mask, make_top_mask
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import Sparse
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 BLOCK = 128  # columns between updates of all columns to the right: few large products instead of many small ones
 

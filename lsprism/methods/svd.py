@@ -12,7 +12,7 @@ from lsprism.method_catalog import MethodInfo
 from lsprism.methods.gram import compute_weighted_svd
 from lsprism.methods.stats import InputStats
 from lsprism.packed.formats import LowRank
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 
 def balance_factors(left: Tensor, right: Tensor, dtype: torch.dtype) -> LowRank:

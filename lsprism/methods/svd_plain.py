@@ -11,7 +11,7 @@ from lsprism.methods.gram import compute_truncated_svd
 from lsprism.methods.stats import InputStats
 from lsprism.methods.svd import balance_factors
 from lsprism.packed.formats import LowRank
-from lsprism.reports import FormName, LayerBudget
+from lsprism.records.model_plan import FormName, LayerBudget
 
 INFO = MethodInfo(
     name="svd-plain",

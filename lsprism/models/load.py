@@ -20,7 +20,7 @@ from lsprism.models.tensor_files import INDEX, SINGLE, IndexShape, find_stored_d
 from lsprism.models.ties import get_tied_names
 from lsprism.models.tokenizer_files import check_tokenizer
 from lsprism.models.weights import WeightFiles
-from lsprism.reports import ModelSource
+from lsprism.records.model_plan import ModelSource
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

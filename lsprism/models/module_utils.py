@@ -5,7 +5,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lsprism.models.transformers_private import disable_attention_outputs
 from lsprism.packed.modules import DenseLinear, PrismLinear
-from lsprism.reports import Layer
+from lsprism.records.model_plan import Layer
 
 
 def get_weight(model: nn.Module, site: Layer) -> Tensor:

@@ -29,7 +29,7 @@ from lsprism.models.other_formats import (
     has_other_weights,
 )
 from lsprism.models.tokenizer_files import check_tokenizer
-from lsprism.reports import ModelSource, SourceKind
+from lsprism.records.model_plan import ModelSource, SourceKind
 
 
 def resolve(model_id: str, revision: str = "", need_weights: bool = True) -> ModelSource:

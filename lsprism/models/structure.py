@@ -24,7 +24,7 @@ from lsprism.models.checks import find_missing_weights, translate_config_errors
 from lsprism.models.module_utils import set_tensor, use_plain_outputs
 from lsprism.models.ties import get_tied_names, untie
 from lsprism.models.transformers_private import build_glob_alternation, get_dtype_plan, mark_initialized
-from lsprism.reports import Layer, SkippedPart
+from lsprism.records.model_plan import Layer, SkippedPart
 
 MIN_ROWS = 16  # a router has as many outputs as experts, a gate has one
 MIN_SHARE = 0.01  # fraction of the block's largest layer; key and value projections are always above it

@@ -23,7 +23,7 @@ from lsprism.packed.formats import (
 )
 from lsprism.packed.kernels import reference
 from lsprism.packed.kernels.dispatch import FEW_TOKENS, PreparedMatmul, get_active_kernel, on_recent_gpu
-from lsprism.reports import FormName, Layer, LayerBudget, ValuesName
+from lsprism.records.model_plan import FormName, Layer, LayerBudget, ValuesName
 
 if TYPE_CHECKING:
     from lsprism.packed.kernels.group import Group

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from lsprism.charts.layer_charts import build_grid
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.records.compression import CompressionReport, LayerReport
 from lsprism.runs import Run
 from lsprism.ui.run_views import RunView
 from lsprism.ui.texts import Pair

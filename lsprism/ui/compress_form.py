@@ -8,7 +8,7 @@ import gradio as gr
 
 from lsprism.errors import SpecError
 from lsprism.method_catalog import get_method_info
-from lsprism.reports import ValuesName
+from lsprism.records.model_plan import ValuesName
 from lsprism.rule_catalog import list_rule_names
 from lsprism.specs import (
     BosName,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-from lsprism.reports import DurationEstimate, MemoryEstimate, Plan
+from lsprism.records.model_plan import DurationEstimate, MemoryEstimate, Plan
 from lsprism.runs import Run
 from lsprism.specs import CalibrationSpec, PlanSpec
 from lsprism.ui.texts import Pair

@@ -11,7 +11,7 @@ from lsprism.charts.html_report import render_table
 from lsprism.charts.scatter import collect_points, render_scatter
 from lsprism.charts.table import FLAG_MARK, Table, to_csv
 from lsprism.errors import SpecError
-from lsprism.evaluation_reports import EvalReport, Recommendation
+from lsprism.records.evaluation import EvalReport, Recommendation
 from lsprism.runs import RunStore
 from lsprism.specs import EvaluateSpec, MeasureSpec, SweepSpec, validate
 from lsprism.ui.cards import render_empty, render_progress_card

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lsprism.artifact.manifest import REPORT
 from lsprism.errors import LSPrismError
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.records.compression import CompressionReport, LayerReport
 from lsprism.runs import Run
 from lsprism.ui.model_choices import list_run_artifacts
 from lsprism.ui.run_views import RunViews

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from lsprism.charts.layer_charts import METRICS, plot_block_bars, plot_heat_map, to_csv
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 from lsprism.ui import layer_sources, spectra_tab
 from lsprism.ui.cards import render_empty
 from lsprism.ui.context import Context

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import lsprism
 from lsprism.errors import LSPrismError, RequestError, WorkError
-from lsprism.reports import Plan
+from lsprism.records.model_plan import Plan
 from lsprism.specs import PlanSpec
 from lsprism.ui.texts import compress as texts
 

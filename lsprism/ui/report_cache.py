@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lsprism.evaluation_reports import EvalReport, Recommendation, SweepReport
 from lsprism.json_files import parse
+from lsprism.records.evaluation import EvalReport, Recommendation, SweepReport
 from lsprism.runs import Run, RunStore
 
 FILES = {"evaluate": "report", "sweep": "study"}  # command -> name of its report

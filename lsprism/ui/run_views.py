@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lsprism.events import BlockDone, Finished, Notice, Progress, Stage
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.records.compression import CompressionReport, LayerReport
 from lsprism.runs import Run, RunStore
 
 LOG_BYTES = 16384  # read from the end of the log

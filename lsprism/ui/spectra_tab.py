@@ -14,7 +14,7 @@ import gradio as gr
 from lsprism.charts import spectrum as chart
 from lsprism.charts.layer_charts import get_projection
 from lsprism.errors import SpecError
-from lsprism.reports import LayerSpectrum
+from lsprism.records.compression import LayerSpectrum
 from lsprism.runs import Run, RunStore, start
 from lsprism.specs import SpectraSpec, validate
 from lsprism.ui.cards import render_empty

@@ -10,7 +10,7 @@ from lsprism.allocation.error_curves import DENSITIES, ROWS, interpolate_errors,
 from lsprism.allocation.layer_inputs import LayerInputs
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats, compute_output_error
-from lsprism.reports import ErrorPoint, Layer, LayerBudget
+from lsprism.records.model_plan import ErrorPoint, Layer, LayerBudget
 from lsprism.specs import PlanSpec, validate
 
 SITE = Layer(name="s", block=0, rows=100, columns=100, bias=False)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lsprism.allocation.packed_sizes import compute_break_even_rank, count_packed_bytes, make_pattern_budget, split
 from lsprism.allocation.uniform import allocate_uniform
-from lsprism.reports import Layer, LayerBudget
+from lsprism.records.model_plan import Layer, LayerBudget
 from lsprism.specs import PlanSpec, validate
 
 SPEC = validate(PlanSpec, model_id="demo")

@@ -36,7 +36,7 @@ from lsprism.allocation.sensitivity import (
 )
 from lsprism.method_catalog import list_method_names
 from lsprism.methods.stats import InputStats
-from lsprism.reports import ErrorPoint, Layer, LayerSensitivity
+from lsprism.records.model_plan import ErrorPoint, Layer, LayerSensitivity
 from lsprism.specs import PlanSpec, validate
 
 sizes = st.sampled_from([64, 192, 576, 1000, 1536, 4096])

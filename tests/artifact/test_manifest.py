@@ -11,7 +11,8 @@ from safetensors import safe_open
 import lsprism
 from lsprism.artifact.manifest import MANIFEST, REPORT, build_manifest, verify
 from lsprism.errors import DamagedError, LSPrismError
-from lsprism.reports import CompressionReport, Plan
+from lsprism.records.compression import CompressionReport
+from lsprism.records.model_plan import Plan
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from lsprism.artifact.manifest import RECIPE, read_recipe, write_json
 from lsprism.artifact.recipe import Recipe
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 ENTRIES = {
     "model_id": "models/tiny",

@@ -18,7 +18,7 @@ from lsprism.artifact.target import (
     load_finished_report,
 )
 from lsprism.errors import DiskError, TargetError
-from lsprism.reports import CompressionReport, LayerReport
+from lsprism.records.compression import CompressionReport, LayerReport
 
 RECIPE_A = {"sparsity": 0.5, "calibration": {"source": "auto", "seed": 0}, "calibration_sha256": "a1"}
 LAYER = LayerReport(

@@ -9,7 +9,7 @@ from conftest import make_model
 from safetensors.torch import load_file, save_file
 
 from lsprism.calibration.sensitivity_cache import SensitivityCache, open_sensitivity_cache
-from lsprism.reports import ErrorPoint, LayerSensitivity, ModelSource
+from lsprism.records.model_plan import ErrorPoint, LayerSensitivity, ModelSource
 from lsprism.specs import CalibrationSpec
 
 TRAITS = [

@@ -7,7 +7,7 @@ from eval_reports import report, task
 from lsprism.charts.comparison import iter_charts
 from lsprism.charts.html_report import render_page
 from lsprism.charts.table import build_comparison
-from lsprism.evaluation_reports import Recommendation, SanityFlag
+from lsprism.records.evaluation import Recommendation, SanityFlag
 
 EVIL = "</pre><script>alert('x')</script> & <img src=x onerror=alert(1)>"
 FLAG = SanityFlag(figure="perplexity", side="model", reason="below 2")

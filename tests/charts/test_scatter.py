@@ -6,7 +6,7 @@ import pytest
 from eval_reports import changed, likelihood, report, speed
 
 from lsprism.charts.scatter import Axis, collect_points, render_scatter
-from lsprism.evaluation_reports import SanityFlag
+from lsprism.records.evaluation import SanityFlag
 
 LINKS = [(report("wanda", 0.5, 24.0), "?run=one"), (report("svd", 0.3, 40.0), "?run=two")]
 

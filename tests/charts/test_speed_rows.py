@@ -4,7 +4,7 @@ from eval_reports import report, speed
 
 from lsprism.charts.html_report import render_page
 from lsprism.charts.speed_rows import HEAD, iter_speed_rows
-from lsprism.metric_results import SpeedComparison
+from lsprism.records.metrics import SpeedComparison
 
 
 def profiled(lengths: tuple[int, ...] = (32, 256)):

@@ -6,7 +6,7 @@ import io
 from eval_reports import changed, likelihood, report
 
 from lsprism.charts.table import build_comparison, to_csv, to_markdown
-from lsprism.evaluation_reports import SanityFlag
+from lsprism.records.evaluation import SanityFlag
 
 FLAG = SanityFlag(figure="perplexity", side="model", reason="below 2")
 

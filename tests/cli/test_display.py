@@ -9,7 +9,7 @@ from rich.console import Console
 from lsprism.cli import display
 from lsprism.cli.display import Display, format_remaining, format_worst_layer
 from lsprism.events import BlockDone, Notice, Progress, Stage
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 
 
 def layer(name: str, error: float) -> LayerReport:

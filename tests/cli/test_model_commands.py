@@ -17,7 +17,8 @@ from lsprism.artifact.manifest import verify
 from lsprism.artifact.target import exclusive_lock
 from lsprism.cli import main, worker_thread
 from lsprism.cli.model_commands import COMMANDS
-from lsprism.reports import CompressionReport, Plan, StatsReport
+from lsprism.records.compression import CompressionReport, StatsReport
+from lsprism.records.model_plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from lsprism.cli import tables
-from lsprism.reports import Layer, LayerBudget, LayerPlan, MemoryEstimate, ModelSource, Plan
+from lsprism.records.model_plan import Layer, LayerBudget, LayerPlan, MemoryEstimate, ModelSource, Plan
 
 
 def plan(

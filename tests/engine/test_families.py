@@ -25,7 +25,7 @@ from lsprism.models.source import resolve
 from lsprism.models.structure import build_meta_model, get_stored_shapes
 from lsprism.packed.formats import LowRank, PackedWeight, Sparse, SparseLowRank
 from lsprism.packed.modules import PrismLinear
-from lsprism.reports import Plan
+from lsprism.records.model_plan import Plan
 from lsprism.specs import PlanSpec
 
 pytestmark = pytest.mark.slow

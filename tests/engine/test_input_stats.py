@@ -16,7 +16,7 @@ from lsprism.calibration.sample import sample_windows
 from lsprism.engine.input_stats import _InputStatsHook
 from lsprism.errors import NumericError, SourceError
 from lsprism.events import Finished, Progress, Stage
-from lsprism.reports import StatsReport
+from lsprism.records.compression import StatsReport
 from lsprism.specs import PlanSpec, validate
 
 NORM = "model.layers.1.input_layernorm.weight"

@@ -9,8 +9,8 @@ import lsprism.hf  # noqa: F401 - registers the artifact format
 from lsprism.errors import WorkError
 from lsprism.evaluation import peak_memory as room
 from lsprism.evaluation.peak_memory import MemoryProbe, add_peak_memory, measure_peak
-from lsprism.metric_results import SpeedResult
 from lsprism.models.source import resolve
+from lsprism.records.metrics import SpeedResult
 
 
 def figure(prompt_tokens: int = 8, dtype: str = "bfloat16", device: str = "cpu") -> SpeedResult:

@@ -3,7 +3,7 @@
 from eval_reports import changed, report
 
 from lsprism.evaluation.recommendation import TOLERANCE, recommend
-from lsprism.evaluation_reports import SanityFlag
+from lsprism.records.evaluation import SanityFlag
 
 LITTLE, MUCH = report(sparsity=0.3, perplexity=21.0), report(sparsity=0.5, perplexity=24.0)
 

@@ -9,7 +9,7 @@ from lsprism.errors import DiskError
 from lsprism.evaluation.progress import run_to_end
 from lsprism.evaluation.result_cache import ResultCache
 from lsprism.events import Progress
-from lsprism.metric_results import SizeResult
+from lsprism.records.metrics import SizeResult
 
 FIGURE = SizeResult(kept_parameters=3, model_parameters=4, stored_bytes=5, resident_bytes=6, dtype="bfloat16")
 KEY = {"measure": "sizes", "model": "abc", "context": 8}

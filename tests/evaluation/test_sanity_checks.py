@@ -4,7 +4,7 @@ import pytest
 from eval_reports import agreement, changed, likelihood, report, sizes, speed, subject, task
 
 from lsprism.evaluation.sanity_checks import find_flags
-from lsprism.metric_results import SpeedComparison
+from lsprism.records.metrics import SpeedComparison
 
 
 def reasons(made) -> dict[str, str]:

@@ -9,7 +9,7 @@ from lsprism.evaluation import scoring
 from lsprism.evaluation.metrics import Rouge, TokenAgreement
 from lsprism.evaluation.scoring import score_task
 from lsprism.evaluation.tasks import Task, TaskPrompt
-from lsprism.evaluation_reports import ModelAnswer, TaskReport
+from lsprism.records.evaluation import ModelAnswer, TaskReport
 
 PROMPTS = (
     TaskPrompt(id="sum", prompt="2 + 2?", reference="It is 4", checks=[{"kind": "number", "value": 4}]),

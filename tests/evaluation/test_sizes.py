@@ -10,7 +10,7 @@ from lsprism.artifact.manifest import PLAN
 from lsprism.evaluation.sizes import measure_sizes
 from lsprism.models.load import load
 from lsprism.models.source import resolve
-from lsprism.reports import Plan
+from lsprism.records.model_plan import Plan
 
 
 def measured(folder, dtype="auto"):

@@ -5,7 +5,7 @@ import torch
 
 from lsprism.evaluation.spectra import POINTS, compute_effective_rank, compute_spectrum
 from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
-from lsprism.reports import LayerReport
+from lsprism.records.compression import LayerReport
 
 
 def _layer(form: str, rows: int, columns: int, rank: int = 0) -> LayerReport:

@@ -9,9 +9,9 @@ from lsprism.evaluation import speed as room
 from lsprism.evaluation.progress import run_to_end
 from lsprism.evaluation.speed import SpeedSettings, measure_answer, stream_dtype_speeds, stream_speed
 from lsprism.generation.timing import DecodeTiming
-from lsprism.metric_results import SpeedComparison
 from lsprism.models.load import load, select_device
 from lsprism.models.source import resolve
+from lsprism.records.metrics import SpeedComparison
 
 QUICK = SpeedSettings(prompt_lengths=(4, 9), new_tokens=5, repetitions=3)
 

@@ -14,7 +14,6 @@ from conftest import WORDS
 import lsprism
 from lsprism.cli.options import Parser, add_options, list_options
 from lsprism.errors import SpecError
-from lsprism.evaluation_reports import ModelReport
 from lsprism.metric_declarations import (
     BUILT_IN,
     USUAL,
@@ -24,6 +23,7 @@ from lsprism.metric_declarations import (
     get_metric,
     list_summaries,
 )
+from lsprism.records.evaluation import ModelReport
 from lsprism.specs import EvaluateSpec, MeasureSpec, validate
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from lsprism.methods.admm import optimize_jointly
 from lsprism.methods.gram import factorize_gram
 from lsprism.methods.hybrid import prune_with_low_rank
 from lsprism.methods.refit import SparseLowRankFit, refit
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from test_methods import HARD, budget_for
 from lsprism.methods import METHODS, get_method
 from lsprism.methods.gram import factorize_gram
 from lsprism.methods.hybrid import Hybrid
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 both = pytest.mark.parametrize("method", [Hybrid(), Hybrid(best=True)], ids=["fast", "best"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lsprism.methods import masks
 from lsprism.methods.masks import make_mask, make_n_of_m_mask, make_row_mask, make_top_mask
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 quick = settings(max_examples=60, deadline=None)
 

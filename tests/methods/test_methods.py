@@ -8,7 +8,7 @@ from lsprism.allocation.packed_sizes import split
 from lsprism.methods import METHODS
 from lsprism.methods.wanda import compute_scores
 from lsprism.packed.formats import LowRank, Sparse, SparseLowRank
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 from lsprism.specs import PATTERNED, PlanSpec, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

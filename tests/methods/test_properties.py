@@ -10,7 +10,7 @@ from test_methods import FORMS, budget_for
 from lsprism.method_catalog import get_method_info
 from lsprism.methods import METHODS
 from lsprism.methods.stats import InputStats
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 from lsprism.specs import PATTERNED
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,7 @@ from lsprism.methods import sparsegpt
 from lsprism.methods.gram import factorize_gram
 from lsprism.methods.masks import make_top_mask
 from lsprism.methods.sparsegpt import prune_columns
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

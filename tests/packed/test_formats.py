@@ -18,7 +18,7 @@ from lsprism.packed.formats import (
 )
 from lsprism.packed.int8 import to_int8
 from lsprism.packed.modules import get_shape, make_meta_packed
-from lsprism.reports import Layer, LayerBudget
+from lsprism.records.model_plan import Layer, LayerBudget
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 quick = settings(max_examples=60, deadline=None)

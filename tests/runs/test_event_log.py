@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from lsprism.events import Finished, Notice, Progress, Stage
-from lsprism.reports import StatsReport
+from lsprism.records.compression import StatsReport
 from lsprism.runs import event_log
 from lsprism.runs.event_log import EVENTS, LOG, EventLog, extract_values, find_latest_progress, read_events, read_log
 

@@ -12,7 +12,7 @@ import torch
 from lsprism.cli import main
 from lsprism.errors import SpecError, WorkError
 from lsprism.events import Finished, Notice
-from lsprism.reports import StatsReport
+from lsprism.records.compression import StatsReport
 from lsprism.runs import RunRecorder, RunStore, event_log, store
 from lsprism.runs.argv import make_request
 from lsprism.runs.recorder import RUN

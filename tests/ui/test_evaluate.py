@@ -9,8 +9,8 @@ import pytest
 from eval_reports import report
 
 from lsprism.errors import SpecError
-from lsprism.evaluation_reports import Recommendation, SweepReport
 from lsprism.events import Progress
+from lsprism.records.evaluation import Recommendation, SweepReport
 from lsprism.runs import RunRequest, RunStore
 from lsprism.runs.event_log import EventLog
 from lsprism.specs import EvaluateSpec, SweepSpec

@@ -4,7 +4,7 @@ import pytest
 from run_views import layer, layers, plan, report, run
 
 from lsprism.events import Progress
-from lsprism.reports import DurationEstimate
+from lsprism.records.model_plan import DurationEstimate
 from lsprism.specs import CalibrationSpec, PlanSpec
 from lsprism.ui import cards, runs_html
 from lsprism.ui.estimate_html import find_previous_seconds, render_estimate, render_refusal

@@ -7,7 +7,7 @@ from datasets import Features, Value
 
 from lsprism.evaluation.encoders import EMBEDDED, BertScoreEncoder, JudgeName, load_bertscore_encoder
 from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
-from lsprism.evaluation_reports import Score
+from lsprism.records.evaluation import Score
 
 
 class BertScore(MetricInMemory):

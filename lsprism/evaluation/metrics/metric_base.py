@@ -6,7 +6,7 @@ from statistics import fmean
 import evaluate
 from datasets import Features
 
-from lsprism.evaluation_reports import Score
+from lsprism.records.evaluation import Score
 
 
 def make_score(metric: str, protocol: str, values: Sequence[float | None], notes: Sequence[str] = ()) -> Score:

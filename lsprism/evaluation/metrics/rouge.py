@@ -5,7 +5,7 @@ from datasets import Features, Value
 
 from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
 from lsprism.evaluation.word_split import split_words
-from lsprism.evaluation_reports import Score
+from lsprism.records.evaluation import Score
 
 LEAST = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that at least one text must have for a defined score
 

@@ -4,7 +4,7 @@ from datasets import Features, Value
 
 from lsprism.evaluation.encoders import EMBEDDED, load_sentence_encoder
 from lsprism.evaluation.metrics.metric_base import MetricInMemory, find_empty_pairs, make_score
-from lsprism.evaluation_reports import Score
+from lsprism.records.evaluation import Score
 
 
 class Similarity(MetricInMemory):

@@ -6,7 +6,7 @@ from datasets import Features, Value
 from datasets import Sequence as ListOf
 
 from lsprism.evaluation.metrics.metric_base import MetricInMemory, make_score
-from lsprism.evaluation_reports import Score
+from lsprism.records.evaluation import Score
 
 AGREEMENT = "Fraction of positions with equal tokens, relative to the longer output; mean over the pairs."
 DIVERGENCE = "Index, from 0, of the first token that differs or is missing; mean over the pairs that diverge."

@@ -16,7 +16,7 @@ import torch
 
 from lsprism.packed.kernels.build import compute_version, list_usable_levels
 from lsprism.paths import cache_folder
-from lsprism.reports import FormName, LayerBudget, ValuesName
+from lsprism.records.model_plan import FormName, LayerBudget, ValuesName
 
 Shape = tuple[int, int]  # rows, columns
 SMALL = 1 << 18  # parameters: smaller products are dominated by call overhead, where the kernels always win

@@ -20,7 +20,7 @@ from lsprism.packed.kernels.autotune import SMALL, make_key, select_fastest
 from lsprism.packed.kernels.build import BuildError, list_usable_levels, load_library
 from lsprism.packed.kernels.cpu import CpuPacked, is_readable
 from lsprism.packed.kernels.tiles import multiply_by_tiles
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 if TYPE_CHECKING:
     from lsprism.packed.kernels import cuda, streamed

@@ -8,7 +8,7 @@ import torch
 
 from lsprism.packed.formats import Dense, Sparse
 from lsprism.packed.kernels import autotune, build, dispatch, reference
-from lsprism.reports import LayerBudget
+from lsprism.records.model_plan import LayerBudget
 
 KEY = autotune.make_key("dense", (3, 4), LayerBudget(kept=12), "float", torch.float16)
 

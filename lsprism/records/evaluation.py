@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, computed_field
 
 from lsprism.metric_declarations import Column
-from lsprism.metric_results import (
+from lsprism.records.metrics import (
     AgreementResult,
     DtypeSpeeds,
     MetricResult,
@@ -19,7 +19,7 @@ from lsprism.metric_results import (
     WordPerplexityResult,
     ZeroShotResult,
 )
-from lsprism.reports import Record, SourceKind
+from lsprism.records.model_plan import Record, SourceKind
 
 
 class Score(Record):
