@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from lsprism.extensions import check_name, find_entry_points, read_declarations
+from lsprism.old_names import VALUES
 
 GROUP = "lsprism.allocation"
 FOLDER = Path(__file__).parent / "allocation"
@@ -43,5 +44,5 @@ def check_rule_name(name: str) -> str:
 
 
 def find_added_rules() -> dict[str, EntryPoint]:
-    """The rules of other packages."""
-    return find_entry_points(GROUP, ["auto", *list_built_in_rules()])
+    """The rules of other packages. Old names of rules are taken: they are replaced before a request is checked."""
+    return find_entry_points(GROUP, ["auto", *VALUES["allocation"], *list_built_in_rules()])

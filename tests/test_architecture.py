@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,14 @@ def test_the_map_names_every_part_of_the_package_in_the_order_of_imports():
     rooms = [name.split("/")[1].removesuffix(".py") for name in named if name.startswith("lsprism/")]
     assert set(rooms) == FLOOR.keys()
     assert [FLOOR[name] for name in rooms] == sorted(FLOOR.values())
+
+
+def test_every_file_and_every_public_class_has_a_name_of_its_own():
+    files = Counter(path.name for path in FILES if path.name != "__init__.py")
+    classes = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in (files + classes).items() if count > 1]

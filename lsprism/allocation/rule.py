@@ -15,7 +15,7 @@ class AllocationRule:
     """An allocation rule.
 
     shares: (all layers, overall density, measurements of each layer) -> layer name to its share. Its total must be
-        meet.compute_total_kept.
+        normalize.compute_total_kept.
     needs: what has to be loaded to measure a layer.
     learns: (layers of one block, spec) -> their measurements, one at a time; None if the rule needs none.
     by: the method that `learns` compresses the layers with; None if it does not compress.

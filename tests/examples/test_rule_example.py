@@ -28,6 +28,7 @@ def package(tmp_path, monkeypatch):
     (folder / EXAMPLE.name).write_bytes(EXAMPLE.read_bytes())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example-rule\nVersion: 1\n")
     lines = [f"{NAME} = first_and_last:RULE", "lost = no_such_module:RULE", "other = first_and_last:MORE"]
+    lines += ["harm = first_and_last:RULE"]  # an old name, which is taken
     (info / "entry_points.txt").write_text("\n".join(["[lsprism.allocation]", *lines]) + "\n")
     monkeypatch.syspath_prepend(folder)
     yield
