@@ -119,7 +119,7 @@ WRONG = """
 import lsprism
 
 lsprism.compress("demo", "out", sparsty=0.5)
-lsprism.compress("demo", "out", method="wander")
+lsprism.compress("demo", "out", effort="bets")
 lsprism.inspect("demo", calibration={"sample": 8})
 lsprism.evaluate("out", device=0)
 """
