@@ -11,13 +11,17 @@ from lsprism.specs import EffortName
 class _Methods(dict[str, Method]):
     """Name -> method of this package. Looking up another name loads the method of another package."""
 
+    def __init__(self, names: list[str], **options: bool) -> None:
+        super().__init__({name: _get_class(name)(**options) for name in names})
+        self.options = options
+
     def __missing__(self, name: str) -> Method:
-        return _make_added(name)
+        return _make_added(name, **self.options)
 
 
 @cache
-def _make_added(name: str) -> Method:
-    method: Method = load_added(name)[1]()
+def _make_added(name: str, **options: bool) -> Method:
+    method: Method = load_added(name)[1](**options)
     return method
 
 
@@ -27,10 +31,8 @@ def _get_class(name: str) -> type:
     return found
 
 
-METHODS = _Methods({name: _get_class(name)() for name in list_built_in()})
-BEST: dict[str, Method] = {
-    name: _get_class(name)(best=True) for name, (info, _) in list_built_in().items() if "best" in info.efforts
-}
+METHODS = _Methods(list(list_built_in()))
+BEST = _Methods([name for name, (info, _) in list_built_in().items() if "best" in info.efforts], best=True)
 
 
 def get_method(name: str, effort: EffortName) -> Method:

@@ -11,7 +11,8 @@ import lsprism
 from lsprism import method_catalog
 from lsprism.cli.options import Parser, add_options, list_options
 from lsprism.errors import SpecError
-from lsprism.method_catalog import list_built_in, list_method_names, list_method_summaries
+from lsprism.method_catalog import MethodInfo, list_built_in, list_method_names, list_method_summaries
+from lsprism.methods import get_method
 from lsprism.specs import CompressSpec, PlanSpec, validate
 
 HERE = Path(__file__).parent
@@ -63,6 +64,17 @@ def test_its_name_is_a_choice_without_loading_it(package):
     assert list_method_names()[-3:] == [NAME, "lost", "other"]
     assert list_method_summaries()[NAME].startswith("Sparse: prunes whole input columns")
     assert list_method_summaries()["lost"] == "lost"
+
+
+def test_an_added_method_can_have_two_efforts(monkeypatch):
+    class Careful:
+        def __init__(self, *, best=False):
+            self.best = best
+
+    info = MethodInfo(name="careful", summary="", formula="", efforts=("fast", "best"))
+    monkeypatch.setattr("lsprism.methods.load_added", lambda name: (info, Careful))
+    assert get_method("careful", "best").best
+    assert not get_method("careful", "fast").best
 
 
 @pytest.mark.parametrize(
