@@ -188,9 +188,9 @@ def _write_description(source: ModelSource, folder: Path) -> None:
     """Write tokenizer, chat template, license files and model card."""
     recipe = read_recipe(source.folder) if source.kind == "artifact" else None
     base = recipe.base_model if recipe else source.base_model
-    licence = read_license(source.folder, base)
-    copy_companions(source.folder, folder, licence)
-    (folder / CARD).write_text(render_dense_card(base, recipe, licence), encoding="utf-8")
+    license_info = read_license(source.folder, base)
+    copy_companions(source.folder, folder, license_info)
+    (folder / CARD).write_text(render_dense_card(base, recipe, license_info), encoding="utf-8")
 
 
 @contextmanager

@@ -82,13 +82,13 @@ _FORMS = {
 _TEXTS = (".txt", ".jsonl", ".parquet")
 
 
-def render_model_card(plan: Plan, report: CompressionReport, recipe: Recipe, licence: License) -> str:
+def render_model_card(plan: Plan, report: CompressionReport, recipe: Recipe, license_info: License) -> str:
     """Return the README.md of an artifact."""
     base = recipe.base_model
     used = dict.fromkeys(layer.form for layer in report.layers)
     return _COMPRESSED.format(
-        header=_render_header(base, licence, ["ls-prism", "sparse", "low-rank", plan.method]),
-        title=f"{licence.suggest_name(base)}, sparsity {plan.sparsity:g}",
+        header=_render_header(base, license_info, ["ls-prism", "sparse", "low-rank", plan.method]),
+        title=f"{license_info.suggest_name(base)}, sparsity {plan.sparsity:g}",
         base=_format_link(base),
         method=plan.method,
         sparsity=plan.sparsity,
@@ -103,28 +103,28 @@ def render_model_card(plan: Plan, report: CompressionReport, recipe: Recipe, lic
         calibration=report.calibration,
         dtype=report.dtype,
         command=_format_command(recipe),
-        license=_render_license(licence),
+        license=_render_license(license_info),
     )
 
 
-def render_dense_card(base: str, recipe: Recipe | None, licence: License) -> str:
+def render_dense_card(base: str, recipe: Recipe | None, license_info: License) -> str:
     """Return the README.md of a dense copy; `recipe`: that of the exported artifact, None for a dense source."""
-    title = f"{licence.suggest_name(base)}, dense"
+    title = f"{license_info.suggest_name(base)}, dense"
     origin = f"A dense copy of {_format_link(base)}, written by LS-PRISM."
     made = ""
     tags = ["ls-prism"]
     if recipe:
-        title = f"{licence.suggest_name(base)}, sparsity {recipe.sparsity:g}, dense"
+        title = f"{license_info.suggest_name(base)}, sparsity {recipe.sparsity:g}, dense"
         origin = _MULTIPLIED_OUT.format(base=_format_link(base), method=recipe.method, sparsity=recipe.sparsity)
         made = f"\n## How the compressed model was made\n\n{_format_command(recipe)}\n"
         tags.append(recipe.method)
-    header = _render_header(base, licence, tags)
-    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_render_license(licence))
+    header = _render_header(base, license_info, tags)
+    return _DENSE.format(header=header, title=title, origin=origin, made=made, license=_render_license(license_info))
 
 
-def _render_header(base: str, licence: License, tags: list[str]) -> str:
+def _render_header(base: str, license_info: License, tags: list[str]) -> str:
     on_hub = "/" in base
-    fields: dict[str, Any] = {**licence.fields}
+    fields: dict[str, Any] = {**license_info.fields}
     data = ModelCardData(
         base_model=base if on_hub else None,
         base_model_relation="quantized" if on_hub else None,
@@ -170,10 +170,10 @@ def _settings(recipe: Recipe) -> dict:
     return {name: value for name, value in settings.items() if value != ""}
 
 
-def _render_license(licence: License) -> str:
-    if licence.llama:
-        return f"\n## License\n\n**{BUILT_WITH}.** {licence.notice}\n"
-    name = licence.fields.get("license_name") or licence.fields.get("license")
+def _render_license(license_info: License) -> str:
+    if license_info.llama:
+        return f"\n## License\n\n**{BUILT_WITH}.** {license_info.notice}\n"
+    name = license_info.fields.get("license_name") or license_info.fields.get("license")
     if name:
         return f"\n## License\n\nSame as the base model: {name}.\n"
     return "\n## License\n\nSame as the base model; see its model card.\n"

@@ -44,15 +44,15 @@ def write_artifact(
         device=plan.device,
         dtype=plan.dtype,
     )
-    licence = read_license(plan.source.folder, plan.source.base_model)
+    license_info = read_license(plan.source.folder, plan.source.base_model)
     with translate_disk_errors(folder):
-        copy_companions(plan.source.folder, folder, licence, processors=not plan.dropped)
+        copy_companions(plan.source.folder, folder, license_info, processors=not plan.dropped)
         write_json(folder / "config.json", build_artifact_config(plan, layers))
         write_json(folder / INDEX, build_index(shards))
         write_json(folder / PLAN, _remove_folders(plan))
         write_json(folder / REPORT, report.model_copy(update={"save_path": Path(stage.target.name)}))
         write_json(folder / ENVIRONMENT, collect_environment())
-        (folder / CARD).write_text(render_model_card(plan, report, recipe, licence), encoding="utf-8")
+        (folder / CARD).write_text(render_model_card(plan, report, recipe, license_info), encoding="utf-8")
     assert (folder / RECIPE).is_file()
     stage.publish()
     return report

@@ -22,10 +22,10 @@ def check_repo(repo_id: str, folder: Path, base_model: str = "") -> None:
         raise TargetError(
             f"{repo_id!r} is not a valid repository name.", "A name looks like 'user/Model-0.5'."
         ) from None
-    licence = read_license(folder, base_model)
-    if not licence.llama:
+    license_info = read_license(folder, base_model)
+    if not license_info.llama:
         return
-    named = f"The Llama {licence.llama} Community License"
+    named = f"The Llama {license_info.llama} Community License"
     if not repo_id.rpartition("/")[2].startswith("Llama"):
         raise TargetError(
             f"{named} requires the name of a derived model to start with 'Llama'; {repo_id!r} does not.",

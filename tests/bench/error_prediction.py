@@ -1,6 +1,6 @@
 """Accuracy of the layer errors that `inspect` predicts, against those of a real compression.
 
-    python tests/bench/error_prediction.py --methods wanda,sparsegpt --ways runs,curves --out foretold.json
+    python tests/bench/error_prediction.py --methods wanda,sparsegpt --ways runs,curves --out predicted.json
 
 For each method the model is compressed uniformly to --sparsity. `runs`: predictions from finished compressions to
 --known; `curves`: from the pass of --allocation error-curves. Reported: |predicted - actual| / actual over the
@@ -63,12 +63,12 @@ def measure(spec: CompressSpec) -> None:
         next(event for event in events if event.kind == "stage" and event.name == "calibrate")
 
 
-def compared(foretold: dict, reached: dict[str, float]) -> dict:
-    errors = foretold.pop("errors")
+def compared(predicted: dict, reached: dict[str, float]) -> dict:
+    errors = predicted.pop("errors")
     off = {name: abs(errors[name] - reached[name]) / reached[name] for name in reached}
     worst = max(off, key=off.__getitem__)
     return {
-        **foretold,
+        **predicted,
         "mean_reached": fmean(reached.values()),
         "mean_predicted": fmean(errors.values()),
         "median_off": median(off.values()),

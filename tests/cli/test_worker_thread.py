@@ -56,7 +56,7 @@ def test_the_work_is_done_on_a_thread_and_shown_on_this_one():
 @pytest.mark.parametrize("at", ["before", "meanwhile"])
 def test_what_the_work_raises_is_raised_here(at):
     def refuse():
-        raise NumericError("broken", "mend it")
+        raise NumericError("broken", "fix it")
 
     def work():
         yield Notice(text="a")

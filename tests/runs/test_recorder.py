@@ -169,7 +169,7 @@ def test_in_a_supervised_run_it_writes_there_and_hands_the_name_on_to_nobody(mon
 
 
 def test_text_that_is_no_unicode_is_recorded_escaped():
-    for error in (SpecError("half of a pair: \ud83d.", "Mend \ud83d."), RuntimeError("\ud83d")):
+    for error in (SpecError("half of a pair: \ud83d.", "Fix \ud83d."), RuntimeError("\ud83d")):
         (run, *_), warned = recorded([Notice(text="begun")], WorkError(str(error), "Again \ud83d."))
         assert run.state == "failed" and "\\ud83d" in run.message and not warned
     (run, *_), _ = recorded([Notice(text="begun")], RuntimeError("\ud83d"))
